@@ -1,0 +1,96 @@
+"""JSON files as checked models, and files that are either whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from typing_extensions import Self
+
+from stylegan2_cond.errors import UserError
+
+
+class Document(BaseModel):
+    """A JSON file with a `format_version`; unknown keys and wrong types are errors that name file, key and remedy."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    remedy: ClassVar[str] = "Mend the file, or delete it and run the command that writes it again."
+    format_version: int = 1
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Self:
+        """Read and check `path`.
+
+        Raises:
+            UserError: the file is missing, is no JSON, is of another format version, or a key or type is wrong.
+        """
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist. {cls.remedy}") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid JSON, perhaps cut off ({error}). {cls.remedy}") from None
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if version != cls.model_fields["format_version"].default:
+            raise UserError(
+                f"{path} has format_version {version!r}, this release reads "
+                f"{cls.model_fields['format_version'].default}. Use the release that wrote it. {cls.remedy}"
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise UserError(f"{path}: {explain(error, cls)} {cls.remedy}") from None
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the document to `path`, whole or not at all."""
+        with write_atomically(path) as temporary:
+            temporary.write_text(self.model_dump_json(indent=2) + "\n")
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Every problem of a validation in one line each, unknown keys with the nearest key that exists."""
+    problems = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            nearest = difflib.get_close_matches(key, model.model_fields, n=1)
+            problems.append(f"unknown key '{key}'" + (f" (did you mean '{nearest[0]}'?)." if nearest else "."))
+        else:
+            problems.append(f"key '{key}': {problem['msg']}, got {str(problem.get('input'))[:80]}.")
+    return " ".join(problems)
+
+
+@contextlib.contextmanager
+def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary name beside `path`; rename it when the block ends well, remove it when it does not.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise as_user_error(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def as_user_error(error: OSError, path: Path) -> Exception:
+    """Say what a failed write means; errors that a user can't mend come back unchanged."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"No space left while writing {path}. Free some space and run the same command again.")
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return UserError(f"No permission to write {path}. Choose a folder that you may write to.")
+    return error
