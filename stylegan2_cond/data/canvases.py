@@ -1,0 +1,98 @@
+"""Canvases cut from the training cases, as nnU-Net's loader cuts its patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+
+from stylegan2_cond.data.preprocessed import OUTSIDE, Case, Preprocessed
+
+CACHE_BYTES = 2 * 2**30  # cases are kept in memory up to this many bytes, and read from disk beyond
+IMAGE_PADDING = 0  # what nnU-Net's loader pads images with
+
+
+class Canvases:
+    """Canvas number i of an endless stream; it depends on the seed and on i alone.
+
+    A case is drawn at random; then, with probability `foreground_share`, a voxel of a class that it shows, around
+    which the canvas lies (nnU-Net's foreground oversampling), else any place, or any annotated place where a dataset
+    has an ignore label. Where an image is smaller than the canvas, it lies in the middle, the rest is `OUTSIDE`.
+
+    Args:
+        preprocessed: where the cases are.
+        names: the cases to draw from.
+        canvas: spatial size; 2-D canvases are slices along the first axis, as nnU-Net's are.
+        foreground_share: between 0 and 1.
+        seed: of the stream.
+    """
+
+    def __init__(
+        self,
+        preprocessed: Preprocessed,
+        names: Sequence[str],
+        canvas: Sequence[int],
+        *,
+        foreground_share: float,
+        seed: int,
+    ):
+        self.preprocessed = preprocessed
+        self.names = list(names)
+        self.canvas = tuple(canvas)
+        self.foreground_share = foreground_share
+        self.seed = seed
+        self._cached: dict[str, Case] = {}
+        self._cached_bytes = 0
+
+    def batch(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Canvases `first` … `first + count - 1`: images `[N, C, *canvas]` float32, labels `[N, *canvas]` int16."""
+        pairs = [self.draw(index) for index in range(first, first + count)]
+        return np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs])
+
+    def draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Canvas `index`: image `[C, *canvas]` float32, label `[*canvas]` int16."""
+        rng = np.random.default_rng([self.seed, index])
+        case = self._case(self.names[rng.integers(len(self.names))])
+        size = np.array((1,) * (3 - len(self.canvas)) + self.canvas)
+        lower = self._place(case, size, rng)
+        box = [[int(low), int(low + length)] for low, length in zip(lower, size, strict=True)]
+        image = crop_and_pad_nd(case.image, box, IMAGE_PADDING)
+        label = crop_and_pad_nd(case.label, box, OUTSIDE)
+        shape = self.canvas
+        return image.reshape(-1, *shape).astype(np.float32), label.reshape(shape).astype(np.int16)
+
+    def _place(self, case: Case, size: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The lower corner of a canvas of `size` in a case."""
+        room = np.array(case.image.shape[1:]) - size
+        voxel = self._voxel(case, rng, annotated=rng.random() >= self.foreground_share)
+        anywhere = rng.integers(0, np.maximum(room, 0) + 1)
+        wanted = anywhere if voxel is None else np.clip(voxel - size // 2, 0, np.maximum(room, 0))
+        return np.where(room < 0, room // 2, wanted)
+
+    @staticmethod
+    def _voxel(case: Case, rng: np.random.Generator, *, annotated: bool) -> np.ndarray | None:
+        """A voxel `[z, y, x]` of a class that the case shows, the class drawn first; None where it shows none.
+
+        With an ignore label, nnU-Net lists all annotated voxels under a key that holds `OUTSIDE`: `annotated` ones.
+        """
+        shown = [
+            voxels
+            for key, voxels in case.class_locations.items()
+            if len(voxels) and (isinstance(key, tuple) and OUTSIDE in key) == annotated
+        ]
+        if not shown:
+            return None
+        voxels = shown[rng.integers(len(shown))]
+        return np.asarray(voxels[rng.integers(len(voxels))])[1:]
+
+    def _case(self, name: str) -> Case:
+        if name in self._cached:
+            return self._cached[name]
+        case = self.preprocessed.load(name)
+        size = int(np.prod(case.image.shape)) * 4 + int(np.prod(case.label.shape)) * 2
+        if self._cached_bytes + size <= CACHE_BYTES:
+            case = Case(name, case.image[:], case.label[:], case.class_locations)
+            self._cached[name] = case
+            self._cached_bytes += size
+        return case

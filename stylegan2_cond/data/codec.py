@@ -1,0 +1,119 @@
+"""A pair as the networks see it, and back: `[N, C + K, *canvas]`, everything near [-1, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch.nn import functional as F
+
+from stylegan2_cond.data.preprocessed import OUTSIDE
+from stylegan2_cond.ops import convolve
+
+# What a voxel keeps of its own class when a one-hot mask is softened. Above one half, so that argmax undoes the
+# softening exactly, whatever the mask; the softer the real masks, the less their coding gives them away.
+_KEPT = 0.55
+_PADDING = "replicate"
+
+
+class Codec(BaseModel):
+    """How image intensities and labels are coded; kept in the card, since samples are decoded with it.
+
+    Attributes:
+        low: per image channel, the value (in nnU-Net's normalised units) that becomes -1.
+        high: per image channel, the value that becomes 1. Values beyond are kept, not clipped.
+        labels: the integer of each label channel, in order; `OUTSIDE` among them where canvases show it.
+        outside: per image channel, the value of every voxel that is `OUTSIDE`, where there is just one.
+        ignore: the integer of voxels whose label is not known.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    labels: tuple[int, ...]
+    outside: tuple[float, ...] | None = None
+    ignore: int | None = None
+
+    @property
+    def image_channels(self) -> int:
+        return len(self.low)
+
+    @property
+    def channels(self) -> int:
+        """Image channels and label channels together."""
+        return len(self.low) + len(self.labels)
+
+    def encode(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """image: `[N, C, *canvas]` in nnU-Net's units, label: `[N, *canvas]` integers → `[N, C + K, *canvas]`.
+
+        Raises:
+            ValueError: a label that the codec has no channel for.
+        """
+        values = torch.tensor(self.labels, device=label.device)
+        one_hot = label.unsqueeze(1) == values.reshape(1, -1, *[1] * (label.ndim - 1))  # [N, K, *canvas]
+        if (stray := ~one_hot.any(dim=1) & ~self._ignored(label)).any():
+            raise ValueError(f"label {int(label[stray][0])} is not among {list(self.labels)}")
+        return torch.cat([self._scale(image.float()), soften(one_hot.float()) * 2 - 1], dim=1)
+
+    def activate(self, raw: torch.Tensor) -> torch.Tensor:
+        """The synthesis network's raw output, `[N, C + K, *canvas]`, as `encode` codes real pairs.
+
+        The label channels become probabilities (softmax); voxels outside get their one value by composition, so that
+        no network has to learn it.
+        """
+        image, logits = raw.split([self.image_channels, len(self.labels)], dim=1)
+        probabilities = logits.softmax(dim=1)
+        if self.outside is not None and OUTSIDE in self.labels:
+            beyond = probabilities[:, self.labels.index(OUTSIDE)].unsqueeze(1)
+            constant = self._scale(self._per_channel(self.outside, image))
+            image = image + beyond * (constant - image)
+        return torch.cat([image, probabilities * 2 - 1], dim=1)
+
+    def decode(self, coded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Coded pairs → image `[N, C, *canvas]` float32 in nnU-Net's units, label `[N, *canvas]` int16."""
+        image, probabilities = coded.split([self.image_channels, len(self.labels)], dim=1)
+        label = torch.tensor(self.labels, dtype=torch.int16, device=coded.device)[probabilities.argmax(dim=1)]
+        low, high = self._per_channel(self.low, image), self._per_channel(self.high, image)
+        image = (image.float() + 1) / 2 * (high - low) + low
+        if self.outside is not None:
+            image = torch.where((label == OUTSIDE).unsqueeze(1), self._per_channel(self.outside, image), image)
+        return image, label
+
+    def known(self, label: torch.Tensor) -> torch.Tensor | None:
+        """`[N, 1, *canvas]`, 0 where the label is to be ignored; None where no label ever is."""
+        return None if self.ignore is None else (~self._ignored(label)).unsqueeze(1).float()
+
+    def hide(self, coded: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+        """Coded pairs whose label channels are 0 wherever `known` is: such voxels tell real from drawn no more."""
+        if known is None:
+            return coded
+        image, label = coded.split([self.image_channels, len(self.labels)], dim=1)
+        return torch.cat([image, label * known], dim=1)
+
+    def _ignored(self, label: torch.Tensor) -> torch.Tensor:
+        return label == self.ignore if self.ignore is not None else torch.zeros_like(label, dtype=torch.bool)
+
+    def _scale(self, image: torch.Tensor) -> torch.Tensor:
+        low, high = self._per_channel(self.low, image), self._per_channel(self.high, image)
+        return (image - low) / (high - low) * 2 - 1
+
+    @staticmethod
+    def _per_channel(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=like.device).reshape(1, -1, *[1] * (like.ndim - 2))
+
+
+def soften(one_hot: torch.Tensor) -> torch.Tensor:
+    """Blur a one-hot mask as far as argmax can still undo it. one_hot: `[N, K, *canvas]`, float."""
+    dims = one_hot.ndim - 2
+    centre = _KEPT ** (1 / dims)
+    taps = torch.tensor([(1 - centre) / 2, centre, (1 - centre) / 2], device=one_hot.device)
+    flat = one_hot.reshape(-1, 1, *one_hot.shape[2:])
+    for axis in range(dims):
+        padding = [0, 0] * (dims - 1 - axis) + [1, 1] + [0, 0] * axis
+        shape = [1] * dims
+        shape[axis] = 3
+        flat = convolve(F.pad(flat, padding, mode=_PADDING), taps.reshape(1, 1, *shape)).narrow(
+            2 + axis, 1, one_hot.shape[2 + axis]
+        )
+    return flat.reshape_as(one_hot)

@@ -1,0 +1,95 @@
+"""One look at every training case: what the plan and the codec must know, and what would fail later if unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from stylegan2_cond.data.preprocessed import OUTSIDE, Case, Preprocessed
+from stylegan2_cond.errors import UserError
+
+VOXELS_PER_CASE = 50_000  # that the intensity quantiles are taken from
+RANGE_QUANTILES = (0.005, 0.995)  # nnU-Net's CT clipping uses the same
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the training cases are like.
+
+    Attributes:
+        sizes: `[cases, dims]` spatial sizes that a canvas can fill; of a slice for 2-D configurations.
+        low, high: per channel, the robust range of intensities in nnU-Net's units.
+        outside: per channel, the one intensity of voxels labelled `OUTSIDE`; None where it varies.
+        has_outside: whether any voxel is labelled `OUTSIDE`.
+        cases_with: for each foreground label, in how many cases it occurs.
+    """
+
+    sizes: np.ndarray
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    outside: tuple[float, ...] | None
+    has_outside: bool
+    cases_with: dict[int, int]
+
+
+def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
+    """Read every case once.
+
+    Raises:
+        UserError: a case has voxels that are not finite, or labels that dataset.json does not declare.
+    """
+    labels = preprocessed.label_manager.all_labels
+    ignore = preprocessed.label_manager.ignore_label
+    dims = len(preprocessed.patch_size)
+    sizes, samples, outside_ranges = [], [], []
+    cases_with = {int(label): 0 for label in labels if label != 0}
+    for name in tqdm(names, desc="Reading the training cases", unit="case", leave=False, delay=2):
+        case = preprocessed.load(name)
+        image, label = np.asarray(case.image[:]), np.asarray(case.label[:])[0]
+        _check(preprocessed, case, image, label, {*labels, OUTSIDE, *([] if ignore is None else [ignore])})
+        sizes.append(image.shape[-dims:])
+        flat = image.reshape(len(image), -1)
+        step = max(1, flat.shape[1] // VOXELS_PER_CASE)
+        samples.append(flat[:, ::step])
+        for value in cases_with:
+            cases_with[value] += bool((label == value).any())
+        if (beyond := label == OUTSIDE).any():
+            values = image[:, beyond]
+            outside_ranges.append((values.min(axis=1), values.max(axis=1)))
+    low, high = np.quantile(np.concatenate(samples, axis=1), RANGE_QUANTILES, axis=1)
+    high = np.where(high > low, high, low + 1)  # a constant channel stays constant
+    return Survey(
+        sizes=np.array(sizes),
+        low=tuple(low.tolist()),
+        high=tuple(high.tolist()),
+        outside=_single_value(outside_ranges),
+        has_outside=bool(outside_ranges),
+        cases_with=cases_with,
+    )
+
+
+def _check(preprocessed: Preprocessed, case: Case, image: np.ndarray, label: np.ndarray, known: set[int]) -> None:
+    if not np.isfinite(image).all():
+        count = int((~np.isfinite(image)).sum())
+        raise UserError(
+            f"Case {case.name} in {preprocessed.folder} has {count} voxels that are NaN or infinite. Mend the image "
+            f"in nnUNet_raw and preprocess again: {preprocessed.preprocess_command}"
+        )
+    if stray := sorted(set(np.unique(label).tolist()) - known):
+        raise UserError(
+            f"Case {case.name} in {preprocessed.folder} has label {stray[0]:g}, which dataset.json does not declare "
+            f"(it has {preprocessed.dataset_json['labels']}). Mend the label map or dataset.json in nnUNet_raw, then: "
+            f"{preprocessed.preprocess_command}"
+        )
+
+
+def _single_value(ranges: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, ...] | None:
+    """Per channel, the value that all ranges consist of; None where there is more than one, or no range."""
+    if not ranges:
+        return None
+    lowest = np.min([low for low, _ in ranges], axis=0)
+    highest = np.max([high for _, high in ranges], axis=0)
+    return tuple(lowest.tolist()) if np.allclose(lowest, highest, atol=1e-6) else None

@@ -1,0 +1,63 @@
+"""Canvases are cut from real cases, each a function of seed and number alone."""
+
+import numpy as np
+import pytest
+
+from stylegan2_cond.data.canvases import Canvases
+from stylegan2_cond.data.preprocessed import OUTSIDE
+
+
+@pytest.fixture
+def stream(preprocessed, plan):
+    return Canvases(preprocessed, plan.source.training_cases, plan.canvas, foreground_share=0.5, seed=3)
+
+
+def test_a_canvas_depends_on_seed_and_number_alone(preprocessed, plan, stream):
+    images, labels = stream.batch(10, 4)
+    fresh = Canvases(preprocessed, plan.source.training_cases, plan.canvas, foreground_share=0.5, seed=3)
+    image, label = fresh.draw(12)
+    assert np.array_equal(image, images[2])
+    assert np.array_equal(label, labels[2])
+    other = Canvases(preprocessed, plan.source.training_cases, plan.canvas, foreground_share=0.5, seed=4)
+    assert not np.array_equal(other.draw(12)[0], image)
+
+
+def test_every_canvas_is_a_piece_of_a_training_case(preprocessed, plan):
+    size = (24, 20)
+    stream = Canvases(preprocessed, plan.source.training_cases, size, foreground_share=0.5, seed=0)
+    cases = [preprocessed.load(name) for name in plan.source.training_cases]
+    for number in range(20):
+        image, label = stream.draw(number)
+        found = False
+        for case in cases:
+            windows = np.lib.stride_tricks.sliding_window_view(case.image[0], size, axis=(1, 2))
+            matches = np.argwhere(windows[..., 0, 0] == image[0, 0, 0])
+            for z, y, x in matches:
+                rows, columns = slice(y, y + size[0]), slice(x, x + size[1])
+                if np.array_equal(case.image[:, z, rows, columns], image):
+                    found |= np.array_equal(case.label[0, z, rows, columns], label)
+        assert found
+
+
+def test_small_images_lie_in_the_middle_of_what_is_marked_outside(preprocessed, plan):
+    canvas = tuple(length + 20 for length in plan.canvas)
+    image, label = Canvases(preprocessed, plan.source.training_cases, canvas, foreground_share=1.0, seed=0).draw(0)
+    assert (label[:5] == OUTSIDE).all()
+    assert (label[-5:] == OUTSIDE).all()
+    assert (image[:, label == OUTSIDE] == 0).all()
+    assert (label[20:-20, 20:-20] != OUTSIDE).all()
+
+
+def test_foreground_share_one_always_shows_foreground(preprocessed, plan):
+    _, labels = Canvases(preprocessed, plan.source.training_cases, (24, 24), foreground_share=1.0, seed=0).batch(0, 50)
+    assert ((labels > 0).reshape(50, -1).any(axis=1)).all()
+
+
+def test_cases_are_drawn_evenly(preprocessed, plan):
+    names = plan.source.training_cases
+    stream = Canvases(preprocessed, names, plan.canvas, foreground_share=0, seed=0)
+    counts = dict.fromkeys(names, 0)
+    stream._case = lambda name: counts.__setitem__(name, counts[name] + 1) or preprocessed.load(names[0])
+    stream.batch(0, 400)
+    expected = 400 / len(names)
+    assert all(abs(count - expected) < 4 * np.sqrt(expected) for count in counts.values())

@@ -1,0 +1,225 @@
+"""The codec: pairs survive coding, masks exactly; the outside is composed; ignored voxels tell nothing."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from stylegan2_cond.data.codec import Codec, soften
+from stylegan2_cond.data.preprocessed import OUTSIDE
+
+LABELS = (0, 1, 2, 7, OUTSIDE)
+IGNORE = 9
+LOW, HIGH = (-2.0, 10.0), (3.0, 500.0)
+IN_RANGE = st.floats(-1000, 1000, width=32)
+
+shapes = st.one_of(
+    hnp.array_shapes(min_dims=3, max_dims=3, max_side=7), hnp.array_shapes(min_dims=4, max_dims=4, max_side=5)
+)
+
+
+def label_maps(values=LABELS):
+    """Integer maps `[N, *canvas]` in 2-D and 3-D, voxels drawn one by one."""
+    return shapes.flatmap(lambda shape: hnp.arrays(np.int16, shape, elements=st.sampled_from(values))).map(
+        torch.from_numpy
+    )
+
+
+def make_codec(**changes):
+    return Codec(**{"low": LOW, "high": HIGH, "labels": LABELS, **changes})
+
+
+def blank_image(label):
+    return torch.zeros(len(label), len(LOW), *label.shape[1:])
+
+
+def probabilities(coded, codec):
+    return (coded[:, codec.image_channels :] + 1) / 2
+
+
+def draw_raw(codec, *canvas, seed=0, scale=5.0, count=3):
+    return torch.from_numpy(np.random.default_rng(seed).normal(0, scale, (count, codec.channels, *canvas))).float()
+
+
+# --- there and back
+
+
+@settings(max_examples=100, deadline=None)
+@given(label_maps())
+def test_any_label_map_survives_coding_exactly(label):
+    codec = make_codec()
+    _, decoded = codec.decode(codec.encode(blank_image(label), label))
+    assert decoded.dtype == torch.int16
+    assert torch.equal(decoded, label)
+
+
+@pytest.mark.parametrize("canvas", [(7, 9), (5, 7, 6)])
+@pytest.mark.parametrize("outside", [None, (0.0, 0.0)])
+def test_single_voxels_and_checkerboards_survive_coding(canvas, outside):
+    label = torch.zeros(3, *canvas, dtype=torch.int16)
+    label[(0, *(n // 2 for n in canvas))] = 7  # one voxel in the middle
+    label[(0, *[0] * len(canvas))] = OUTSIDE  # and one in the corner
+    label[1] = torch.from_numpy(np.indices(canvas).sum(axis=0) % 2)
+    label[2] = OUTSIDE
+    codec = make_codec(outside=outside)
+    assert torch.equal(codec.decode(codec.encode(blank_image(label), label))[1], label)
+
+
+@settings(max_examples=50, deadline=None)
+@given(shapes.flatmap(lambda shape: hnp.arrays(np.float32, (shape[0], 2, *shape[1:]), elements=IN_RANGE)))
+def test_images_survive_coding_to_float_precision_and_are_not_clipped(image):
+    codec = make_codec()
+    label = torch.zeros(image.shape[0], *image.shape[2:], dtype=torch.int16)
+    decoded, _ = codec.decode(codec.encode(torch.from_numpy(image), label))
+    bounds = np.abs([LOW, HIGH]).max(axis=0).reshape(1, 2, *[1] * (image.ndim - 2))
+    # four roundings of numbers that are no larger than the range and the distance to it
+    assert (np.abs(decoded.numpy() - image) <= 8 * np.finfo(np.float32).eps * (np.abs(image) + 2 * bounds)).all()
+
+
+def test_low_becomes_minus_one_and_high_one_and_values_beyond_go_on_in_line():
+    image = torch.tensor([[-2.0, 0.5, 3.0, 8.0], [10.0, 255.0, 500.0, 990.0]]).reshape(1, 2, 1, 4)
+    coded = make_codec().encode(image, torch.zeros(1, 1, 4, dtype=torch.int16))
+    torch.testing.assert_close(coded[0, :2, 0], torch.tensor([[-1.0, 0.0, 1.0, 3.0]] * 2))
+
+
+def test_the_tensor_has_the_image_channels_first_and_then_one_channel_per_label_in_order():
+    codec = make_codec()
+    label = torch.tensor(LABELS, dtype=torch.int16).reshape(-1, 1, 1).expand(-1, 3, 3)
+    coded = codec.encode(blank_image(label), label)
+    assert coded.shape == (len(LABELS), codec.channels, 3, 3)
+    assert (codec.image_channels, codec.channels) == (2, 7)
+    # a map of one label is no blend of anything
+    expected = torch.eye(len(LABELS))[:, :, None, None].expand(-1, -1, 3, 3)
+    torch.testing.assert_close(probabilities(coded, codec), expected)
+
+
+@pytest.mark.parametrize("stray", [3, -2, IGNORE])
+def test_a_label_without_a_channel_is_refused_by_name(stray):
+    label = torch.zeros(2, 3, 3, dtype=torch.int16)
+    label[1, 2, 0] = stray
+    with pytest.raises(ValueError, match=f"label {stray} "):
+        make_codec().encode(blank_image(label), label)
+
+
+# --- softening
+
+
+@settings(max_examples=60, deadline=None)
+@given(label_maps())
+def test_softening_blends_neighbours_and_leaves_each_voxel_the_majority_of_itself(label):
+    one_hot = (label.unsqueeze(1) == torch.tensor(LABELS).reshape(1, -1, *[1] * (label.ndim - 1))).float()
+    soft = soften(one_hot)
+    assert soft.shape == one_hot.shape
+    assert (soft >= 0).all()
+    torch.testing.assert_close(soft.sum(dim=1), torch.ones(label.shape))
+    assert (soft[one_hot.bool()] > 0.5).all()
+
+
+@pytest.mark.parametrize("canvas", [(6, 6), (4, 6, 6)])
+def test_softening_reaches_exactly_the_neighbours_of_a_border(canvas):
+    mask = torch.zeros(1, 2, *canvas)
+    mask[:, 0, ..., :3], mask[:, 1, ..., 3:] = 1, 1
+    soft = soften(mask)
+    blended = (soft[:, 0] > 0) & (soft[:, 0] < 1)
+    assert blended[..., [2, 3]].all()
+    assert not blended[..., [0, 1, 4, 5]].any()
+    torch.testing.assert_close(soft, soft.flip(-1).flip(1))  # neither side is favoured
+
+
+# --- what the generator draws
+
+
+@pytest.mark.parametrize("canvas", [(6, 5), (4, 3, 5)])
+@pytest.mark.parametrize("outside", [None, (0.0, 7.5)])
+def test_drawn_label_channels_are_probabilities(canvas, outside):
+    codec = make_codec(outside=outside)
+    for scale in (0.1, 5.0, 1000.0):
+        drawn = probabilities(codec.activate(draw_raw(codec, *canvas, scale=scale)), codec)
+        assert drawn.min() >= 0
+        assert drawn.max() <= 1
+        torch.testing.assert_close(drawn.sum(dim=1), torch.ones(3, *canvas))
+
+
+def test_without_a_value_for_the_outside_the_drawn_image_is_left_alone():
+    codec = make_codec(outside=None)
+    raw = draw_raw(codec, 6, 5)
+    assert torch.equal(codec.activate(raw)[:, :2], raw[:, :2])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    label_maps(),
+    st.integers(0, 2**16),
+    st.tuples(IN_RANGE, IN_RANGE),
+    st.sampled_from([1.0, 100.0]),
+)
+def test_the_image_is_exactly_the_outside_value_where_the_mask_says_so_and_untouched_elsewhere(
+    label, seed, outside, scale
+):
+    codec = make_codec(outside=outside)
+    raw = draw_raw(codec, *label.shape[1:], seed=seed, scale=scale, count=len(label))
+    chosen = label.unsqueeze(1) == torch.tensor(LABELS).reshape(1, -1, *[1] * (label.ndim - 1))
+    raw[:, 2:] = torch.where(chosen, 200.0, 0.0)  # sure: softmax rounds to 1 and 0
+    beyond = (label == OUTSIDE).unsqueeze(1)
+    constant = torch.tensor(outside).reshape(1, 2, *[1] * (label.ndim - 1)).expand_as(raw[:, :2])
+
+    activated = codec.activate(raw)
+    real = codec.encode(constant, label)  # as real pairs of the same mask are coded there
+    assert torch.equal(activated[:, :2], torch.where(beyond, real[:, :2], raw[:, :2]))
+
+    image, decoded = codec.decode(activated)
+    assert torch.equal(decoded, label)
+    assert torch.equal(image[beyond.expand_as(image)], constant[beyond.expand_as(image)])
+    free, _ = make_codec(outside=None).decode(raw)
+    assert torch.equal(image[~beyond.expand_as(image)], free[~beyond.expand_as(image)])
+
+
+def test_where_the_mask_is_unsure_the_image_lies_in_proportion_between():
+    codec = Codec(low=(-1.0,), high=(1.0,), labels=(0, OUTSIDE), outside=(-1.0,))
+    raw = torch.tensor([0.5, 0.0, float(np.log(3))]).reshape(1, 3, 1, 1)  # outside with probability 3/4
+    torch.testing.assert_close(codec.activate(raw).flatten(), torch.tensor([0.25 * 0.5 - 0.75, -0.5, 0.5]))
+
+
+def test_an_outside_value_is_of_no_effect_where_no_label_is_outside():
+    codec = make_codec(labels=(0, 1), outside=(5.0, 5.0))
+    raw = draw_raw(codec, 4, 4)
+    assert torch.equal(codec.activate(raw)[:, :2], raw[:, :2])
+
+
+# --- the ignore label
+
+
+def test_without_an_ignore_label_everything_is_known_and_nothing_hidden():
+    codec = make_codec()
+    coded = draw_raw(codec, 4, 4)
+    assert codec.known(torch.zeros(3, 4, 4)) is None
+    assert codec.hide(coded, None) is coded
+
+
+@settings(max_examples=40, deadline=None)
+@given(label_maps((*LABELS, IGNORE)), st.integers(0, 2**16))
+def test_ignored_voxels_tell_nothing_of_real_or_drawn_masks(label, seed):
+    codec = make_codec(ignore=IGNORE)
+    known, ignored = codec.known(label), (label == IGNORE).unsqueeze(1)
+    assert torch.equal(known, (~ignored).float())
+
+    real = codec.hide(codec.encode(blank_image(label), label), known)
+    raw = draw_raw(codec, *label.shape[1:], seed=seed, count=len(label))
+    drawn = codec.hide(codec.activate(raw), known)
+    for coded in (real, drawn):
+        assert not (coded[:, 2:] * ignored).any()
+
+    other = torch.where(ignored, draw_raw(codec, *label.shape[1:], seed=seed + 1, count=len(label)), raw)
+    assert torch.equal(codec.hide(codec.activate(other), known)[:, 2:], drawn[:, 2:])
+
+
+@settings(max_examples=40, deadline=None)
+@given(label_maps((*LABELS, IGNORE)))
+def test_known_voxels_beside_ignored_ones_are_coded_as_probabilities_as_drawn_ones_are(label):
+    codec = make_codec(ignore=IGNORE)
+    coded = codec.encode(blank_image(label), label)
+    known = label != IGNORE
+    assert torch.equal(codec.decode(coded)[1][known], label[known])
+    torch.testing.assert_close(probabilities(coded, codec).sum(dim=1)[known], torch.ones(int(known.sum())))

@@ -1,0 +1,164 @@
+"""Reading nnU-Net's preprocessed folder: the same cases and folds as nnU-Net's own trainer."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATASET, TINY_PLANS
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetNumpy
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from stylegan2_cond.data.preprocessed import open_preprocessed
+from stylegan2_cond.data.survey import survey
+from stylegan2_cond.errors import UserError
+
+
+def nnunet_split(preprocessed, fold):
+    plans = json.loads((preprocessed.base / "nnUNetPlans.json").read_text()) | {"continue_training": False}
+    return nnUNetTrainer(plans, "2d", fold, preprocessed.dataset_json, torch.device("cpu")).do_split()
+
+
+@pytest.mark.parametrize("fold", [0, 4, "all"])
+def test_folds_are_those_of_nnunets_trainer(preprocessed, fold):
+    ours = preprocessed.fold(fold)
+    training, validation = nnunet_split(preprocessed, fold)
+    assert sorted(ours.training) == sorted(training)
+    assert sorted(ours.validation) == sorted(validation)
+
+
+def test_an_absent_split_is_written_as_nnunet_writes_it(preprocessed):
+    path = preprocessed.base / "splits_final.json"
+    path.unlink(missing_ok=True)
+    preprocessed.fold(0)
+    ours = json.loads(path.read_text())
+    path.unlink()
+    nnunet_split(preprocessed, 0)
+    assert ours == json.loads(path.read_text())
+
+
+def test_npz_folders_give_the_same_cases_as_b2nd(preprocessed, nnunet_folders):
+    base = nnunet_folders / "nnUNet_preprocessed" / "Dataset902_VirtualNpz"
+    folder = base / preprocessed.configuration.data_identifier
+    folder.mkdir(parents=True)
+    for file in preprocessed.base.glob("*.json"):
+        shutil.copy(file, base)
+    for name in preprocessed.case_names():
+        image, label, _, properties = preprocessed.dataset_class(str(preprocessed.folder), [name]).load_case(name)
+        nnUNetDatasetNumpy.save_case(image[:], label[:], properties, str(folder / name))
+    try:
+        npz = open_preprocessed("Dataset902_VirtualNpz", "2d")
+        assert npz.case_names() == preprocessed.case_names()
+        for name in npz.case_names()[:3]:
+            ours, other = npz.load(name), preprocessed.load(name)
+            assert np.array_equal(ours.image, other.image[:])
+            assert np.array_equal(ours.label, other.label[:])
+            assert ours.class_locations.keys() == other.class_locations.keys()
+    finally:
+        shutil.rmtree(base)
+
+
+def test_dataset_by_number_and_by_name_are_one(preprocessed):
+    assert open_preprocessed("901", "2d").base == open_preprocessed(DATASET, "2d").base == preprocessed.base
+
+
+def test_plans_that_differ_in_the_network_alone_share_preprocessing(preprocessed):
+    assert open_preprocessed(901, "2d", TINY_PLANS).fingerprint == preprocessed.fingerprint
+
+
+def test_other_normalisation_is_other_preprocessing(preprocessed):
+    plans = json.loads((preprocessed.base / "nnUNetPlans.json").read_text())
+    plans["configurations"]["2d"]["normalization_schemes"] = ["CTNormalization"] * 2
+    (preprocessed.base / "nnUNetPlansCT.json").write_text(json.dumps(plans))
+    changed = open_preprocessed(901, "2d", "nnUNetPlansCT")
+    (preprocessed.base / "nnUNetPlansCT.json").unlink()
+    assert changed.fingerprint != preprocessed.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("Dataset901_Virtuel", "2d"), ["Dataset901_Virtuel", "Did you mean Dataset901_Virtual?"]),
+        (("903", "2d"), ["903", "nnUNetv2_plan_and_preprocess -d 903"]),
+        (("901", "2D"), ["'2D'", "It has: 2d"]),
+        (("901", "2d", "nnUNetResEncUNetMPlans"), ["nnUNetResEncUNetMPlans", "There are: nnUNetPlans", "-p"]),
+    ],
+)
+def test_what_does_not_exist_is_named_with_what_does(preprocessed, arguments, words):
+    with pytest.raises(UserError) as error:
+        open_preprocessed(*arguments)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize("fold", ["5", "-1", "zero"])
+def test_a_fold_that_does_not_exist_is_refused(preprocessed, fold):
+    with pytest.raises(UserError, match="has folds 0 to 4"):
+        preprocessed.fold(fold)
+
+
+def test_an_unset_variable_is_named(preprocessed, monkeypatch):
+    monkeypatch.delenv("nnUNet_preprocessed")
+    with pytest.raises(UserError, match="export nnUNet_preprocessed="):
+        open_preprocessed(901, "2d")
+
+
+def test_a_folder_that_was_not_preprocessed_names_the_command(preprocessed, monkeypatch, tmp_path):
+    shutil.copytree(preprocessed.base, tmp_path / DATASET, ignore=shutil.ignore_patterns("nnUNetPlans_2d"))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    with pytest.raises(UserError, match="nnUNetv2_plan_and_preprocess -d 901 -c 2d"):
+        open_preprocessed(901, "2d")
+
+
+@pytest.fixture
+def damaged_copy(preprocessed, monkeypatch, tmp_path):
+    """A copy of the dataset of which one case can be damaged, and that case's name."""
+    shutil.copytree(preprocessed.base, tmp_path / DATASET)
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    copy = open_preprocessed(901, "2d")
+    return copy, copy.case_names()[0]
+
+
+def rewrite(preprocessed, name, change):
+    folder = preprocessed.folder
+    image, label, _, properties = preprocessed.dataset_class(str(folder), [name]).load_case(name)
+    image, label = change(image[:].copy(), label[:].copy())
+    for ending in (".b2nd", "_seg.b2nd", ".pkl"):
+        (folder / (name + ending)).unlink()
+    preprocessed.dataset_class.save_case(
+        image, label, properties, str(folder / name), chunks=image.shape, blocks=image.shape, chunks_seg=label.shape,
+        blocks_seg=label.shape,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_no_numbers_name_the_case(damaged_copy, value):
+    copy, name = damaged_copy
+
+    def spoil(image, label):
+        image[0, 3, 5, 5] = value
+        return image, label
+
+    rewrite(copy, name, spoil)
+    with pytest.raises(UserError, match=rf"{name} .* 1 voxels that are NaN or infinite"):
+        survey(copy, copy.case_names())
+
+
+def test_labels_outside_of_dataset_json_name_case_and_label(damaged_copy):
+    copy, name = damaged_copy
+
+    def spoil(image, label):
+        label[0, 3, 5, 5] = 7
+        return image, label
+
+    rewrite(copy, name, spoil)
+    with pytest.raises(UserError, match=rf"{name} .* has label 7, .*grey_matter"):
+        survey(copy, copy.case_names())
+
+
+def test_a_cut_off_case_names_file_and_command(damaged_copy):
+    copy, name = damaged_copy
+    path = copy.folder / f"{name}.b2nd"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=rf"Case {name} .*nnUNetv2_plan_and_preprocess"):
+        survey(copy, copy.case_names())
