@@ -1,0 +1,88 @@
+"""From an image with its mask, and the condition, to a score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from stylegan2_cond.networks.layers import Conv, Linear, pyramid
+from stylegan2_cond.ops import downsample
+
+MINIBATCH_GROUP = 4  # samples that are compared with each other (Karras et al. 2018, section 3)
+
+
+def minibatch_stddev(x: torch.Tensor, group: int = MINIBATCH_GROUP) -> torch.Tensor:
+    """One more channel: the standard deviation over a group of samples, averaged over channels and voxels.
+
+    Groups are taken with a stride, so a batch need not be sorted; the last group may be smaller.
+    x: `[N, C, *spatial]` → `[N, C + 1, *spatial]`; Karras et al. 2018, section 3.
+    """
+    count = x.shape[0]
+    groups = -(-count // group)
+    statistic = x.new_empty(count)
+    for index in range(groups):
+        members = x[index::groups].float()
+        deviation = (members.var(dim=0, unbiased=False) + 1e-8).sqrt().mean()
+        statistic[index::groups] = deviation.to(x.dtype)
+    channel = statistic.reshape(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
+    return torch.cat([x, channel], dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions and a downsampling beside a linear shortcut (Karras et al. 2020, figure 7c)."""
+
+    def __init__(self, inputs: int, outputs: int, *, factors: Sequence[int]):
+        super().__init__()
+        self.factors = tuple(factors)
+        dims = len(self.factors)
+        self.first = Conv(inputs, inputs, spatial_dims=dims)
+        self.second = Conv(inputs, outputs, spatial_dims=dims)
+        self.shortcut = Conv(inputs, outputs, spatial_dims=dims, kernel=1, activation="linear", bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = self.shortcut(downsample(x, self.factors), gain=math.sqrt(0.5))
+        return self.second(downsample(self.first(x), self.factors), gain=math.sqrt(0.5)) + shortcut
+
+
+class Discriminator(nn.Module):
+    """Residual discriminator with minibatch standard deviation, judging the condition by projection.
+
+    The projection is that of Miyato and Koyama 2018 (arXiv 1802.05637), Eq. 3: the score is a linear function of the
+    features plus their inner product with an embedding of the condition.
+    """
+
+    def __init__(
+        self,
+        *,
+        canvas: Sequence[int],
+        factors: Sequence[Sequence[int]],
+        channels: Sequence[int],
+        input_channels: int,
+        condition_dim: int,
+    ):
+        super().__init__()
+        dims = len(canvas)
+        self.entry = Conv(input_channels, channels[-1], spatial_dims=dims, kernel=1)
+        self.blocks = nn.Sequential(
+            *(
+                ResidualBlock(channels[stage], channels[stage - 1], factors=factors[stage - 1])
+                for stage in range(len(factors), 0, -1)
+            )
+        )
+        width = channels[0]
+        self.last = Conv(width + 1, width, spatial_dims=dims)
+        self.features = Linear(width * math.prod(pyramid(canvas, factors)[0]), width, activation="lrelu")
+        self.score = Linear(width, 1)
+        self.embed = Linear(condition_dim, width) if condition_dim else None
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """x: `[N, input_channels, *canvas]`, condition: `[N, condition_dim]` → scores `[N]`."""
+        x = self.blocks(self.entry(x))
+        features = self.features(self.last(minibatch_stddev(x)).flatten(1))
+        score = self.score(features).squeeze(1)
+        if self.embed is not None:
+            score = score + (features * self.embed(condition)).sum(dim=1) / math.sqrt(features.shape[1])
+        return score

@@ -1,0 +1,90 @@
+"""Layers with equalised learning rate: weights are drawn from N(0, 1) and scaled when used (Karras et al. 2018)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from stylegan2_cond.ops import bias_act, convolve, modulated_conv
+
+
+class Linear(nn.Module):
+    """`[N, I]` → `[N, O]`, with its own learning rate multiplier (0.01 in the mapping network)."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, activation: str = "linear", bias: float = 0.0, lr_multiplier: float = 1.0
+    ):
+        super().__init__()
+        self.activation = activation
+        self.lr_multiplier = lr_multiplier
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full([outputs], bias / lr_multiplier))
+        self.weight_gain = lr_multiplier / math.sqrt(inputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.linear(x, self.weight * self.weight_gain)
+        return bias_act(x, self.bias * self.lr_multiplier, activation=self.activation)
+
+
+class Conv(nn.Module):
+    """`[N, I, *spatial]` → `[N, O, *spatial]`, plain convolution of the discriminator."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        spatial_dims: int,
+        kernel: int = 3,
+        activation: str = "lrelu",
+        bias: bool = True,
+    ):
+        super().__init__()
+        self.activation = activation
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, *[kernel] * spatial_dims))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.weight_gain = 1 / math.sqrt(inputs * kernel**spatial_dims)
+
+    def forward(self, x: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
+        x = convolve(x, self.weight * self.weight_gain)
+        return bias_act(x, self.bias, activation=self.activation, gain=gain)
+
+
+class ModulatedConv(nn.Module):
+    """`[N, I, *spatial]`, style vector `[N, W]` → `[N, O, *spatial]`; no bias, no activation."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        style_dim: int,
+        spatial_dims: int,
+        kernel: int = 3,
+        demodulate: bool = True,
+    ):
+        super().__init__()
+        self.demodulate = demodulate
+        self.affine = Linear(style_dim, inputs, bias=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, *[kernel] * spatial_dims))
+        self.weight_gain = 1 / math.sqrt(inputs * kernel**spatial_dims)
+
+    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return modulated_conv(x, self.weight * self.weight_gain, self.affine(w), demodulate=self.demodulate)
+
+
+def pixel_norm(x: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:
+    """Each vector scaled to unit second moment (Karras et al. 2018, section 4.2). x: `[N, C]`."""
+    return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt()
+
+
+def pyramid(canvas: Sequence[int], factors: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Spatial sizes from the coarsest stage to the canvas; each is the next one divided by its factors, rounded up."""
+    sizes = [tuple(canvas)]
+    for stage in reversed(factors):
+        sizes.insert(0, tuple(-(-length // factor) for length, factor in zip(sizes[0], stage, strict=True)))
+    return sizes
