@@ -1,0 +1,95 @@
+"""stylegan2-cond: parses, calls, prints."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from stylegan2_cond.errors import Stopped, UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="4 or Dataset004_Hippocampus", show_default=False)]
+Configuration = Annotated[str, typer.Argument(metavar="CONFIGURATION", help="e.g. 2d", show_default=False)]
+FoldName = Annotated[str, typer.Argument(metavar="FOLD", help="0 to 4, or all", show_default=False)]
+Plans = Annotated[str, typer.Option("-p", "--plans", metavar="PLANS", help="nnU-Net plans")]
+Device = Annotated[
+    str, typer.Option("--device", metavar="D", help="cpu, cuda, cuda:1 …; cuda where there is one", show_default=False)
+]
+
+
+@app.callback()
+def _commands() -> None:
+    """Learn from one nnU-Net fold to draw new images with their masks."""
+
+
+@app.command(epilog="Example: stylegan2-cond train 4 2d 0 --kimg 50")
+def train(
+    dataset: Dataset,
+    configuration: Configuration,
+    fold: FoldName,
+    plans: Plans = "nnUNetPlans",
+    kimg: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", help="thousands of images to train on; 200 if not given", min=0.001, show_default=False
+        ),
+    ] = None,
+    canvas: Annotated[
+        str | None, typer.Option(metavar="H,W", help="size to draw, instead of the derived one", show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="S", help="of all randomness; 0 if not given", min=0, show_default=False)
+    ] = None,
+    device: Device = "",
+) -> None:
+    """Train a generator on the training cases of a fold; after a stop, the same command goes on."""
+    from stylegan2_cond.data.preprocessed import open_preprocessed
+    from stylegan2_cond.snapshot import find_snapshots
+    from stylegan2_cond.training.loop import train as run
+
+    folder = run(
+        open_preprocessed(dataset, configuration, plans),
+        fold,
+        canvas=parse_sizes(canvas),
+        kimg=kimg,
+        seed=seed,
+        device=device or default_device(),
+    )
+    print(f"Snapshot: {find_snapshots(folder)[-1]}\nPreviews: {folder / 'previews'}")
+
+
+def parse_sizes(text: str | None) -> tuple[int, ...] | None:
+    """`"48,32"` → `(48, 32)`."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise UserError(f"--canvas {text} is not a list of sizes. Type for example --canvas 48,32") from None
+
+
+def default_device() -> str:
+    """The first GPU, where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a typer app; errors that a user can mend end with one paragraph and exit code 2, a stop with 130."""
+    try:
+        app()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(130)
+
+
+def main() -> None:
+    """Entry point of `stylegan2-cond`."""
+    run_app(app)

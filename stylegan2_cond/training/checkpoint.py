@@ -1,0 +1,46 @@
+"""The checkpoint: what is needed to go on training, exactly."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+from stylegan2_cond.documents import write_atomically
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.training.state import TrainingState
+
+CHECKPOINT_FILE = "checkpoint_latest.pt"
+
+
+def save_checkpoint(folder: Path, state: TrainingState) -> None:
+    """Replace the checkpoint in `folder`; killed at any moment, either the old or the new one is there."""
+    with write_atomically(folder / CHECKPOINT_FILE) as temporary:
+        try:
+            torch.save(state.state_dict(), temporary)
+        except RuntimeError as error:  # how torch's writer reports a full disk
+            raise UserError(
+                f"{folder / CHECKPOINT_FILE} cannot be written ({error}). Is the disk full? The checkpoint before it "
+                f"is untouched; free some space and run the same command again."
+            ) from error
+
+
+def load_checkpoint(folder: Path, state: TrainingState) -> bool:
+    """Take over the checkpoint in `folder`; False where there is none.
+
+    Raises:
+        UserError: the checkpoint is damaged or of another plan.
+    """
+    path = folder / CHECKPOINT_FILE
+    if not path.exists():
+        return False
+    try:
+        state.load_state_dict(torch.load(path, map_location=state.device, weights_only=True))
+    except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} is damaged or does not fit {folder / 'plan.json'} ({str(error).splitlines()[0]}). Move the folder "
+            f"{folder} away to start again; its snapshots can still be drawn from."
+        ) from None
+    return True

@@ -1,0 +1,89 @@
+"""One small cohort, preprocessed by nnU-Net's own command, and a narrow generator trained on it, for all tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.update(  # before anything imports torch: two cores, and no thread that spins while another works
+    OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", nnUNet_n_proc_DA="1", nnUNet_def_n_proc="1", MPLBACKEND="agg"
+)
+
+from nnunet_synth.bank.filling import fill_bank
+from nnunet_synth.demo.cohort import write_cohort
+from stylegan2_cond.data.preprocessed import Preprocessed, open_preprocessed
+from stylegan2_cond.data.survey import survey
+from stylegan2_cond.planning import Plan, make_plan, run_folder
+from stylegan2_cond.training.loop import train
+
+DATASET = "Dataset901_Virtual"
+TINY_PLANS = "nnUNetPlansTiny"
+BIN = Path(sys.executable).parent
+
+
+def run(*command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess:
+    """Run an installed command of this environment and keep what it prints."""
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]], capture_output=True, text=True, env=os.environ | variables
+    )
+    assert not check or done.returncode == 0, (
+        f"{command} → {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    )
+    return done
+
+
+def narrow(plan: Plan, **changes: object) -> Plan:
+    """The same plan with networks that train in seconds."""
+    return plan.model_copy(
+        update={"channels": (16,) * len(plan.channels), "latent_dim": 16, "style_dim": 16, "batch_size": 8, **changes}
+    )
+
+
+@pytest.fixture(scope="session")
+def nnunet_folders(tmp_path_factory) -> Path:
+    base = tmp_path_factory.mktemp("nnunet")
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        os.environ[variable] = str(base / variable)
+        (base / variable).mkdir()
+    return base
+
+
+@pytest.fixture(scope="session")
+def preprocessed(nnunet_folders) -> Preprocessed:
+    """Ten training subjects in `.b2nd`, two test subjects in nnUNet_raw, and plans for a tiny nnU-Net."""
+    write_cohort(nnunet_folders / "nnUNet_raw" / DATASET, training=10, test=2, seed=0)
+    run("nnUNetv2_plan_and_preprocess", "-d", "901", "-c", "2d", "-np", "1", "-npfp", "1")
+    base = nnunet_folders / "nnUNet_preprocessed" / DATASET
+    plans = json.loads((base / "nnUNetPlans.json").read_text())
+    plans["plans_name"] = TINY_PLANS
+    configuration = plans["configurations"]["2d"]
+    configuration["batch_size"] = 4
+    network = configuration["architecture"]["arch_kwargs"]
+    network["features_per_stage"] = [8] * network["n_stages"]
+    (base / f"{TINY_PLANS}.json").write_text(json.dumps(plans))
+    return open_preprocessed(901, "2d")
+
+
+@pytest.fixture(scope="session")
+def plan(preprocessed) -> Plan:
+    fold = preprocessed.fold(0)
+    return narrow(make_plan(preprocessed, fold, survey(preprocessed, fold.training)))
+
+
+@pytest.fixture(scope="session")
+def generator_run(preprocessed, plan) -> Path:
+    """The folder of a generator that saw 480 images of fold 0."""
+    folder = run_folder(plan.source)
+    plan.save(folder / "plan.json")
+    return train(preprocessed, "0", kimg=0.48)
+
+
+@pytest.fixture(scope="session")
+def bank(preprocessed, generator_run) -> Path:
+    """A bank of 100 samples for fold 0."""
+    return fill_bank(preprocessed, "0", samples=100, name="tests")

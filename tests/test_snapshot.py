@@ -1,0 +1,72 @@
+"""A snapshot draws the same samples everywhere, and says when it is damaged."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.snapshot import find_snapshots, load_generator
+
+
+@pytest.fixture
+def snapshot(generator_run, tmp_path):
+    return shutil.copytree(find_snapshots(generator_run)[-1], tmp_path / "snapshot")
+
+
+def test_sample_i_depends_on_seed_and_i_alone(snapshot):
+    generator = load_generator(snapshot)
+    together = generator.sample(11, seed=5)
+    alone = generator.sample(1, seed=5, first=7)
+    assert np.allclose(together.image[7], alone.image[0], atol=1e-5)
+    assert (together.label[7] == alone.label[0]).mean() > 0.999
+    assert not np.allclose(generator.sample(1, seed=6, first=7).image, alone.image, atol=1e-2)
+
+
+def test_samples_are_in_nnunets_units(snapshot, preprocessed):
+    pairs = load_generator(snapshot).sample(6)
+    case = preprocessed.load(preprocessed.fold(0).training[0])
+    assert pairs.image.dtype == np.float32
+    assert pairs.label.dtype == np.int16
+    assert pairs.image.shape[:2] == (6, case.image.shape[0])
+    assert set(np.unique(pairs.label)) <= {-1, 0, 1, 2}
+    spread = np.ptp(case.image[:])
+    assert case.image[:].min() - spread < pairs.image.mean() < case.image[:].max() + spread
+
+
+def test_loading_leaves_torchs_random_state_alone(snapshot):
+    before = torch.get_rng_state()
+    load_generator(snapshot).sample(2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_samples_is_an_empty_array(snapshot):
+    assert load_generator(snapshot).sample(0).label.shape[0] == 0
+
+
+def test_a_cut_off_file_of_weights_is_named(snapshot):
+    weights = snapshot / "generator.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"generator.safetensors is damaged"):
+        load_generator(snapshot)
+
+
+def test_a_cut_off_card_is_named(snapshot):
+    card = snapshot / "card.json"
+    card.write_text(card.read_text()[:-50])
+    with pytest.raises(UserError, match=r"card.json is not valid JSON, perhaps cut off"):
+        load_generator(snapshot)
+
+
+def test_a_card_of_another_network_does_not_pass(snapshot):
+    card = json.loads((snapshot / "card.json").read_text())
+    card["plan"]["style_dim"] = 32
+    (snapshot / "card.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="does not fit its card"):
+        load_generator(snapshot)
+
+
+def test_the_card_lists_the_cases_that_the_generator_saw(snapshot, preprocessed):
+    assert load_generator(snapshot).card.plan.source.training_cases == preprocessed.fold(0).training

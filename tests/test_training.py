@@ -1,0 +1,258 @@
+"""Going on is the same as not having stopped; bad settings and full disks lose nothing."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import BIN, DATASET, run
+from safetensors.torch import load_file
+
+from stylegan2_cond.data.survey import survey
+from stylegan2_cond.documents import write_atomically
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.planning import make_plan, run_folder
+from stylegan2_cond.snapshot import find_snapshots
+from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, save_checkpoint
+from stylegan2_cond.training.loop import train
+from stylegan2_cond.training.state import TrainingState
+
+
+@pytest.fixture
+def fresh_run(preprocessed, plan, monkeypatch, tmp_path):
+    """Start a training of the same plan in a folder of its own; returns the folder of `name`."""
+
+    def begin(name):
+        monkeypatch.setenv("nnUNet_results", str(tmp_path / name))
+        folder = run_folder(plan.source)
+        plan.save(folder / "plan.json")
+        return folder
+
+    return begin
+
+
+def newest_weights(folder):
+    return load_file(find_snapshots(folder)[-1] / "generator.safetensors")
+
+
+def equal_bit_for_bit(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_training_in_two_parts_equals_one_in_one(fresh_run, preprocessed):
+    whole, parts = fresh_run("whole"), None
+    train(preprocessed, "0", kimg=0.32)
+    parts = fresh_run("parts")
+    train(preprocessed, "0", kimg=0.16)
+    train(preprocessed, "0", kimg=0.32)
+    assert equal_bit_for_bit(newest_weights(whole), newest_weights(parts))
+
+
+IMPATIENT = (
+    "import stylegan2_cond.training.loop as loop; loop.CHECKPOINT_SECONDS = 0\n"
+    "from stylegan2_cond.cli import main; main()"
+)
+
+
+KIMG = 0.8
+
+
+def start_until_checkpoint(folder):
+    """A training that checkpoints at every step, in a process of its own, once its first checkpoint is there."""
+    arguments = ["train", DATASET, "2d", "0", "--kimg", str(KIMG), "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, "-c", IMPATIENT, *arguments], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / CHECKPOINT_FILE).exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(1.0)
+    return process
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(preprocessed, plan, tmp_path_factory):
+    """Weights of a training of `KIMG` that nothing stopped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("uninterrupted")))
+        plan.save(run_folder(plan.source) / "plan.json")
+        return newest_weights(train(preprocessed, "0", kimg=KIMG))
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)])
+def test_stopped_and_started_again_equals_uninterrupted(fresh_run, preprocessed, uninterrupted, how, code):
+    stopped = fresh_run("stopped")
+    process = start_until_checkpoint(stopped)
+    process.send_signal(how)
+    message = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert not find_snapshots(stopped), "the training was over before it was stopped: this test tests nothing"
+    if how != signal.SIGKILL:
+        assert "The same command goes on" in message
+        assert "Traceback" not in message
+    train(preprocessed, "0", kimg=KIMG)
+    assert equal_bit_for_bit(uninterrupted, newest_weights(stopped))
+    images = [json.loads(line)["images"] for line in (stopped / "log.jsonl").read_text().splitlines()]
+    assert images == sorted(set(images))
+
+
+def test_seeds_decide_the_weights(plan):
+    states = [TrainingState.start(plan.model_copy(update={"seed": seed}), torch.device("cpu")) for seed in (0, 0, 1)]
+    same, again, other = (state.generator.state_dict() for state in states)
+    assert equal_bit_for_bit(same, again)
+    assert not equal_bit_for_bit(same, other)
+
+
+def test_torchs_random_state_is_left_alone(plan):
+    before = torch.get_rng_state()
+    TrainingState.start(plan, torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_parameter_learns(preprocessed, plan):
+    from stylegan2_cond.data.canvases import Canvases
+
+    state = TrainingState.start(plan, torch.device("cpu"))
+    stream = Canvases(preprocessed, plan.source.training_cases, plan.canvas, foreground_share=0.5, seed=0)
+    networks = {"G": state.generator, "D": state.discriminator, "EMA": state.average}
+    before = {f"{n}.{k}": p.detach().clone() for n, net in networks.items() for k, p in net.named_parameters()}
+    for _ in range(3):
+        state.step(*stream.batch(state.images_seen, plan.batch_size))
+    after = {f"{n}.{k}": p for n, net in networks.items() for k, p in net.named_parameters()}
+    still = [name for name, value in before.items() if torch.equal(value, after[name])]
+    assert still == []
+
+
+def test_the_generator_reaches_its_canvas_and_shows_what_it_learnt(generator_run):
+    for name in ("plan.json", CHECKPOINT_FILE, "log.jsonl"):
+        assert (generator_run / name).exists()
+    newest = find_snapshots(generator_run)[-1]
+    assert (generator_run / "previews" / f"{newest.name}.png").stat().st_size > 1000
+
+
+def test_another_seed_or_canvas_for_a_run_that_exists_is_refused(generator_run, preprocessed):
+    with pytest.raises(UserError, match=r"plan\.json was made with another seed: 0, not 7"):
+        train(preprocessed, "0", seed=7)
+    with pytest.raises(UserError, match="another canvas"):
+        train(preprocessed, "0", canvas=(24, 24))
+
+
+def test_a_run_of_other_cases_is_refused(fresh_run, preprocessed, plan):
+    folder = fresh_run("other")
+    source = plan.source.model_copy(update={"training_cases": plan.source.training_cases[:-1]})
+    plan.model_copy(update={"source": source}).save(folder / "plan.json")
+    with pytest.raises(UserError, match=r"another source .*cases or preprocessing changed"):
+        train(preprocessed, "0", kimg=0.1)
+
+
+def test_a_damaged_checkpoint_says_so_and_stays(fresh_run, preprocessed, plan):
+    folder = fresh_run("damaged")
+    save_checkpoint(folder, TrainingState.start(plan, torch.device("cpu")))
+    path = folder / CHECKPOINT_FILE
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"checkpoint_latest.pt is damaged"):
+        train(preprocessed, "0", kimg=0.1)
+    assert path.stat().st_size == 1000
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(plan, tmp_path, monkeypatch):
+    state = TrainingState.start(plan, torch.device("cpu"))
+    save_checkpoint(tmp_path, state)
+    before = (tmp_path / CHECKPOINT_FILE).read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"No space left while writing .*checkpoint_latest.pt"):
+        save_checkpoint(tmp_path, state)
+    assert (tmp_path / CHECKPOINT_FILE).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT_FILE]
+
+
+def test_a_disk_that_is_really_full_is_told(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+
+    def write():
+        with write_atomically(tmp_path / "x") as temporary:
+            temporary.symlink_to("/dev/full")
+            temporary.write_text("content")
+
+    with pytest.raises(UserError, match="No space left"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_canvas_larger_than_memory_names_a_smaller_one(preprocessed):
+    fold = preprocessed.fold(0)
+    seen = survey(preprocessed, fold.training)
+    with pytest.raises(UserError, match=r"needs about .* GiB, .* are\s+free.*--canvas \d+,\d+"):
+        make_plan(preprocessed, fold, seen, free_bytes=10 * 2**20)
+    with pytest.raises(UserError, match="must lie between 4 and the patch size"):
+        make_plan(preprocessed, fold, seen, canvas=(100_000, 100_000))
+
+
+def test_running_out_of_memory_names_a_smaller_canvas(fresh_run, preprocessed, monkeypatch):
+    fresh_run("memory")
+
+    def exhausted(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(TrainingState, "step", exhausted)
+    with pytest.raises(UserError, match=r"Out of memory at canvas .*batch_size in plan.json"):
+        train(preprocessed, "0", kimg=0.1)
+
+
+def test_divergence_is_told_before_it_is_saved(fresh_run, preprocessed, monkeypatch):
+    folder = fresh_run("diverged")
+    monkeypatch.setattr(TrainingState, "step", lambda *_: {"loss_generator": float("nan"), "loss_discriminator": 0.0})
+    with pytest.raises(UserError, match="learning_rate"):
+        train(preprocessed, "0", kimg=0.1)
+    assert not (folder / CHECKPOINT_FILE).exists()
+
+
+def test_the_command_ends_with_the_paths_of_its_results(generator_run):
+    done = run("stylegan2-cond", "train", "901", "2d", "0", "--device", "cpu")
+    assert str(find_snapshots(generator_run)[-1]) in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "901", "2d", "9"], "Fold 9 does not exist"),
+        (["train", "901", "2d", "0", "--canvas", "a,b"], "--canvas a,b is not a list of sizes"),
+        (["train", "901", "2d", "0", "--device", "nonsense"], "Device 'nonsense'"),
+        (["train", "77", "2d", "0"], "Dataset '77' is not in"),
+    ],
+)
+def test_bad_input_ends_with_one_paragraph_and_code_2(generator_run, arguments, words):
+    done = run("stylegan2-cond", *arguments, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_results_variable_is_named(preprocessed):
+    variables = {k: v for k, v in os.environ.items() if k != "nnUNet_results"}
+    done = subprocess.run(
+        [BIN / "stylegan2-cond", "train", "901", "2d", "0"], env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "export nnUNet_results=" in done.stderr
+
+
+def test_a_plan_with_an_unknown_key_names_the_nearest(fresh_run, preprocessed):
+    folder = fresh_run("typo")
+    content = json.loads((folder / "plan.json").read_text())
+    content["r1_wait"] = content.pop("r1_weight")
+    (folder / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"plan.json: unknown key 'r1_wait' \(did you mean 'r1_weight'\?\)"):
+        train(preprocessed, "0", kimg=0.1)
+    shutil.rmtree(folder)
