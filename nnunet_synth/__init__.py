@@ -1,0 +1,1 @@
+"""Synthetic pairs in nnU-Net's training."""

@@ -1,0 +1,1 @@
+"""Banks: synthetic pairs on disk, in nnU-Net's own preprocessed format."""

@@ -1,0 +1,221 @@
+"""What a bank is on disk: shards that are nnU-Net cases, and `bank.json`, which says where they come from."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import blosc2
+import numpy as np
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+from pydantic import BaseModel, ConfigDict, Field
+
+from stylegan2_cond.data.preprocessed import OUTSIDE, Preprocessed
+from stylegan2_cond.documents import Document, as_user_error
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.planning import Source
+from stylegan2_cond.snapshot import sha256
+
+RECORD_FILE = "bank.json"
+SHARD_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
+
+
+class Shard(BaseModel):
+    """One nnU-Net case of a bank: its name, the samples in it, and the checksum of each of its files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    samples: int
+    next_sample: int  # number of the first sample of the stream that was not drawn for this shard
+    files: dict[str, str]
+
+
+class SnapshotReference(BaseModel):
+    """Which snapshot a bank was drawn from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    path: str
+    weights_sha256: str
+    images_seen: int
+
+
+class BankRecord(Document):
+    """`bank.json`: provenance and contents. A bank is complete when its shards hold as many samples as requested."""
+
+    remedy: ClassVar[str] = "Delete the bank's folder and fill it again: nnunet-synth bank …"
+    name: str
+    source: Source
+    snapshot: SnapshotReference
+    canvas: tuple[int, ...]
+    seed: int
+    requested: int
+    shards: tuple[Shard, ...] = ()
+    refused: dict[str, int] = Field(default_factory=dict)
+    created: str
+    release: str
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def complete(self) -> bool:
+        return self.samples >= self.requested
+
+
+def banks_folder(preprocessed: Preprocessed, fold: str) -> Path:
+    """Where the banks of a fold lie, beside nnU-Net's own folder of cases."""
+    return preprocessed.base / f"{preprocessed.configuration.data_identifier}_synth" / f"fold_{fold}"
+
+
+def find_banks(preprocessed: Preprocessed, fold: str) -> list[Path]:
+    """The complete banks of a fold, oldest first.
+
+    Raises:
+        UserError: a bank.json that cannot be read.
+    """
+    records = {path.parent: BankRecord.load(path) for path in banks_folder(preprocessed, fold).glob(f"*/{RECORD_FILE}")}
+    return sorted((path for path, record in records.items() if record.complete), key=lambda path: records[path].created)
+
+
+def write_shard(
+    folder: Path, name: str, image: np.ndarray, label: np.ndarray, next_sample: int, preprocessed: Preprocessed
+) -> Shard:
+    """Write one shard through nnU-Net's own classes, read it back, and only then give it its name.
+
+    Args:
+        folder: of the bank.
+        name: of the case.
+        image: `[C, z, y, x]` float32 in nnU-Net's units; for 2-D configurations z counts samples.
+        label: `[1, z, y, x]` int16.
+        next_sample: where the stream of samples goes on after this shard.
+        preprocessed: whose labels and patch size the shard follows.
+
+    Raises:
+        UserError: the disk is full, or what was read back is not what was written.
+    """
+    samples = image.shape[1] if len(preprocessed.patch_size) == 2 else 1
+    properties = {
+        "class_locations": class_locations(label, preprocessed),
+        "spacing": preprocessed.configuration.spacing,
+    }
+    scratch = Path(tempfile.mkdtemp(prefix=".filling_", dir=folder))
+    try:
+        _save_case(scratch, name, image, label, properties, preprocessed)
+        read_image, read_label, _, _ = nnUNetDatasetBlosc2(str(scratch), [name]).load_case(name)
+        if not (np.array_equal(read_image[:], image) and np.array_equal(read_label[:], label)):
+            raise UserError(f"{folder / name} was not stored as it was written. Is the disk full or damaged?")
+        for ending in SHARD_ENDINGS:
+            os.replace(scratch / (name + ending), folder / (name + ending))
+    except OSError as error:
+        raise as_user_error(error, folder / name) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    files = {name + ending: sha256(folder / (name + ending)) for ending in SHARD_ENDINGS}
+    return Shard(name=name, samples=samples, next_sample=next_sample, files=files)
+
+
+def class_locations(label: np.ndarray, preprocessed: Preprocessed) -> dict:
+    """Where each class (or region) lies, by nnU-Net's own sampling, which its loader oversamples by.
+
+    label: `[1, z, y, x]`. The keys are those of `DefaultPreprocessor.run_case_npy`.
+    """
+    manager = preprocessed.label_manager
+    wanted = list(manager.foreground_regions if manager.has_regions else manager.foreground_labels)
+    if manager.has_ignore_label:
+        wanted.append([OUTSIDE, *manager.all_labels])
+    return DefaultPreprocessor._sample_foreground_locations(label, wanted)
+
+
+def verify_bank(folder: Path) -> BankRecord:
+    """Read `bank.json` and hold every file against its checksum.
+
+    Raises:
+        UserError: the bank is not complete, or a file is missing, cut off or changed.
+    """
+    record = BankRecord.load(folder / RECORD_FILE)
+    if not record.complete:
+        raise UserError(
+            f"Bank {folder} has {record.samples} of {record.requested} samples. Run the nnunet-synth bank command that "
+            f"began it again; it goes on."
+        )
+    for shard in record.shards:
+        for name, checksum in shard.files.items():
+            path = folder / name
+            if not path.exists() or sha256(path) != checksum:
+                state = "was changed or cut off" if path.exists() else "is missing"
+                raise UserError(f"{path} {state}. {BankRecord.remedy}")
+    return record
+
+
+class BankDataset(nnUNetDatasetBlosc2):
+    """nnU-Net's dataset over a bank's shards, with a reader of properties that cannot run code."""
+
+    def load_case(self, identifier: str):
+        """As nnU-Net's: image, label, None (no previous stage), properties."""
+        base = os.path.join(self.source_folder, identifier)
+        image, label = (
+            blosc2.open(urlpath=base + ending, mode="r", dparams={"nthreads": 1}, **self.mmap_kwargs)
+            for ending in SHARD_ENDINGS[:2]
+        )
+        with open(base + SHARD_ENDINGS[2], "rb") as file:
+            return image, label, None, load_properties(file.read())
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Knows numpy arrays; everything else that pickle could name is refused."""
+
+    _KNOWN: ClassVar[set[tuple[str, str]]] = {
+        (module, name)
+        for module, name in (
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "scalar"),
+            ("numpy.core.multiarray", "scalar"),
+            ("numpy._core.numeric", "_frombuffer"),
+            ("numpy.core.numeric", "_frombuffer"),
+        )
+    }
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in self._KNOWN:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in a bank")
+        return super().find_class(module, name)
+
+
+def load_properties(content: bytes) -> Mapping:
+    """Unpickle a shard's properties: dicts, tuples, numbers, strings and numpy arrays.
+
+    Raises:
+        UserError: the content is cut off, or names anything else.
+    """
+    try:
+        return _PlainUnpickler(io.BytesIO(content)).load()
+    except Exception as error:
+        raise UserError(f"The properties of a shard cannot be trusted or read ({error}). {BankRecord.remedy}") from None
+
+
+def _save_case(
+    folder: Path, name: str, image: np.ndarray, label: np.ndarray, properties: dict, preprocessed: Preprocessed
+) -> None:
+    blocks, chunks = comp_blosc2_params(image.shape, preprocessed.patch_size, image.itemsize)
+    blocks_seg, chunks_seg = comp_blosc2_params(label.shape, preprocessed.patch_size, label.itemsize)
+    nnUNetDatasetBlosc2.save_case(
+        image,
+        label,
+        properties,
+        str(folder / name),
+        chunks=chunks,
+        blocks=blocks,
+        chunks_seg=chunks_seg,
+        blocks_seg=blocks_seg,
+    )

@@ -1,0 +1,202 @@
+"""A bank is nnU-Net data: its own loader reads it; what is damaged, foreign or foul is refused."""
+
+import errno
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2
+
+from nnunet_synth.bank import filling
+from nnunet_synth.bank.filling import fill_bank
+from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, find_banks, load_properties, verify_bank
+from nnunet_synth.bank.gates import pass_gates
+from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.snapshot import Pairs, find_snapshots, load_generator
+
+
+@pytest.fixture
+def shards_only(bank, tmp_path):
+    """nnU-Net infers the format from the endings in a folder; a bank's has a record and a picture beside them."""
+    return shutil.copytree(bank, tmp_path / "shards", ignore=shutil.ignore_patterns("*.json", "*.png"))
+
+
+def test_nnunets_own_loader_reads_a_bank_unchanged(bank, shards_only, preprocessed):
+    assert infer_dataset_class(str(shards_only)) is nnUNetDatasetBlosc2
+    dataset = nnUNetDatasetBlosc2(str(bank))
+    assert sorted(dataset.identifiers) == [shard.name for shard in BankRecord.load(bank / RECORD_FILE).shards]
+    loader = nnUNetDataLoader(
+        dataset, 6, preprocessed.patch_size, preprocessed.patch_size, preprocessed.label_manager,
+        oversample_foreground_percent=1.0,
+    )  # fmt: skip
+    batch = next(loader)
+    assert tuple(batch["data"].shape) == (6, 2, *preprocessed.patch_size)
+    assert tuple(batch["target"].shape) == (6, 1, *preprocessed.patch_size)
+    assert set(np.unique(batch["target"])) <= {-1, 0, 1, 2}
+
+
+def test_shards_hold_the_generators_samples(bank, generator_run):
+    pairs = load_generator(find_snapshots(generator_run)[-1]).sample(100)
+    image, label = [], []
+    dataset = BankDataset(str(bank))
+    for name in sorted(dataset.identifiers):
+        data, seg, _, _ = dataset.load_case(name)
+        image.append(data[:].swapaxes(0, 1))
+        label.append(seg[0])
+    assert np.allclose(np.concatenate(image), pairs.image, atol=1e-5)
+    assert (np.concatenate(label) == pairs.label).mean() > 0.999
+
+
+def test_class_locations_are_where_the_classes_are(bank):
+    dataset = BankDataset(str(bank))
+    for name in dataset.identifiers:
+        _, label, _, properties = dataset.load_case(name)
+        label = label[:]
+        for value, voxels in properties["class_locations"].items():
+            assert (len(voxels) > 0) == (label == value).any()
+            assert all(label[tuple(voxel)] == value for voxel in voxels)
+
+
+def test_our_reader_of_properties_agrees_with_nnunets(bank):
+    name = BankDataset(str(bank)).identifiers[0]
+    ours, theirs = (dataset(str(bank)).load_case(name)[3] for dataset in (BankDataset, nnUNetDatasetBlosc2))
+    assert ours.keys() == theirs.keys()
+    for value, voxels in ours["class_locations"].items():
+        assert np.array_equal(voxels, theirs["class_locations"][value])
+
+
+def test_stopped_and_started_again_equals_uninterrupted(preprocessed, generator_run, bank, monkeypatch):
+    write, calls = filling.write_shard, []
+
+    def stop_at_the_second(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return write(*arguments, **keywords)
+
+    monkeypatch.setattr(filling, "write_shard", stop_at_the_second)
+    with pytest.raises(Stopped, match="The same command goes on"):
+        fill_bank(preprocessed, "0", samples=100, name="stopped")
+    folder = bank.parent / "stopped"
+    assert folder not in find_banks(preprocessed, "0")
+    with pytest.raises(UserError, match=r"has 64 of 100 samples"):
+        verify_bank(folder)
+    monkeypatch.undo()
+    fill_bank(preprocessed, "0", samples=100, name="stopped")
+    stopped, whole = verify_bank(folder), verify_bank(bank)
+    assert [shard.samples for shard in stopped.shards] == [shard.samples for shard in whole.shards]
+    for name in ("synth_00000", "synth_00001"):
+        one, other = (BankDataset(str(path)).load_case(name) for path in (folder, bank))
+        assert np.allclose(one[0][:], other[0][:], atol=1e-5)
+    shutil.rmtree(folder)
+
+
+def test_a_bank_that_is_full_stays_as_it_is(preprocessed, bank):
+    before = (bank / RECORD_FILE).read_text()
+    fill_bank(preprocessed, "0", samples=100, name="tests")
+    assert (bank / RECORD_FILE).read_text() == before
+
+
+def test_a_name_that_is_taken_is_not_overwritten(preprocessed, bank):
+    with pytest.raises(UserError, match=r"exists, of another snapshot or seed\. .*--name"):
+        fill_bank(preprocessed, "0", samples=10, name="tests", seed=1)
+    (bank.parent / "mine").mkdir()
+    (bank.parent / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is no bank"):
+        fill_bank(preprocessed, "0", samples=10, name="mine")
+    shutil.rmtree(bank.parent / "mine")
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", ".hidden", "a/b"])
+def test_a_name_is_a_plain_folder_name(preprocessed, bank, name):
+    with pytest.raises(UserError, match="is no plain folder name"):
+        fill_bank(preprocessed, "0", samples=10, name=name)
+
+
+def test_a_snapshot_of_another_fold_is_refused(preprocessed, generator_run):
+    with pytest.raises(UserError, match=r"learnt from another fold \(0, here it is 1\)"):
+        fill_bank(preprocessed, "1", samples=10, snapshot=find_snapshots(generator_run)[-1])
+
+
+def test_no_generator_names_the_command_that_trains_one(preprocessed):
+    with pytest.raises(UserError, match="stylegan2-cond train Dataset901_Virtual 2d 3"):
+        fill_bank(preprocessed, "3", samples=10)
+
+
+@pytest.fixture
+def copied_bank(bank, tmp_path):
+    return shutil.copytree(bank, tmp_path / "bank")
+
+
+@pytest.mark.parametrize("ending", [".b2nd", "_seg.b2nd", ".pkl"])
+def test_a_shard_that_was_cut_off_is_named(copied_bank, ending):
+    path = copied_bank / f"synth_00000{ending}"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(UserError, match=rf"synth_00000{ending} was changed or cut off"):
+        verify_bank(copied_bank)
+    path.unlink()
+    with pytest.raises(UserError, match=rf"synth_00000{ending} is missing"):
+        verify_bank(copied_bank)
+
+
+class Foul:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/foul",)
+
+
+@pytest.mark.parametrize("content", [Foul(), {"class_locations": {1: Foul()}}, np.array([Foul()], dtype=object)])
+def test_properties_that_would_run_code_are_refused(content):
+    with pytest.raises(UserError, match="has no place in a bank"):
+        load_properties(pickle.dumps(content))
+
+
+@pytest.mark.parametrize("protocol", range(3, 6))
+def test_plain_properties_pass_whatever_the_protocol(protocol):
+    content = {"class_locations": {1: np.arange(8).reshape(2, 4), (1, 2): []}, "spacing": [1.0, np.float64(2)]}
+    loaded = load_properties(pickle.dumps(content, protocol=protocol))
+    assert np.array_equal(loaded["class_locations"][1], content["class_locations"][1])
+    assert loaded["spacing"] == [1.0, 2.0]
+
+
+def test_a_full_disk_leaves_no_half_shard(preprocessed, generator_run, bank, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(nnUNetDatasetBlosc2, "save_case", staticmethod(full))
+    with pytest.raises(UserError, match="No space left"):
+        fill_bank(preprocessed, "0", samples=10, name="full")
+    folder = bank.parent / "full"
+    assert [path.name for path in folder.iterdir()] == [RECORD_FILE]
+    shutil.rmtree(folder)
+
+
+def test_a_shard_that_was_stored_wrongly_is_noticed(preprocessed, generator_run, bank, monkeypatch):
+    save = nnUNetDatasetBlosc2.save_case
+
+    def forgetful(data, *arguments, **keywords):
+        save(data * 0, *arguments, **keywords)
+
+    monkeypatch.setattr(nnUNetDatasetBlosc2, "save_case", staticmethod(forgetful))
+    with pytest.raises(UserError, match="was not stored as it was written"):
+        fill_bank(preprocessed, "0", samples=10, name="forgetful")
+    shutil.rmtree(bank.parent / "forgetful")
+
+
+def test_the_gate_counts_what_it_refuses():
+    image = np.zeros((4, 1, 2, 2), np.float32)
+    image[1, 0, 0, 0] = np.nan
+    passed, refused = pass_gates(Pairs(image, np.arange(4).repeat(4).reshape(4, 2, 2).astype(np.int16)))
+    assert refused == {"finite": 1}
+    assert passed.label[:, 0, 0].tolist() == [0, 2, 3]
+
+
+def test_filling_gives_up_when_the_gates_refuse_nearly_all(preprocessed, generator_run, bank, monkeypatch):
+    monkeypatch.setattr(
+        filling, "pass_gates", lambda pairs: (Pairs(pairs.image[:0], pairs.label[:0]), {"finite": len(pairs.image)})
+    )
+    with pytest.raises(UserError, match="The gate 'finite' refused"):
+        fill_bank(preprocessed, "0", samples=10, name="hopeless")
+    shutil.rmtree(bank.parent / "hopeless")
