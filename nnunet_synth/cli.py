@@ -1,0 +1,74 @@
+"""nnunet-synth: parses, calls, prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stylegan2_cond.cli import Configuration, Dataset, Device, FoldName, Plans, default_device, run_app
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _commands() -> None:
+    """Synthetic image-mask pairs in nnU-Net's training."""
+
+
+@app.command(epilog="Example: nnunet-synth bank 4 2d 0 -n 1000")
+def bank(
+    dataset: Dataset,
+    configuration: Configuration,
+    fold: FoldName,
+    samples: Annotated[
+        int, typer.Option("-n", metavar="N", help="samples that the bank is to hold", min=1, show_default=False)
+    ],
+    plans: Plans = "nnUNetPlans",
+    snapshot: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="the newest of the fold's generator if not given", show_default=False),
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="of the bank", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="of the stream of samples", min=0)] = 0,
+    device: Device = "",
+) -> None:
+    """Fill a bank with drawn pairs, in nnU-Net's preprocessed format; after a stop, the same command goes on."""
+    from nnunet_synth.bank.filling import fill_bank
+    from stylegan2_cond.data.preprocessed import open_preprocessed
+
+    folder = fill_bank(
+        open_preprocessed(dataset, configuration, plans),
+        fold,
+        samples=samples,
+        snapshot=snapshot,
+        name=name,
+        seed=seed,
+        device=device or default_device(),
+    )
+    print(f"Bank: {folder}\nPreview: {folder / 'previews.png'}")
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
+    epilog="Example: nnunet-synth train 4 2d 0 -device cpu",
+)
+def train(context: typer.Context) -> None:
+    """nnUNetv2_train with synthetic pairs: the same arguments, -tr nnUNetTrainerSynth unless another is given."""
+    from nnunet_synth.launching import launch_training
+
+    launch_training(context.args)
+
+
+@app.command(epilog='Example: eval "$(nnunet-synth env)" && nnUNetv2_train 4 2d 0 -tr nnUNetTrainerSynth')
+def env() -> None:
+    """Print the line that lets nnU-Net's own commands find nnUNetTrainerSynth."""
+    from nnunet_synth.launching import shell_line
+
+    print(shell_line())
+
+
+def main() -> None:
+    """Entry point of `nnunet-synth`."""
+    run_app(app)

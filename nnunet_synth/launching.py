@@ -1,0 +1,34 @@
+"""Starting nnU-Net's own commands so that they find the plugin's trainers."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+VARIABLE = "nnUNet_extTrainer"
+EXT_TRAINER = Path(__file__).parent / "ext_trainer"
+DEFAULT_TRAINER = "nnUNetTrainerSynth"
+
+
+def ext_trainer_path(before: str | None) -> str:
+    """The variable's value with the plugin's folder in it, after whatever it held `before`."""
+    folders = [folder for folder in (before or "").split(os.pathsep) if folder and folder != str(EXT_TRAINER)]
+    return os.pathsep.join([*folders, str(EXT_TRAINER)])
+
+
+def shell_line() -> str:
+    """The line to eval in a shell."""
+    return f"export {VARIABLE}={shlex.quote(ext_trainer_path(os.environ.get(VARIABLE)))}"
+
+
+def launch_training(arguments: Sequence[str]) -> None:
+    """Run `nnUNetv2_train` in this process, with the plugin's trainer unless another is named."""
+    from nnunetv2.run.run_training import run_training_entry
+
+    os.environ[VARIABLE] = ext_trainer_path(os.environ.get(VARIABLE))
+    trainer = [] if "-tr" in arguments else ["-tr", DEFAULT_TRAINER]
+    sys.argv = ["nnUNetv2_train", *arguments, *trainer]
+    run_training_entry()

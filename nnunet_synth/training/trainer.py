@@ -1,0 +1,140 @@
+"""nnU-Net trainers that mix synthetic pairs into the training cases. Hooks only; the network is nnU-Net's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import (
+    nnUNetTrainer_1epoch,
+    nnUNetTrainer_5epochs,
+    nnUNetTrainer_10epochs,
+    nnUNetTrainer_20epochs,
+    nnUNetTrainer_50epochs,
+    nnUNetTrainer_100epochs,
+    nnUNetTrainer_250epochs,
+)
+
+from nnunet_synth.bank.format import BankDataset, banks_folder, find_banks, verify_bank
+from nnunet_synth.training.leak_guard import refuse_leaks
+from nnunet_synth.training.mixing import MixedDataset, MixingControl
+from nnunet_synth.training.schedule import ratio_at
+from nnunet_synth.training.settings import SynthSettings, read_settings
+from stylegan2_cond.data.preprocessed import FOLD_ALL, Fold, Preprocessed
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.planning import Source
+
+
+class SyntheticDataMixin:
+    """Put before any nnU-Net trainer: `class MineSynth(SyntheticDataMixin, Mine): pass`.
+
+    With ratio 0, every hook leaves nnU-Net's training as it is, bit for bit.
+    """
+
+    _control: MixingControl | None = None
+
+    @property
+    def synth_settings(self) -> SynthSettings:
+        """The `synth` block of the configuration, or its defaults."""
+        where = f"configuration {self.configuration_name} in plans {self.plans_manager.plans_name}"
+        return read_settings(self.configuration_manager.configuration, where)
+
+    def get_tr_and_val_datasets(self):
+        """nnU-Net's datasets; the training one answers some draws from the bank. Validation stays real."""
+        training, validation = super().get_tr_and_val_datasets()
+        settings = self.synth_settings
+        if settings.ratio == 0:
+            return training, validation
+        preprocessed = Preprocessed(
+            self.plans_manager.dataset_name, self.plans_manager, self.configuration_name, self.dataset_json
+        )
+        fold = Fold(str(self.fold), tuple(training.identifiers), tuple(validation.identifiers))
+        folder = _choose_bank(preprocessed, fold, settings)
+        record = verify_bank(folder)
+        refuse_leaks(folder, record, Source.of(preprocessed, fold), fold.validation)
+        self._control = MixingControl()
+        self._control.ratio = self._ratio_now()
+        self.print_to_log_file(
+            f"Synthetic pairs: bank {folder}, {record.samples} samples, ratio {settings.ratio}, {settings.schedule}"
+        )
+        if fold.name == FOLD_ALL:
+            self.print_to_log_file(
+                "Fold all: the bank's generator saw every case, and validation cases are training cases."
+            )
+        bank = BankDataset(str(folder), [shard.name for shard in record.shards])
+        return MixedDataset(training, bank, record, self._control), validation
+
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        if self._control is not None:
+            self._control.ratio = self._ratio_now()
+
+    def on_train_epoch_end(self, train_outputs: list[dict]):
+        super().on_train_epoch_end(train_outputs)
+        if self._control is not None:
+            real, synthetic = self._control.take()
+            self.print_to_log_file(
+                f"Synthetic share {synthetic / max(1, real + synthetic):.4f} (ratio {self._control.ratio:.4f}; "
+                f"{synthetic} of {real + synthetic} draws)"
+            )
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint, naming the trainer whose network this is, so that inference needs no plugin.
+
+        nnU-Net writes the name of the object's class, so the object is one of the plain class while it does.
+        """
+        own = self.__class__
+        self.__class__ = next(base for base in own.__mro__ if not issubclass(base, SyntheticDataMixin))
+        try:
+            self.save_checkpoint(filename)
+        finally:
+            self.__class__ = own
+
+    def _ratio_now(self) -> float:
+        settings = self.synth_settings
+        return ratio_at(settings.ratio, settings.schedule, self.current_epoch, self.num_epochs)
+
+
+def _choose_bank(preprocessed: Preprocessed, fold: Fold, settings: SynthSettings) -> Path:
+    """The bank that the settings name, else the newest of the fold."""
+    if settings.bank is not None:
+        return banks_folder(preprocessed, fold.name) / settings.bank
+    found = find_banks(preprocessed, fold.name)
+    if not found:
+        raise UserError(
+            f"No complete bank in {banks_folder(preprocessed, fold.name)}. Fill one: nnunet-synth bank "
+            f"{preprocessed.dataset_name} {preprocessed.configuration_name} {fold.name} -n 1000"
+        )
+    return found[-1]
+
+
+class nnUNetTrainerSynth(SyntheticDataMixin, nnUNetTrainer):
+    """nnU-Net's default trainer with synthetic pairs."""
+
+
+class nnUNetTrainerSynth_1epoch(SyntheticDataMixin, nnUNetTrainer_1epoch):
+    pass
+
+
+class nnUNetTrainerSynth_5epochs(SyntheticDataMixin, nnUNetTrainer_5epochs):
+    pass
+
+
+class nnUNetTrainerSynth_10epochs(SyntheticDataMixin, nnUNetTrainer_10epochs):
+    pass
+
+
+class nnUNetTrainerSynth_20epochs(SyntheticDataMixin, nnUNetTrainer_20epochs):
+    pass
+
+
+class nnUNetTrainerSynth_50epochs(SyntheticDataMixin, nnUNetTrainer_50epochs):
+    pass
+
+
+class nnUNetTrainerSynth_100epochs(SyntheticDataMixin, nnUNetTrainer_100epochs):
+    pass
+
+
+class nnUNetTrainerSynth_250epochs(SyntheticDataMixin, nnUNetTrainer_250epochs):
+    pass

@@ -1,0 +1,219 @@
+"""The mixed dataset: the ratio that was asked for, followed by running workers, and nnU-Net itself at ratio 0."""
+
+import json
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_PLANS
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_synth.bank.format import BankDataset, verify_bank
+from nnunet_synth.training.leak_guard import LeakError, refuse_leaks
+from nnunet_synth.training.mixing import MixedDataset, MixingControl
+from nnunet_synth.training.schedule import ratio_at
+from nnunet_synth.training.settings import read_settings
+from nnunet_synth.training.trainer import nnUNetTrainerSynth
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.planning import Source
+
+
+@pytest.fixture
+def mixed(bank, preprocessed):
+    record = verify_bank(bank)
+    real = preprocessed.dataset_class(str(preprocessed.folder), list(preprocessed.fold(0).training))
+    return MixedDataset(real, BankDataset(str(bank)), record, MixingControl())
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.25, 0.9])
+def test_the_realised_share_is_the_ratio(mixed, ratio):
+    mixed.control.ratio = ratio
+    mixed.real.load_case = mixed.bank.load_case = lambda name: name
+    drawn = [mixed.load_case("real").startswith("synth") for _ in range(10_000)]
+    assert mixed.control.take() == (10_000 - sum(drawn), sum(drawn))
+    assert abs(np.mean(drawn) - ratio) < 4 * np.sqrt(ratio * (1 - ratio) / 10_000)
+
+
+def test_shards_are_drawn_in_proportion_to_their_samples(mixed):
+    mixed.control.ratio = 1
+    mixed.bank.load_case = lambda name: name
+    drawn = [mixed.load_case("real") for _ in range(5_000)]
+    assert abs(drawn.count("synth_00000") / 5_000 - 0.64) < 4 * np.sqrt(0.64 * 0.36 / 5_000)
+
+
+def test_ratio_0_draws_nothing_from_numpys_random_state(mixed):
+    before = np.random.get_state()[1].copy()
+    mixed.load_case(mixed.identifiers[0])
+    assert np.array_equal(np.random.get_state()[1], before)
+
+
+def draw_and_count(control, ready, go):
+    ready.set()
+    go.wait()
+    for _ in range(500):
+        control.count(control.ratio == 0.75)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_new_ratio_reaches_running_workers_and_their_counts_come_back(method):
+    context = multiprocessing.get_context(method)
+    control, go = MixingControl(), context.Event()
+    readies = [context.Event() for _ in range(2)]
+    workers = [context.Process(target=draw_and_count, args=(control, ready, go)) for ready in readies]
+    for worker in workers:
+        worker.start()
+    assert all(ready.wait(120) for ready in readies)
+    control.ratio = 0.75
+    go.set()
+    for worker in workers:
+        worker.join(60)
+    assert control.take() == (0, 1000)
+    assert control.take() == (0, 0)
+
+
+def trainer_of(cls, preprocessed, **block):
+    plans = json.loads((preprocessed.base / f"{TINY_PLANS}.json").read_text()) | {"continue_training": False}
+    plans["configurations"]["2d"]["synth"] = block
+    trainer = cls(plans, "2d", 0, preprocessed.dataset_json, torch.device("cpu"))
+    trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 1, 3, 1
+    return trainer
+
+
+def test_ratio_0_is_nnunet_bit_for_bit(preprocessed, bank, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    weights = []
+    for cls in (nnUNetTrainer, nnUNetTrainerSynth):
+        np.random.seed(0)
+        torch.manual_seed(0)
+        import random
+
+        random.seed(0)
+        trainer = trainer_of(cls, preprocessed, ratio=0)
+        trainer.run_training()
+        weights.append(trainer.network.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_same_comparison_notices_a_ratio_that_is_not_0(preprocessed, bank, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    weights = []
+    for ratio in (0, 1):
+        np.random.seed(0)
+        torch.manual_seed(0)
+        trainer = trainer_of(nnUNetTrainerSynth, preprocessed, ratio=ratio, schedule="constant")
+        trainer.run_training()
+        weights.append(trainer.network.state_dict())
+    assert not all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_validation_stays_real(preprocessed, bank):
+    trainer = trainer_of(nnUNetTrainerSynth, preprocessed, ratio=1.0)
+    trainer.initialize()
+    training, validation = trainer.get_tr_and_val_datasets()
+    assert isinstance(training, MixedDataset)
+    assert type(validation) is preprocessed.dataset_class
+    assert sorted(validation.identifiers) == sorted(preprocessed.fold(0).validation)
+
+
+def test_the_linear_schedule_falls_over_the_last_fifth_to_0():
+    ratios = [ratio_at(0.25, "linear", epoch, 1000) for epoch in range(1000)]
+    assert ratios[:799] == [0.25] * 799
+    assert ratios[899] == pytest.approx(0.125)
+    assert ratios[-1] == 0
+    assert np.allclose(np.diff(ratios[800:]), -0.25 / 200)
+    assert ratio_at(0.25, "linear", 0, 1) == 0.25
+    assert {ratio_at(0.25, "constant", epoch, 10) for epoch in range(10)} == {0.25}
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [
+        ({"ration": 0.5}, "unknown key 'ration' (did you mean 'ratio'?)"),
+        ({"ratio": 1.5}, "key 'ratio'"),
+        ({"schedule": "sometimes"}, "there are constant, linear"),
+    ],
+)
+def test_a_wrong_synth_block_names_place_key_and_remedy(block, words):
+    with pytest.raises(UserError) as error:
+        read_settings({"synth": block}, "configuration 2d in plans nnUNetPlans")
+    assert words in str(error.value)
+    assert "configuration 2d in plans nnUNetPlans" in str(error.value)
+
+
+def source(preprocessed, fold=0, **changes):
+    return Source.of(preprocessed, preprocessed.fold(fold)).model_copy(update=changes)
+
+
+def test_the_leak_guard_lets_the_banks_own_fold_pass(preprocessed, bank):
+    refuse_leaks(bank, verify_bank(bank), source(preprocessed), preprocessed.fold(0).validation)
+
+
+@pytest.mark.parametrize("fold", [1, 2, 3, 4])
+def test_the_leak_guard_refuses_a_bank_that_saw_a_validation_case(preprocessed, bank, fold):
+    validation = preprocessed.fold(fold).validation
+    with pytest.raises(LeakError) as error:
+        refuse_leaks(bank, verify_bank(bank), source(preprocessed, fold), validation)
+    assert f"saw {len(validation)} of the {len(validation)} validation cases of fold {fold}" in str(error.value)
+    assert f"stylegan2-cond train Dataset901_Virtual 2d {fold}" in str(error.value)
+
+
+def test_one_seen_case_is_enough(preprocessed, bank):
+    fold = preprocessed.fold(0)
+    with pytest.raises(LeakError, match=fold.training[0]):
+        refuse_leaks(bank, verify_bank(bank), source(preprocessed), (*fold.validation, fold.training[0]))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dataset_name": "Dataset904_Other"}, "this training of Dataset904_Other"),
+        ({"preprocessing": "0" * 64}, "other preprocessing"),
+        ({"data_identifier": "nnUNetPlans_3d_fullres"}, "other preprocessing"),
+    ],
+)
+def test_banks_of_other_data_are_refused(preprocessed, bank, change, words):
+    with pytest.raises(LeakError, match=words):
+        refuse_leaks(bank, verify_bank(bank), source(preprocessed, **change), preprocessed.fold(0).validation)
+
+
+def test_fold_all_takes_a_bank_that_saw_every_case(preprocessed, bank):
+    everything = preprocessed.fold("all")
+    record = verify_bank(bank)
+    saw_all = record.model_copy(
+        update={"source": record.source.model_copy(update={"training_cases": everything.training, "fold": "all"})}
+    )
+    refuse_leaks(bank, saw_all, source(preprocessed, "all"), everything.validation)
+
+
+def test_the_trainer_itself_refuses_a_copied_bank_of_another_fold(preprocessed, bank, tmp_path):
+    import shutil
+
+    elsewhere = bank.parent.parent / "fold_1" / "copied"
+    shutil.copytree(bank, elsewhere)
+    try:
+        trainer = trainer_of(nnUNetTrainerSynth, preprocessed)
+        trainer.fold = 1
+        trainer.initialize()
+        with pytest.raises(LeakError, match="validation cases of fold 1"):
+            trainer.get_tr_and_val_datasets()
+    finally:
+        shutil.rmtree(elsewhere.parent)
+
+
+def test_no_bank_names_the_command_that_fills_one(preprocessed):
+    trainer = trainer_of(nnUNetTrainerSynth, preprocessed)
+    trainer.fold = 2
+    trainer.initialize()
+    with pytest.raises(UserError, match="nnunet-synth bank Dataset901_Virtual 2d 2 -n 1000"):
+        trainer.get_tr_and_val_datasets()
+
+
+def test_workers_see_no_more_threads_or_processes_than_nnunets(mixed):
+    before = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else None
+    mixed.control.ratio = 0.5
+    for _ in range(20):
+        mixed.load_case(mixed.identifiers[0])
+    if before is not None:
+        assert len(os.listdir("/proc/self/task")) == before

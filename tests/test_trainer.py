@@ -1,0 +1,168 @@
+"""nnU-Net's own commands, with the plugin and, for inference, without it."""
+
+import ast
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import BIN, DATASET, TINY_PLANS, run
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from nnunet_synth import launching
+from nnunet_synth.training import trainer as trainers
+from nnunet_synth.training.trainer import SyntheticDataMixin
+
+WITHOUT_PLUGIN = (
+    "import sys; sys.modules['nnunet_synth'] = sys.modules['stylegan2_cond'] = None\n"  # as if never installed
+    "from nnunetv2.inference.predict_from_raw_data import predict_entry_point; predict_entry_point()"
+)
+
+
+@pytest.fixture(scope="module")
+def model(preprocessed, bank, nnunet_folders):
+    """The folder of a nnU-Net trained by `nnunet-synth train`, and what it printed."""
+    done = run(
+        "nnunet-synth",
+        "train",
+        "901",
+        "2d",
+        "0",
+        "-p",
+        TINY_PLANS,
+        "-tr",
+        "nnUNetTrainerSynth_1epoch",
+        "-device",
+        "cpu",
+    )
+    results = nnunet_folders / "nnUNet_results" / DATASET
+    return results / f"nnUNetTrainerSynth_1epoch__{TINY_PLANS}__2d", done.stdout
+
+
+def test_the_share_of_the_epoch_stands_in_nnunets_log(model):
+    folder, _ = model
+    log = next((folder / "fold_0").glob("training_log_*.txt")).read_text()
+    share, ratio, synthetic, total = re.search(
+        r"Synthetic share ([\d.]+) \(ratio ([\d.]+); (\d+) of (\d+) draws\)", log
+    ).groups()
+    assert float(ratio) == 0.25
+    assert int(total) >= 1000  # 250 iterations of 4, and what workers drew ahead
+    assert abs(float(share) - 0.25) < 4 * (0.25 * 0.75 / int(total)) ** 0.5
+    assert float(share) == pytest.approx(int(synthetic) / int(total), abs=1e-4)
+    assert "Synthetic pairs: bank" in log
+
+
+def test_the_training_learnt_something(model):
+    folder, _ = model
+    summary = json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())
+    assert summary["foreground_mean"]["Dice"] > 0.3
+
+
+def test_the_checkpoint_names_the_plain_trainer(model):
+    folder, _ = model
+    for name in ("checkpoint_final.pth", "checkpoint_best.pth"):
+        checkpoint = torch.load(folder / "fold_0" / name, weights_only=False)
+        assert checkpoint["trainer_name"] == "nnUNetTrainer_1epoch"
+
+
+def test_predict_and_evaluate_work_without_the_plugin(model, nnunet_folders, tmp_path):
+    variables = {k: v for k, v in os.environ.items() if k != launching.VARIABLE}
+    images = nnunet_folders / "nnUNet_raw" / DATASET / "imagesTs"
+    arguments = f"-i {images} -o {tmp_path} -d 901 -c 2d -f 0 -tr nnUNetTrainerSynth_1epoch -p {TINY_PLANS}"
+    command = [sys.executable, "-c", WITHOUT_PLUGIN, *arguments.split(), "-device", "cpu", "--disable_tta"]
+    done = subprocess.run([*command, "-npp", "1", "-nps", "1"], env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    labels = nnunet_folders / "nnUNet_raw" / DATASET / "labelsTs"
+    folder, _ = model
+    run(
+        "nnUNetv2_evaluate_folder", str(labels), str(tmp_path), "-djfile", str(folder / "dataset.json"), "-pfile",
+        str(folder / "plans.json"), "-np", "1",
+    )  # fmt: skip
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) == 2
+    assert summary["foreground_mean"]["Dice"] > 0.3
+
+
+def test_env_prints_a_line_that_nnunets_own_commands_obey(model, tmp_path):
+    line = run("nnunet-synth", "env").stdout.strip()
+    script = (
+        f"{line}; {sys.executable} -c 'from nnunetv2.utilities.find_objects import "
+        'recursive_find_trainer_class_by_name as find; print(find("nnUNetTrainerSynth").__module__)\''
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("nnunet_synth.training.trainer"), done.stdout + done.stderr
+
+
+def test_folders_of_other_plugins_stay_in_the_variable():
+    path = launching.ext_trainer_path("/other/plugin")
+    assert path.split(os.pathsep) == ["/other/plugin", str(launching.EXT_TRAINER)]
+    assert launching.ext_trainer_path(path) == path
+
+
+def test_the_external_folder_is_one_file_with_one_import():
+    files = [path for path in launching.EXT_TRAINER.iterdir() if path.suffix == ".py"]
+    assert [path.name for path in files] == ["nnUNetTrainerSynth.py"]
+    docstring, statement = ast.parse(files[0].read_text()).body
+    assert isinstance(docstring, ast.Expr)
+    assert isinstance(statement, ast.ImportFrom)
+
+
+@pytest.mark.parametrize("name", [n for n in dir(trainers) if n.startswith("nnUNetTrainerSynth")])
+def test_every_trainer_is_found_by_its_name(monkeypatch, name):
+    monkeypatch.setenv(launching.VARIABLE, launching.ext_trainer_path(None))
+    assert recursive_find_trainer_class_by_name(name) is getattr(trainers, name)
+
+
+HOOKS = [name for name, member in vars(SyntheticDataMixin).items() if inspect.isfunction(member)]
+
+
+def test_every_hook_still_exists_in_nnunet_with_the_same_parameters():
+    public = [name for name in HOOKS if not name.startswith("_")]
+    assert public == ["get_tr_and_val_datasets", "on_train_epoch_start", "on_train_epoch_end", "save_checkpoint"]
+    for name in public:
+        ours, theirs = (
+            list(inspect.signature(getattr(c, name)).parameters) for c in (SyntheticDataMixin, nnUNetTrainer)
+        )
+        assert ours == theirs
+
+
+def test_what_the_hooks_rely_on_is_still_there():
+    constructor = list(inspect.signature(nnUNetTrainer.__init__).parameters)
+    assert constructor == ["self", "plans", "configuration", "fold", "dataset_json", "device"]
+    source = inspect.getsource(nnUNetTrainer.save_checkpoint)
+    assert "'trainer_name': self.__class__.__name__" in source
+    for attribute in ("plans_manager", "configuration_manager", "configuration_name", "dataset_json", "num_epochs"):
+        assert f"self.{attribute} =" in inspect.getsource(nnUNetTrainer.__init__)
+    for name in SyntheticDataMixin.__dict__.keys() - {"synth_settings"}:
+        assert name.startswith("__") or name in HOOKS or name == "_control"
+    assert not hasattr(nnUNetTrainer, "_ratio_now")
+    assert not hasattr(nnUNetTrainer, "synth_settings")
+
+
+def test_leaks_end_the_command_with_one_paragraph(preprocessed, bank):
+    elsewhere = bank.parent.parent / "fold_1" / "copied"
+    shutil.copytree(bank, elsewhere)
+    try:
+        done = run("nnunet-synth", "train", "901", "2d", "1", "-p", TINY_PLANS, "-device", "cpu", check=False)
+    finally:
+        shutil.rmtree(elsewhere.parent)
+    assert done.returncode == 2
+    assert "saw 2 of the 2 validation cases of fold 1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["stylegan2-cond", "nnunet-synth"])
+def test_every_help_fits_on_a_screen_and_shows_an_example(command):
+    overview = run(command, "--help").stdout
+    names = re.findall(r"^  ([a-z-]+)  ", overview.split("Commands:")[1], re.MULTILINE)
+    assert names
+    for name in names:
+        text = subprocess.run([BIN / command, name, "--help"], capture_output=True, text=True).stdout
+        assert len(text.splitlines()) <= 40
+        assert "Example: " in text
