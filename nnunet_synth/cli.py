@@ -52,7 +52,7 @@ def bank(
 
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
-    epilog="Example: nnunet-synth train 4 2d 0 -device cpu",
+    epilog="nnUNetv2_train -h lists the arguments. Example: nnunet-synth train 4 2d 0 -device cpu",
 )
 def train(context: typer.Context) -> None:
     """nnUNetv2_train with synthetic pairs: the same arguments, -tr nnUNetTrainerSynth unless another is given."""
@@ -67,6 +67,17 @@ def env() -> None:
     from nnunet_synth.launching import shell_line
 
     print(shell_line())
+
+
+@app.command(epilog="Example: nnunet-synth demo --folder /tmp/demo")
+def demo(
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="where everything goes")] = Path("demo"),
+    device: Device = "",
+) -> None:
+    """The whole way on virtual subjects, in minutes: generator, bank, nnU-Net with and without it."""
+    from nnunet_synth.demo.run import run_demo
+
+    run_demo(folder, device or default_device())
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ import difflib
 import errno
 import json
 import os
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,7 +34,8 @@ class Document(BaseModel):
         """
         path = Path(path)
         try:
-            content = json.loads(path.read_text())
+            text = path.read_text(encoding="utf-8")
+            content = json.loads(text)
         except FileNotFoundError:
             raise UserError(f"{path} does not exist. {cls.remedy}") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -45,14 +47,14 @@ class Document(BaseModel):
                 f"{cls.model_fields['format_version'].default}. Use the release that wrote it. {cls.remedy}"
             )
         try:
-            return cls.model_validate(content)
+            return cls.model_validate_json(text, strict=True)
         except ValidationError as error:
             raise UserError(f"{path}: {explain(error, cls)} {cls.remedy}") from None
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the document to `path`, whole or not at all."""
         with write_atomically(path) as temporary:
-            temporary.write_text(self.model_dump_json(indent=2) + "\n")
+            temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -61,11 +63,20 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            nearest = difflib.get_close_matches(key, model.model_fields, n=1)
+            *inside, own = problem["loc"]
+            nearest = difflib.get_close_matches(str(own), _keys(model, inside), n=1)
             problems.append(f"unknown key '{key}'" + (f" (did you mean '{nearest[0]}'?)." if nearest else "."))
         else:
             problems.append(f"key '{key}': {problem['msg']}, got {str(problem.get('input'))[:80]}.")
     return " ".join(problems)
+
+
+def _keys(part: object, inside: Sequence[int | str]) -> list[str]:
+    """The keys of the part of a document that `inside` leads to; none where that is no model."""
+    for step in inside:
+        fields = getattr(part, "model_fields", {})
+        part = fields[step].annotation if step in fields else next(iter(typing.get_args(part)), None)
+    return list(getattr(part, "model_fields", ()))
 
 
 @contextlib.contextmanager
@@ -82,9 +93,12 @@ def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise as_user_error(error, path) from error
+        if (readable := as_user_error(error, path)) is error:
+            raise
+        raise readable from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only disk refuses to remove even what is not there
+            temporary.unlink()
 
 
 def as_user_error(error: OSError, path: Path) -> Exception:

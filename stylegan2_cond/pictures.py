@@ -14,7 +14,7 @@ from stylegan2_cond.documents import write_atomically
 
 SMALLEST_TILE = 96  # pixels; smaller canvases are magnified by a whole number
 GAP = 2
-_COLOURS = matplotlib.colormaps["tab10"].colors
+_COLOURS = [c for c in matplotlib.colormaps["tab10"].colors if len(set(c)) > 1]  # its grey would not be seen
 
 
 def overlay_grid(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -21,10 +20,13 @@ from stylegan2_cond.errors import UserError
 
 FILLED_SHARE = 0.95  # of the training images must fill the canvas along each axis
 LARGEST_BASE = 8  # voxels per axis of the coarsest stage, above which stages are added
-FINEST_CHANNELS = 48
+FINEST_CHANNELS = 32
 CONDITION_CANVASES = 2000  # drawn to see how often which condition occurs
 DEFAULT_KIMG = 200.0
 SNAPSHOTS = 20  # of a whole training
+# Float32 copies of all activations of one network at the peak of a step; 29 to 36 measured on a CPU (48×32 at batch 16,
+# 64×64 at 8, 32×32×32 at 4).
+ACTIVATION_COPIES = 36
 
 
 class Source(BaseModel):
@@ -96,7 +98,7 @@ def make_plan(
         canvas: instead of the derived one.
         kimg: thousands of real images to train on, instead of the default.
         seed: of all randomness in training.
-        free_bytes: memory that training may take; what this machine has free, when None.
+        free_bytes: memory that training may take; unlimited, when None.
 
     Raises:
         UserError: the canvas does not fit the patch size, the pyramid or the memory.
@@ -121,7 +123,7 @@ def make_plan(
             "foreground_share": "classes fill few voxels; half of the canvases lie around one of them",
         },
     )
-    _check_memory(plan, _free_bytes() if free_bytes is None else free_bytes)
+    _check_memory(plan, free_bytes)
     classes = [int(label) for label in preprocessed.label_manager.all_labels if label != 0]
     return plan.model_copy(update={"conditions": _conditions(preprocessed, plan, classes)})
 
@@ -134,7 +136,8 @@ def run_folder(source: Source, variant: str = "pair") -> Path:
 
 def choose_canvas(patch: Sequence[int], sizes: np.ndarray) -> tuple[int, ...]:
     """Largest size within the patch that `FILLED_SHARE` of the images, `sizes` `[cases, dims]`, fill on each axis."""
-    filled = np.quantile(sizes, 1 - FILLED_SHARE, axis=0, method="higher").astype(int)
+    exceptions = math.floor(len(sizes) * (1 - FILLED_SHARE) + 1e-9)  # images that need not fill an axis
+    filled = np.sort(sizes, axis=0)[exceptions]
     return tuple(int(min(limit, length)) for limit, length in zip(patch, filled, strict=True))
 
 
@@ -181,18 +184,12 @@ def choose_codec(preprocessed: Preprocessed, seen: Survey, canvas: Sequence[int]
 
 
 def training_bytes(plan: Plan) -> int:
-    """Rough peak memory of a training step: activations of both networks with the graph of R1, weights and Adam.
-
-    The factor was fitted to measured peaks on a CPU; see the test that holds it within a factor of two.
-    """
+    """Rough peak memory of a training step, which the activations of both networks decide."""
     lengths, per_image = list(plan.canvas), 0
     for width, factors in zip(reversed(plan.channels), (*reversed(plan.factors), (1,) * len(lengths)), strict=True):
         per_image += width * math.prod(lengths)
         lengths = [-(-length // factor) for length, factor in zip(lengths, factors, strict=True)]
     return 4 * ACTIVATION_COPIES * per_image * plan.batch_size
-
-
-ACTIVATION_COPIES = 24
 
 
 def _conditions(preprocessed: Preprocessed, plan: Plan, classes: Sequence[int]) -> Conditions:
@@ -209,25 +206,35 @@ def _conditions(preprocessed: Preprocessed, plan: Plan, classes: Sequence[int]) 
 
 def _checked_canvas(canvas: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
     if len(canvas) != len(patch):
-        raise UserError(f"--canvas has {len(canvas)} sizes, the configuration has {len(patch)} dimensions: {patch}.")
-    if any(not 4 <= length <= limit for length, limit in zip(canvas, patch, strict=True)):
-        raise UserError(f"--canvas {list(canvas)} must lie between 4 and the patch size {list(patch)} on each axis.")
+        raise UserError(
+            f"--canvas has {len(canvas)} sizes, the configuration has {len(patch)} dimensions: {list(patch)}."
+        )
+    least = [min(4, limit) for limit in patch]
+    if any(not low <= length <= limit for low, length, limit in zip(least, canvas, patch, strict=True)):
+        raise UserError(
+            f"--canvas {list(canvas)} must lie between {least} and the patch size {list(patch)} on each axis."
+        )
     return tuple(canvas)
 
 
 def _check_memory(plan: Plan, free: int | None) -> None:
     needed = training_bytes(plan)
     if free is not None and needed > free:
-        smaller = ",".join(str(max(4, length // 2)) for length in plan.canvas)
         raise UserError(
             f"Training at canvas {list(plan.canvas)} needs about {needed / 2**30:.3g} GiB, {free / 2**30:.3g} GiB are "
-            f"free. Close other programs, or draw a smaller part of the images: --canvas {smaller}"
+            f"free. Close other programs, or draw a smaller part of the images: --canvas {smaller_canvas(plan.canvas)}"
         )
 
 
-def _free_bytes() -> int | None:
-    """Memory of this machine that is free, where the system tells."""
+def smaller_canvas(canvas: Sequence[int]) -> str:
+    """Half the canvas, as the option is typed."""
+    return ",".join(str(max(4, length // 2)) for length in canvas)
+
+
+def available_bytes() -> int | None:
+    """Memory that this machine can give without swapping (Linux); None where the system doesn't tell."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
         return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

@@ -71,7 +71,7 @@ class PairGenerator:
             n: how many.
             seed: of the stream.
             first: number of the first sample.
-            truncation: below 1, samples are more typical and less varied.
+            truncation: below 1, samples are more typical and less varied, and follow the condition less.
             with_classes: ask for exactly these classes; as often as in the training canvases, when None.
 
         Raises:

@@ -1,0 +1,1 @@
+"""The whole way on data that comes with a dependency."""

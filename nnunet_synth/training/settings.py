@@ -40,6 +40,6 @@ def read_settings(configuration: dict, where: str) -> SynthSettings:
         UserError: an unknown key or a wrong value in the block.
     """
     try:
-        return SynthSettings.model_validate(configuration.get(BLOCK, {}))
+        return SynthSettings.model_validate(configuration.get(BLOCK, {}), strict=True)
     except ValidationError as error:
         raise UserError(f"The '{BLOCK}' block of {where}: {explain(error, SynthSettings)} Mend it there.") from None

@@ -54,7 +54,10 @@ class Codec(BaseModel):
         one_hot = label.unsqueeze(1) == values.reshape(1, -1, *[1] * (label.ndim - 1))  # [N, K, *canvas]
         if (stray := ~one_hot.any(dim=1) & ~self._ignored(label)).any():
             raise ValueError(f"label {int(label[stray][0])} is not among {list(self.labels)}")
-        return torch.cat([self._scale(image.float()), soften(one_hot.float()) * 2 - 1], dim=1)
+        soft = soften(one_hot.float())
+        if self.ignore is not None:  # ignored voxels have no class to share with their neighbours
+            soft = soft / soft.sum(dim=1, keepdim=True).clamp_min(torch.finfo(soft.dtype).tiny)
+        return torch.cat([self._scale(image.float()), soft * 2 - 1], dim=1)
 
     def activate(self, raw: torch.Tensor) -> torch.Tensor:
         """The synthesis network's raw output, `[N, C + K, *canvas]`, as `encode` codes real pairs.
@@ -67,7 +70,7 @@ class Codec(BaseModel):
         if self.outside is not None and OUTSIDE in self.labels:
             beyond = probabilities[:, self.labels.index(OUTSIDE)].unsqueeze(1)
             constant = self._scale(self._per_channel(self.outside, image))
-            image = image + beyond * (constant - image)
+            image = torch.lerp(image, constant.expand_as(image), beyond.expand_as(image))  # exact at both ends
         return torch.cat([image, probabilities * 2 - 1], dim=1)
 
     def decode(self, coded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,7 +88,7 @@ class Codec(BaseModel):
         return None if self.ignore is None else (~self._ignored(label)).unsqueeze(1).float()
 
     def hide(self, coded: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
-        """Coded pairs whose label channels are 0 wherever `known` is: such voxels tell real from drawn no more."""
+        """Coded pairs whose label channels are 0 wherever `known` is; unchanged for None."""
         if known is None:
             return coded
         image, label = coded.split([self.image_channels, len(self.labels)], dim=1)

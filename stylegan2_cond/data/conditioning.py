@@ -32,7 +32,7 @@ class Conditions(BaseModel):
     def from_labels(cls, classes: Sequence[int], labels: np.ndarray) -> Conditions:
         """Count the combinations in `labels`, `[N, *canvas]`, drawn as the generator's training draws them."""
         flat = labels.reshape(len(labels), -1)
-        present = np.stack([(flat == label).any(axis=1) for label in classes], axis=1)
+        present = np.array([(flat == label).any(axis=1) for label in classes], dtype=bool).reshape(-1, len(flat)).T
         rows, counts = np.unique(present, axis=0, return_counts=True)
         combinations = tuple(tuple(label for label, shown in zip(classes, row, strict=True) if shown) for row in rows)
         return cls(classes=tuple(classes), combinations=combinations, shares=tuple((counts / counts.sum()).tolist()))

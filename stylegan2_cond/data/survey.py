@@ -45,6 +45,7 @@ def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
     ignore = preprocessed.label_manager.ignore_label
     dims = len(preprocessed.patch_size)
     sizes, samples, outside_ranges = [], [], []
+    rng = np.random.default_rng(0)
     cases_with = {int(label): 0 for label in labels if label != 0}
     for name in tqdm(names, desc="Reading the training cases", unit="case", leave=False, delay=2):
         case = preprocessed.load(name)
@@ -52,8 +53,8 @@ def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
         _check(preprocessed, case, image, label, {*labels, OUTSIDE, *([] if ignore is None else [ignore])})
         sizes.append(image.shape[-dims:])
         flat = image.reshape(len(image), -1)
-        step = max(1, flat.shape[1] // VOXELS_PER_CASE)
-        samples.append(flat[:, ::step])
+        drawn = rng.integers(flat.shape[1], size=VOXELS_PER_CASE) if flat.shape[1] > VOXELS_PER_CASE else slice(None)
+        samples.append(flat[:, drawn])
         for value in cases_with:
             cases_with[value] += bool((label == value).any())
         if (beyond := label == OUTSIDE).any():

@@ -24,7 +24,8 @@ def minibatch_stddev(x: torch.Tensor, group: int = MINIBATCH_GROUP) -> torch.Ten
     groups = -(-count // group)
     statistic = x.new_empty(count)
     for index in range(groups):
-        members = x[index::groups].float()
+        members = x[index::groups]
+        members = members.float() if members.dtype.itemsize < 4 else members
         deviation = (members.var(dim=0, unbiased=False) + 1e-8).sqrt().mean()
         statistic[index::groups] = deviation.to(x.dtype)
     channel = statistic.reshape(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])

@@ -14,11 +14,15 @@ AVERAGE_DECAY = 0.998  # of the running mean of w, the centre of truncation
 
 
 class Mapping(nn.Module):
-    """MLP of the latent beside an embedding of the condition (Karras et al. 2019, section 2; 2020a, appendix C)."""
+    """MLP of the latent beside an embedding of the condition (Karras et al. 2019, section 2; 2020a, appendix C).
+
+    The embedding sees the condition and its complement, so that "no class" is a vector like any other; normalising
+    the embedding of zeros would make its gradients explode.
+    """
 
     def __init__(self, *, latent_dim: int, condition_dim: int, style_dim: int, layers: int):
         super().__init__()
-        self.embed = Linear(condition_dim, latent_dim) if condition_dim else None
+        self.embed = Linear(2 * condition_dim, latent_dim) if condition_dim else None
         widths = [latent_dim * (2 if condition_dim else 1), *[style_dim] * layers]
         self.layers = nn.Sequential(
             *(
@@ -32,7 +36,7 @@ class Mapping(nn.Module):
         """z: `[N, latent_dim]`, condition: `[N, condition_dim]` → w: `[N, style_dim]`."""
         x = pixel_norm(z)
         if self.embed is not None:
-            x = torch.cat([x, pixel_norm(self.embed(condition))], dim=1)
+            x = torch.cat([x, pixel_norm(self.embed(torch.cat([condition, 1 - condition], dim=1)))], dim=1)
         return self.layers(x)
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 LEAKY_SLOPE = 0.2
-GAINS = {"linear": 1.0, "lrelu": math.sqrt(2.0)}  # keep the second moment of a unit normal input (He et al. 2015)
+GAINS = {"linear": 1.0, "lrelu": math.sqrt(2.0)}  # keep the variance roughly (He et al. 2015)
 
 
 def bias_act(

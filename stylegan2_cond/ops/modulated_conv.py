@@ -9,7 +9,7 @@ _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def convolve(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """N-D convolution with zero padding that keeps the size. x: `[N, I, *spatial]`, weight: `[O, I, *kernel]`."""
+    """N-D convolution, padded so that odd kernels keep the size. x: `[N, I, *spatial]`, weight: `[O, I, *kernel]`."""
     return _CONVOLUTION[x.ndim - 2](x, weight, padding=[k // 2 for k in weight.shape[2:]])
 
 

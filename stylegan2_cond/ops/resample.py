@@ -45,4 +45,5 @@ def downsample(x: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
     if all(factor == 1 for factor in factors):
         return x
     pool = _AVERAGE_POOL[x.ndim - 2]
-    return pool(x, kernel_size=tuple(factors), stride=tuple(factors), ceil_mode=True, count_include_pad=False)
+    kernel = [min(factor, length) for factor, length in zip(factors, x.shape[2:], strict=True)]  # torch wants no larger
+    return pool(x, kernel_size=kernel, stride=kernel, ceil_mode=True, count_include_pad=False)

@@ -16,7 +16,7 @@ from stylegan2_cond.data.canvases import Canvases
 from stylegan2_cond.data.preprocessed import Fold, Preprocessed
 from stylegan2_cond.data.survey import survey
 from stylegan2_cond.errors import Stopped, UserError
-from stylegan2_cond.planning import SNAPSHOTS, Plan, Source, make_plan, run_folder
+from stylegan2_cond.planning import SNAPSHOTS, Plan, Source, available_bytes, make_plan, run_folder, smaller_canvas
 from stylegan2_cond.snapshot import Card, PairGenerator, find_snapshots, save_snapshot
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from stylegan2_cond.training.state import TrainingState
@@ -72,8 +72,11 @@ def train(
     """
     fold = preprocessed.fold(fold_name)
     folder = run_folder(Source.of(preprocessed, fold))
-    plan = _settle_plan(folder, preprocessed, fold, canvas=canvas, kimg=kimg, seed=seed)
-    state = TrainingState.start(plan, _device(device))
+    chosen_device = _device(device)
+    plan = _settle_plan(
+        folder, preprocessed, fold, canvas=canvas, kimg=kimg, seed=seed, free_bytes=_free_bytes(chosen_device)
+    )
+    state = TrainingState.start(plan, chosen_device)
     resumed = load_checkpoint(folder, state)
     tqdm.write(_headline(plan, folder, state, resumed, preprocessed, fold))
     real = Canvases(preprocessed, fold.training, plan.canvas, foreground_share=plan.foreground_share, seed=plan.seed)
@@ -133,6 +136,7 @@ def _settle_plan(
     canvas: Sequence[int] | None,
     kimg: float | None,
     seed: int | None,
+    free_bytes: int | None,
 ) -> Plan:
     """The plan of the run folder, made if there is none; only the length of training may change later."""
     path = folder / "plan.json"
@@ -140,7 +144,7 @@ def _settle_plan(
         if (folder / CHECKPOINT_FILE).exists():
             raise UserError(f"{folder} has a checkpoint but no plan.json. Move the folder away to start again.")
         seen = survey(preprocessed, fold.training)
-        plan = make_plan(preprocessed, fold, seen, canvas=canvas, kimg=kimg, seed=seed or 0)
+        plan = make_plan(preprocessed, fold, seen, canvas=canvas, kimg=kimg, seed=seed or 0, free_bytes=free_bytes)
         plan.save(path)
         return plan
     plan = Plan.load(path)
@@ -195,11 +199,14 @@ def _device(name: str) -> torch.device:
     return device
 
 
+def _free_bytes(device: torch.device) -> int | None:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+
+
 def _out_of_memory(plan: Plan, error: BaseException) -> UserError:
-    smaller = ",".join(str(length // 2) for length in plan.canvas)
     return UserError(
         f"Out of memory at canvas {list(plan.canvas)}, batch {plan.batch_size} ({str(error).splitlines()[0]}). Lower "
-        f"batch_size in plan.json, or begin anew with a smaller canvas: --canvas {smaller}"
+        f"batch_size in plan.json, or begin anew with a smaller canvas: --canvas {smaller_canvas(plan.canvas)}"
     )
 
 
