@@ -14,6 +14,7 @@ import torch
 from conftest import BIN, DATASET, run
 from safetensors.torch import load_file
 
+from stylegan2_cond.cli import main
 from stylegan2_cond.data.survey import survey
 from stylegan2_cond.documents import write_atomically
 from stylegan2_cond.errors import UserError
@@ -190,12 +191,31 @@ def test_a_disk_that_is_really_full_is_told(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_memory_estimate_is_no_fairy_tale(plan):
+    """A training step in a process of its own takes between a half and all of what the plan foretold."""
+    code = (
+        "import resource, sys, torch, numpy as np\n"
+        "from stylegan2_cond.planning import Plan, training_bytes\n"
+        "from stylegan2_cond.training.state import TrainingState\n"
+        "plan = Plan.model_validate_json(sys.stdin.read())\n"
+        "state = TrainingState.start(plan, torch.device('cpu'))\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "shape = (plan.batch_size, *plan.canvas)\n"
+        "state.step(np.zeros((shape[0], 2, *shape[1:]), np.float32), np.zeros(shape, np.int16))\n"
+        "taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024\n"
+        "print(taken / training_bytes(plan))"
+    )
+    large = plan.model_copy(update={"canvas": (64, 64), "channels": (64, 64, 64, 64), "batch_size": 16})
+    done = subprocess.run([sys.executable, "-c", code], input=large.model_dump_json(), capture_output=True, text=True)
+    assert 0.5 < float(done.stdout) < 1.0, done.stdout + done.stderr
+
+
 def test_a_canvas_larger_than_memory_names_a_smaller_one(preprocessed):
     fold = preprocessed.fold(0)
     seen = survey(preprocessed, fold.training)
     with pytest.raises(UserError, match=r"needs about .* GiB, .* are\s+free.*--canvas \d+,\d+"):
         make_plan(preprocessed, fold, seen, free_bytes=10 * 2**20)
-    with pytest.raises(UserError, match="must lie between 4 and the patch size"):
+    with pytest.raises(UserError, match=r"must lie between \[4, 4\] and the patch size"):
         make_plan(preprocessed, fold, seen, canvas=(100_000, 100_000))
 
 
@@ -228,15 +248,16 @@ def test_the_command_ends_with_the_paths_of_its_results(generator_run):
     [
         (["train", "901", "2d", "9"], "Fold 9 does not exist"),
         (["train", "901", "2d", "0", "--canvas", "a,b"], "--canvas a,b is not a list of sizes"),
-        (["train", "901", "2d", "0", "--device", "nonsense"], "Device 'nonsense'"),
+        (["train", "901", "2d", "0", "--device", "nonsense"], "Device 'nonsense' is not to be had here"),
         (["train", "77", "2d", "0"], "Dataset '77' is not in"),
     ],
 )
-def test_bad_input_ends_with_one_paragraph_and_code_2(generator_run, arguments, words):
-    done = run("stylegan2-cond", *arguments, check=False)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_input_ends_with_one_paragraph_and_code_2(generator_run, arguments, words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["stylegan2-cond", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"Error: {words}")
 
 
 def test_a_missing_results_variable_is_named(preprocessed):
