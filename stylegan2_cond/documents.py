@@ -38,6 +38,8 @@ class Document(BaseModel):
             content = json.loads(text)
         except FileNotFoundError:
             raise UserError(f"{path} does not exist. {cls.remedy}") from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}). {cls.remedy}") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not valid JSON, perhaps cut off ({error}). {cls.remedy}") from None
         version = content.get("format_version") if isinstance(content, dict) else None

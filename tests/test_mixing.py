@@ -202,6 +202,14 @@ def test_the_trainer_itself_refuses_a_copied_bank_of_another_fold(preprocessed, 
         shutil.rmtree(elsewhere.parent)
 
 
+def test_the_second_stage_of_a_cascade_is_refused_plainly(preprocessed, bank):
+    trainer = trainer_of(nnUNetTrainerSynth, preprocessed)
+    trainer.initialize()
+    trainer.is_cascaded = True
+    with pytest.raises(UserError, match="second stage of a cascade"):
+        trainer.get_tr_and_val_datasets()
+
+
 def test_no_bank_names_the_command_that_fills_one(preprocessed):
     trainer = trainer_of(nnUNetTrainerSynth, preprocessed)
     trainer.fold = 2

@@ -45,6 +45,11 @@ class SyntheticDataMixin:
         settings = self.synth_settings
         if settings.ratio == 0:
             return training, validation
+        if self.is_cascaded:
+            raise UserError(
+                f"Configuration {self.configuration_name} is the second stage of a cascade, for which there are no "
+                f"synthetic pairs. Train it with -tr nnUNetTrainer, or set the ratio to 0."
+            )
         preprocessed = Preprocessed(
             self.plans_manager.dataset_name, self.plans_manager, self.configuration_name, self.dataset_json
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         self.wanted = False
-        self._before = {name: signal.signal(name, self._note) for name in (signal.SIGINT, signal.SIGTERM)}
+        in_main = threading.current_thread() is threading.main_thread()  # only there may signals be taken over
+        names = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+        self._before = {name: signal.signal(name, self._note) for name in names}
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
