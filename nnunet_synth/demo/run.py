@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -31,6 +32,8 @@ def run_demo(folder: Path, device: str) -> None:
         UserError: the folder holds something else, or a command failed.
         Stopped: after Ctrl-C.
     """
+    if importlib.util.find_spec("nilearn") is None:
+        raise UserError('The demo\'s template brain comes with nilearn. Type: pip install "nnunet-synth[demo]"')
     if folder.exists() and any(folder.iterdir()) and not (folder / "done").exists():
         raise UserError(f"{folder} holds other things. Choose another folder: nnunet-synth demo --folder {folder}_2")
     steps = Steps(folder, _variables(folder))
