@@ -6,7 +6,9 @@ import contextlib
 import difflib
 import errno
 import json
+import math
 import os
+import shutil
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
 from stylegan2_cond.errors import UserError
+
+DISK_IS_FULL = 64 * 1024  # bytes left
 
 
 class Document(BaseModel):
@@ -94,7 +98,7 @@ def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
-    except OSError as error:
+    except Exception as error:
         if (readable := as_user_error(error, path)) is error:
             raise
         raise readable from error
@@ -103,10 +107,22 @@ def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
             temporary.unlink()
 
 
-def as_user_error(error: OSError, path: Path) -> Exception:
-    """Say what a failed write means; errors that a user can't mend come back unchanged."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def as_user_error(error: Exception, path: Path) -> Exception:
+    """Say what a failed write means; errors that a user can't mend come back unchanged.
+
+    torch, safetensors and blosc2 report a full disk by errors of their own, so the disk itself is asked as well.
+    """
+    number = getattr(error, "errno", None)
+    full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or _free_bytes(path) < DISK_IS_FULL
+    if full and not isinstance(error, UserError):
         return UserError(f"No space left while writing {path}. Free some space and run the same command again.")
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return UserError(f"No permission to write {path}. Choose a folder that you may write to.")
     return error
+
+
+def _free_bytes(path: Path) -> float:
+    try:
+        return shutil.disk_usage(path.parent).free
+    except OSError:
+        return math.inf

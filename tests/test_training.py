@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -175,6 +176,19 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(plan, tmp_path, monkeypatch
         save_checkpoint(tmp_path, state)
     assert (tmp_path / CHECKPOINT_FILE).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT_FILE]
+
+
+def test_a_full_disk_is_told_however_torch_reports_it(plan, tmp_path, monkeypatch):
+    def enforce_fail(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534")
+
+    monkeypatch.setattr(torch, "save", enforce_fail)
+    state = TrainingState.start(plan, torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="enforce fail"):
+        save_checkpoint(tmp_path, state)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(UserError, match="No space left"):
+        save_checkpoint(tmp_path, state)
 
 
 def test_a_disk_that_is_really_full_is_told(tmp_path):

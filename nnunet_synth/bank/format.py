@@ -114,8 +114,10 @@ def write_shard(
             raise UserError(f"{folder / name} was not stored as it was written. Is the disk full or damaged?")
         for ending in SHARD_ENDINGS:
             os.replace(scratch / (name + ending), folder / (name + ending))
-    except OSError as error:
-        raise as_user_error(error, folder / name) from error
+    except Exception as error:
+        if (readable := as_user_error(error, folder / name)) is error:
+            raise
+        raise readable from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     files = {name + ending: sha256(folder / (name + ending)) for ending in SHARD_ENDINGS}

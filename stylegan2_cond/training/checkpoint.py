@@ -18,13 +18,7 @@ CHECKPOINT_FILE = "checkpoint_latest.pt"
 def save_checkpoint(folder: Path, state: TrainingState) -> None:
     """Replace the checkpoint in `folder`; killed at any moment, either the old or the new one is there."""
     with write_atomically(folder / CHECKPOINT_FILE) as temporary:
-        try:
-            torch.save(state.state_dict(), temporary)
-        except RuntimeError as error:  # how torch's writer reports a full disk
-            raise UserError(
-                f"{folder / CHECKPOINT_FILE} cannot be written ({error}). Is the disk full? The checkpoint before it "
-                f"is untouched; free some space and run the same command again."
-            ) from error
+        torch.save(state.state_dict(), temporary)
 
 
 def load_checkpoint(folder: Path, state: TrainingState) -> bool:
