@@ -18,8 +18,8 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-VOXEL_SPACING = np.array([3.25, 3.25, 6.0])  # mm: thick axial slices, as in many clinical protocols
-MEDIAN_SHAPE = (54, 62, 16)  # voxels; the in-plane size varies by up to 2 voxels between subjects
+VOXEL_SPACING = np.array([4.0, 4.0, 6.0])  # mm: thick axial slices, as in many clinical protocols
+MEDIAN_SHAPE = (44, 51, 16)  # voxels; the in-plane size varies by up to 2 voxels between subjects
 VOLUME_CENTRE = np.array([0.0, -18.0, 24.0])  # mm: 96 mm through the cerebrum, temporal lobes to vertex
 SUBSLICES = 3  # samples averaged across the slice thickness (partial volume effect)
 TEMPLATE_SPACING = 2  # mm, isotropic (nilearn takes an integer)

@@ -16,7 +16,7 @@ from stylegan2_cond.errors import UserError
 
 DATASET_ID, DATASET = "901", "Dataset901_VirtualBrain"
 PLANS = "nnUNetPlansDemo"
-KIMG, SAMPLES = "6", "500"
+KIMG, SAMPLES = "8", "500"
 ARMS = {"real cases alone": "nnUNetTrainer_5epochs", "with synthetic pairs": "nnUNetTrainerSynth_5epochs"}
 CLASSES = {"1": "grey matter", "2": "white matter"}
 CAVEAT = (
