@@ -70,3 +70,10 @@ def test_a_card_of_another_network_does_not_pass(snapshot):
 
 def test_the_card_lists_the_cases_that_the_generator_saw(snapshot, preprocessed):
     assert load_generator(snapshot).card.plan.source.training_cases == preprocessed.fold(0).training
+
+
+def test_classes_that_the_generator_does_not_know_are_refused(snapshot):
+    generator = load_generator(snapshot)
+    assert generator.sample(3, with_classes=[1, 2]).label.shape[0] == 3
+    with pytest.raises(ValueError, match=r"class 7 is not one that this generator knows: \[1, 2\]"):
+        generator.sample(1, with_classes=[7])
