@@ -52,7 +52,8 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
 
 def test_ctrl_c_ends_the_step_and_says_how_to_go_on(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from nnunet_synth.demo.steps import Steps\n"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
+        "from pathlib import Path; from nnunet_synth.demo.steps import Steps\n"
         "from stylegan2_cond.errors import Stopped\n"
         "try: Steps(Path(sys.argv[1]), {}).run('sleep', 'Sleeping', ['sleep', '60'])\n"
         "except Stopped as stop: print(stop)"
