@@ -38,7 +38,7 @@ def run_demo(folder: Path, device: str) -> None:
         raise UserError(f"{folder} holds other things. Choose another folder: nnunet-synth demo --folder {folder}_2")
     steps = Steps(folder, _variables(folder))
     print(
-        f"All of it goes to {folder.resolve()}. About 12 minutes on two cores. After Ctrl-C, the same command goes on."
+        f"All of it goes to {folder.resolve()}. About 10 minutes on two cores. After Ctrl-C, the same command goes on."
     )
     _write_cohort(folder, steps)
     preprocess = ["nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", "2d", "-np", "2", "-npfp", "2"]

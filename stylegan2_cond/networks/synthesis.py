@@ -11,6 +11,9 @@ from stylegan2_cond.networks.layers import ModulatedConv, pyramid
 from stylegan2_cond.networks.mapping import Mapping
 from stylegan2_cond.ops import bias_act, upsample
 
+# Noise that grows as fast as the weights learn drowns image and mask in speckle within a few hundred steps.
+NOISE_LR_MULTIPLIER = 0.1
+
 
 class StyledConv(nn.Module):
     """Modulated convolution, optional upsampling, noise, bias, leaky ReLU (Karras et al. 2020, figure 2c).
@@ -29,7 +32,7 @@ class StyledConv(nn.Module):
 
     def forward(self, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         x = upsample(self.conv(x, w), self.factors, self.size)
-        return bias_act(x, self.bias, noise=noise, strength=self.noise_strength)
+        return bias_act(x, self.bias, noise=noise, strength=self.noise_strength * NOISE_LR_MULTIPLIER)
 
 
 class Head(nn.Module):
