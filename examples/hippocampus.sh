@@ -4,7 +4,7 @@
 #   examples/hippocampus.sh [DATA] [OUTPUT]
 #
 # DATA    a folder with Dataset004_Hippocampus (nnU-Net's raw format, anywhere below it) or Task04_Hippocampus (as
-#         unpacked from the Medical Segmentation Decathlon); downloaded (27 MB, CC BY-SA 4.0) if not given
+#         unpacked from the Medical Segmentation Decathlon); downloaded (CC BY-SA 4.0) if not given
 # OUTPUT  where everything goes; ./hippocampus if not given
 #
 # With a GPU: a generator of 200,000 images and nnU-Net's full 1000 epochs. Without one: 20,000 images, and five epochs

@@ -24,7 +24,6 @@ class Survey:
         low, high: per channel, the robust range of intensities in nnU-Net's units.
         outside: per channel, the one intensity of voxels labelled `OUTSIDE`; None where it varies.
         has_outside: whether any voxel is labelled `OUTSIDE`.
-        cases_with: for each foreground label, in how many cases it occurs.
     """
 
     sizes: np.ndarray
@@ -32,7 +31,6 @@ class Survey:
     high: tuple[float, ...]
     outside: tuple[float, ...] | None
     has_outside: bool
-    cases_with: dict[int, int]
 
 
 def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
@@ -46,7 +44,6 @@ def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
     dims = len(preprocessed.patch_size)
     sizes, samples, outside_ranges = [], [], []
     rng = np.random.default_rng(0)
-    cases_with = {int(label): 0 for label in labels if label != 0}
     for name in tqdm(names, desc="Reading the training cases", unit="case", leave=False, delay=2):
         case = preprocessed.load(name)
         image, label = np.asarray(case.image[:]), np.asarray(case.label[:])[0]
@@ -55,8 +52,6 @@ def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
         flat = image.reshape(len(image), -1)
         drawn = rng.integers(flat.shape[1], size=VOXELS_PER_CASE) if flat.shape[1] > VOXELS_PER_CASE else slice(None)
         samples.append(flat[:, drawn])
-        for value in cases_with:
-            cases_with[value] += bool((label == value).any())
         if (beyond := label == OUTSIDE).any():
             values = image[:, beyond]
             outside_ranges.append((values.min(axis=1), values.max(axis=1)))
@@ -68,7 +63,6 @@ def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
         high=tuple(high.tolist()),
         outside=_single_value(outside_ranges),
         has_outside=bool(outside_ranges),
-        cases_with=cases_with,
     )
 
 
