@@ -97,6 +97,14 @@ def test_a_fold_that_does_not_exist_is_refused(preprocessed, fold):
         preprocessed.fold(fold)
 
 
+@pytest.mark.parametrize("content", ['[{"train": ["virtual_000"]}]', '{"train": [], "val": []}', "[1]"])
+def test_a_split_of_another_shape_is_told(damaged_copy, content):
+    copy, _ = damaged_copy
+    (copy.base / "splits_final.json").write_text(content)
+    with pytest.raises(UserError, match=r"splits_final.json is no list of folds"):
+        copy.fold(0)
+
+
 def test_an_unset_variable_is_named(preprocessed, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed")
     with pytest.raises(UserError, match="export nnUNet_preprocessed="):

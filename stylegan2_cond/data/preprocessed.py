@@ -162,7 +162,11 @@ class Preprocessed:
     def _splits(self, names: list[str]) -> list[dict[str, list[str]]]:
         path = self.base / "splits_final.json"
         if path.exists():
-            return _read_json(path, "Delete it; nnU-Net and this command make it again.")
+            remedy = "Mend it, or delete it; nnU-Net and this command make it again."
+            splits = _read_json(path, remedy)
+            if not _is_split(splits):
+                raise UserError(f"{path} is no list of folds, each with the lists 'train' and 'val'. {remedy}")
+            return splits
         if len(names) < 5:
             raise UserError(
                 f"{self.dataset_name} has {len(names)} cases, too few for nnU-Net's five folds. Write a split of your "
@@ -254,6 +258,13 @@ def _read_json(path: Path, remedy: str):
         raise UserError(f"{path} does not exist. {remedy}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}). {remedy}") from None
+
+
+def _is_split(content: object) -> bool:
+    return isinstance(content, list) and all(
+        isinstance(fold, dict) and all(isinstance(fold.get(part), list) for part in ("train", "val"))
+        for fold in content
+    )
 
 
 def _peek(path: Path) -> dict | None:
