@@ -95,16 +95,24 @@ def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        with explained_write(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # a read-only disk refuses to remove even what is not there
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def explained_write(path: Path) -> Iterator[None]:
+    """Turn errors of writing `path` into such as a user can read, where a user can mend them."""
+    try:
+        yield
     except Exception as error:
         if (readable := as_user_error(error, path)) is error:
             raise
         raise readable from error
-    finally:
-        with contextlib.suppress(OSError):  # a read-only disk refuses to remove even what is not there
-            temporary.unlink()
 
 
 def as_user_error(error: Exception, path: Path) -> Exception:

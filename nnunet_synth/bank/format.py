@@ -18,7 +18,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from pydantic import BaseModel, ConfigDict, Field
 
 from stylegan2_cond.data.preprocessed import OUTSIDE, Preprocessed
-from stylegan2_cond.documents import Document, as_user_error
+from stylegan2_cond.documents import Document, explained_write
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import sha256
@@ -108,16 +108,13 @@ def write_shard(
     }
     scratch = Path(tempfile.mkdtemp(prefix=".filling_", dir=folder))
     try:
-        _save_case(scratch, name, image, label, properties, preprocessed)
-        read_image, read_label, _, _ = nnUNetDatasetBlosc2(str(scratch), [name]).load_case(name)
-        if not (np.array_equal(read_image[:], image) and np.array_equal(read_label[:], label)):
-            raise UserError(f"{folder / name} was not stored as it was written. Is the disk full or damaged?")
-        for ending in SHARD_ENDINGS:
-            os.replace(scratch / (name + ending), folder / (name + ending))
-    except Exception as error:
-        if (readable := as_user_error(error, folder / name)) is error:
-            raise
-        raise readable from error
+        with explained_write(folder / name):
+            _save_case(scratch, name, image, label, properties, preprocessed)
+            read_image, read_label, _, _ = nnUNetDatasetBlosc2(str(scratch), [name]).load_case(name)
+            if not (np.array_equal(read_image[:], image) and np.array_equal(read_label[:], label)):
+                raise UserError(f"{folder / name} was not stored as it was written. Is the disk full or damaged?")
+            for ending in SHARD_ENDINGS:
+                os.replace(scratch / (name + ending), folder / (name + ending))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     files = {name + ending: sha256(folder / (name + ending)) for ending in SHARD_ENDINGS}

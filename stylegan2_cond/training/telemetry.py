@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stylegan2_cond.data.canvases import Canvases
-from stylegan2_cond.documents import as_user_error, write_atomically
+from stylegan2_cond.documents import explained_write, write_atomically
 from stylegan2_cond.pictures import GAP, overlay_grid, save_picture
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.snapshot import PairGenerator
@@ -28,11 +28,8 @@ class Log:
                 temporary.write_text("".join(line + "\n" for line in lines))
 
     def write(self, images_seen: int, figures: dict[str, float]) -> None:
-        try:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"images": images_seen, **figures}) + "\n")
-        except OSError as error:
-            raise as_user_error(error, self.path) from error
+        with explained_write(self.path), self.path.open("a") as file:
+            file.write(json.dumps({"images": images_seen, **figures}) + "\n")
 
 
 class Averages:
