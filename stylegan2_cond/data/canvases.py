@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
@@ -53,14 +54,15 @@ class Canvases:
     def draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Canvas `index`: image `[C, *canvas]` float32, label `[*canvas]` int16."""
         rng = np.random.default_rng([self.seed, index])
-        case = self._case(self.names[rng.integers(len(self.names))])
-        size = np.array((1,) * (3 - len(self.canvas)) + self.canvas)
-        lower = self._place(case, size, rng)
-        box = [[int(low), int(low + length)] for low, length in zip(lower, size, strict=True)]
-        image = crop_and_pad_nd(case.image, box, IMAGE_PADDING)
-        label = crop_and_pad_nd(case.label, box, OUTSIDE)
-        shape = self.canvas
-        return image.reshape(-1, *shape).astype(np.float32), label.reshape(shape).astype(np.int16)
+        case = self._case(self._draw_name(rng))
+        return _cut(case, self.canvas, self._place(case, _size(self.canvas), rng))
+
+    def case_name(self, index: int) -> str:
+        """The case that canvas `index` is cut from."""
+        return self._draw_name(np.random.default_rng([self.seed, index]))
+
+    def _draw_name(self, rng: np.random.Generator) -> str:
+        return self.names[rng.integers(len(self.names))]
 
     def _place(self, case: Case, size: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The lower corner of a canvas of `size` in a case."""
@@ -96,3 +98,40 @@ class Canvases:
             self._cached[name] = case
             self._cached_bytes += size
         return case
+
+
+def cover(
+    case: Case, canvas: Sequence[int], *, reach: int, margin: int = 0, every: int = 1
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Canvases of a case such that any place of one lies within `reach` voxels, along each axis, of one of these.
+
+    2-D canvases are cut from every slice. Each comes with a `margin` of so many voxels around it, padded where the
+    image ends. Where the image is smaller than the canvas, it lies in the middle. `every` thins them out.
+    """
+    wide = [length + 2 * margin for length in canvas]
+    before = _size(wide) // 2 - _size(canvas) // 2
+    for lower in covering_places(case.image.shape[1:], canvas, reach)[::every]:
+        yield _cut(case, wide, lower - before)
+
+
+def covering_places(shape: Sequence[int], canvas: Sequence[int], reach: int) -> np.ndarray:
+    """`[places, 3]`: lower corners of the canvases that `cover` cuts from an image of this shape."""
+    places = []
+    for axis, room in enumerate(np.array(shape) - _size(canvas)):
+        step = 1 if len(canvas) == 2 and axis == 0 else 2 * reach + 1
+        count = -(-(max(room, 0) + 1) // step)
+        spaced = np.linspace(0, room, 2 * count + 1)[1::2].round().astype(int) if step > 1 else np.arange(room + 1)
+        places.append([room // 2] if room < 0 else spaced)
+    return np.array(list(itertools.product(*places)), int)
+
+
+def _size(canvas: Sequence[int]) -> np.ndarray:
+    """Of a canvas within a case; a 2-D canvas is one slice thick."""
+    return np.array((1,) * (3 - len(canvas)) + tuple(canvas))
+
+
+def _cut(case: Case, canvas: Sequence[int], lower: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    box = [[int(low), int(low + length)] for low, length in zip(lower, _size(canvas), strict=True)]
+    image = crop_and_pad_nd(case.image, box, IMAGE_PADDING)
+    label = crop_and_pad_nd(case.label, box, OUTSIDE)
+    return image.reshape(-1, *canvas).astype(np.float32), label.reshape(canvas).astype(np.int16)
