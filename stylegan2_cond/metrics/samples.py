@@ -1,0 +1,140 @@
+"""A set of canvases, as a metric takes it: checked once, so that no metric works on what means nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stylegan2_cond.errors import UserError
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Canvases of one kind.
+
+    Attributes:
+        image: `[N, C, *canvas]` float32, finite.
+        label: `[N, *canvas]` int16; None where there are no masks.
+        case: `[N]` names of the cases that the canvases were cut from; None where each stands for itself.
+    """
+
+    image: np.ndarray
+    label: np.ndarray | None = None
+    case: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @property
+    def channels(self) -> int:
+        return self.image.shape[1]
+
+    @property
+    def canvas(self) -> tuple[int, ...]:
+        return self.image.shape[2:]
+
+    def take(self, indices: np.ndarray | slice) -> Samples:
+        """Those of `indices`."""
+        return Samples(
+            self.image[indices],
+            None if self.label is None else self.label[indices],
+            None if self.case is None else self.case[indices],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence) -> Samples:
+        """All that several parts hold (anything with `.image` and `.label`), one after the other."""
+        return cls(np.concatenate([part.image for part in parts]), np.concatenate([part.label for part in parts]))
+
+    def batches(self, size: int) -> Iterator[Samples]:
+        """All of them, `size` at a time."""
+        return (self.take(slice(start, start + size)) for start in range(0, len(self), size))
+
+    def cropped(self, canvas: Sequence[int]) -> Samples:
+        """Their middle, of this size."""
+        starts = [(have - want) // 2 for have, want in zip(self.canvas, canvas, strict=True)]
+        box = (..., *(slice(start, start + want) for start, want in zip(starts, canvas, strict=True)))
+        return Samples(self.image[box], None if self.label is None else self.label[box], self.case)
+
+    def groups(self) -> np.ndarray:
+        """`[N]` numbers, the same for canvases of one case."""
+        return np.arange(len(self)) if self.case is None else np.unique(self.case, return_inverse=True)[1]
+
+
+def as_samples(canvases: object, name: str = "canvases") -> Samples:
+    """Take canvases as users have them.
+
+    Args:
+        canvases: `Samples`; an object with `.image` and `.label` (drawn `Pairs`); an array or tensor
+            `[N, C, *canvas]`; a tuple of images and labels `[N, *canvas]`; or a reader that gives image
+            `[C, *canvas]` and label `[*canvas]` one after the other, as a torch `Dataset` does.
+        name: what an error calls them.
+
+    Raises:
+        UserError: no canvas, values that are not finite, or shapes that do not fit.
+    """
+    if isinstance(canvases, Samples):
+        image, label, case = canvases.image, canvases.label, canvases.case
+    elif hasattr(canvases, "image") and hasattr(canvases, "label"):
+        image, label, case = canvases.image, canvases.label, None
+    elif isinstance(canvases, (np.ndarray, torch.Tensor)):
+        image, label, case = canvases, None, None
+    elif isinstance(canvases, tuple) and len(canvases) == 2:
+        (image, label), case = canvases, None
+    else:
+        (image, label), case = _read(canvases, name), None
+    image = _array(image).astype(np.float32, copy=False)
+    label = None if label is None else _array(label)
+    _check(image, label, case, name)
+    return Samples(image, None if label is None else label.astype(np.int16, copy=False), case)
+
+
+def check_alike(real: Samples, other: Samples, name: str, *, larger: bool = False) -> None:
+    """Refuse two sets that can't be compared; `larger` lets the other one have a margin.
+
+    Raises:
+        UserError: canvases or channels differ.
+    """
+    fits = real.canvas == other.canvas
+    if larger and len(real.canvas) == len(other.canvas):
+        fits = all(ours <= theirs for ours, theirs in zip(real.canvas, other.canvas, strict=True))
+    problems = [("channels", real.channels, other.channels)] if real.channels != other.channels else []
+    problems += [] if fits else [("canvas", real.canvas, other.canvas)]
+    if problems:
+        what, ours, theirs = problems[0]
+        raise UserError(f"The real canvases have {what} {ours}, the {name} ones {theirs}. Compare like with like.")
+
+
+def _read(reader: Iterable | Sequence, name: str) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        length = len(reader)  # a Dataset has no end of its own
+        pairs = [reader[index] for index in range(length)]
+        images, labels = zip(*((_array(image), _array(label)) for image, label in pairs), strict=True)
+        return np.stack(images), np.stack(labels)
+    except (TypeError, ValueError, IndexError) as error:
+        raise UserError(
+            f"The {name} are neither an array [N, C, *canvas], a tuple of images and labels, nor a reader of pairs of "
+            f"one size ({type(error).__name__}: {error})."
+        ) from None
+
+
+def _array(values: object) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _check(image: np.ndarray, label: np.ndarray | None, case: np.ndarray | None, name: str) -> None:
+    if image.ndim not in (4, 5) or not image.size:
+        raise UserError(f"The {name} have shape {image.shape}; wanted are [N, C, H, W] or [N, C, D, H, W], N ≥ 1.")
+    if not np.isfinite(image).all():
+        broken = np.flatnonzero(~np.isfinite(image.reshape(len(image), -1)).all(axis=1))
+        raise UserError(
+            f"{len(broken)} of the {len(image)} {name} have values that are NaN or infinite, the first is number "
+            f"{broken[0]}. No figure would mean anything; mend or leave out those."
+        )
+    if label is not None and label.shape != (len(image), *image.shape[2:]):
+        raise UserError(f"The {name} have images {image.shape} and labels {label.shape}; labels must be [N, *canvas].")
+    if case is not None and len(case) != len(image):
+        raise UserError(f"The {name} have {len(image)} images and {len(case)} case names.")
