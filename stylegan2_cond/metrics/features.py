@@ -1,0 +1,96 @@
+"""Feature extractors: canvases → vectors in which near means alike."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.ops import convolve, downsample
+
+BATCH_VOXELS = 200_000  # per pass, which bounds the memory
+MOST_FEATURES = 512  # beyond, features are projected: distances keep, covariances stay small
+
+
+class Features(ABC):
+    """Turns canvases into vectors.
+
+    Attributes:
+        name: as typed and stored.
+        standardised: whether metrics scale each feature by its mean and standard deviation over the real canvases; not
+            so for published networks, whose numbers are compared across papers.
+    """
+
+    name: str
+    standardised: bool = True
+
+    @abstractmethod
+    def identity(self) -> str:
+        """What the vectors depend on besides the canvases; part of the key under which they are kept."""
+
+    @abstractmethod
+    def __call__(self, samples: Samples) -> torch.Tensor:
+        """`[N, F]` float32."""
+
+
+class RandomPyramid(Features):
+    """Mean and spread of the responses of random convolutions at several resolutions.
+
+    Random, untrained filters with pooling already separate textures and shapes (Saxe et al. 2011, On Random Weights and
+    Unsupervised Feature Learning). There are no biases and a leaky ReLU, so scaling the intensities of both sides alike
+    changes nothing once the features are standardised.
+
+    Args:
+        channels: filters of each level.
+        labels: one-hot masks of these labels stand beside the image, so that the vectors tell whether mask and image
+            fit together; none, when empty.
+        seed: of the filters.
+    """
+
+    COARSEST = 8  # voxels of the largest axis, below which there are no further levels
+
+    def __init__(self, *, channels: int = 32, labels: Sequence[int] = (), seed: int = 0):
+        self.name = "random-pair" if labels else "random"
+        self.channels = channels
+        self.labels = tuple(int(label) for label in labels)
+        self.seed = seed
+
+    def identity(self) -> str:
+        return f"{self.name}-{self.channels}-{self.labels}-{self.seed}"
+
+    def __call__(self, samples: Samples) -> torch.Tensor:
+        size = max(1, BATCH_VOXELS // math.prod(samples.canvas))
+        return torch.cat([self._responses(self._inputs(part)) for part in samples.batches(size)])
+
+    def _inputs(self, samples: Samples) -> torch.Tensor:
+        image = torch.from_numpy(samples.image)
+        masks = [torch.from_numpy(samples.label == label).unsqueeze(1).float() for label in self.labels]
+        return torch.cat([image, *masks], dim=1)
+
+    def _responses(self, x: torch.Tensor) -> torch.Tensor:
+        rng = torch.Generator().manual_seed(self.seed)
+        found = []
+        while True:
+            x = F.leaky_relu(convolve(x, self._filters(x.shape[1], x.ndim - 2, rng)), 0.2)
+            flat = x.flatten(2)
+            found += [flat.mean(dim=2), flat.std(dim=2)]
+            factors = [2 if length > self.COARSEST else 1 for length in x.shape[2:]]
+            if max(factors) == 1:
+                return torch.cat(found, dim=1)
+            x = downsample(x, factors)
+
+    def _filters(self, inputs: int, dims: int, rng: torch.Generator) -> torch.Tensor:
+        weight = torch.randn(self.channels, inputs, *[3] * dims, generator=rng)
+        return weight / math.sqrt(inputs * 3**dims)
+
+
+def project(features: torch.Tensor, most: int = MOST_FEATURES) -> torch.Tensor:
+    """`[N, F]` → `[N, most]`, where F is larger: a fixed Gaussian matrix keeps distances (Johnson & Lindenstrauss)."""
+    width = features.shape[1]
+    if width <= most:
+        return features
+    return features @ (torch.randn(width, most, generator=torch.Generator().manual_seed(0)) / math.sqrt(most))
