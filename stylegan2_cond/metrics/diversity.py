@@ -1,0 +1,119 @@
+"""How different drawn canvases are from each other, next to how different real ones are: collapse as a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stylegan2_cond.metrics.comparison import Comparison
+from stylegan2_cond.metrics.jackknife import jackknife
+from stylegan2_cond.metrics.registry import Metric, Result, register
+
+GROUPS = 10
+MOST = 4000  # canvases of each side; the matrix of distances grows with the square
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Among the canvases of one side.
+
+    Attributes:
+        matrix: `[N, N]`, of the features; infinite between canvases of one case, which are no two samples.
+        chosen: `[N]`, which canvases of the side these are.
+    """
+
+    matrix: torch.Tensor
+    chosen: np.ndarray
+
+
+def mean_distance(distances: torch.Tensor, pairs: torch.Tensor | None = None) -> float:
+    """Mean of the finite distances, or of those among `pairs`; NaN without any."""
+    allowed = distances.isfinite() if pairs is None else distances.isfinite() & pairs
+    return float(distances[allowed].mean())
+
+
+def mean_nearest(distances: torch.Tensor) -> float:
+    """Mean distance of each canvas to the one nearest to it."""
+    nearest = distances.min(dim=1).values
+    return float(nearest[nearest.isfinite()].mean())
+
+
+class _Diversity(Metric):
+    better = "one"
+
+    def figure(self, distances: torch.Tensor, combination: torch.Tensor | None) -> float:
+        raise NotImplementedError
+
+    def __call__(self, comparison: Comparison) -> Result:
+        sides = comparison.once(_distances)
+        combinations = comparison.once(_combinations)
+
+        def ratio(*keep: np.ndarray) -> np.ndarray:
+            figures = []
+            for side, combination, kept in zip(sides, combinations, keep, strict=True):
+                rows = torch.from_numpy(kept[side.chosen])
+                own = None if combination is None else combination[torch.from_numpy(side.chosen)][rows]
+                figures.append(self.figure(side.matrix[rows][:, rows], own))
+            return np.array([figures[1] / figures[0], *figures])
+
+        values, errors = jackknife(ratio, *comparison.groups(GROUPS))
+        return Result(float(values[0]), float(errors[0]), {"real": float(values[1]), "drawn": float(values[2])})
+
+
+def _distances(comparison: Comparison) -> list[Distances]:
+    found = []
+    for features, samples in zip(comparison.features, (comparison.real, comparison.drawn), strict=True):
+        chosen = np.sort(comparison.rng(5).permutation(len(features))[:MOST])
+        matrix = torch.cdist(features[chosen], features[chosen])
+        case = torch.from_numpy(samples.groups()[chosen])
+        found.append(Distances(matrix.masked_fill(case.unsqueeze(0) == case.unsqueeze(1), torch.inf), chosen))
+    return found
+
+
+def _combinations(comparison: Comparison) -> list[torch.Tensor | None]:
+    """`[N]`, for both sides: the number of the combination of classes that each canvas shows; None without masks."""
+    if comparison.real.label is None or comparison.drawn.label is None:
+        return [None, None]
+    found = []
+    for samples in (comparison.real, comparison.drawn):
+        flat = samples.label.reshape(len(samples), -1)
+        shown = [(flat == label).any(axis=1) * 2**bit for bit, label in enumerate(comparison.labels)]
+        found.append(torch.from_numpy(np.sum([np.zeros(len(flat), int), *shown], axis=0)))
+    return found
+
+
+@register
+class Diversity(_Diversity):
+    """Mean distance of two drawn canvases, over that of two real ones of different cases; 0 is collapse."""
+
+    name = "diversity"
+    title = "diversity"
+    default = False
+
+    def figure(self, distances: torch.Tensor, combination: torch.Tensor | None) -> float:
+        return mean_distance(distances)
+
+
+@register
+class DiversityWithin(_Diversity):
+    """The same among canvases that show the same classes; below 1 where a condition leaves little to chance."""
+
+    name = "diversity-within"
+    title = "diversity within classes"
+    needs = ("label",)
+
+    def figure(self, distances: torch.Tensor, combination: torch.Tensor | None) -> float:
+        return mean_distance(distances, combination.unsqueeze(0) == combination.unsqueeze(1))
+
+
+@register
+class DiversityNearest(_Diversity):
+    """Mean distance of a canvas to its nearest fellow, over the same among real ones; repeated samples pull it to 0."""
+
+    name = "diversity-nearest"
+    title = "diversity, nearest"
+
+    def figure(self, distances: torch.Tensor, combination: torch.Tensor | None) -> float:
+        return mean_nearest(distances)
