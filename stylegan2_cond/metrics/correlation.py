@@ -1,0 +1,173 @@
+"""The largest normalised cross-correlation over small shifts, of many canvases with many others."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+RIM = 3  # voxels at each end of a query that are left out, so that a copy may be shifted by as many
+COARSE_VOXELS = 256  # of the small canvases that the search begins with
+QUERIES = 2048  # looked up at once
+REFERENCES = 512
+CANDIDATES = 6  # cases that are looked at in full resolution
+EACH = 3  # canvases of each of them; neighbouring slices are much alike when small
+BLOCK_BYTES = 2**26
+SMALLEST_NORM = 1e-3  # of a window in nnU-Net's units, below which it counts as constant
+
+
+def nearest_cases(
+    queries: torch.Tensor,
+    reference: torch.Tensor,
+    cases: np.ndarray,
+    own: np.ndarray | None = None,
+    count: int = CANDIDATES,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each query, the most alike canvas of each of the most alike cases.
+
+    Small versions are correlated with all reference canvases; the best few of each of the best cases are then
+    correlated in full resolution.
+
+    Args:
+        queries: `[N, C, *canvas]`.
+        reference: `[M, C, *size]`, as large as the canvas, or larger by a margin, which allows for larger shifts.
+        cases: `[M]` numbers, from 0 on, of the reference canvases' cases; canvases of a case stand together.
+        own: `[N]` number of the case that a query must not be compared with; -1 for none.
+        count: cases for each query, at most.
+
+    Returns:
+        correlation: `[N, count]`, best first.
+        index: `[N, count]`, of the reference canvases.
+    """
+    starts = np.flatnonzero(np.diff(cases, prepend=-1))
+    count = min(count, len(starts) - (own is not None))
+    found = []
+    for start in range(0, len(queries), QUERIES):
+        part = slice(start, start + QUERIES)
+        scores = coarse_correlation(queries[part], reference)
+        index = best_of_cases(scores, starts, cases, None if own is None else own[part], count)  # [n, count, each]
+        exact = _exact(queries[part], reference, index.flatten(1)).reshape(index.shape)
+        best = exact.max(dim=2)
+        index = index.gather(2, best.indices.unsqueeze(2)).squeeze(2)
+        order = best.values.argsort(dim=1, descending=True)
+        found.append((best.values.gather(1, order), index.gather(1, order)))
+    return torch.cat([c for c, _ in found]), torch.cat([i for _, i in found])
+
+
+def largest_correlation(queries: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
+    """Each query's largest normalised cross-correlation with its partners, over all shifts that they allow.
+
+    Args:
+        queries: `[N, C, *canvas]`.
+        partners: `[N, K, C, *size]`.
+
+    Returns:
+        `[N, K]`, between -1 and 1.
+    """
+    return correlations(queries, partners).flatten(2).amax(dim=2).clamp(-1, 1)
+
+
+def correlations(queries: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
+    """Normalised cross-correlations at all places (Lewis 1995, Fast Template Matching).
+
+    The query without its rim is compared with every place of the partner that it can lie at. Each channel is taken for
+    itself, and their correlations averaged; constant windows have correlation 0.
+
+    Args:
+        queries: `[N, C, *canvas]`.
+        partners: `[N, K, C, *size]`.
+
+    Returns:
+        `[N, K, *places]`.
+    """
+    inner = without_rim(queries)
+    axes, size = list(range(3, partners.ndim)), partners.shape[3:]
+    template = _normalise(inner).reshape(inner.shape).unsqueeze(1) * math.sqrt(inner.shape[1])
+    partners = partners - partners.mean(dim=axes, keepdim=True)
+    spectrum = torch.fft.rfftn(template, s=size, dim=axes).conj() * torch.fft.rfftn(partners, dim=axes)
+    products = torch.fft.irfftn(spectrum, s=size, dim=axes)
+    valid = (..., *(slice(whole - length + 1) for whole, length in zip(size, inner.shape[2:], strict=True)))
+    flat = partners.flatten(0, 1)
+    sums, squares = _box_sum(flat, inner.shape[2:]), _box_sum(flat.square(), inner.shape[2:])
+    norm = (squares - sums.square() / math.prod(inner.shape[2:])).clamp_min(0).sqrt().unflatten(0, partners.shape[:2])
+    return torch.where(norm > SMALLEST_NORM, products[valid] / norm.clamp_min(SMALLEST_NORM), 0).mean(dim=2)
+
+
+def align(query: np.ndarray, partner: np.ndarray) -> tuple[int, ...]:
+    """Where the query without its rim fits best in its partner. `[C, *canvas]`, `[C, *size]` → the lower corner."""
+    found = correlations(torch.from_numpy(query)[None], torch.from_numpy(partner)[None, None])[0, 0]
+    return tuple(int(place) for place in np.unravel_index(int(found.argmax()), found.shape))
+
+
+def coarse_correlation(queries: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """`[N, M]`: about what `largest_correlation` would say of all pairs, from canvases of some `COARSE_VOXELS`."""
+    inner = without_rim(queries)
+    side = round(COARSE_VOXELS ** (1 / (inner.ndim - 2)))
+    factors = [-(-length // side) for length in inner.shape[2:]]
+    template = _box_sum(inner, factors)[(..., *(slice(None, None, factor) for factor in factors))]
+    reach = [1 + factor * (length - 1) for factor, length in zip(factors, template.shape[2:], strict=True)]
+    template = _normalise(template)
+    scores = queries.new_full((len(queries), len(reference)), -1)
+    for start in range(0, len(reference), REFERENCES):
+        best = scores[:, start : start + REFERENCES]
+        block = _box_sum(reference[start : start + REFERENCES], factors)
+        places = [
+            range(0, whole - length + 1, -(-factor // 2))
+            for whole, length, factor in zip(block.shape[2:], reach, factors, strict=True)
+        ]
+        for corner in itertools.product(*places):
+            box = (..., *(slice(c, c + r, f) for c, r, f in zip(corner, reach, factors, strict=True)))
+            torch.maximum(best, template @ _normalise(block[box]).T, out=best)
+    return scores
+
+
+def without_rim(image: torch.Tensor) -> torch.Tensor:
+    """`[N, C, *canvas]` without what `rims` says at each end of each axis."""
+    canvas = image.shape[2:]
+    return image[(..., *(slice(rim, length - rim) for rim, length in zip(rims(canvas), canvas, strict=True)))]
+
+
+def rims(canvas: Sequence[int]) -> list[int]:
+    """`RIM` voxels, or an eighth of a short axis."""
+    return [min(RIM, length // 8) for length in canvas]
+
+
+def _box_sum(image: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """Sums over boxes at every place where one lies within the image."""
+    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[len(lengths)]
+    return pool(image, kernel_size=list(lengths), stride=1) * math.prod(lengths)
+
+
+def _exact(queries: torch.Tensor, reference: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    size = max(1, BLOCK_BYTES // (4 * math.prod(reference.shape[1:]) * index.shape[1]))
+    parts = [slice(start, start + size) for start in range(0, len(queries), size)]
+    return torch.cat([largest_correlation(queries[part], reference[index[part]]) for part in parts])
+
+
+def best_of_cases(
+    scores: torch.Tensor, starts: np.ndarray, cases: np.ndarray, own: np.ndarray | None, count: int
+) -> torch.Tensor:
+    """`[n, M]` scores → `[n, count, EACH]` index of the best canvases of the best cases; `own` cases left out."""
+    by_case = torch.from_numpy(np.maximum.reduceat(scores.numpy(), starts, axis=1))
+    if own is not None:
+        rows = np.flatnonzero(own >= 0)
+        by_case[rows, own[rows]] = -torch.inf
+    chosen = by_case.topk(count, dim=1).indices.numpy()  # [n, count]
+    lengths = np.diff(np.append(starts, len(cases)))
+    places = starts[chosen][..., None] + np.minimum(np.arange(lengths.max()), lengths[chosen][..., None] - 1)
+    within = scores.gather(1, torch.from_numpy(places.reshape(len(places), -1))).reshape(places.shape)
+    best = within.topk(min(EACH, within.shape[2]), dim=2).indices
+    return torch.from_numpy(places).gather(2, best)
+
+
+def _normalise(window: torch.Tensor) -> torch.Tensor:
+    """`[N, C, *size]` → `[N, C · voxels]`; the inner product of two is the mean of their channels' correlations."""
+    flat = window.flatten(2)
+    flat = flat - flat.mean(dim=2, keepdim=True)
+    norm = flat.norm(dim=2, keepdim=True)
+    flat = torch.where(norm > SMALLEST_NORM, flat / norm.clamp_min(SMALLEST_NORM), torch.zeros_like(flat))
+    return flat.flatten(1) / math.sqrt(window.shape[1])
