@@ -11,8 +11,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from stylegan2_cond.data.survey import RANGE_QUANTILES
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.features import Features, RandomPyramid
+from stylegan2_cond.metrics.features import Features, RandomPyramid, Setting, build_features
 from stylegan2_cond.metrics.jackknife import make_groups
 from stylegan2_cond.metrics.nnunet import NnUNet
 from stylegan2_cond.metrics.registry import METRICS, Result, default_metrics
@@ -99,7 +100,7 @@ def compare(
     real: object,
     drawn: object,
     metrics: Sequence[str] | None = None,
-    features: Features | None = None,
+    features: str | Features | None = None,
     seed: int = 0,
     *,
     nnunet: NnUNet | None = None,
@@ -111,7 +112,8 @@ def compare(
     Args:
         real, drawn: canvases, in any form that `as_samples` takes.
         metrics: names of the registry; all the default ones that this input allows, when None.
-        features: of images; what `nnunet` sees when there is one, else a random pyramid, when None.
+        features: of images, an extractor or the name of one; what `nnunet` sees when there is one, else a random
+            pyramid, when None.
         seed: of all randomness.
         nnunet: trained on the real cases.
         reference: canvases among which copies are looked for, perhaps with a margin; `real`, when None.
@@ -128,9 +130,9 @@ def compare(
     reference = real if reference is None else as_samples(reference, "reference canvases")
     check_alike(real, drawn, "drawn")
     check_alike(real, reference, "reference", larger=True)
-    comparison = Comparison(
-        real, drawn, features=features or nnunet or RandomPyramid(), nnunet=nnunet, reference=reference, seed=seed
-    )
+    if not isinstance(features, Features):
+        features = build_features(features, Setting(*_robust_range(real), nnunet=nnunet))
+    comparison = Comparison(real, drawn, features=features, nnunet=nnunet, reference=reference, seed=seed)
     chosen = default_metrics() if metrics is None else check_names(metrics)
     refused = refusals(comparison, chosen)
     if metrics is not None and refused:
@@ -173,3 +175,10 @@ def standardisation(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     """Per feature, mean and standard deviation; features that are as good as constant keep the smallest scale."""
     scale = features.std(dim=0)
     return features.mean(dim=0), scale.clamp_min(SMALLEST_SPREAD * scale.square().mean().sqrt()).clamp_min(1e-12)
+
+
+def _robust_range(samples: Samples) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per channel, the intensities that nearly all voxels lie between."""
+    channels = np.moveaxis(samples.image, 1, 0).reshape(samples.channels, -1)
+    low, high = np.quantile(channels, RANGE_QUANTILES, axis=1)
+    return tuple(low.tolist()), tuple(high.tolist())

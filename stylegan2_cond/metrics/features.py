@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch.nn import functional as F
 
+from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.ops import convolve, downsample
 
@@ -16,8 +20,24 @@ BATCH_VOXELS = 200_000  # per pass, which bounds the memory
 MOST_FEATURES = 512  # beyond, features are projected: distances keep, covariances stay small
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What an extractor may be built from.
+
+    Attributes:
+        low, high: per image channel, the intensities that an 8-bit image shows black and white.
+        nnunet: trained on the real cases; None where there is none.
+        device: to compute on.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    nnunet: Features | None = None
+    device: str | torch.device = "cpu"
+
+
 class Features(ABC):
-    """Turns canvases into vectors.
+    """Turns canvases into vectors. A subclass is registered by the names that it goes by.
 
     Attributes:
         name: as typed and stored.
@@ -28,6 +48,11 @@ class Features(ABC):
     name: str
     standardised: bool = True
 
+    @classmethod
+    def build(cls, name: str, setting: Setting) -> Features:
+        """The extractor of that name."""
+        return cls()
+
     @abstractmethod
     def identity(self) -> str:
         """What the vectors depend on besides the canvases; part of the key under which they are kept."""
@@ -37,6 +62,35 @@ class Features(ABC):
         """`[N, F]` float32."""
 
 
+FEATURES: dict[str, type[Features]] = {}
+FeaturesClass = TypeVar("FeaturesClass", bound=type[Features])
+
+
+def register_features(*names: str) -> Callable[[FeaturesClass], FeaturesClass]:
+    """Class decorator: make an extractor known by its names."""
+
+    def known(extractor: FeaturesClass) -> FeaturesClass:
+        FEATURES.update(dict.fromkeys(names, extractor))
+        return extractor
+
+    return known
+
+
+def build_features(name: str | None, setting: Setting) -> Features:
+    """The extractor of that name; what nnU-Net sees where there is one, else random filters, when None.
+
+    Raises:
+        UserError: there is none of that name, or it can't be had.
+    """
+    name = name or ("random" if setting.nnunet is None else "nnunet")
+    if name not in FEATURES:
+        nearest = difflib.get_close_matches(name, FEATURES, n=1)
+        hint = f"Did you mean {nearest[0]}? " if nearest else ""
+        raise UserError(f"There are no features '{name}'. {hint}There are: {', '.join(FEATURES)}.")
+    return FEATURES[name].build(name, setting)
+
+
+@register_features("random")
 class RandomPyramid(Features):
     """Mean and spread of the responses of random convolutions at several resolutions.
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from stylegan2_cond.data.canvases import IMAGE_PADDING
 from stylegan2_cond.data.preprocessed import Preprocessed, require_folder
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.features import BATCH_VOXELS, Features, project
+from stylegan2_cond.metrics.features import BATCH_VOXELS, Features, Setting, project, register_features
 from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import sha256
@@ -71,6 +71,7 @@ def open_nnunet(folder: Path, source: Source) -> Model:
     return model
 
 
+@register_features("nnunet")
 class NnUNet(Features):
     """A trained nnU-Net on a device; the vectors are the means of its encoder's channels, all stages together."""
 
@@ -82,6 +83,12 @@ class NnUNet(Features):
         self._sha256 = sha256(model.checkpoint)
         self.network = _load_network(model).to(self.device).eval().requires_grad_(False)
         self._strides = np.prod(model.preprocessed.configuration.pool_op_kernel_sizes, axis=0).astype(int)
+
+    @classmethod
+    def build(cls, name: str, setting: Setting) -> Features:
+        if setting.nnunet is None:
+            raise UserError("There is no nnU-Net to take features from. Name one, or go without: --features random")
+        return setting.nnunet
 
     def identity(self) -> str:
         return f"{self.name}-{self._sha256}"
