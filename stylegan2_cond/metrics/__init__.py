@@ -3,9 +3,10 @@
 The order of the imports is the order of the table.
 """
 
-from stylegan2_cond.metrics import kid, frechet, manifold, swd, masks, agreement, diversity, copies  # noqa: F401, I001
+from stylegan2_cond.metrics import kid, frechet, manifold, swd, masks, agreement, diversity, copies, fidelity  # noqa: F401, I001
 from stylegan2_cond.metrics.comparison import compare
+from stylegan2_cond.metrics.features import FEATURES
 from stylegan2_cond.metrics.registry import METRICS, Result, default_metrics
 from stylegan2_cond.metrics.samples import Samples
 
-__all__ = ["METRICS", "Result", "Samples", "compare", "default_metrics"]
+__all__ = ["FEATURES", "METRICS", "Result", "Samples", "compare", "default_metrics"]
