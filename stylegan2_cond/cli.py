@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -59,6 +60,52 @@ def train(
         device=device or default_device(),
     )
     print(f"Snapshot: {find_snapshots(folder)[-1]}\nPreviews: {folder / 'previews'}")
+
+
+@app.command(epilog="Example: stylegan2-cond evaluate …/fold_0/best --held-out")
+def evaluate(
+    snapshot: Annotated[Path, typer.Argument(metavar="SNAPSHOT", help="folder with card.json", show_default=False)],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="e.g. kid; repeatable; the default ones if not given", show_default=False),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("-n", metavar="N", help="samples to draw; 2000, in 3-D 300", min=20, show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="S", help="of the samples", min=0)] = 0,
+    features: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="nnunet, random, or e.g. inception-v3-compat", show_default=False),
+    ] = None,
+    nnunet: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="trained nnU-Net; the newest of the fold if not given", show_default=False),
+    ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="judge by validation cases too; then never choose by them")
+    ] = False,
+    device: Device = "",
+) -> None:
+    """Judge a snapshot: how real, how varied, how well masks fit, and whether training cases were copied."""
+    from stylegan2_cond.metrics.evaluation import EVALUATION_FILE, PICTURE_FILE
+    from stylegan2_cond.metrics.evaluation import evaluate as run
+    from stylegan2_cond.metrics.report import table
+
+    found = run(
+        snapshot,
+        metrics=metric or None,
+        samples=samples,
+        seed=seed,
+        features=features,
+        nnunet=nnunet,
+        held_out=held_out,
+        device=device or default_device(),
+    )
+    print(table(found))
+    print(f"{found.seconds:.0f} s, {found.peak_bytes / 2**30:.1f} GiB at most. {snapshot / EVALUATION_FILE}")
+    if (snapshot / PICTURE_FILE).exists():
+        print(f"Samples and their nearest real neighbours: {snapshot / PICTURE_FILE}")
 
 
 def parse_sizes(text: str | None) -> tuple[int, ...] | None:

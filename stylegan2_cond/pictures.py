@@ -38,7 +38,7 @@ def overlay_grid(
     Returns:
         `[height, width, 3]` uint8.
     """
-    image, label = _middle_slice(image), _middle_slice(label[:, None])[:, 0]
+    image, label = middle_slice(image), middle_slice(label[:, None])[:, 0]
     low, high = (np.reshape(bound, (1, -1, 1, 1)) for bound in (low, high))
     grey = np.clip((image - low) / (high - low), 0, 1)
     tiles = [
@@ -70,7 +70,7 @@ def _rgb(grey: np.ndarray) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
-def _middle_slice(volumes: np.ndarray) -> np.ndarray:
+def middle_slice(volumes: np.ndarray) -> np.ndarray:
     """`[N, C, *canvas]` → `[N, C, H, W]`, the middle slice along the first axis of 3-D canvases."""
     while volumes.ndim > 4:
         volumes = volumes[:, :, volumes.shape[2] // 2]

@@ -1,0 +1,234 @@
+"""The whole judgement of a snapshot: its training cases, what it draws, every metric, and what real cases would get."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm import tqdm
+
+from stylegan2_cond.data.preprocessed import FOLD_ALL, Preprocessed, open_preprocessed
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.metrics.comparison import Comparison, check_names, judge, refusals
+from stylegan2_cond.metrics.copies import copies_of
+from stylegan2_cond.metrics.features import Features, Setting, build_features
+from stylegan2_cond.metrics.kept import KeptFeatures, content_key
+from stylegan2_cond.metrics.nnunet import NnUNet, find_nnunet, open_nnunet
+from stylegan2_cond.metrics.picture import save_neighbours
+from stylegan2_cond.metrics.real_sets import RealSets, read_real_sets
+from stylegan2_cond.metrics.registry import METRICS, default_metrics
+from stylegan2_cond.metrics.report import Baseline, Evaluation, Measured, peak_bytes
+from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.planning import Plan, run_folder
+from stylegan2_cond.snapshot import PairGenerator, load_generator
+
+EVALUATION_FILE = "evaluation.json"
+PICTURE_FILE = "evaluation.png"
+SAMPLES = {2: 2000, 3: 300}  # by the number of axes
+REVISION = "1"  # of the metrics; another one makes what was found before stale
+
+
+def evaluate(
+    snapshot: Path,
+    *,
+    metrics: Sequence[str] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    features: str | None = None,
+    nnunet: Path | None = None,
+    held_out: bool = False,
+    device: str = "cpu",
+) -> Evaluation:
+    """Judge a snapshot by the training cases of its generator; written beside it as JSON and as a picture.
+
+    Args:
+        snapshot: folder.
+        metrics: names; all the default ones that the data allow, when None.
+        samples: to draw, and canvases to cut; 2,000 in 2-D and 300 in 3-D, when None.
+        seed: of the drawn samples, and of whatever a metric draws.
+        features: `nnunet`, `random`, or a network of torch-fidelity; `nnunet` where one was trained, when None.
+        nnunet: folder of a trained nnU-Net; the newest of the fold, when None.
+        held_out: judge by the validation cases too.
+        device: that draws, and that nnU-Net runs on.
+
+    Raises:
+        UserError: no snapshot, cases that are gone or preprocessed anew, an nnU-Net of other data, an unknown metric.
+    """
+    started = time.monotonic()
+    names = default_metrics() if metrics is None else check_names(metrics)
+    generator = load_generator(snapshot, device)
+    plan = generator.plan
+    samples = samples or SAMPLES[len(plan.canvas)]
+    preprocessed = open_same_cases(plan)
+    validation = _validation_cases(preprocessed, plan, asked=held_out)
+    network = _find_network(plan, nnunet, device, needed=features == NnUNet.name)
+    keep = run_folder(plan.source) / "evaluation"
+    setting = Setting(plan.codec.low, plan.codec.high, nnunet=network, device=device)
+    extractor = KeptFeatures(build_features(features, setting), keep)
+    sets = read_real_sets(preprocessed, plan, validation, samples)
+
+    def comparison(drawn: Samples) -> Comparison:
+        return Comparison(
+            sets.real, drawn, features=extractor, nnunet=network, reference=sets.reference, seed=seed, keep=keep
+        )
+
+    missing = refusals(comparison(sets.again), names)
+    if metrics is not None and missing:
+        raise UserError("; ".join(f"{name} {reason}" for name, reason in missing.items()) + ".")
+    names = [name for name in names if name not in missing]
+    key = _key(sets, extractor, network, seed)
+    baseline = _complete_baseline(keep / f"real_{key}.json", key, sets, names, held_out, comparison)
+    key = _digest(key, generator.card.weights_sha256)
+    earlier = Evaluation.same(snapshot / EVALUATION_FILE, key)
+    drawn = dict(earlier.drawn) if earlier else {}
+    todo = [name for name in names if name not in drawn]
+    if todo:
+        judged = comparison(_draw(generator, samples, seed))
+        drawn |= _measure(judged, todo, "Judging the samples")
+        if "copies" in todo:
+            save_neighbours(snapshot / PICTURE_FILE, judged, judged.once(copies_of), plan)
+    evaluation = Evaluation(
+        key=key,
+        snapshot=str(snapshot),
+        images_seen=generator.card.images_seen,
+        samples=samples,
+        seed=seed,
+        features=extractor.name,
+        nnunet=None if network is None else network.model.folder.name,
+        training_cases=len(plan.source.training_cases),
+        reference_canvases=len(sets.reference),
+        drawn={name: drawn[name] for name in METRICS if name in drawn},
+        real=baseline.real,
+        held_out={name: figure for name, figure in baseline.held_out.items() if held_out or name == "agreement"},
+        missing=missing,
+        notes=_notes(sets, network, plan, held_out),
+        seconds=round(time.monotonic() - started, 1),
+        peak_bytes=peak_bytes(),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        release=version("nnunet-synth"),
+    )
+    if todo or earlier is None:
+        evaluation.save(snapshot / EVALUATION_FILE)
+    return evaluation
+
+
+def open_same_cases(plan: Plan) -> Preprocessed:
+    """The cases that a generator was trained on, as they were then.
+
+    Raises:
+        UserError: dataset, configuration or plans are gone, or the cases were preprocessed differently since.
+    """
+    source = plan.source
+    preprocessed = open_preprocessed(source.dataset_name, source.configuration, source.plans_name)
+    if preprocessed.fingerprint != source.preprocessing:
+        raise UserError(
+            f"{preprocessed.folder} was preprocessed differently than the cases that this generator saw. Restore the "
+            f"plans, or train the generator again: stylegan2-cond train {source.dataset_name} {source.configuration} "
+            f"{source.fold}"
+        )
+    if gone := sorted(set(source.training_cases) - set(preprocessed.case_names())):
+        raise UserError(
+            f"{len(gone)} of the cases that this generator saw are not in {preprocessed.folder}, the first is "
+            f"{gone[0]}. Preprocess them: {preprocessed.preprocess_command}"
+        )
+    return preprocessed
+
+
+def _validation_cases(preprocessed: Preprocessed, plan: Plan, *, asked: bool) -> tuple[str, ...]:
+    """Those of the fold that the generator did not see."""
+    seen = set(plan.source.training_cases)
+    names = tuple(name for name in preprocessed.fold(plan.source.fold).validation if name not in seen)
+    if asked and not names:
+        why = "it was trained on all cases" if plan.source.fold == FOLD_ALL else "its fold has none"
+        raise UserError(f"There are no cases that this generator has not seen: {why}. Leave out --held-out.")
+    return names
+
+
+def _find_network(plan: Plan, folder: Path | None, device: str, *, needed: bool) -> NnUNet | None:
+    source = plan.source
+    model = find_nnunet(source) if folder is None else open_nnunet(folder, source)
+    if model is None and needed:
+        raise UserError(
+            f"No nnU-Net was trained on real cases of {source.dataset_name}, {source.configuration}, fold "
+            f"{source.fold}. Train one (nnUNetv2_train {source.dataset_name} {source.configuration} {source.fold}), "
+            f"or go without: --features random"
+        )
+    return None if model is None else NnUNet(model, device)
+
+
+def _complete_baseline(
+    path: Path,
+    key: str,
+    sets: RealSets,
+    names: Sequence[str],
+    held_out: bool,
+    compared: Callable[[Samples], Comparison],
+) -> Baseline:
+    """What real canvases get, with whatever is not known yet computed and written."""
+    baseline = Baseline.same(path, key) or Baseline(key=key)
+    real, other = dict(baseline.real), dict(baseline.held_out)
+    if todo := [name for name in names if name not in real]:
+        real |= _measure(compared(sets.again), todo, "Judging real canvases")
+    # What nnU-Net says of validation cases does not depend on any sample, so knowing it can't mislead a choice.
+    wanted = names if held_out else [name for name in names if name == "agreement"]
+    if sets.held_out is not None and (todo := [name for name in wanted if name not in other]):
+        other |= _measure(compared(sets.held_out), todo, "Judging held-out canvases")
+    if (real, other) != (baseline.real, baseline.held_out):
+        baseline = Baseline(key=key, real=real, held_out=other)
+        baseline.save(path)
+    return baseline
+
+
+def _measure(comparison: Comparison, names: Sequence[str], title: str) -> dict[str, Measured]:
+    measured = {}
+    with tqdm(names, desc=title, unit="metric") as bar:
+        for name in bar:
+            bar.set_postfix_str(name)
+            before = time.monotonic()
+            result = judge(comparison, [name])[name]
+            measured[name] = Measured.of(result, time.monotonic() - before)
+    return measured
+
+
+def _draw(generator: PairGenerator, count: int, seed: int) -> Samples:
+    parts = []
+    size = 4 * generator.plan.batch_size
+    with tqdm(total=count, desc="Drawing samples", unit="sample") as bar:
+        for first in range(0, count, size):
+            parts.append(generator.sample(min(size, count - first), seed=seed, first=first))
+            bar.update(len(parts[-1].image))
+    return Samples.joined(parts)
+
+
+def _key(sets: RealSets, extractor: Features, network: NnUNet | None, seed: int) -> str:
+    """Stands for everything that the figures of real canvases depend on."""
+    everything = (sets.real, sets.again, sets.held_out, sets.reference)
+    contents = [content_key(part) for part in everything if part is not None]
+    return _digest(REVISION, *contents, extractor.identity(), network.identity() if network else "", str(seed))
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _notes(sets: RealSets, network: NnUNet | None, plan: Plan, held_out: bool) -> tuple[str, ...]:
+    source = plan.source
+    notes = []
+    if network is None:
+        notes.append(
+            "No nnU-Net trained on real cases of this fold was found: features are those of random filters, and "
+            "whether masks fit is not told. Train one: "
+            f"nnUNetv2_train {source.dataset_name} {source.configuration} {source.fold}"
+        )
+    if sets.thinned > 1:
+        notes.append(f"Copies were looked for in every {sets.thinned}th canvas of the training cases only.")
+    if held_out:
+        notes.append(
+            "Held-out cases were looked at: whoever chooses a snapshot by these figures can no longer trust "
+            "validation scores on them."
+        )
+    return tuple(notes)

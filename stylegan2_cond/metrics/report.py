@@ -1,0 +1,133 @@
+"""What an evaluation found, as a file and as a table."""
+
+from __future__ import annotations
+
+import math
+import resource
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import Self
+
+from stylegan2_cond.documents import Document
+from stylegan2_cond.metrics.registry import METRICS, Result
+
+
+class Measured(BaseModel):
+    """A result, and what it took."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    value: float | None
+    standard_error: float | None
+    details: dict[str, float | None]
+    warning: str | None
+    seconds: float
+
+    @classmethod
+    def of(cls, result: Result, seconds: float) -> Measured:
+        """JSON has no NaN; what could not be told is null."""
+        return cls(
+            value=_finite(result.value),
+            standard_error=_finite(result.standard_error),
+            details={name: _finite(value) for name, value in result.details.items()},
+            warning=result.warning,
+            seconds=round(seconds, 2),
+        )
+
+
+class _Kept(Document):
+    """A document that stands for what its key names, and for nothing else."""
+
+    key: str
+
+    @classmethod
+    def same(cls, path: Path, key: str) -> Self | None:
+        """What was found before, if it was found of the same things."""
+        found = cls.load(path) if path.exists() else None
+        return found if found is not None and found.key == key else None
+
+
+class Baseline(_Kept):
+    """What real canvases would get in the place of drawn ones, by metric."""
+
+    remedy: ClassVar[str] = "Delete the file; it is then made again."
+    real: dict[str, Measured] = Field(default_factory=dict)
+    held_out: dict[str, Measured] = Field(default_factory=dict)
+
+
+class Evaluation(_Kept):
+    """The judgement of a snapshot.
+
+    Attributes:
+        key: stands for weights, real canvases, extractor, nnU-Net, number and seed.
+        drawn, real, held_out: by metric, for drawn samples, other canvases of the training cases, and validation cases.
+        missing: by metric, why there is no figure.
+        notes: what to know before believing any figure.
+    """
+
+    remedy: ClassVar[str] = "Delete the file, and run stylegan2-cond evaluate again."
+    snapshot: str
+    images_seen: int
+    samples: int
+    seed: int
+    features: str
+    nnunet: str | None
+    training_cases: int
+    reference_canvases: int
+    drawn: dict[str, Measured]
+    real: dict[str, Measured]
+    held_out: dict[str, Measured]
+    missing: dict[str, str]
+    notes: tuple[str, ...]
+    seconds: float
+    peak_bytes: int
+    created: str
+    release: str
+
+
+_HINTS = {"lower": "lower is better", "higher": "higher is better", "one": "1 is best"}
+
+
+def table(evaluation: Evaluation) -> str:
+    """One line a metric: the figure of drawn canvases beside what real ones get."""
+    held_out = bool(set(evaluation.held_out) - {"agreement"})
+    head = ["", "drawn", "real again", *(["held-out"] if held_out else []), ""]
+    rows = [head]
+    for name in (name for name in METRICS if name in evaluation.drawn):
+        figures = [evaluation.drawn[name], evaluation.real.get(name)]
+        figures += [evaluation.held_out.get(name)] if held_out else []
+        hint = ", ".join(filter(None, [_HINTS[METRICS[name].better], evaluation.drawn[name].warning]))
+        if name == "agreement" and name in evaluation.held_out and not held_out:
+            hint += f"; on validation cases {_with_error(evaluation.held_out[name])}"
+        rows.append([METRICS[name].title, *map(_with_error, figures), hint])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = []
+    for title, *figures, hint in rows:
+        cells = [figure.rjust(width) for figure, width in zip(figures, widths[1:-1], strict=True)]
+        lines.append("  ".join([title.ljust(widths[0]), *cells, hint]).rstrip())
+    lines += [f"{METRICS[name].title}: {reason}" for name, reason in evaluation.missing.items()]
+    return "\n".join([*lines, *evaluation.notes])
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss would count the parent's, before the fork
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _with_error(figure: Measured | None) -> str:
+    """`0.1234 ± 0.0056`: two digits of the error, and the value to the same place."""
+    if figure is None or figure.value is None:
+        return "–"
+    if not figure.standard_error:
+        return f"{figure.value:.3g}" + ("" if figure.standard_error is None else " ± 0")
+    digits = max(0, 1 - math.floor(math.log10(figure.standard_error)))
+    return f"{figure.value:.{digits}f} ± {figure.standard_error:.{digits}f}"
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
