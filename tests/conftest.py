@@ -87,3 +87,23 @@ def generator_run(preprocessed, plan) -> Path:
 def bank(preprocessed, generator_run) -> Path:
     """A bank of 100 samples for fold 0."""
     return fill_bank(preprocessed, "0", samples=100, name="tests")
+
+
+@pytest.fixture(scope="session")
+def model(preprocessed, bank, nnunet_folders):
+    """The folder of a nnU-Net trained by `nnunet-synth train`, and what it printed."""
+    done = run(
+        "nnunet-synth",
+        "train",
+        "901",
+        "2d",
+        "0",
+        "-p",
+        TINY_PLANS,
+        "-tr",
+        "nnUNetTrainerSynth_1epoch",
+        "-device",
+        "cpu",
+    )
+    results = nnunet_folders / "nnUNet_results" / DATASET
+    return results / f"nnUNetTrainerSynth_1epoch__{TINY_PLANS}__2d", done.stdout

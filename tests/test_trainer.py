@@ -25,26 +25,6 @@ WITHOUT_PLUGIN = (
 )
 
 
-@pytest.fixture(scope="module")
-def model(preprocessed, bank, nnunet_folders):
-    """The folder of a nnU-Net trained by `nnunet-synth train`, and what it printed."""
-    done = run(
-        "nnunet-synth",
-        "train",
-        "901",
-        "2d",
-        "0",
-        "-p",
-        TINY_PLANS,
-        "-tr",
-        "nnUNetTrainerSynth_1epoch",
-        "-device",
-        "cpu",
-    )
-    results = nnunet_folders / "nnUNet_results" / DATASET
-    return results / f"nnUNetTrainerSynth_1epoch__{TINY_PLANS}__2d", done.stdout
-
-
 def test_the_share_of_the_epoch_stands_in_nnunets_log(model):
     folder, _ = model
     log = next((folder / "fold_0").glob("training_log_*.txt")).read_text()

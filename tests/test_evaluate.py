@@ -1,0 +1,129 @@
+"""`stylegan2-cond evaluate`: a table, a file and a picture; what was found before is not computed again."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import run
+from matplotlib.image import imread
+
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.metrics import METRICS, default_metrics
+from stylegan2_cond.metrics import evaluation as room
+from stylegan2_cond.metrics.evaluation import evaluate, open_same_cases
+from stylegan2_cond.metrics.report import Evaluation, Measured, _with_error, table
+from stylegan2_cond.snapshot import find_snapshots, load_generator
+
+SAMPLES = 120
+
+
+@pytest.fixture(scope="module")
+def snapshot(generator_run, tmp_path_factory):
+    return shutil.copytree(find_snapshots(generator_run)[-1], tmp_path_factory.mktemp("evaluated") / "snapshot")
+
+
+@pytest.fixture(scope="module")
+def printed(snapshot, model):
+    return run("stylegan2-cond", "evaluate", str(snapshot), "-n", str(SAMPLES), "--nnunet", str(model[0])).stdout
+
+
+def test_the_command_shows_every_default_metric_beside_what_real_canvases_get(printed, snapshot):
+    for name in default_metrics():
+        assert METRICS[name].title in printed
+    found = Evaluation.load(snapshot / "evaluation.json")
+    assert set(found.drawn) == set(found.real) == set(default_metrics())
+    assert found.nnunet.startswith("nnUNetTrainerSynth_1epoch")
+    assert found.drawn["kid"].value > found.real["kid"].value + 5 * found.drawn["kid"].standard_error
+    assert abs(found.real["kid"].value) < 4 * found.real["kid"].standard_error
+    assert found.seconds > 0
+    assert found.peak_bytes > 2**27
+
+
+def test_nnunets_word_on_validation_cases_stands_beside_that_on_samples(printed, snapshot):
+    found = Evaluation.load(snapshot / "evaluation.json")
+    assert set(found.held_out) == {"agreement"}
+    assert found.held_out["agreement"].value > found.drawn["agreement"].value
+    assert "on validation cases" in printed
+
+
+def test_the_picture_is_written(printed, snapshot):
+    picture = imread(snapshot / "evaluation.png")
+    assert min(picture.shape[:2]) > 500
+    assert np.std(picture) > 0.1
+
+
+def test_what_was_found_is_not_computed_again(printed, snapshot, model, monkeypatch):
+    def no(*_, **__):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(room, "_measure", no)
+    before = (snapshot / "evaluation.json").read_bytes()
+    again = evaluate(snapshot, samples=SAMPLES, nnunet=model[0])
+    assert table(again) in printed
+    assert (snapshot / "evaluation.json").read_bytes() == before
+    with pytest.raises(AssertionError, match="computed again"):
+        evaluate(snapshot, samples=SAMPLES, nnunet=model[0], seed=1)
+
+
+def test_held_out_cases_are_looked_at_when_asked_and_said_aloud(printed, snapshot):
+    done = run("stylegan2-cond", "evaluate", str(snapshot), "-n", "60", "--features", "random", "--held-out",
+               "--metric", "kid", "--metric", "swd")  # fmt: skip
+    assert "held-out" in done.stdout.splitlines()[0]
+    assert "can no longer trust" in done.stdout
+    assert METRICS["masks"].title + " " not in done.stdout
+    later = evaluate(snapshot, samples=60, features="random", metrics=["kid"])
+    assert "kid" not in later.held_out
+
+
+def test_the_same_snapshot_gets_the_same_figures(snapshot, tmp_path):
+    copies = [shutil.copytree(snapshot, tmp_path / name) for name in "ab"]
+    for copy in copies:
+        (copy / "evaluation.json").unlink(missing_ok=True)
+    first, second = (evaluate(copy, samples=60, features="random", metrics=["kid", "swd", "masks"]) for copy in copies)
+    assert {name: figure.value for name, figure in first.drawn.items()} == pytest.approx(
+        {name: figure.value for name, figure in second.drawn.items()}, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--metric", "kidd"], "Did you mean kid?"),
+        (["--features", "nnunet"], "No nnU-Net was trained on real cases"),
+        (["--nnunet", "nowhere"], "has no trained nnU-Net of fold 0"),
+        (["-n", "30", "--metric", "frechet"], "frechet needs 100 canvases"),
+    ],
+)
+def test_bad_input_ends_with_one_paragraph(snapshot, arguments, said):
+    done = run("stylegan2-cond", "evaluate", str(snapshot), *arguments, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_cases_that_are_not_those_of_the_training_are_refused(snapshot):
+    plan = load_generator(snapshot).plan
+    other = plan.source.model_copy(update={"preprocessing": "0" * 64})
+    with pytest.raises(UserError, match="preprocessed differently"):
+        open_same_cases(plan.model_copy(update={"source": other}))
+    more = plan.source.model_copy(update={"training_cases": (*plan.source.training_cases, "gone")})
+    with pytest.raises(UserError, match="the first is gone"):
+        open_same_cases(plan.model_copy(update={"source": more}))
+
+
+def test_a_damaged_file_of_results_is_told(printed, snapshot, tmp_path, model):
+    copy = shutil.copytree(snapshot, tmp_path / "copy")
+    content = json.loads((copy / "evaluation.json").read_text())
+    content["drwan"] = content.pop("drawn")
+    (copy / "evaluation.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"evaluation.json: .*drwan"):
+        evaluate(copy, samples=SAMPLES, nnunet=model[0])
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [(0.12345, 0.00678, "0.1235 ± 0.0068"), (812.3, 16.0, "812 ± 16"), (0.5, None, "0.5"), (None, None, "–")],
+)
+def test_errors_have_two_digits_and_values_as_many(value, error, text):
+    assert _with_error(Measured(value=value, standard_error=error, details={}, warning=None, seconds=0)) == text

@@ -1,0 +1,117 @@
+"""The nnU-Net of the same fold: found by nnU-Net's own folders, read safely, and heard as nnU-Net itself would be."""
+
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATASET, TINY_PLANS
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from stylegan2_cond.data.canvases import Canvases
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.metrics.agreement import agreement, dice
+from stylegan2_cond.metrics.nnunet import NnUNet, find_nnunet, open_nnunet
+from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.planning import Source
+
+
+@pytest.fixture(scope="module")
+def source(preprocessed):
+    return Source.of(preprocessed, preprocessed.fold(0))
+
+
+@pytest.fixture(scope="module")
+def network(model, source):
+    return NnUNet(open_nnunet(model[0], source))
+
+
+@pytest.fixture
+def plain_model(model, nnunet_folders):
+    """The same files under the name of a trainer that knows no synthetic pairs."""
+    folder = nnunet_folders / "nnUNet_results" / DATASET / f"nnUNetTrainer_1epoch__{TINY_PLANS}__2d"
+    yield shutil.copytree(model[0], folder, ignore=shutil.ignore_patterns("validation"))
+    shutil.rmtree(folder)
+
+
+def canvases(preprocessed, size, count=24, names=None):
+    fold = preprocessed.fold(0)
+    stream = Canvases(preprocessed, names or fold.validation, size, foreground_share=0.7, seed=3)
+    return Samples(*stream.batch(0, count))
+
+
+def test_a_model_that_saw_synthetic_pairs_is_not_found_and_a_plain_one_is(model, source, plain_model):
+    assert find_nnunet(source).folder == plain_model
+    shutil.move(plain_model, plain_model.with_name("away"))
+    try:
+        assert find_nnunet(source) is None
+    finally:
+        shutil.move(plain_model.with_name("away"), plain_model)
+
+
+def test_a_model_of_another_fold_or_preprocessing_is_not_taken(source, plain_model):
+    other_fold = source.model_copy(update={"fold": "1"})
+    assert find_nnunet(other_fold) is None
+    with pytest.raises(UserError, match="no trained nnU-Net of fold 1"):
+        open_nnunet(plain_model, other_fold)
+    plans = json.loads((plain_model / "plans.json").read_text())
+    plans["configurations"]["2d"]["spacing"] = [9.0, 9.0]
+    (plain_model / "plans.json").write_text(json.dumps(plans))
+    assert find_nnunet(source) is None
+    with pytest.raises(UserError, match="preprocessed differently"):
+        open_nnunet(plain_model, source)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(source, plain_model, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (tmp_path.joinpath("sprung").touch, ())
+
+    path = plain_model / "fold_0" / "checkpoint_final.pth"
+    torch.save({"network_weights": Trap()}, path, pickle_module=pickle)
+    with pytest.raises(UserError, match=r"checkpoint_final.pth can't be read"):
+        NnUNet(open_nnunet(plain_model, source))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_network_that_is_not_the_plans_is_refused(source, plain_model):
+    plans = json.loads((plain_model / "plans.json").read_text())
+    network = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    network["features_per_stage"] = [4] * network["n_stages"]
+    (plain_model / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(UserError, match="can't be read as the network of its plans"):
+        NnUNet(open_nnunet(plain_model, source))
+
+
+def test_masks_are_those_of_nnunets_own_predictor(model, network, preprocessed):
+    samples = canvases(preprocessed, preprocessed.patch_size, count=6)
+    predictor = nnUNetPredictor(use_mirroring=False, use_gaussian=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model[0]), (0,), "checkpoint_final.pth")
+    stacked = torch.from_numpy(samples.image).transpose(0, 1)  # [C, slices, H, W], as a 2-D case lies on disk
+    theirs = predictor.predict_sliding_window_return_logits(stacked).argmax(dim=0).numpy()
+    assert (network.segment(samples) == theirs).mean() > 0.9999
+
+
+def test_any_canvas_will_do(network, preprocessed):
+    odd = tuple(length - 5 for length in preprocessed.patch_size)
+    samples = canvases(preprocessed, odd)
+    assert network.segment(samples).shape == (24, *odd)
+    vectors = network(samples)
+    assert vectors.shape[0] == 24
+    assert vectors.isfinite().all()
+
+
+def test_real_pairs_agree_better_than_shuffled_ones(network, preprocessed):
+    samples = canvases(preprocessed, preprocessed.patch_size, count=40)
+    shuffled = Samples(samples.image, np.roll(samples.label, 7, axis=0))
+    ours, theirs = (dice(*agreement(network, side, (1, 2))) for side in (samples, shuffled))
+    assert (ours > theirs + 0.05).all()
+
+
+def test_vectors_do_not_depend_on_the_batch(network, preprocessed, monkeypatch):
+    samples = canvases(preprocessed, preprocessed.patch_size, count=5)
+    together = network(samples)
+    monkeypatch.setattr("stylegan2_cond.metrics.nnunet.BATCH_VOXELS", 1)
+    assert torch.allclose(network(samples), together, atol=1e-5)
