@@ -55,7 +55,7 @@ class Agreement(Metric):
             parts = dice(twice[keep], sizes[keep])
             return np.array([np.nanmean(parts), *parts])
 
-        values, errors = jackknife(mean_dice, np.zeros(1, int), groups)
+        values, errors = jackknife(mean_dice, groups, groups)
         named = zip(comparison.labels, values[1:], strict=True)
         details = {f"class {label}": float(value) for label, value in named if not np.isnan(value)}
         return Result(float(values[0]), float(errors[0]), details)

@@ -67,9 +67,10 @@ class Comparison:
         return np.random.default_rng([self.seed, purpose])
 
     def groups(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """`[N]` and `[M]`: which group of the jackknife each real and each drawn canvas belongs to."""
-        rng = self.rng(1)
-        return make_groups(self.real.groups(), rng, count), make_groups(self.drawn.groups(), rng, count)
+        """`[N]` and `[M]`: the canvases' groups of the jackknife; as many on both sides, at most `count`."""
+        rng, members = self.rng(1), [self.real.groups(), self.drawn.groups()]
+        count = min(count, *(len(np.unique(side)) for side in members))
+        return make_groups(members[0], rng, count), make_groups(members[1], rng, count)
 
     @cached_property
     def labels(self) -> tuple[int, ...]:
@@ -90,10 +91,16 @@ class Comparison:
     def vectors(self, extractor: Features) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors of both sides, scaled by the real side's mean and standard deviation where the extractor wants it."""
         real, drawn = extractor(self.real), extractor(self.drawn)
-        if not extractor.standardised:
-            return real, drawn
-        centre, scale = standardisation(real)
+        centre, scale = standardisation(real) if extractor.standardised else (0, 1)
         return (real - centre) / scale, (drawn - centre) / scale
+
+    def look(self, samples: Samples) -> torch.Tensor:
+        """`[K, F]`: vectors of further images, scaled like `features`."""
+        vectors = self.extractor(samples)
+        if not self.extractor.standardised:
+            return vectors
+        centre, scale = standardisation(self.extractor(self.real))
+        return (vectors - centre) / scale
 
 
 def compare(
@@ -128,6 +135,8 @@ def compare(
     """
     real, drawn = as_samples(real, "real canvases"), as_samples(drawn, "drawn canvases")
     reference = real if reference is None else as_samples(reference, "reference canvases")
+    if reference.case is None and np.array_equal(reference.image, real.image):
+        reference = real  # and so each real canvas knows which one it is itself
     check_alike(real, drawn, "drawn")
     check_alike(real, reference, "reference", larger=True)
     if not isinstance(features, Features):
@@ -165,7 +174,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     """
     for name in names:
         if name not in METRICS:
-            nearest = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.4)
+            nearest = difflib.get_close_matches(name.lower(), METRICS, n=1, cutoff=0.4)
             hint = f"Did you mean {nearest[0]}? " if nearest else ""
             raise UserError(f"There is no metric '{name}'. {hint}There are: {', '.join(METRICS)}.")
     return tuple(name for name in METRICS if name in names)

@@ -167,7 +167,7 @@ def copies_of(comparison: Comparison) -> CopySearch:
 def copies_in_features(comparison: Comparison) -> CopySearch:
     """The search by features."""
     reference = comparison.reference.cropped(comparison.real.canvas)
-    find = by_features(reference, comparison.extractor(reference), comparison.extractor)
+    find = by_features(reference, comparison.look(reference), comparison.look)
     return search_copies(comparison, find, reference, comparison.extractor.identity())
 
 

@@ -160,6 +160,8 @@ def best_of_cases(
     lengths = np.diff(np.append(starts, len(cases)))
     places = starts[chosen][..., None] + np.minimum(np.arange(lengths.max()), lengths[chosen][..., None] - 1)
     within = scores.gather(1, torch.from_numpy(places.reshape(len(places), -1))).reshape(places.shape)
+    beyond = np.arange(lengths.max()) >= lengths[chosen][..., None]  # a short case's last canvas, repeated
+    within = within.masked_fill(torch.from_numpy(beyond), -torch.inf)
     best = within.topk(min(EACH, within.shape[2]), dim=2).indices
     return torch.from_numpy(places).gather(2, best)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,15 +51,16 @@ class _Diversity(Metric):
         sides = comparison.once(_distances)
         combinations = comparison.once(_combinations)
 
-        def ratio(*keep: np.ndarray) -> np.ndarray:
+        def figures_of(*keep: np.ndarray) -> np.ndarray:
             figures = []
             for side, combination, kept in zip(sides, combinations, keep, strict=True):
                 rows = torch.from_numpy(kept[side.chosen])
                 own = None if combination is None else combination[torch.from_numpy(side.chosen)][rows]
                 figures.append(self.figure(side.matrix[rows][:, rows], own))
-            return np.array([figures[1] / figures[0], *figures])
+            ratio = figures[1] / figures[0] if figures[0] else math.nan  # real canvases that are all the same
+            return np.array([ratio, *figures])
 
-        values, errors = jackknife(ratio, *comparison.groups(GROUPS))
+        values, errors = jackknife(figures_of, *comparison.groups(GROUPS))
         return Result(float(values[0]), float(errors[0]), {"real": float(values[1]), "drawn": float(values[2])})
 
 
@@ -76,12 +78,13 @@ def _combinations(comparison: Comparison) -> list[torch.Tensor | None]:
     """`[N]`, for both sides: the number of the combination of classes that each canvas shows; None without masks."""
     if comparison.real.label is None or comparison.drawn.label is None:
         return [None, None]
-    found = []
+    shown = []
     for samples in (comparison.real, comparison.drawn):
         flat = samples.label.reshape(len(samples), -1)
-        shown = [(flat == label).any(axis=1) * 2**bit for bit, label in enumerate(comparison.labels)]
-        found.append(torch.from_numpy(np.sum([np.zeros(len(flat), int), *shown], axis=0)))
-    return found
+        shows = [(flat == label).any(axis=1) for label in comparison.labels]
+        shown.append(np.stack([np.ones(len(flat), bool), *shows]))
+    numbers = np.unique(np.concatenate(shown, axis=1), axis=1, return_inverse=True)[1].reshape(-1)
+    return list(torch.from_numpy(numbers).split([len(comparison.real), len(comparison.drawn)]))
 
 
 @register

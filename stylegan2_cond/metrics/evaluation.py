@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -61,6 +62,8 @@ def evaluate(
     started = time.monotonic()
     names = default_metrics() if metrics is None else check_names(metrics)
     generator = load_generator(snapshot, device)
+    if not os.access(snapshot, os.W_OK):
+        raise UserError(f"No permission to write into {snapshot}, where the results go. Copy the snapshot elsewhere.")
     plan = generator.plan
     samples = samples or SAMPLES[len(plan.canvas)]
     preprocessed = open_same_cases(plan)

@@ -26,15 +26,29 @@ def jackknife(statistic: Statistic, real_groups: np.ndarray, drawn_groups: np.nd
 
     Args:
         statistic: of two boolean masks, which real and which drawn canvases to keep; a number, or an array of them.
-        real_groups, drawn_groups: `[N]`, `[M]` group numbers; group g is left out of both at once, which adds the
-            variances of both, since they are independent.
+        real_groups, drawn_groups: `[N]`, `[M]` group numbers, as many on each side; group g is left out of both at
+            once, which adds the variances of both, since they are independent.
 
     Returns:
-        The value on everything, and its standard error, each as the statistic gives them.
+        The value on everything, and its standard error, each as the statistic gives them; the error is NaN where
+        leaving out a group leaves nothing to measure.
     """
     value = statistic(np.ones(len(real_groups), bool), np.ones(len(drawn_groups), bool))
-    count = int(max(real_groups.max(), drawn_groups.max())) + 1
-    return value, spread([statistic(real_groups != group, drawn_groups != group) for group in range(count)])
+    groups = range(group_count(real_groups, drawn_groups))
+    keeps = [(real_groups != group, drawn_groups != group) for group in groups]
+    nothing = np.full_like(np.asarray(value, float), np.nan)
+    without = [statistic(*keep) if measurable(*keep) else nothing for keep in keeps]
+    return value, spread(without)
+
+
+def group_count(*sides: np.ndarray) -> int:
+    """How many groups there are."""
+    return max(int(groups.max()) for groups in sides) + 1
+
+
+def measurable(keep_real: np.ndarray, keep_drawn: np.ndarray) -> bool:
+    """Whether two canvases are left on each side, without which nothing has a spread."""
+    return min(keep_real.sum(), keep_drawn.sum()) >= 2
 
 
 def spread(without: Sequence) -> float | np.ndarray:

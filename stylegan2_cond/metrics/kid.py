@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
 from stylegan2_cond.metrics.comparison import Comparison
-from stylegan2_cond.metrics.jackknife import GROUPS, spread
+from stylegan2_cond.metrics.jackknife import GROUPS, group_count, spread
 from stylegan2_cond.metrics.registry import Metric, Result, register
 
 BLOCK = 2048  # rows of a kernel matrix at once
@@ -19,13 +21,13 @@ def kernel_distance(
 
     Args:
         real, drawn: `[N, F]`, `[M, F]`.
-        real_groups, drawn_groups: `[N]`, `[M]` group numbers that the standard error leaves out.
+        real_groups, drawn_groups: `[N]`, `[M]` group numbers, as many on each side, that the standard error leaves out.
 
     Returns:
         The value on everything (near 0, and below it half of the time, for sets of one distribution), and its
         delete-a-group jackknife standard error.
     """
-    count = int(max(real_groups.max(), drawn_groups.max())) + 1
+    count = group_count(real_groups, drawn_groups)
     members = [_membership(groups, count) for groups in (real_groups, drawn_groups)]
     within_real = _group_sums(real, real, members[0], members[0]), _diagonal_sums(real, members[0])
     within_drawn = _group_sums(drawn, drawn, members[1], members[1]), _diagonal_sums(drawn, members[1])
@@ -34,6 +36,8 @@ def kernel_distance(
 
     def value(keep: torch.Tensor) -> float:
         n, m = (float(size[keep].sum()) for size in sizes)
+        if min(n, m) < 2:
+            return math.nan
         cross = 2 * float(between[keep][:, keep].sum()) / (n * m)
         real_part, drawn_part = (
             float(sums[keep][:, keep].sum() - diagonal[keep].sum()) for sums, diagonal in (within_real, within_drawn)

@@ -37,6 +37,8 @@ class Manifold:
         density: how many real balls a drawn canvas lies in, over k (Naeem et al., Eq. 4); may exceed 1.
         coverage: share of real balls that hold a drawn canvas (Naeem et al., Eq. 6).
         """
+        if min(keep_real.sum(), keep_drawn.sum()) <= self.neighbours:
+            return np.full(len(FIGURES), np.nan)
         keep_real, keep_drawn = torch.from_numpy(keep_real), torch.from_numpy(keep_drawn)
         between = self.between[keep_real][:, keep_drawn]
         in_real = between < self._radii(self.real[keep_real][:, keep_real]).unsqueeze(1)

@@ -88,6 +88,7 @@ def as_samples(canvases: object, name: str = "canvases") -> Samples:
         (image, label), case = _read(canvases, name), None
     image = _array(image).astype(np.float32, copy=False)
     label = None if label is None else _array(label)
+    case = None if case is None else np.asarray(case)
     _check(image, label, case, name)
     return Samples(image, None if label is None else label.astype(np.int16, copy=False), case)
 
@@ -114,7 +115,7 @@ def _read(reader: Iterable | Sequence, name: str) -> tuple[np.ndarray, np.ndarra
         pairs = [reader[index] for index in range(length)]
         images, labels = zip(*((_array(image), _array(label)) for image, label in pairs), strict=True)
         return np.stack(images), np.stack(labels)
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, LookupError) as error:
         raise UserError(
             f"The {name} are neither an array [N, C, *canvas], a tuple of images and labels, nor a reader of pairs of "
             f"one size ({type(error).__name__}: {error})."
@@ -136,5 +137,9 @@ def _check(image: np.ndarray, label: np.ndarray | None, case: np.ndarray | None,
         )
     if label is not None and label.shape != (len(image), *image.shape[2:]):
         raise UserError(f"The {name} have images {image.shape} and labels {label.shape}; labels must be [N, *canvas].")
+    if label is not None and not np.array_equal(label, label.astype(np.int16)):
+        raise UserError(
+            f"The labels of the {name} are no whole numbers of 16 bits. Give label maps, not probabilities."
+        )
     if case is not None and len(case) != len(image):
         raise UserError(f"The {name} have {len(image)} images and {len(case)} case names.")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
 from stylegan2_cond.metrics.comparison import Comparison
-from stylegan2_cond.metrics.jackknife import spread
+from stylegan2_cond.metrics.jackknife import group_count, measurable, spread
 from stylegan2_cond.metrics.registry import Metric, Result, register
 from stylegan2_cond.ops import downsample, upsample
 
@@ -62,11 +64,11 @@ def sliced_distances(
     def distance(kept: list[torch.Tensor]) -> float:
         return float((_quantiles(kept[0]) - _quantiles(kept[1])).abs().mean())
 
-    count = int(max(real_groups.max(), drawn_groups.max())) + 1
     everything = distance([values for values, _ in sides])
-    without = [
-        distance([values[owner != group].reshape(len(values), -1) for values, owner in sides]) for group in range(count)
-    ]
+    without = []
+    for group in range(group_count(real_groups, drawn_groups)):
+        kept = [values[owner != group].reshape(len(values), -1) for values, owner in sides]
+        without.append(distance(kept) if measurable(real_groups != group, drawn_groups != group) else math.nan)
     return everything, spread(without)
 
 
