@@ -10,11 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
-pytest.importorskip("torch_fidelity")
-
 import torchvision
+from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as inception
 from torch_fidelity.feature_extractor_clip import VisionTransformer
 from torch_fidelity.utils import create_feature_extractor, extract_featuresdict_from_input_id
