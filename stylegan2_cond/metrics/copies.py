@@ -112,7 +112,8 @@ def case_numbers(reference: Samples, samples: Samples) -> np.ndarray:
 def by_correlation(reference: Samples) -> Find:
     """Nearness in pixels: the largest normalised cross-correlation over small shifts."""
     order, cases = _by_case(reference)
-    sorted_reference = torch.from_numpy(reference.image[order])
+    in_order = np.array_equal(order, np.arange(len(order)))  # no second copy of what may be a GiB
+    sorted_reference = torch.from_numpy(reference.image if in_order else reference.image[order])
 
     def find(samples: Samples, own: np.ndarray | None) -> Nearest:
         correlation, index = nearest_cases(torch.from_numpy(samples.image), sorted_reference, cases, own)

@@ -228,7 +228,7 @@ def _notes(sets: RealSets, network: NnUNet | None, plan: Plan, held_out: bool) -
             f"nnUNetv2_train {source.dataset_name} {source.configuration} {source.fold}"
         )
     if sets.thinned > 1:
-        notes.append(f"Copies were looked for in every {sets.thinned}th canvas of the training cases only.")
+        notes.append(f"Copies were looked for in one of {sets.thinned} canvases of the training cases only.")
     if held_out:
         notes.append(
             "Held-out cases were looked at: whoever chooses a snapshot by these figures can no longer trust "

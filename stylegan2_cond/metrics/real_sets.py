@@ -15,7 +15,7 @@ from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.planning import Plan
 
 REAL, AGAIN, HELD_OUT = 101, 102, 103  # streams of canvases; the generator's training draws from another
-REFERENCE_BYTES = 2 * 2**30  # of training canvases that copies are looked for in; more are thinned out
+REFERENCE_BYTES = 2**30  # of training canvases that copies are looked for in; more are thinned out
 
 
 @dataclass(frozen=True)
