@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from stylegan2_cond.documents import Document, write_atomically
 from stylegan2_cond.errors import UserError
@@ -112,7 +112,7 @@ def save_snapshot(folder: Path, network: Generator, plan: Plan, images_seen: int
     """Write weights and card into `folder`; the card last, so that a folder with a card is whole."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with write_atomically(folder / WEIGHTS_FILE) as temporary:
-        save_file(state, temporary)
+        temporary.write_bytes(save(state))  # save_file would leave it unreadable for others
     Card(
         plan=plan,
         images_seen=images_seen,

@@ -5,12 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import run
 from matplotlib.image import imread
 
+from stylegan2_cond.data.canvases import cover
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import METRICS, default_metrics
 from stylegan2_cond.metrics import evaluation as room
+from stylegan2_cond.metrics.correlation import RIM, largest_correlation
 from stylegan2_cond.metrics.evaluation import evaluate, open_same_cases
 from stylegan2_cond.metrics.report import Evaluation, Measured, _with_error, table
 from stylegan2_cond.snapshot import find_snapshots, load_generator
@@ -45,6 +48,18 @@ def test_nnunets_word_on_validation_cases_stands_beside_that_on_samples(printed,
     assert set(found.held_out) == {"agreement"}
     assert found.held_out["agreement"].value > found.drawn["agreement"].value
     assert "on validation cases" in printed
+
+
+def test_the_samples_most_like_copies_are_listed_and_can_be_drawn_again(printed, snapshot, preprocessed):
+    found = Evaluation.load(snapshot / "evaluation.json")
+    assert {one.case for one in found.worst} <= set(preprocessed.fold(0).training)
+    assert sum(one.alarm for one in found.worst) == round(found.drawn["copies"].value / 100 * SAMPLES)
+    generator, worst = load_generator(snapshot), found.worst[0]
+    image = generator.sample(1, seed=found.seed, first=worst.sample).image
+    case = preprocessed.load(worst.case)
+    there = np.stack([image for image, _ in cover(case, generator.plan.canvas, reach=RIM, margin=RIM)])
+    nearest = largest_correlation(torch.from_numpy(image), torch.from_numpy(there)[None]).max()
+    assert float(nearest) == pytest.approx(worst.correlation, abs=1e-3)
 
 
 def test_the_picture_is_written(printed, snapshot):

@@ -25,6 +25,11 @@ def test_sample_i_depends_on_seed_and_i_alone(snapshot):
     assert not np.allclose(generator.sample(1, seed=6, first=7).image, alone.image, atol=1e-2)
 
 
+def test_whoever_may_read_the_card_may_read_the_weights(generator_run):
+    folder = find_snapshots(generator_run)[-1]
+    assert (folder / "generator.safetensors").stat().st_mode == (folder / "card.json").stat().st_mode
+
+
 def test_samples_are_in_nnunets_units(snapshot, preprocessed):
     pairs = load_generator(snapshot).sample(6)
     case = preprocessed.load(preprocessed.fold(0).training[0])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from tqdm import tqdm
 
 from stylegan2_cond.data.preprocessed import FOLD_ALL, Preprocessed, open_preprocessed
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.comparison import Comparison, check_names, judge, refusals
+from stylegan2_cond.metrics.comparison import Comparison, check_names, refusals
 from stylegan2_cond.metrics.copies import copies_of
 from stylegan2_cond.metrics.features import Features, Setting, build_features
 from stylegan2_cond.metrics.kept import KeptFeatures, content_key
@@ -22,13 +24,14 @@ from stylegan2_cond.metrics.nnunet import NnUNet, find_nnunet, open_nnunet
 from stylegan2_cond.metrics.picture import save_neighbours
 from stylegan2_cond.metrics.real_sets import RealSets, read_real_sets
 from stylegan2_cond.metrics.registry import METRICS, default_metrics
-from stylegan2_cond.metrics.report import Baseline, Evaluation, Measured, peak_bytes
+from stylegan2_cond.metrics.report import Baseline, Evaluation, Measured, Neighbour, peak_bytes
 from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.snapshot import PairGenerator, load_generator
 
 EVALUATION_FILE = "evaluation.json"
 PICTURE_FILE = "evaluation.png"
+LISTED = 20  # samples that are most like copies
 SAMPLES = {2: 2000, 3: 300}  # by the number of axes
 REVISION = "1"  # of the metrics; another one makes what was found before stale
 
@@ -64,51 +67,39 @@ def evaluate(
     generator = load_generator(snapshot, device)
     if not os.access(snapshot, os.W_OK):
         raise UserError(f"No permission to write into {snapshot}, where the results go. Copy the snapshot elsewhere.")
-    plan = generator.plan
-    samples = samples or SAMPLES[len(plan.canvas)]
-    preprocessed = open_same_cases(plan)
-    validation = _validation_cases(preprocessed, plan, asked=held_out)
-    network = _find_network(plan, nnunet, device, needed=features == NnUNet.name)
-    keep = run_folder(plan.source) / "evaluation"
-    setting = Setting(plan.codec.low, plan.codec.high, nnunet=network, device=device)
-    extractor = KeptFeatures(build_features(features, setting), keep)
-    sets = read_real_sets(preprocessed, plan, validation, samples)
-
-    def comparison(drawn: Samples) -> Comparison:
-        return Comparison(
-            sets.real, drawn, features=extractor, nnunet=network, reference=sets.reference, seed=seed, keep=keep
-        )
-
-    missing = refusals(comparison(sets.again), names)
+    samples = samples or SAMPLES[len(generator.plan.canvas)]
+    judge = _Judge.of(generator.plan, samples, seed, features, nnunet, held_out=held_out, device=device)
+    missing = refusals(judge.comparison(judge.sets.again), names)
     if metrics is not None and missing:
         raise UserError("; ".join(f"{name} {reason}" for name, reason in missing.items()) + ".")
     names = [name for name in names if name not in missing]
-    key = _key(sets, extractor, network, seed)
-    baseline = _complete_baseline(keep / f"real_{key}.json", key, sets, names, held_out, comparison)
-    key = _digest(key, generator.card.weights_sha256)
+    baseline = _complete_baseline(judge, names, held_out=held_out)
+    key = _digest(judge.key, generator.card.weights_sha256)
     earlier = Evaluation.same(snapshot / EVALUATION_FILE, key)
-    drawn = dict(earlier.drawn) if earlier else {}
+    drawn, worst = (dict(earlier.drawn), earlier.worst) if earlier else ({}, ())
     todo = [name for name in names if name not in drawn]
     if todo:
-        judged = comparison(_draw(generator, samples, seed))
-        drawn |= _measure(judged, todo, "Judging the samples")
+        comparison = judge.comparison(_draw(generator, samples, seed))
+        drawn |= _measure(comparison, todo, "Judging the samples")
         if "copies" in todo:
-            save_neighbours(snapshot / PICTURE_FILE, judged, judged.once(copies_of), plan)
+            worst = _worst(comparison)
+            save_neighbours(snapshot / PICTURE_FILE, comparison, comparison.once(copies_of), generator.plan)
     evaluation = Evaluation(
         key=key,
         snapshot=str(snapshot),
         images_seen=generator.card.images_seen,
         samples=samples,
         seed=seed,
-        features=extractor.name,
-        nnunet=None if network is None else network.model.folder.name,
-        training_cases=len(plan.source.training_cases),
-        reference_canvases=len(sets.reference),
+        features=judge.extractor.name,
+        nnunet=judge.network and judge.network.model.folder.name,
+        training_cases=len(generator.plan.source.training_cases),
+        reference_canvases=len(judge.sets.reference),
         drawn={name: drawn[name] for name in METRICS if name in drawn},
         real=baseline.real,
         held_out={name: figure for name, figure in baseline.held_out.items() if held_out or name == "agreement"},
+        worst=worst,
         missing=missing,
-        notes=_notes(sets, network, plan, held_out),
+        notes=_notes(judge, held_out=held_out),
         seconds=round(time.monotonic() - started, 1),
         peak_bytes=peak_bytes(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -117,6 +108,66 @@ def evaluate(
     if todo or earlier is None:
         evaluation.save(snapshot / EVALUATION_FILE)
     return evaluation
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Everything that samples are judged by.
+
+    Attributes:
+        plan: of the generator.
+        sets: canvases of real cases.
+        extractor: of image features.
+        network: the fold's nnU-Net; None where there is none.
+        seed: of whatever a metric draws.
+        keep: folder for what depends on real cases alone.
+    """
+
+    plan: Plan
+    sets: RealSets
+    extractor: Features
+    network: NnUNet | None
+    seed: int
+    keep: Path
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        samples: int,
+        seed: int,
+        features: str | None,
+        nnunet: Path | None,
+        *,
+        held_out: bool,
+        device: str,
+    ) -> _Judge:
+        preprocessed = open_same_cases(plan)
+        validation = _validation_cases(preprocessed, plan, asked=held_out)
+        network = _find_network(plan, nnunet, device, needed=features == NnUNet.name)
+        setting = Setting(plan.codec.low, plan.codec.high, nnunet=network, device=device)
+        keep = run_folder(plan.source) / "evaluation"
+        extractor = KeptFeatures(build_features(features, setting), keep)
+        return cls(plan, read_real_sets(preprocessed, plan, validation, samples), extractor, network, seed, keep)
+
+    def comparison(self, drawn: Samples) -> Comparison:
+        return Comparison(
+            self.sets.real,
+            drawn,
+            features=self.extractor,
+            nnunet=self.network,
+            reference=self.sets.reference,
+            seed=self.seed,
+            keep=self.keep,
+        )
+
+    @cached_property
+    def key(self) -> str:
+        """Stands for everything that the figures of real canvases depend on."""
+        everything = (self.sets.real, self.sets.again, self.sets.held_out, self.sets.reference)
+        contents = [content_key(part) for part in everything if part is not None]
+        network = self.network.identity() if self.network else ""
+        return _digest(REVISION, *contents, self.extractor.identity(), network, str(self.seed))
 
 
 def open_same_cases(plan: Plan) -> Preprocessed:
@@ -163,27 +214,35 @@ def _find_network(plan: Plan, folder: Path | None, device: str, *, needed: bool)
     return None if model is None else NnUNet(model, device)
 
 
-def _complete_baseline(
-    path: Path,
-    key: str,
-    sets: RealSets,
-    names: Sequence[str],
-    held_out: bool,
-    compared: Callable[[Samples], Comparison],
-) -> Baseline:
+def _complete_baseline(judge: _Judge, names: Sequence[str], *, held_out: bool) -> Baseline:
     """What real canvases get, with whatever is not known yet computed and written."""
-    baseline = Baseline.same(path, key) or Baseline(key=key)
+    path = judge.keep / f"real_{judge.key}.json"
+    baseline = Baseline.same(path, judge.key) or Baseline(key=judge.key)
     real, other = dict(baseline.real), dict(baseline.held_out)
+    sets = judge.sets
     if todo := [name for name in names if name not in real]:
-        real |= _measure(compared(sets.again), todo, "Judging real canvases")
+        real |= _measure(judge.comparison(sets.again), todo, "Judging real canvases")
     # What nnU-Net says of validation cases does not depend on any sample, so knowing it can't mislead a choice.
     wanted = names if held_out else [name for name in names if name == "agreement"]
     if sets.held_out is not None and (todo := [name for name in wanted if name not in other]):
-        other |= _measure(compared(sets.held_out), todo, "Judging held-out canvases")
+        other |= _measure(judge.comparison(sets.held_out), todo, "Judging held-out canvases")
     if (real, other) != (baseline.real, baseline.held_out):
-        baseline = Baseline(key=key, real=real, held_out=other)
+        baseline = Baseline(key=judge.key, real=real, held_out=other)
         baseline.save(path)
     return baseline
+
+
+def _worst(comparison: Comparison) -> tuple[Neighbour, ...]:
+    found = comparison.once(copies_of)
+    return tuple(
+        Neighbour(
+            sample=int(number),
+            case=str(comparison.reference.case[found.drawn.index[number]]),
+            correlation=round(float(found.drawn.nearness[number]), 4),
+            alarm=bool(found.alarms[number]),
+        )
+        for number in found.worst(LISTED)
+    )
 
 
 def _measure(comparison: Comparison, names: Sequence[str], title: str) -> dict[str, Measured]:
@@ -192,7 +251,7 @@ def _measure(comparison: Comparison, names: Sequence[str], title: str) -> dict[s
         for name in bar:
             bar.set_postfix_str(name)
             before = time.monotonic()
-            result = judge(comparison, [name])[name]
+            result = METRICS[name](comparison)
             measured[name] = Measured.of(result, time.monotonic() - before)
     return measured
 
@@ -207,21 +266,14 @@ def _draw(generator: PairGenerator, count: int, seed: int) -> Samples:
     return Samples.joined(parts)
 
 
-def _key(sets: RealSets, extractor: Features, network: NnUNet | None, seed: int) -> str:
-    """Stands for everything that the figures of real canvases depend on."""
-    everything = (sets.real, sets.again, sets.held_out, sets.reference)
-    contents = [content_key(part) for part in everything if part is not None]
-    return _digest(REVISION, *contents, extractor.identity(), network.identity() if network else "", str(seed))
-
-
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _notes(sets: RealSets, network: NnUNet | None, plan: Plan, held_out: bool) -> tuple[str, ...]:
-    source = plan.source
+def _notes(judge: _Judge, *, held_out: bool) -> tuple[str, ...]:
+    source, sets = judge.plan.source, judge.sets
     notes = []
-    if network is None:
+    if judge.network is None:
         notes.append(
             "No nnU-Net trained on real cases of this fold was found: features are those of random filters, and "
             "whether masks fit is not told. Train one: "

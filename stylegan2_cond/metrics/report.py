@@ -36,6 +36,23 @@ class Measured(BaseModel):
         )
 
 
+class Neighbour(BaseModel):
+    """A sample, and the training case that it is most like.
+
+    Attributes:
+        sample: its number; `load_generator(…).sample(1, seed=…, first=sample)` draws it again.
+        case: name of the training case.
+        correlation: the largest normalised cross-correlation over small shifts.
+        alarm: whether the sample is taken for a copy.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    sample: int
+    case: str
+    correlation: float
+    alarm: bool
+
+
 class _Kept(Document):
     """A document that stands for what its key names, and for nothing else."""
 
@@ -62,6 +79,7 @@ class Evaluation(_Kept):
     Attributes:
         key: stands for weights, real canvases, extractor, nnU-Net, number and seed.
         drawn, real, held_out: by metric, for drawn samples, other canvases of the training cases, and validation cases.
+        worst: the samples that are most like copies, the worst first; empty where copies were not looked for.
         missing: by metric, why there is no figure.
         notes: what to know before believing any figure.
     """
@@ -78,6 +96,7 @@ class Evaluation(_Kept):
     drawn: dict[str, Measured]
     real: dict[str, Measured]
     held_out: dict[str, Measured]
+    worst: tuple[Neighbour, ...]
     missing: dict[str, str]
     notes: tuple[str, ...]
     seconds: float
