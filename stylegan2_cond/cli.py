@@ -104,7 +104,7 @@ def evaluate(
     )
     print(table(found))
     print(f"{found.seconds:.0f} s, {found.peak_bytes / 2**30:.1f} GiB at most. {snapshot / EVALUATION_FILE}")
-    if (snapshot / PICTURE_FILE).exists():
+    if found.worst:
         print(f"Samples and their nearest real neighbours: {snapshot / PICTURE_FILE}")
 
 

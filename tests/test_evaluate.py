@@ -86,7 +86,10 @@ def test_held_out_cases_are_looked_at_when_asked_and_said_aloud(printed, snapsho
                "--metric", "kid", "--metric", "swd")  # fmt: skip
     assert "held-out" in done.stdout.splitlines()[0]
     assert "can no longer trust" in done.stdout
-    assert METRICS["masks"].title + " " not in done.stdout
+    rows = [line.split("  ")[0] for line in done.stdout.splitlines()]
+    assert METRICS["swd"].title in rows
+    assert METRICS["masks"].title not in rows
+    assert "evaluation.png" not in done.stdout  # it shows another search
     later = evaluate(snapshot, samples=60, features="random", metrics=["kid"])
     assert "kid" not in later.held_out
 
