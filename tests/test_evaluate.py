@@ -108,7 +108,7 @@ def test_the_same_snapshot_gets_the_same_figures(snapshot, tmp_path):
     ("arguments", "said"),
     [
         (["--metric", "kidd"], "Did you mean kid?"),
-        (["--features", "nnunet"], "No nnU-Net was trained on real cases"),
+        (["--features", "nnunet"], "No nnU-Net was trained on real cases of this fold"),
         (["--nnunet", "nowhere"], "has no trained nnU-Net of fold 0"),
         (["-n", "30", "--metric", "frechet"], "frechet needs 100 canvases"),
     ],

@@ -13,9 +13,11 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from stylegan2_cond.data.canvases import Canvases
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.agreement import agreement, dice
+from stylegan2_cond.metrics.evaluation import evaluate
 from stylegan2_cond.metrics.nnunet import NnUNet, find_nnunet, open_nnunet
 from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.planning import Source
+from stylegan2_cond.snapshot import find_snapshots
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,17 @@ def test_a_network_that_is_not_the_plans_is_refused(source, plain_model):
     (plain_model / "plans.json").write_text(json.dumps(plans))
     with pytest.raises(UserError, match="can't be read as the network of its plans"):
         NnUNet(open_nnunet(plain_model, source))
+
+
+def test_a_network_that_cannot_be_read_is_left_out_unless_it_is_wanted(generator_run, plain_model, tmp_path):
+    snapshot = shutil.copytree(find_snapshots(generator_run)[-1], tmp_path / "snapshot")
+    (plain_model / "fold_0" / "checkpoint_final.pth").write_bytes(b"cut off")
+    found = evaluate(snapshot, samples=40, metrics=["kid"])
+    assert found.features == "random"
+    assert any("can't be read as the network of its plans" in note for note in found.notes)
+    for wanted in ({"nnunet": plain_model}, {"features": "nnunet"}):
+        with pytest.raises(UserError, match="can't be read"):
+            evaluate(snapshot, samples=40, metrics=["kid"], **wanted)
 
 
 def test_masks_are_those_of_nnunets_own_predictor(model, network, preprocessed):

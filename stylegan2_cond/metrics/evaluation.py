@@ -119,6 +119,7 @@ class _Judge:
         sets: canvases of real cases.
         extractor: of image features.
         network: the fold's nnU-Net; None where there is none.
+        no_network: why there is none.
         seed: of whatever a metric draws.
         keep: folder for what depends on real cases alone.
     """
@@ -127,6 +128,7 @@ class _Judge:
     sets: RealSets
     extractor: Features
     network: NnUNet | None
+    no_network: str
     seed: int
     keep: Path
 
@@ -144,11 +146,12 @@ class _Judge:
     ) -> _Judge:
         preprocessed = open_same_cases(plan)
         validation = _validation_cases(preprocessed, plan, asked=held_out)
-        network = _find_network(plan, nnunet, device, needed=features == NnUNet.name)
+        network, no_network = _find_network(plan, nnunet, device, needed=features == NnUNet.name)
         setting = Setting(plan.codec.low, plan.codec.high, nnunet=network, device=device)
         keep = run_folder(plan.source) / "evaluation"
         extractor = KeptFeatures(build_features(features, setting), keep)
-        return cls(plan, read_real_sets(preprocessed, plan, validation, samples), extractor, network, seed, keep)
+        sets = read_real_sets(preprocessed, plan, validation, samples)
+        return cls(plan, sets, extractor, network, no_network, seed, keep)
 
     def comparison(self, drawn: Samples) -> Comparison:
         return Comparison(
@@ -202,16 +205,21 @@ def _validation_cases(preprocessed: Preprocessed, plan: Plan, *, asked: bool) ->
     return names
 
 
-def _find_network(plan: Plan, folder: Path | None, device: str, *, needed: bool) -> NnUNet | None:
+def _find_network(plan: Plan, folder: Path | None, device: str, *, needed: bool) -> tuple[NnUNet | None, str]:
+    """The fold's nnU-Net, or why there is none; a reason is an error where one was named or is needed."""
     source = plan.source
     model = find_nnunet(source) if folder is None else open_nnunet(folder, source)
-    if model is None and needed:
+    try:
+        if model is not None:
+            return NnUNet(model, device), ""
         raise UserError(
-            f"No nnU-Net was trained on real cases of {source.dataset_name}, {source.configuration}, fold "
-            f"{source.fold}. Train one (nnUNetv2_train {source.dataset_name} {source.configuration} {source.fold}), "
-            f"or go without: --features random"
+            f"No nnU-Net was trained on real cases of this fold. Train one: "
+            f"nnUNetv2_train {source.dataset_name} {source.configuration} {source.fold}"
         )
-    return None if model is None else NnUNet(model, device)
+    except UserError as error:
+        if needed or folder is not None:
+            raise
+        return None, str(error)
 
 
 def _complete_baseline(judge: _Judge, names: Sequence[str], *, held_out: bool) -> Baseline:
@@ -271,14 +279,10 @@ def _digest(*parts: str) -> str:
 
 
 def _notes(judge: _Judge, *, held_out: bool) -> tuple[str, ...]:
-    source, sets = judge.plan.source, judge.sets
+    sets = judge.sets
     notes = []
     if judge.network is None:
-        notes.append(
-            "No nnU-Net trained on real cases of this fold was found: features are those of random filters, and "
-            "whether masks fit is not told. Train one: "
-            f"nnUNetv2_train {source.dataset_name} {source.configuration} {source.fold}"
-        )
+        notes.append(f"Features are those of random filters, and whether masks fit is not told: {judge.no_network}")
     if sets.thinned > 1:
         notes.append(f"Copies were looked for in one of {sets.thinned} canvases of the training cases only.")
     if held_out:

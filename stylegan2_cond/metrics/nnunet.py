@@ -95,6 +95,8 @@ class NnUNet(Features):
 
     @torch.inference_mode()
     def __call__(self, samples: Samples) -> torch.Tensor:
+        if not hasattr(self.network, "encoder"):
+            raise UserError(f"The network in {self.model.folder} has no encoder. Go without it: --features random")
         parts = []
         for batch in self._batches(samples):
             stages = self.network.encoder(self._padded(batch))
@@ -163,11 +165,9 @@ def _load_network(model: Model) -> torch.nn.Module:
         with torch.serialization.safe_globals(_SAFE):
             weights = torch.load(model.checkpoint, map_location="cpu", weights_only=True)["network_weights"]
         network.load_state_dict(weights)
-    except (pickle.UnpicklingError, RuntimeError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
         raise UserError(
             f"{model.checkpoint} can't be read as the network of its plans ({str(error).splitlines()[0]}). Name the "
-            f"folder of another nnU-Net, or go without one: --features random"
+            f"folder of another nnU-Net: --nnunet FOLDER"
         ) from None
-    if not hasattr(network, "encoder"):
-        raise UserError(f"The network in {model.folder} has no encoder. Go without it: --features random")
     return network
