@@ -103,8 +103,11 @@ def test_masks_are_those_of_nnunets_own_predictor(model, network, preprocessed):
     predictor = nnUNetPredictor(use_mirroring=False, use_gaussian=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model[0]), (0,), "checkpoint_final.pth")
     stacked = torch.from_numpy(samples.image).transpose(0, 1)  # [C, slices, H, W], as a 2-D case lies on disk
-    theirs = predictor.predict_sliding_window_return_logits(stacked).argmax(dim=0).numpy()
-    assert (network.segment(samples) == theirs).mean() > 0.9999
+    logits = predictor.predict_sliding_window_return_logits(stacked).float()
+    best, second = logits.topk(2, dim=0).values
+    clear = (best - second > 0.05).numpy()  # nnU-Net keeps logits in half precision, which may turn a near tie
+    assert clear.mean() > 0.9
+    assert (network.segment(samples) == logits.argmax(dim=0).numpy())[clear].all()
 
 
 def test_any_canvas_will_do(network, preprocessed):
