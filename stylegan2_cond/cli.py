@@ -62,7 +62,7 @@ def train(
     print(f"Snapshot: {find_snapshots(folder)[-1]}\nPreviews: {folder / 'previews'}")
 
 
-@app.command(epilog="Example: stylegan2-cond evaluate …/fold_0/best --held-out")
+@app.command(epilog="Example: stylegan2-cond evaluate …/fold_0/snapshots/000200000")
 def evaluate(
     snapshot: Annotated[Path, typer.Argument(metavar="SNAPSHOT", help="folder with card.json", show_default=False)],
     metric: Annotated[
