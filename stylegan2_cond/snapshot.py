@@ -126,7 +126,7 @@ def load_generator(path: str | os.PathLike, device: str | torch.device = "cpu") 
     """Open a snapshot folder.
 
     Raises:
-        UserError: no snapshot there, or its card or weights are damaged or do not belong together.
+        UserError: no snapshot there, or its card or weights are damaged or do not belong together, or no such device.
     """
     folder = Path(path)
     card = Card.load(folder / CARD_FILE)
@@ -140,7 +140,23 @@ def load_generator(path: str | os.PathLike, device: str | torch.device = "cpu") 
         network.load_state_dict(load_file(weights), assign=True)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{weights} does not fit its card ({error}). {Card.remedy}") from None
-    return PairGenerator(network, card, torch.device(device))
+    return PairGenerator(network, card, open_device(device))
+
+
+def open_device(name: str | torch.device) -> torch.device:
+    """A device that tensors can be put on.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"Device '{name}' is not to be had here ({str(error).splitlines()[0]}). Try --device cpu"
+        ) from None
+    return device
 
 
 def find_snapshots(run_folder: Path) -> list[Path]:

@@ -82,3 +82,8 @@ def test_classes_that_the_generator_does_not_know_are_refused(snapshot):
     assert generator.sample(3, with_classes=[1, 2]).label.shape[0] == 3
     with pytest.raises(ValueError, match=r"class 7 is not one that this generator knows: \[1, 2\]"):
         generator.sample(1, with_classes=[7])
+
+
+def test_a_device_that_is_not_there_is_told(snapshot):
+    with pytest.raises(UserError, match="Device 'cuda:99' is not to be had here"):
+        load_generator(snapshot, "cuda:99")

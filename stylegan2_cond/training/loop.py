@@ -18,7 +18,7 @@ from stylegan2_cond.data.preprocessed import Fold, Preprocessed
 from stylegan2_cond.data.survey import survey
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.planning import SNAPSHOTS, Plan, Source, available_bytes, make_plan, run_folder, smaller_canvas
-from stylegan2_cond.snapshot import Card, PairGenerator, find_snapshots, save_snapshot
+from stylegan2_cond.snapshot import Card, PairGenerator, find_snapshots, open_device, save_snapshot
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.telemetry import Averages, Log, save_preview
@@ -75,7 +75,7 @@ def train(
     """
     fold = preprocessed.fold(fold_name)
     folder = run_folder(Source.of(preprocessed, fold))
-    chosen_device = _device(device)
+    chosen_device = open_device(device)
     plan = _settle_plan(
         folder, preprocessed, fold, canvas=canvas, kimg=kimg, seed=seed, free_bytes=_free_bytes(chosen_device)
     )
@@ -189,17 +189,6 @@ def _refuse_divergence(figures: dict[str, float], folder: Path) -> None:
             f"Training diverged: {figures}. The last checkpoint is good. Lower learning_rate in {folder / 'plan.json'} "
             f"and run the same command again."
         )
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"Device '{name}' is not to be had here ({str(error).splitlines()[0]}). Try --device cpu"
-        ) from None
-    return device
 
 
 def _free_bytes(device: torch.device) -> int | None:
