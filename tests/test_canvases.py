@@ -1,10 +1,12 @@
 """Canvases are cut from real cases, each a function of seed and number alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from stylegan2_cond.data.canvases import Canvases
-from stylegan2_cond.data.preprocessed import OUTSIDE
+from stylegan2_cond.data.preprocessed import OUTSIDE, Case
 
 
 @pytest.fixture
@@ -61,3 +63,52 @@ def test_cases_are_drawn_evenly(preprocessed, plan):
     stream.batch(0, 400)
     expected = 400 / len(names)
     assert all(abs(count - expected) < 4 * np.sqrt(expected) for count in counts.values())
+
+
+def numbered_slices(slices, *, readable=True):
+    """Cases of so many slices, whose voxels hold the number of their slice; class 1 lies in the last slice alone."""
+    cases = {}
+    for name, count in slices.items():
+        image = np.zeros((1, count, 12, 10), np.float32) + np.arange(count)[:, None, None]
+        places = np.array([[0, count - 1, 5, 5]])
+        image = image if readable else SimpleNamespace(shape=image.shape)
+        cases[name] = Case(name, image, np.zeros((1, count, 12, 10), np.int16), {1: places})
+    return SimpleNamespace(load=cases.__getitem__)
+
+
+@pytest.mark.parametrize("foreground_share", [0.0, 0.5, 1.0])
+def test_a_position_is_the_middle_of_the_slice_that_is_cut(foreground_share):
+    slices = {"a": 7, "b": 20, "c": 1}
+    stream = Canvases(numbered_slices(slices), list(slices), (6, 6), foreground_share=foreground_share, seed=1)
+    before = stream.positions(5, 60)
+    assert before.dtype == np.float32
+    cut = [stream.draw(index)[0].mean() for index in range(5, 65)]
+    counts = [slices[stream.case_name(index)] for index in range(5, 65)]
+    np.testing.assert_allclose(before, (np.array(cut) + 0.5) / counts, rtol=1e-6)
+    assert set(before[np.array(counts) == 1]) == {0.5}
+    np.testing.assert_array_equal(stream.positions(5, 60), before)  # the cases are in memory now
+    assert stream.position(7) == pytest.approx(before[2])
+    assert len(np.unique(before)) > (10 if foreground_share < 1 else 2)
+
+
+def test_volumes_lie_in_the_middle():
+    stream = Canvases(numbered_slices({"a": 9}), ["a"], (3, 6, 6), foreground_share=0.5, seed=1)
+    assert stream.positions(0, 5).tolist() == [0.5] * 5
+
+
+def test_positions_are_told_without_reading_a_voxel():
+    stream = Canvases(numbered_slices({"a": 9}, readable=False), ["a"], (6, 6), foreground_share=0.5, seed=1)
+    np.testing.assert_allclose((stream.positions(0, 20) * 9) % 1, 0.5, atol=1e-5)
+    with pytest.raises(TypeError):
+        stream.draw(0)
+
+
+def test_a_position_is_that_of_the_slice_in_its_case(preprocessed, plan, stream):
+    for number in range(6):
+        image = stream.draw(number)[0]
+        case = preprocessed.load(stream.case_name(number))
+        slices = case.image.shape[1]
+        z = int(stream.position(number) * slices)
+        windows = np.lib.stride_tricks.sliding_window_view(np.asarray(case.image[0, z]), plan.canvas)
+        assert (windows == image[0]).all(axis=(-1, -2)).any()
+        assert stream.position(number) == pytest.approx((z + 0.5) / slices)

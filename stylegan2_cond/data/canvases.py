@@ -61,6 +61,22 @@ class Canvases:
         """The case that canvas `index` is cut from."""
         return self._draw_name(np.random.default_rng([self.seed, index]))
 
+    def position(self, index: int) -> float:
+        """Where in its volume canvas `index` lies: the middle of its slice, from 0 to 1; 0.5 for volumes.
+
+        The case is opened, but no voxel of it is read.
+        """
+        if len(self.canvas) == 3:
+            return 0.5
+        rng = np.random.default_rng([self.seed, index])
+        name = self._draw_name(rng)
+        case = self._cached[name] if name in self._cached else self.preprocessed.load(name)
+        return (self._place(case, _size(self.canvas), rng)[0] + 0.5) / case.image.shape[1]
+
+    def positions(self, first: int, count: int) -> np.ndarray:
+        """`[count]` float32: the positions of canvases `first` … `first + count - 1`."""
+        return np.array([self.position(index) for index in range(first, first + count)], np.float32)
+
     def _draw_name(self, rng: np.random.Generator) -> str:
         return self.names[rng.integers(len(self.names))]
 
