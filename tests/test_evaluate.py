@@ -14,9 +14,9 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import METRICS, default_metrics
 from stylegan2_cond.metrics import evaluation as room
 from stylegan2_cond.metrics.correlation import RIM, largest_correlation
-from stylegan2_cond.metrics.evaluation import evaluate, open_same_cases
+from stylegan2_cond.metrics.evaluation import evaluate
 from stylegan2_cond.metrics.report import Evaluation, Measured, _with_error, table
-from stylegan2_cond.snapshot import find_snapshots, load_generator
+from stylegan2_cond.snapshot import find_snapshots, load_generator, open_same_cases
 
 SAMPLES = 120
 

@@ -3,7 +3,8 @@
 The order of the imports is the order of the table.
 """
 
-from stylegan2_cond.metrics import kid, frechet, manifold, swd, masks, agreement, diversity, copies, fidelity  # noqa: F401, I001
+from stylegan2_cond.metrics import kid, frechet, manifold, swd, masks, agreement, conditions  # noqa: F401, I001
+from stylegan2_cond.metrics import diversity, copies, fidelity  # noqa: F401
 from stylegan2_cond.metrics.comparison import compare
 from stylegan2_cond.metrics.features import FEATURES
 from stylegan2_cond.metrics.registry import METRICS, Result, default_metrics

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.survey import RANGE_QUANTILES
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.features import Features, RandomPyramid, Setting, build_features
@@ -33,6 +34,7 @@ class Comparison:
         features: of images.
         nnunet: trained on real cases of the fold, for metrics that need its word.
         reference: canvases among which copies are looked for; `real`, when None.
+        conditions: what the vectors mean that canvases were asked for, and how they are measured.
         seed: of the groups that standard errors leave out, and of whatever a metric draws.
         keep: folder for what depends on real canvases alone, to be computed once; nothing is kept, when None.
     """
@@ -45,6 +47,7 @@ class Comparison:
         features: Features,
         nnunet: NnUNet | None = None,
         reference: Samples | None = None,
+        conditions: Conditions | None = None,
         seed: int = 0,
         keep: Path | None = None,
     ):
@@ -52,6 +55,7 @@ class Comparison:
         self.reference = real if reference is None else reference
         self.extractor = features
         self.nnunet = nnunet
+        self.conditions = conditions
         self.seed = seed
         self.keep = keep
         self._kept: dict[Callable, object] = {}
@@ -112,6 +116,7 @@ def compare(
     *,
     nnunet: NnUNet | None = None,
     reference: object | None = None,
+    conditions: Conditions | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Result]:
     """Judge drawn canvases by real ones.
@@ -124,6 +129,7 @@ def compare(
         seed: of all randomness.
         nnunet: trained on the real cases.
         reference: canvases among which copies are looked for, perhaps with a margin; `real`, when None.
+        conditions: of the generator, where the drawn canvases know what they were asked for.
         progress: is told the name of each metric before it is computed.
 
     Returns:
@@ -141,7 +147,9 @@ def compare(
     check_alike(real, reference, "reference", larger=True)
     if not isinstance(features, Features):
         features = build_features(features, Setting(*_robust_range(real), nnunet=nnunet))
-    comparison = Comparison(real, drawn, features=features, nnunet=nnunet, reference=reference, seed=seed)
+    comparison = Comparison(
+        real, drawn, features=features, nnunet=nnunet, reference=reference, conditions=conditions, seed=seed
+    )
     chosen = default_metrics() if metrics is None else check_names(metrics)
     refused = refusals(comparison, chosen)
     if metrics is not None and refused:

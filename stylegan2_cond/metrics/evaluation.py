@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from stylegan2_cond.data.preprocessed import FOLD_ALL, Preprocessed, open_preprocessed
+from stylegan2_cond.data.preprocessed import FOLD_ALL, Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.comparison import Comparison, check_names, refusals
 from stylegan2_cond.metrics.copies import copies_of
@@ -22,18 +22,19 @@ from stylegan2_cond.metrics.features import Features, Setting, build_features
 from stylegan2_cond.metrics.kept import KeptFeatures, content_key
 from stylegan2_cond.metrics.nnunet import NnUNet, find_nnunet, open_nnunet
 from stylegan2_cond.metrics.picture import save_neighbours
-from stylegan2_cond.metrics.real_sets import RealSets, read_real_sets
+from stylegan2_cond.metrics.real_sets import RealSets, as_judged, read_real_sets
 from stylegan2_cond.metrics.registry import METRICS, default_metrics
 from stylegan2_cond.metrics.report import Baseline, Evaluation, Measured, Neighbour, peak_bytes
 from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.planning import Plan, run_folder
-from stylegan2_cond.snapshot import PairGenerator, load_generator
+from stylegan2_cond.snapshot import PairGenerator, load_generator, open_same_cases
 
 EVALUATION_FILE = "evaluation.json"
 PICTURE_FILE = "evaluation.png"
+OF_IMAGES = ("kid-pair", "swd", "agreement", "copies", "copies-features")  # not told of masks alone
 LISTED = 20  # samples that are most like copies
 SAMPLES = {2: 2000, 3: 300}  # by the number of axes
-REVISION = "1"  # of the metrics; another one makes what was found before stale
+REVISION = "2"  # of the metrics; another one makes what was found before stale
 
 
 def evaluate(
@@ -63,8 +64,8 @@ def evaluate(
         UserError: no snapshot, cases that are gone or preprocessed anew, an nnU-Net of other data, an unknown metric.
     """
     started = time.monotonic()
-    names = default_metrics() if metrics is None else check_names(metrics)
     generator = load_generator(snapshot, device)
+    names = _names(metrics, generator.plan)
     if not os.access(snapshot, os.W_OK):
         raise UserError(f"No permission to write into {snapshot}, where the results go. Copy the snapshot elsewhere.")
     samples = samples or SAMPLES[len(generator.plan.canvas)]
@@ -79,7 +80,7 @@ def evaluate(
     drawn, worst = (dict(earlier.drawn), earlier.worst) if earlier else ({}, ())
     todo = [name for name in names if name not in drawn]
     if todo:
-        comparison = judge.comparison(_draw(generator, samples, seed))
+        comparison = judge.comparison(as_judged(_draw(generator, samples, seed), generator.plan))
         drawn |= _measure(comparison, todo, "Judging the samples")
         if "copies" in todo:
             worst = _worst(comparison)
@@ -147,8 +148,9 @@ class _Judge:
         preprocessed = open_same_cases(plan)
         validation = _validation_cases(preprocessed, plan, asked=held_out)
         network, no_network = _find_network(plan, nnunet, device, needed=features == NnUNet.name)
-        setting = Setting(plan.codec.low, plan.codec.high, nnunet=network, device=device)
-        keep = run_folder(plan.source) / "evaluation"
+        low, high = (plan.codec.low, plan.codec.high) if plan.codec.low else ((0.0,), (1.0,))
+        setting = Setting(low, high, nnunet=network, device=device)
+        keep = run_folder(plan.source, plan.variant) / "evaluation"
         extractor = KeptFeatures(build_features(features, setting), keep)
         sets = read_real_sets(preprocessed, plan, validation, samples)
         return cls(plan, sets, extractor, network, no_network, seed, keep)
@@ -160,6 +162,7 @@ class _Judge:
             features=self.extractor,
             nnunet=self.network,
             reference=self.sets.reference,
+            conditions=self.plan.conditions,
             seed=self.seed,
             keep=self.keep,
         )
@@ -170,29 +173,17 @@ class _Judge:
         everything = (self.sets.real, self.sets.again, self.sets.held_out, self.sets.reference)
         contents = [content_key(part) for part in everything if part is not None]
         network = self.network.identity() if self.network else ""
-        return _digest(REVISION, *contents, self.extractor.identity(), network, str(self.seed))
+        conditions = self.plan.conditions.model_dump_json()
+        return _digest(REVISION, *contents, self.extractor.identity(), network, conditions, str(self.seed))
 
 
-def open_same_cases(plan: Plan) -> Preprocessed:
-    """The cases that a generator was trained on, as they were then.
-
-    Raises:
-        UserError: dataset, configuration or plans are gone, or the cases were preprocessed differently since.
-    """
-    source = plan.source
-    preprocessed = open_preprocessed(source.dataset_name, source.configuration, source.plans_name)
-    if preprocessed.fingerprint != source.preprocessing:
-        raise UserError(
-            f"{preprocessed.folder} was preprocessed differently than the cases that this generator saw. Restore the "
-            f"plans, or train the generator again: stylegan2-cond train {source.dataset_name} {source.configuration} "
-            f"{source.fold}"
-        )
-    if gone := sorted(set(source.training_cases) - set(preprocessed.case_names())):
-        raise UserError(
-            f"{len(gone)} of the cases that this generator saw are not in {preprocessed.folder}, the first is "
-            f"{gone[0]}. Preprocess them: {preprocessed.preprocess_command}"
-        )
-    return preprocessed
+def _names(metrics: Sequence[str] | None, plan: Plan) -> tuple[str, ...]:
+    """Of the metrics that were asked for, or else of the default ones, those that the variant can have."""
+    names = default_metrics() if metrics is None else check_names(metrics)
+    silent = [name for name in names if name in OF_IMAGES] if plan.variant == "mask" else []
+    if silent and metrics is not None:
+        raise UserError(f"{', '.join(silent)}: this snapshot draws masks alone, without images.")
+    return tuple(name for name in names if name not in silent)
 
 
 def _validation_cases(preprocessed: Preprocessed, plan: Plan, *, asked: bool) -> tuple[str, ...]:
@@ -207,6 +198,8 @@ def _validation_cases(preprocessed: Preprocessed, plan: Plan, *, asked: bool) ->
 
 def _find_network(plan: Plan, folder: Path | None, device: str, *, needed: bool) -> tuple[NnUNet | None, str]:
     """The fold's nnU-Net, or why there is none; a reason is an error where one was named or is needed."""
+    if plan.variant == "mask":
+        return None, "masks are judged without their images."
     source = plan.source
     model = find_nnunet(source) if folder is None else open_nnunet(folder, source)
     try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from stylegan2_cond.data.canvases import Canvases, cover, covering_places
@@ -38,11 +39,12 @@ class RealSets:
 
 
 def read_real_sets(preprocessed: Preprocessed, plan: Plan, held_out: Sequence[str], count: int) -> RealSets:
-    """Cut all of them; the same ones for every snapshot of a plan."""
+    """Cut all of them; the same ones for every snapshot of a plan. Nobody looks for copies of masks alone."""
     training = plan.source.training_cases
-    reference, thinned = _reference(preprocessed, plan)
+    real = _drawn_from(preprocessed, plan, training, count, REAL)
+    reference, thinned = (real, 1) if plan.variant == "mask" else _reference(preprocessed, plan)
     return RealSets(
-        real=_drawn_from(preprocessed, plan, training, count, REAL),
+        real=real,
         again=_drawn_from(preprocessed, plan, training, count, AGAIN),
         held_out=_drawn_from(preprocessed, plan, held_out, count, HELD_OUT) if held_out else None,
         reference=reference,
@@ -54,7 +56,21 @@ def _drawn_from(preprocessed: Preprocessed, plan: Plan, names: Sequence[str], co
     canvases = Canvases(preprocessed, names, plan.canvas, foreground_share=plan.foreground_share, seed=stream)
     image, label = canvases.batch(0, count)
     case = np.array([canvases.case_name(index) for index in range(count)])
-    return Samples(image, _known(label, plan), case)
+    position = torch.from_numpy(canvases.positions(0, count))
+    asked = plan.conditions.measure(torch.from_numpy(label), position).numpy()
+    return as_judged(Samples(image, _known(label, plan), case, asked), plan)
+
+
+def as_judged(samples: Samples, plan: Plan) -> Samples:
+    """Canvases as a plan's generator is judged by: of one that draws masks alone, they stand in the image's place.
+
+    One channel a class, background left out.
+    """
+    if plan.variant != "mask":
+        return samples
+    labels = [label for label in plan.codec.labels if label != 0] or plan.codec.labels
+    one_hot = np.stack([samples.label == label for label in labels], axis=1).astype(np.float32)
+    return Samples(one_hot, samples.label, samples.case, samples.asked)
 
 
 def _reference(preprocessed: Preprocessed, plan: Plan) -> tuple[Samples, int]:

@@ -119,6 +119,8 @@ def table(evaluation: Evaluation) -> str:
         hint = ", ".join(filter(None, [_HINTS[METRICS[name].better], evaluation.drawn[name].warning]))
         if name == "agreement" and name in evaluation.held_out and not held_out:
             hint += f"; on validation cases {_with_error(evaluation.held_out[name])}"
+        if name == "conditions":
+            hint += _obedience(evaluation.drawn[name].details)
         rows.append([METRICS[name].title, *map(_with_error, figures), hint])
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = []
@@ -136,6 +138,12 @@ def peak_bytes() -> int:
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(peak.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _obedience(details: dict[str, float | None]) -> str:
+    """What samples would get that mind nothing, and how closely areas and positions follow what was asked for."""
+    ranks = [f"of {name} {details[name]:.2f}" for name in ("areas", "position") if details.get(name) is not None]
+    return f", {details['by chance']:.2f} by chance" + (f"; rank correlation {', '.join(ranks)}" if ranks else "")
 
 
 def _with_error(figure: Measured | None) -> str:

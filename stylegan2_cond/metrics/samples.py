@@ -19,11 +19,14 @@ class Samples:
         image: `[N, C, *canvas]` float32, finite.
         label: `[N, *canvas]` int16; None where there are no masks.
         case: `[N]` names of the cases that the canvases were cut from; None where each stands for itself.
+        asked: `[N, width]` condition vectors: what drawn ones were asked to be, or what was measured on real ones;
+            None where that is not known.
     """
 
     image: np.ndarray
     label: np.ndarray | None = None
     case: np.ndarray | None = None
+    asked: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.image)
@@ -38,16 +41,18 @@ class Samples:
 
     def take(self, indices: np.ndarray | slice) -> Samples:
         """Those of `indices`."""
-        return Samples(
-            self.image[indices],
-            None if self.label is None else self.label[indices],
-            None if self.case is None else self.case[indices],
-        )
+        parts = (self.image, self.label, self.case, self.asked)
+        return Samples(*(None if part is None else part[indices] for part in parts))
 
     @classmethod
     def joined(cls, parts: Sequence) -> Samples:
         """All that several parts hold (anything with `.image` and `.label`), one after the other."""
-        return cls(np.concatenate([part.image for part in parts]), np.concatenate([part.label for part in parts]))
+        asked = [_asked(part) for part in parts]
+        return cls(
+            np.concatenate([part.image for part in parts]),
+            np.concatenate([part.label for part in parts]),
+            asked=None if any(one is None for one in asked) else np.concatenate(asked),
+        )
 
     def batches(self, size: int) -> Iterator[Samples]:
         """All of them, `size` at a time."""
@@ -57,7 +62,7 @@ class Samples:
         """Their middle, of this size."""
         starts = [(have - want) // 2 for have, want in zip(self.canvas, canvas, strict=True)]
         box = (..., *(slice(start, start + want) for start, want in zip(starts, canvas, strict=True)))
-        return Samples(self.image[box], None if self.label is None else self.label[box], self.case)
+        return Samples(self.image[box], None if self.label is None else self.label[box], self.case, self.asked)
 
     def groups(self) -> np.ndarray:
         """`[N]` numbers, the same for canvases of one case."""
@@ -68,8 +73,8 @@ def as_samples(canvases: object, name: str = "canvases") -> Samples:
     """Take canvases as users have them.
 
     Args:
-        canvases: `Samples`; an object with `.image` and `.label` (drawn `Pairs`); an array or tensor
-            `[N, C, *canvas]`; a tuple of images and labels `[N, *canvas]`; or a reader that gives image
+        canvases: `Samples`; an object with `.image` and `.label`, and perhaps `.condition` (drawn `Pairs`); an array or
+            tensor `[N, C, *canvas]`; a tuple of images and labels `[N, *canvas]`; or a reader that gives image
             `[C, *canvas]` and label `[*canvas]` one after the other, as a torch `Dataset` does.
         name: what an error calls them.
 
@@ -89,8 +94,9 @@ def as_samples(canvases: object, name: str = "canvases") -> Samples:
     image = _array(image).astype(np.float32, copy=False)
     label = None if label is None else _array(label)
     case = None if case is None else np.asarray(case)
-    _check(image, label, case, name)
-    return Samples(image, None if label is None else label.astype(np.int16, copy=False), case)
+    asked = _asked(canvases)
+    _check(image, label, case, asked, name)
+    return Samples(image, None if label is None else label.astype(np.int16, copy=False), case, asked)
 
 
 def check_alike(real: Samples, other: Samples, name: str, *, larger: bool = False) -> None:
@@ -122,11 +128,19 @@ def _read(reader: Iterable | Sequence, name: str) -> tuple[np.ndarray, np.ndarra
         ) from None
 
 
+def _asked(canvases: object) -> np.ndarray | None:
+    """Condition vectors that canvases come with."""
+    asked = canvases.asked if isinstance(canvases, Samples) else getattr(canvases, "condition", None)
+    return None if asked is None else _array(asked).astype(np.float32, copy=False)
+
+
 def _array(values: object) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
-def _check(image: np.ndarray, label: np.ndarray | None, case: np.ndarray | None, name: str) -> None:
+def _check(
+    image: np.ndarray, label: np.ndarray | None, case: np.ndarray | None, asked: np.ndarray | None, name: str
+) -> None:
     if image.ndim not in (4, 5) or not image.size:
         raise UserError(f"The {name} have shape {image.shape}; wanted are [N, C, H, W] or [N, C, D, H, W], N ≥ 1.")
     if not np.isfinite(image).all():
@@ -143,3 +157,5 @@ def _check(image: np.ndarray, label: np.ndarray | None, case: np.ndarray | None,
         )
     if case is not None and len(case) != len(image):
         raise UserError(f"The {name} have {len(image)} images and {len(case)} case names.")
+    if asked is not None and (asked.ndim != 2 or len(asked) != len(image)):
+        raise UserError(f"The {name} have {len(image)} images and conditions {asked.shape}; wanted are [N, width].")

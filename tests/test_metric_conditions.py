@@ -1,0 +1,279 @@
+"""Whether samples are what they were asked to be: counted one by one, ranked by scipy, placed by planted features."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from stylegan2_cond.data.conditioning import Conditions
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.metrics import Samples, compare, default_metrics
+from stylegan2_cond.metrics.comparison import Comparison
+from stylegan2_cond.metrics.conditions import seeming_positions
+from stylegan2_cond.metrics.features import Features
+from stylegan2_cond.metrics.real_sets import read_real_sets
+from stylegan2_cond.metrics.report import Evaluation, Measured, table
+from stylegan2_cond.metrics.samples import as_samples
+
+CLASSES = (1, 2)
+
+
+class MeanIntensity(Features):
+    """A canvas is what its mean intensity is."""
+
+    name = "mean"
+    standardised = False
+
+    def identity(self):
+        return self.name
+
+    def __call__(self, samples):
+        return torch.from_numpy(samples.image.reshape(len(samples), -1).mean(axis=1, keepdims=True))
+
+
+def blobs(count, seed=0, chance=0.6, size=(12, 12)):
+    """Label maps that show each class with some chance, at many sizes."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((count, *size), np.int16)
+    for canvas in labels:
+        for label in CLASSES:
+            if rng.random() < chance:
+                rows = slice(0, 6) if label == 1 else slice(6, 12)
+                canvas[rows] = label * (rng.random((6, *size[1:])) < rng.uniform(0.05, 1))
+    return labels
+
+
+def samples_of(label, asked=None, *, value=None, case=None):
+    value = np.zeros(len(label)) if value is None else value
+    image = np.zeros((len(label), 1, *label.shape[1:]), np.float32)
+    return Samples(image + value.astype(np.float32).reshape(-1, *[1] * label.ndim), label, case, asked)
+
+
+def measured(conditions, label, position=None):
+    return conditions.measure(torch.from_numpy(label), None if position is None else torch.from_numpy(position)).numpy()
+
+
+def judged(real, drawn, conditions):
+    return compare(real, drawn, ["conditions"], MeanIntensity(), conditions=conditions)["conditions"]
+
+
+REAL = blobs(300)
+CONDITIONS = Conditions.from_canvases(CLASSES, REAL, None)
+
+
+def test_canvases_meet_what_was_measured_on_themselves():
+    drawn = blobs(200, seed=1)
+    result = judged(samples_of(REAL), samples_of(drawn, measured(CONDITIONS, drawn)), CONDITIONS)
+    assert (result.value, result.standard_error, result.warning) == (1, 0, None)
+    ones = [f"{label} {what}" for label in CLASSES for what in ("shown when asked", "area")]
+    assert [result.details.pop(name) for name in [*ones, "areas"]] == pytest.approx([1] * 5)
+    assert [result.details.pop(f"{label} shown when not asked") for label in CLASSES] == [0, 0]
+    assert list(result.details) == ["by chance"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**16), st.sampled_from([0.2, 0.6, 0.95]))
+def test_every_figure_is_what_counting_one_by_one_and_scipy_say(seed, chance):
+    wanted, drawn = blobs(120, seed, chance), blobs(120, seed + 1, 0.6)
+    drawn[::3] = wanted[::3]
+    drawn[::5] = 0
+    result = judged(samples_of(REAL), samples_of(drawn, measured(CONDITIONS, wanted)), CONDITIONS)
+    sets = [[{label for label in CLASSES if (canvas == label).any()} for canvas in side] for side in (wanted, drawn)]
+    assert result.value == pytest.approx(np.mean([asked == shown for asked, shown in zip(*sets, strict=True)]))
+    expected, ranks = {"by chance": np.mean([asked == shown for asked in sets[0] for shown in sets[1]])}, []
+    for label in CLASSES:
+        shown = {True: [], False: []}
+        areas = []
+        for asked, there, before, after in zip(*sets, wanted, drawn, strict=True):
+            shown[label in asked].append(label in there)
+            if label in asked & there:
+                areas.append([np.log((side == label).mean()) for side in (before, after)])
+        expected[f"{label} shown when asked"] = np.mean(shown[True])
+        expected[f"{label} shown when not asked"] = np.mean(shown[False])
+        if len(areas) >= 10:
+            ranks.append(spearmanr(*np.array(areas).T).statistic)
+            expected[f"{label} area"] = ranks[-1]
+    if ranks:
+        expected["areas"] = np.mean(ranks)
+    assert result.details == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_error_is_that_of_a_share():
+    rng = np.random.default_rng(0)
+    wanted = blobs(2000, seed=1, chance=1.0)
+    drawn = wanted * (rng.random(2000) < 0.7)[:, None, None].astype(np.int16)
+    result = judged(samples_of(REAL), samples_of(drawn, measured(CONDITIONS, wanted)), CONDITIONS)
+    assert result.value == pytest.approx(0.7, abs=0.04)
+    assert 0.6 < result.standard_error / np.sqrt(0.7 * 0.3 / 2000) < 1.5
+    cases = np.repeat(np.arange(25), 80).astype(str)
+    by_case = wanted * (rng.random(25) < 0.7)[:, None, None].repeat(80, axis=0).astype(np.int16)
+    result = judged(samples_of(REAL), samples_of(by_case, measured(CONDITIONS, wanted), case=cases), CONDITIONS)
+    assert 0.6 < result.standard_error / np.sqrt(result.value * (1 - result.value) / 25) < 1.5
+
+
+def test_what_no_sample_tells_is_not_told():
+    wanted = np.zeros((40, 12, 12), np.int16)
+    wanted[:, 0, :3] = 1  # always, and always as large
+    wanted[:9, 6, :5] = 2  # in too few samples to rank
+    result = judged(samples_of(REAL), samples_of(wanted, measured(CONDITIONS, wanted)), CONDITIONS)
+    assert result.details == {
+        "by chance": pytest.approx((9 / 40) ** 2 + (31 / 40) ** 2),
+        "1 shown when asked": 1,
+        "2 shown when asked": 1,
+        "2 shown when not asked": 0,
+    }
+
+
+# --- position
+
+
+def placed(count=200, seed=0):
+    """Conditions with positions, real canvases whose intensity is their place, and more such places."""
+    rng = np.random.default_rng(seed)
+    label, places, further = blobs(count, seed), rng.random(count), rng.random(count)
+    conditions = Conditions.from_canvases(CLASSES, label, places)
+    return conditions, samples_of(label, measured(conditions, label, places), value=places), further
+
+
+@pytest.mark.parametrize(("tell", "expected"), [(lambda place: place, 1.0), (lambda place: 1 - place, -1.0)])
+def test_position_is_told_by_the_real_canvases_that_look_most_alike(tell, expected):
+    conditions, real, places = placed()
+    drawn = samples_of(real.label, measured(conditions, real.label, places), value=tell(places))
+    assert judged(real, drawn, conditions).details["position"] == pytest.approx(expected, abs=0.02)
+
+
+def test_samples_that_do_not_mind_their_position_get_none():
+    conditions, real, places = placed()
+    values = np.random.default_rng(9).random(200)
+    drawn = samples_of(real.label, measured(conditions, real.label, places), value=values)
+    assert abs(judged(real, drawn, conditions).details["position"]) < 0.25
+    nearest = np.abs(values[:, None] - real.image[:, 0, 0, 0]).argsort(axis=1)[:, :5]
+    seeming = (real.asked[:, -1][nearest].mean(axis=1) + 1) / 2
+    expected = spearmanr(places, seeming).statistic
+    assert judged(real, drawn, conditions).details["position"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_case_does_not_tell_where_its_own_canvases_lie():
+    conditions, real, places = placed()
+    cases = np.array(list("abcd")).repeat(50)
+    values = 10.0 * np.arange(4).repeat(50)  # nearest beside the own case are the ends of the next ones
+    label = real.label
+    real = samples_of(label, real.asked, value=values + real.image[:, 0, 0, 0], case=cases)
+    drawn = measured(conditions, label, places)
+    strangers = judged(real, samples_of(label, drawn, value=values + places), conditions)
+    assert strangers.details["position"] > 0.95
+    again = judged(real, samples_of(label, drawn, value=values + places, case=cases), conditions)
+    assert again.details["position"] < 0.5
+    alone = np.full(200, "a")
+    one_case = samples_of(label, real.asked, value=real.image[:, 0, 0, 0], case=alone)
+    assert "position" not in judged(one_case, samples_of(label, drawn, case=alone), conditions).details
+
+
+def test_of_few_other_cases_all_canvases_tell(monkeypatch):
+    conditions, real, _ = placed()
+    cases = np.array(["a"] * 197 + ["b"] * 3)
+    real = samples_of(real.label, real.asked, value=real.image[:, 0, 0, 0], case=cases)
+    comparison = Comparison(real, real, features=MeanIntensity(), conditions=conditions)
+    monkeypatch.setattr("stylegan2_cond.metrics.conditions.CHUNK", 7)
+    seeming, places = seeming_positions(comparison), (real.asked[:, -1] + 1) / 2
+    np.testing.assert_allclose(seeming[:197], places[197:].mean(), rtol=1e-5)
+    for number in (197, 198, 199):
+        nearest = np.abs(places[:197] - places[number]).argsort()[:5]
+        assert seeming[number] == pytest.approx(places[nearest].mean(), abs=1e-4)
+
+
+def test_without_positions_of_real_canvases_there_is_no_word_on_positions():
+    conditions, real, places = placed()
+    drawn = samples_of(real.label, measured(conditions, real.label, places), value=places)
+    assert "position" not in judged(samples_of(real.label), drawn, conditions).details
+
+
+# --- what it needs
+
+
+def test_samples_that_do_not_know_what_they_were_asked_for_are_refused():
+    asked = measured(CONDITIONS, REAL)
+    known, unknown = samples_of(REAL, asked), samples_of(REAL)
+    for drawn, conditions in ((unknown, CONDITIONS), (known, None)):
+        with pytest.raises(UserError, match="conditions needs samples that know what they were asked for"):
+            judged(known, drawn, conditions)
+    with pytest.raises(UserError, match=r"needs conditions of 4 numbers, there are such of \[3\]"):
+        judged(unknown, samples_of(REAL, asked[:, :3]), CONDITIONS)
+    with pytest.raises(UserError, match=r"needs conditions of 4 numbers, there are such of \[3, 4\]"):
+        judged(samples_of(REAL, asked[:, :3]), known, CONDITIONS)
+    with pytest.raises(UserError, match="needs classes to ask for"):
+        judged(unknown, samples_of(REAL, asked[:, :0]), Conditions(classes=(), has_position=False))
+    with pytest.raises(UserError, match="needs masks"):
+        compare(unknown, known.image, ["conditions"], conditions=CONDITIONS)
+
+
+def test_it_is_shown_unasked_of_slices_and_volumes_where_samples_know():
+    assert "conditions" in default_metrics()
+    for label in (REAL[:30], np.stack([blobs(4, seed=seed) for seed in range(30)])):
+        conditions = Conditions.from_canvases(CLASSES, label, None)
+        pairs = SimpleNamespace(
+            image=np.random.default_rng(0).random((30, 1, *label.shape[1:]), np.float32),
+            label=label,
+            condition=conditions.measure(torch.from_numpy(label)),
+        )
+        assert compare(pairs, pairs, conditions=conditions)["conditions"].value == 1
+        assert "conditions" not in compare(pairs, pairs)
+
+
+def test_samples_carry_what_they_were_asked_for():
+    asked = measured(CONDITIONS, REAL)
+    pairs = SimpleNamespace(image=samples_of(REAL).image, label=REAL, condition=torch.from_numpy(asked))
+    whole = as_samples(pairs)
+    np.testing.assert_array_equal(whole.asked, asked)
+    assert whole.asked.dtype == np.float32
+    np.testing.assert_array_equal(as_samples(whole).asked, asked)
+    np.testing.assert_array_equal(whole.take(np.array([5, 2])).asked, asked[[5, 2]])
+    np.testing.assert_array_equal(np.concatenate([part.asked for part in whole.batches(128)]), asked)
+    np.testing.assert_array_equal(whole.cropped((6, 6)).asked, asked)
+    np.testing.assert_array_equal(Samples.joined([whole, pairs]).asked, np.concatenate([asked, asked]))
+    assert Samples.joined([whole, samples_of(REAL)]).asked is None
+    assert as_samples((pairs.image, REAL)).asked is None
+    assert as_samples(SimpleNamespace(image=pairs.image, label=REAL)).asked is None
+    for wrong in (asked[:-1], asked[:, 0]):
+        with pytest.raises(UserError, match=r"300 images and conditions .* wanted are \[N, width\]"):
+            as_samples(samples_of(REAL, wrong))
+
+
+def test_real_canvases_know_where_they_lie_and_what_they_show(preprocessed, plan):
+    sets = read_real_sets(preprocessed, plan, (), 40)
+    for side in (sets.real, sets.again):
+        shown, areas, _ = plan.conditions.parts(torch.from_numpy(side.asked))
+        for column, label in enumerate(plan.conditions.classes):
+            share = (side.label == label).mean(axis=(1, 2))
+            np.testing.assert_array_equal(shown[:, column], share > 0)
+            np.testing.assert_allclose(areas[:, column].exp().nan_to_num(0), share, rtol=1e-4)
+    result = compare(sets.real, sets.again, ["conditions"], conditions=plan.conditions)["conditions"]
+    assert (result.value, result.details["areas"]) == (1, pytest.approx(1))
+    assert plan.conditions.has_position == ("position" in result.details)
+
+
+# --- the line in the table
+
+
+@pytest.mark.parametrize(
+    ("details", "hint"),
+    [
+        ({"areas": 0.934, "position": 0.41}, "; rank correlation of areas 0.93, of position 0.41"),
+        ({"areas": 0.934}, "; rank correlation of areas 0.93"),
+        ({"1 shown when asked": 1.0}, ""),
+    ],
+)
+def test_the_table_has_a_line_for_it(details, hint):
+    details |= {"by chance": 0.317}
+    drawn = Measured(value=0.81, standard_error=0.012, details=details, warning=None, seconds=1)
+    real = Measured(value=1.0, standard_error=0.0, details={"areas": 1.0}, warning=None, seconds=1)
+    evaluation = Evaluation.model_construct(
+        drawn={"conditions": drawn}, real={"conditions": real}, held_out={}, missing={}, notes=()
+    )
+    _, line = table(evaluation).splitlines()
+    parts = [part.strip() for part in line.split("  ") if part]
+    assert parts == ["conditions met", "0.810 ± 0.012", "1 ± 0", f"higher is better, 0.32 by chance{hint}"]
