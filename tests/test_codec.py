@@ -188,6 +188,47 @@ def test_an_outside_value_is_of_no_effect_where_no_label_is_outside():
     assert torch.equal(codec.activate(raw)[:, :2], raw[:, :2])
 
 
+# --- a mask that is given
+
+
+@settings(max_examples=40, deadline=None)
+@given(label_maps(), st.integers(0, 2**16), st.sampled_from([None, (0.0, 7.5)]))
+def test_a_given_mask_stays_as_it_is_beside_the_drawn_image(label, seed, outside):
+    codec = make_codec(outside=outside)
+    given_mask = codec.encode_label(label)
+    raw = draw_raw(codec, *label.shape[1:], seed=seed, count=len(label))[:, :2]
+    activated = codec.activate(raw, given_mask)
+    assert torch.equal(activated[:, 2:], given_mask)
+    assert torch.equal(codec.decode(activated)[1], label)
+    if outside is None:
+        assert torch.equal(activated[:, :2], raw)
+        return
+    share = probabilities(activated, codec)[:, LABELS.index(OUTSIDE)].unsqueeze(1).numpy()
+    constant = (np.array(outside) - LOW) / np.subtract(HIGH, LOW) * 2 - 1
+    constant = constant.reshape(1, 2, *[1] * (label.ndim - 1))
+    np.testing.assert_allclose(activated[:, :2], (1 - share) * raw.numpy() + share * constant, rtol=1e-4, atol=1e-5)
+    image = codec.decode(activated)[0]
+    for channel, value in enumerate(outside):
+        assert (image[:, channel][label == OUTSIDE] == value).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(label_maps((*LABELS, IGNORE)))
+def test_a_mask_alone_is_coded_as_it_is_beside_an_image(label):
+    codec = make_codec(ignore=IGNORE)
+    assert torch.equal(codec.encode_label(label), codec.encode(blank_image(label), label)[:, 2:])
+
+
+def test_a_codec_without_image_channels_codes_masks_alone():
+    codec = make_codec(low=(), high=())
+    label = torch.tensor(LABELS, dtype=torch.int16).reshape(1, 1, -1).repeat(2, 3, 2)
+    coded = codec.encode(torch.zeros(2, 0, *label.shape[1:]), label)
+    assert coded.shape == (2, len(LABELS), *label.shape[1:])
+    image, decoded = codec.decode(codec.activate(200 * coded))
+    assert image.shape == (2, 0, *label.shape[1:])
+    assert torch.equal(decoded, label)
+
+
 # --- the ignore label
 
 

@@ -1,19 +1,22 @@
-"""The networks: shapes for any canvas, statistics at the start, and what a condition may and must change."""
+"""The networks: shapes for any canvas, statistics at the start, and what mask and condition may and must change."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
-from stylegan2_cond.networks.discriminator import Discriminator, minibatch_stddev
+from stylegan2_cond.networks.discriminator import IMAGE, MASK, PAIR, Discriminator, minibatch_stddev
 from stylegan2_cond.networks.layers import Conv, Linear, ModulatedConv, pixel_norm, pyramid
 from stylegan2_cond.networks.mapping import AVERAGE_DECAY, Mapping
-from stylegan2_cond.networks.synthesis import Generator, Synthesis
+from stylegan2_cond.networks.synthesis import Generator, MaskModulation, Synthesis
 
 LATENT, STYLE, CONDITION = 8, 12, 3
+IMAGES, LABELS = 2, 3  # channels
 CANVASES = [  # canvas, factors from coarse to fine
     ((9, 14), ((2, 2), (1, 2))),
     ((5, 4), ()),
@@ -30,20 +33,22 @@ def _same_weights_each_time():
         yield
 
 
-def make_generator(canvas, factors, output_channels=4, condition_dim=CONDITION):
-    channels = [12, 8, 6][-len(factors) - 1 :]
+def make_generator(canvas, factors, output_channels=IMAGES + LABELS, condition_dim=CONDITION, given_channels=0):
     mapping = Mapping(latent_dim=LATENT, condition_dim=condition_dim, style_dim=STYLE, layers=2)
     synthesis = Synthesis(
-        canvas=canvas, factors=factors, channels=channels, output_channels=output_channels, style_dim=STYLE
+        canvas=canvas,
+        factors=factors,
+        channels=[12, 8, 6][-len(factors) - 1 :],
+        output_channels=output_channels,
+        style_dim=STYLE,
+        given_channels=given_channels,
     )
     return Generator(mapping, synthesis).eval()
 
 
-def make_discriminator(canvas, factors, input_channels=4, condition_dim=CONDITION):
-    channels = [12, 8, 6][-len(factors) - 1 :]
-    return Discriminator(
-        canvas=canvas, factors=factors, channels=channels, input_channels=input_channels, condition_dim=condition_dim
-    )
+def make_discriminator(canvas, factors, **changes):
+    sizes = {"image_channels": IMAGES, "label_channels": LABELS, "condition_dim": CONDITION, **changes}
+    return Discriminator(canvas=canvas, factors=factors, channels=[12, 8, 6][-len(factors) - 1 :], **sizes)
 
 
 def draw_inputs(generator, count, condition_dim=CONDITION):
@@ -68,24 +73,30 @@ def test_each_stage_of_the_pyramid_reaches_the_next_and_the_last_is_the_canvas(d
 
 
 @every_canvas
-@pytest.mark.parametrize("channels", [2, 7])
-def test_generator_and_discriminator_take_any_canvas_and_any_number_of_channels(canvas, factors, channels):
-    generator = make_generator(canvas, factors, output_channels=channels)
+@pytest.mark.parametrize(("images", "labels", "judges"), [(1, 2, 3), (0, 3, 1), (4, 0, 1)])
+def test_generator_and_discriminator_take_any_canvas_and_any_number_of_channels(
+    canvas, factors, images, labels, judges
+):
+    generator = make_generator(canvas, factors, output_channels=images + labels)
     z, condition, noises = draw_inputs(generator, 2)
     drawn = generator(z, condition, noises)
-    assert drawn.shape == (2, channels, *canvas)
-    scores = make_discriminator(canvas, factors, input_channels=channels)(drawn, condition)
-    assert scores.shape == (2,)
+    assert drawn.shape == (2, images + labels, *canvas)
+    scores = make_discriminator(canvas, factors, image_channels=images, label_channels=labels)(drawn, condition)
+    assert scores.shape == (2, judges)  # who sees one part only needs no judge for it alone
     assert scores.isfinite().all()
 
 
 @every_canvas
 def test_a_score_sends_a_gradient_to_every_weight_of_both_networks(canvas, factors):
     generator, discriminator = make_generator(canvas, factors), make_discriminator(canvas, factors)
+    illustrator = make_generator(canvas, factors, output_channels=IMAGES, given_channels=LABELS)
     z, condition, noises = draw_inputs(generator, 3)
     condition[0] = 1  # a condition of zeros alone teaches the embeddings nothing
-    discriminator(generator(z, condition, noises), condition).square().sum().backward()
-    for network in (generator, discriminator):
+    mask = torch.randn(3, LABELS, *canvas)
+    pairs = torch.cat([illustrator(z, condition, noises, mask=mask), mask], dim=1)
+    for drawn in (generator(z, condition, noises), pairs):
+        discriminator(drawn, condition).square().sum().backward()
+    for network in (generator, illustrator, discriminator):
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
@@ -97,7 +108,158 @@ def test_networks_work_without_a_condition():
     generator = make_generator(canvas, factors, condition_dim=0)
     z, condition, noises = draw_inputs(generator, 2, condition_dim=0)
     drawn = generator(z, condition, noises)
-    assert make_discriminator(canvas, factors, condition_dim=0)(drawn, condition).shape == (2,)
+    assert make_discriminator(canvas, factors, condition_dim=0)(drawn, condition).shape == (2, 3)
+
+
+# --- a given mask
+
+
+def same_convolution(x, layer, gain=1.0):
+    """A layer's convolution with its equalised weights, by scipy: x `[I, *spatial]` → `[O, *spatial]`, bias added."""
+    weight = layer.weight.detach().numpy() / math.sqrt(layer.weight[0].numel())
+    y = [sum(map(partial(ndimage.correlate, mode="constant"), x, kernels)) for kernels in weight]
+    return np.stack(y) + layer.bias.detach().numpy().reshape(-1, *[1] * (x.ndim - 1))
+
+
+@pytest.mark.parametrize("canvas", [(6, 7), (4, 5, 3)])
+def test_a_given_mask_scales_by_one_plus_gamma_and_shifts_by_beta(canvas):
+    modulation = MaskModulation(LABELS, 5, spatial_dims=len(canvas))
+    for parameter in modulation.parameters():
+        parameter.data.normal_()  # the biases too
+    x, mask = torch.randn(2, 5, *canvas), torch.randn(2, LABELS, *canvas)
+    found = modulation(x, mask).detach()
+    for n in range(2):
+        hidden = same_convolution(mask[n].numpy(), modulation.entry)
+        hidden = math.sqrt(2) * np.where(hidden > 0, hidden, 0.2 * hidden)
+        gamma, beta = same_convolution(hidden, modulation.scale), same_convolution(hidden, modulation.shift)
+        np.testing.assert_allclose(found[n], x[n].numpy() * (1 + gamma) + beta, rtol=1e-3, atol=1e-4)
+
+
+def draw_for_masks(canvas, factors, count=2):
+    generator = make_generator(canvas, factors, output_channels=IMAGES, given_channels=LABELS)
+    z, condition, noises = draw_inputs(generator, count)
+    return generator, (z, condition, noises), torch.randn(count, LABELS, *canvas)
+
+
+@every_canvas
+def test_each_stage_is_modulated_by_the_mask_at_its_own_size(canvas, factors):
+    generator, inputs, mask = draw_for_masks(canvas, factors)
+    seen = []
+    for modulation in generator.synthesis.masks:
+        modulation.register_forward_pre_hook(lambda _, taken: seen.append(taken))
+    drawn = generator(*inputs, mask=mask)
+    assert drawn.shape == (2, IMAGES, *canvas)
+    sizes = pyramid(canvas, factors)
+    assert [tuple(x.shape[2:]) for x, _ in seen] == [tuple(given.shape[2:]) for _, given in seen] == sizes
+    assert torch.equal(seen[-1][1], mask)
+    for modulation in generator.synthesis.masks:  # and each has a say in what is drawn
+        kept = [layer.weight.data.clone() for layer in (modulation.scale, modulation.shift)]
+        for silenced in range(2):
+            layers = (modulation.scale, modulation.shift)
+            layers[silenced].weight.data.zero_()
+            assert (generator(*inputs, mask=mask) - drawn).abs().max() > 1e-3
+            layers[silenced].weight.data.copy_(kept[silenced])
+    assert torch.equal(generator(*inputs, mask=mask), drawn)
+
+
+@every_canvas
+def test_coarse_stages_see_the_mask_averaged_over_what_each_voxel_covers(canvas, factors):
+    generator, inputs, _ = draw_for_masks(canvas, factors)
+    mask = (
+        torch.arange(math.prod(canvas)).float().reshape(1, 1, *canvas).expand(2, LABELS, -1, *[-1] * (len(canvas) - 1))
+    )
+    coarsest = []
+    generator.synthesis.masks[0].register_forward_pre_hook(lambda _, taken: coarsest.append(taken[1]))
+    generator(*inputs, mask=mask.contiguous())
+    block = [math.prod(stage[axis] for stage in factors) for axis in range(len(canvas))]  # voxels of the canvas
+    first = mask[(0, 0, *(slice(min(length, n)) for length, n in zip(block, canvas, strict=True)))]
+    assert coarsest[0].flatten()[0].item() == pytest.approx(first.mean().item(), rel=1e-5)
+
+
+@every_canvas
+def test_one_voxel_of_another_class_anywhere_changes_the_image_there(canvas, factors):
+    generator, inputs, mask = draw_for_masks(canvas, factors, count=1)
+    drawn = generator(*inputs, mask=mask)
+    corners = [(0,) * len(canvas), tuple(length - 1 for length in canvas), tuple(length // 2 for length in canvas)]
+    for voxel in corners:
+        other = mask.clone()
+        other[(0, slice(None), *voxel)] = other[(0, slice(None), *voxel)].roll(1)
+        moved = (generator(*inputs, mask=other) - drawn).abs()
+        assert moved[(0, slice(None), *voxel)].max() > 1e-4
+
+
+def test_a_mask_that_is_missing_and_one_that_is_not_wanted_are_refused():
+    canvas, factors = CANVASES[0]
+    illustrator, inputs, mask = draw_for_masks(canvas, factors)
+    with pytest.raises(ValueError, match="draws images for given masks"):
+        illustrator(*inputs)
+    with pytest.raises(ValueError, match="no mask is wanted"):
+        make_generator(canvas, factors)(*inputs, mask=mask)
+
+
+# --- a style for each convolution
+
+
+@every_canvas
+def test_one_style_is_the_same_style_for_each_convolution(canvas, factors):
+    synthesis = make_generator(canvas, factors).synthesis
+    w, noises = torch.randn(2, STYLE), [torch.randn(2, 1, *size) for size in synthesis.noise_sizes]
+    each = w.unsqueeze(1).repeat(1, len(synthesis.convs), 1)
+    assert torch.equal(synthesis(each, noises), synthesis(w, noises))
+
+
+@every_canvas
+def test_each_convolution_and_its_head_take_the_style_of_their_own_number(canvas, factors):
+    synthesis = make_generator(canvas, factors).synthesis
+    taken = {}
+    for kind in ("convs", "heads"):
+        for number, layer in enumerate(getattr(synthesis, kind)):
+            layer.register_forward_pre_hook(lambda _, inputs, key=(kind, number): taken.update({key: inputs[1]}))
+    w, noises = torch.randn(2, len(synthesis.convs), STYLE), [torch.randn(2, 1, *s) for s in synthesis.noise_sizes]
+    synthesis(w, noises)
+    for number in range(len(synthesis.convs)):
+        assert torch.equal(taken["convs", number], w[:, number])
+    for stage in range(len(factors) + 1):  # that of the last convolution before it
+        assert torch.equal(taken["heads", stage], w[:, 2 * stage])
+
+
+# --- the judges
+
+
+@every_canvas
+def test_who_judges_a_part_alone_is_not_moved_by_the_other_part(canvas, factors):
+    discriminator = make_discriminator(canvas, factors)
+    assert list(discriminator.judges) == [PAIR, IMAGE, MASK]
+    x, condition = torch.randn(4, IMAGES + LABELS, *canvas, requires_grad=True), torch.rand(4, CONDITION)
+    scores = discriminator(x, condition)
+    of_pair, of_image, of_mask = (torch.autograd.grad(one.sum(), x, retain_graph=True)[0] for one in scores.unbind(1))
+    assert of_pair.flatten(2).any(dim=2).all()
+    assert of_image[:, :IMAGES].flatten(2).any(dim=2).all()
+    assert of_mask[:, IMAGES:].flatten(2).any(dim=2).all()
+    assert not of_image[:, IMAGES:].any()
+    assert not of_mask[:, :IMAGES].any()
+
+
+@pytest.mark.parametrize("apart", [(), (IMAGE,), (IMAGE, MASK)])
+def test_the_pair_is_always_judged_and_its_parts_as_wanted(apart):
+    canvas, factors = CANVASES[0]
+    discriminator = make_discriminator(canvas, factors, apart=apart)
+    x, condition = torch.randn(3, IMAGES + LABELS, *canvas), torch.rand(3, CONDITION)
+    scores = discriminator(x, condition, 0.5)
+    assert list(discriminator.judges) == [PAIR, *apart]
+    for column, part in enumerate((PAIR, *apart)):
+        assert torch.equal(scores[:, column], discriminator.judge(part, x, condition, 0.5)[0])
+
+
+def test_a_judge_shows_the_features_of_each_of_its_blocks():
+    canvas, factors = CANVASES[0]
+    discriminator = make_discriminator(canvas, factors)
+    blocks = []
+    for block in discriminator.judges[PAIR].blocks:
+        block.register_forward_hook(lambda *taken: blocks.append(taken[2]))
+    features = discriminator.judge(PAIR, torch.randn(2, IMAGES + LABELS, *canvas), torch.rand(2, CONDITION))[1]
+    assert [tuple(one.shape[2:]) for one in features] == pyramid(canvas, factors)[-2::-1]
+    assert all(torch.equal(one, other) for one, other in zip(features, blocks, strict=True))
 
 
 # --- minibatch standard deviation
@@ -105,7 +267,7 @@ def test_networks_work_without_a_condition():
 
 @pytest.mark.parametrize("spatial", [(5,), (4, 3), (2, 3, 4)])
 @pytest.mark.parametrize(
-    ("count", "groups"), [(8, [[0, 2, 4, 6], [1, 3, 5, 7]]), (5, [[0, 2, 4], [1, 3]]), (2, [[0, 1]])]
+    ("count", "groups"), [(8, [[0, 1, 2, 3], [4, 5, 6, 7]]), (6, [[0, 1, 2, 3], [4, 5]]), (2, [[0, 1]])]
 )
 def test_minibatch_stddev_is_numpys_averaged_over_features_within_each_group(spatial, count, groups):
     x = torch.randn(count, 6, *spatial)
@@ -115,6 +277,14 @@ def test_minibatch_stddev_is_numpys_averaged_over_features_within_each_group(spa
     for members in groups:
         expected = x.numpy()[members].std(axis=0).mean()
         np.testing.assert_allclose(y[members, 6], np.full((len(members), *spatial), expected), rtol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 19), st.integers(1, 4))
+def test_a_batch_split_between_groups_keeps_its_minibatch_stddev(count, groups):
+    x = torch.randn(count, 3, 4, generator=torch.Generator().manual_seed(count))
+    parts = [minibatch_stddev(part) for part in x.split(4 * groups)]
+    assert torch.equal(torch.cat(parts), minibatch_stddev(x))
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 7])
@@ -197,14 +367,14 @@ def test_truncation_moves_styles_along_the_straight_line_to_the_average():
     torch.testing.assert_close(mapping.truncate(w, 0.7), 0.3 * mapping.average + 0.7 * w)
 
 
-def test_the_average_style_is_tracked_in_training_alone():
+def test_the_average_style_moves_a_little_towards_the_mean_that_it_is_told_and_by_drawing_not_at_all():
     generator = make_generator(*CANVASES[0])
-    inputs = draw_inputs(generator, 4)
-    generator(*inputs)
+    generator.train()(*draw_inputs(generator, 4))
     assert not generator.mapping.average.any()
-    generator.train()(*inputs)
-    expected = (1 - AVERAGE_DECAY) * generator.mapping(*inputs[:2]).mean(dim=0)  # from an average of zeros
-    torch.testing.assert_close(generator.mapping.average, expected)
+    start, told = torch.randn(STYLE), torch.randn(STYLE)
+    generator.mapping.average.copy_(start)
+    generator.mapping.track_average(told)
+    torch.testing.assert_close(generator.mapping.average, AVERAGE_DECAY * start + (1 - AVERAGE_DECAY) * told)
 
 
 @every_canvas
@@ -217,16 +387,61 @@ def test_a_condition_changes_what_the_generator_draws(canvas, factors):
             assert (one - other).abs().max() > 1e-3
 
 
+def test_with_strength_zero_the_generator_knows_no_condition_and_with_one_half_something_between():
+    generator = make_generator(*CANVASES[0])
+    entering = []
+    generator.mapping.layers.register_forward_pre_hook(lambda _, taken: entering.append(taken[0]))
+    z, _, noises = draw_inputs(generator, 1)
+    conditions = torch.eye(CONDITION)
+    drawn = {}
+    for strength in (0.0, 0.5, 1.0):
+        generator.mapping.strength.fill_(strength)
+        drawn[strength] = [generator(z, condition[None], noises) for condition in conditions]
+    assert all(torch.equal(one, drawn[0.0][0]) for one in drawn[0.0])
+    assert (drawn[0.5][0] - drawn[1.0][0]).abs().max() > 1e-4
+    none, half, full = entering[0], entering[CONDITION], entering[2 * CONDITION]
+    assert not none[:, LATENT:].any()
+    torch.testing.assert_close(2 * half[:, LATENT:], full[:, LATENT:])
+    assert full[:, LATENT:].square().mean().item() == pytest.approx(1, rel=1e-3)  # as large as the latent
+    torch.testing.assert_close(none[:, :LATENT], pixel_norm(z))
+
+
+def test_no_class_at_all_is_a_condition_like_any_other():
+    mapping = make_generator(*CANVASES[0]).mapping
+    condition = torch.zeros(1, CONDITION, requires_grad=True)
+    mapping(torch.randn(1, LATENT), condition).sum().backward()
+    gradients = [condition.grad, *(parameter.grad for parameter in mapping.parameters())]
+    assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
+    assert max(gradient.abs().max() for gradient in gradients) < 1e3  # normalising zeros gives 1e4 and more
+
+
 @every_canvas
-def test_the_score_is_an_affine_function_of_the_condition(canvas, factors):
+def test_the_condition_adds_its_projection_on_the_features_times_its_strength(canvas, factors):
+    """Miyato and Koyama 2018, Eq. 3."""
     discriminator = make_discriminator(canvas, factors)
-    x = torch.randn(3, 4, *canvas)
-    first, second = torch.randn(2, 3, CONDITION)
-    ends = discriminator(x, first), discriminator(x, second)
-    assert (ends[0] - ends[1]).abs().min() > 1e-4
-    for share in (-1.0, 0.25, 2.0):
-        score = discriminator(x, first.lerp(second, share))
-        torch.testing.assert_close(score, ends[0].lerp(ends[1], share), rtol=1e-4, atol=1e-5)
+    x, condition = torch.randn(3, IMAGES + LABELS, *canvas), torch.rand(3, CONDITION)
+    for part, judge in discriminator.judges.items():
+        features = []
+        handle = judge.score.register_forward_pre_hook(lambda _, taken, kept=features: kept.append(taken[0]))
+        without = discriminator.judge(part, x, condition, 0.0)[0]
+        handle.remove()
+        torch.testing.assert_close(without, judge.score(features[0])[:, 0])
+        embedded = judge.embed(condition)
+        projection = torch.einsum("nc,nc->n", features[0], embedded) / math.sqrt(embedded.shape[1])
+        assert projection.abs().min() > 1e-4
+        for strength in (0.25, 1.0):
+            found = discriminator.judge(part, x, condition, strength)[0]
+            torch.testing.assert_close(found, without + strength * projection)
+    unaware = discriminator(x, condition, 0.0)
+    assert torch.equal(discriminator(x, torch.rand(3, CONDITION), 0.0), unaware)
+
+
+@every_canvas
+def test_the_score_depends_on_the_condition(canvas, factors):
+    discriminator = make_discriminator(canvas, factors)
+    x = torch.randn(1, IMAGES + LABELS, *canvas)
+    first, second = (discriminator(x, condition[None]) for condition in torch.eye(CONDITION)[:2])
+    assert (first - second).abs().min() > 1e-4
 
 
 @every_canvas

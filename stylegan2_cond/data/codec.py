@@ -50,6 +50,35 @@ class Codec(BaseModel):
         Raises:
             ValueError: a label that the codec has no channel for.
         """
+        return torch.cat([self._scale(image.float()), self.encode_label(label)], dim=1)
+
+    def activate(self, raw: torch.Tensor, given: torch.Tensor | None = None) -> torch.Tensor:
+        """The synthesis network's raw output as `encode` codes real pairs, `[N, C + K, *canvas]`.
+
+        Label channels become probabilities (softmax); voxels outside get their one value by composition, so that no
+        network has to learn it.
+
+        Args:
+            raw: `[N, C + K, *canvas]`, or `[N, C, *canvas]` where the mask is given.
+            given: coded label channels of the mask, `[N, K, *canvas]`.
+        """
+        if given is None:
+            image, logits = raw.float().split([self.image_channels, len(self.labels)], dim=1)
+            given = logits.softmax(dim=1) * 2 - 1
+        else:
+            image = raw.float()
+        if self.outside is not None and OUTSIDE in self.labels:
+            beyond = (given[:, self.labels.index(OUTSIDE)].unsqueeze(1) + 1) / 2
+            constant = self._scale(self._per_channel(self.outside, image))
+            image = torch.lerp(image, constant.expand_as(image), beyond.expand_as(image))  # exact at both ends
+        return torch.cat([image, given], dim=1)
+
+    def encode_label(self, label: torch.Tensor) -> torch.Tensor:
+        """label: `[N, *canvas]` integers → softened one-hot channels `[N, K, *canvas]`, from -1 to 1.
+
+        Raises:
+            ValueError: a label that the codec has no channel for.
+        """
         values = torch.tensor(self.labels, device=label.device)
         one_hot = label.unsqueeze(1) == values.reshape(1, -1, *[1] * (label.ndim - 1))  # [N, K, *canvas]
         if (stray := ~one_hot.any(dim=1) & ~self._ignored(label)).any():
@@ -57,21 +86,7 @@ class Codec(BaseModel):
         soft = soften(one_hot.float())
         if self.ignore is not None:  # ignored voxels have no class to share with their neighbours
             soft = soft / soft.sum(dim=1, keepdim=True).clamp_min(torch.finfo(soft.dtype).tiny)
-        return torch.cat([self._scale(image.float()), soft * 2 - 1], dim=1)
-
-    def activate(self, raw: torch.Tensor) -> torch.Tensor:
-        """The synthesis network's raw output, `[N, C + K, *canvas]`, as `encode` codes real pairs.
-
-        The label channels become probabilities (softmax); voxels outside get their one value by composition, so that
-        no network has to learn it.
-        """
-        image, logits = raw.split([self.image_channels, len(self.labels)], dim=1)
-        probabilities = logits.softmax(dim=1)
-        if self.outside is not None and OUTSIDE in self.labels:
-            beyond = probabilities[:, self.labels.index(OUTSIDE)].unsqueeze(1)
-            constant = self._scale(self._per_channel(self.outside, image))
-            image = torch.lerp(image, constant.expand_as(image), beyond.expand_as(image))  # exact at both ends
-        return torch.cat([image, probabilities * 2 - 1], dim=1)
+        return soft * 2 - 1
 
     def decode(self, coded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Coded pairs → image `[N, C, *canvas]` float32 in nnU-Net's units, label `[N, *canvas]` int16."""

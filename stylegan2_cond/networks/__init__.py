@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stylegan2_cond.networks.discriminator import Discriminator
+from stylegan2_cond.networks.discriminator import IMAGE, MASK, Discriminator
 from stylegan2_cond.networks.mapping import Mapping
 from stylegan2_cond.networks.synthesis import Generator, Synthesis
 from stylegan2_cond.planning import Plan
@@ -18,22 +18,30 @@ def build_generator(plan: Plan) -> Generator:
         style_dim=plan.style_dim,
         layers=plan.mapping_layers,
     )
+    given = plan.variant == "image"
     synthesis = Synthesis(
         canvas=plan.canvas,
         factors=plan.factors,
         channels=plan.channels,
-        output_channels=plan.codec.channels,
+        output_channels=plan.codec.image_channels if given else plan.codec.channels,
         style_dim=plan.style_dim,
+        given_channels=len(plan.codec.labels) if given else 0,
     )
     return Generator(mapping, synthesis)
 
 
 def build_discriminator(plan: Plan) -> Discriminator:
-    """An untrained discriminator of the plan's size, drawn from torch's global random state."""
+    """An untrained discriminator of the plan's size, drawn from torch's global random state.
+
+    It judges apart what is drawn: a given mask is real.
+    """
+    apart = (IMAGE,) if plan.variant == "image" else (IMAGE, MASK)
     return Discriminator(
         canvas=plan.canvas,
         factors=plan.factors,
         channels=plan.channels,
-        input_channels=plan.codec.channels,
+        image_channels=plan.codec.image_channels,
+        label_channels=len(plan.codec.labels),
         condition_dim=plan.conditions.width,
+        apart=apart if plan.judge_apart else (),
     )

@@ -1,4 +1,4 @@
-"""From an image with its mask, and the condition, to a score."""
+"""From an image with its mask, and the condition, to scores: of both together, and of each alone."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ from stylegan2_cond.networks.layers import Conv, Linear, pyramid
 from stylegan2_cond.ops import downsample
 
 MINIBATCH_GROUP = 4  # samples that are compared with each other (Karras et al. 2018, section 3)
+APART_WIDTH = 0.5  # channels of the judges of one part, as a share of those of the pair: a quarter of its work each
+PAIR, IMAGE, MASK = "pair", "image", "mask"
 
 
 def minibatch_stddev(x: torch.Tensor, group: int = MINIBATCH_GROUP) -> torch.Tensor:
     """One more channel: the standard deviation over a group of samples, averaged over channels and voxels.
 
-    Groups are taken with a stride, so a batch need not be sorted; the last group may be smaller.
-    x: `[N, C, *spatial]` → `[N, C + 1, *spatial]`; Karras et al. 2018, section 3.
+    A group is `group` samples that follow each other, so a batch that is split between groups keeps its values; the
+    last group may be smaller. x: `[N, C, *spatial]` → `[N, C + 1, *spatial]`; Karras et al. 2018, section 3.
     """
-    count = x.shape[0]
-    groups = -(-count // group)
-    statistic = x.new_empty(count)
-    for index in range(groups):
-        members = x[index::groups]
-        members = members.float() if members.dtype.itemsize < 4 else members
-        deviation = (members.var(dim=0, unbiased=False) + 1e-8).sqrt().mean()
-        statistic[index::groups] = deviation.to(x.dtype)
-    channel = statistic.reshape(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
+    statistic = []
+    for members in x.split(group):
+        deviation = (members.float().var(dim=0, unbiased=False) + 1e-8).sqrt().mean()
+        statistic.append(deviation.to(x.dtype).expand(len(members)))
+    channel = torch.cat(statistic).reshape(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
     return torch.cat([x, channel], dim=1)
 
 
@@ -48,7 +46,7 @@ class ResidualBlock(nn.Module):
         return self.second(downsample(self.first(x), self.factors), gain=math.sqrt(0.5)) + shortcut
 
 
-class Discriminator(nn.Module):
+class Judge(nn.Module):
     """Residual discriminator with minibatch standard deviation, judging the condition by projection.
 
     The projection is that of Miyato and Koyama 2018 (arXiv 1802.05637), Eq. 3: the score is a linear function of the
@@ -67,23 +65,86 @@ class Discriminator(nn.Module):
         super().__init__()
         dims = len(canvas)
         self.entry = Conv(input_channels, channels[-1], spatial_dims=dims, kernel=1)
-        self.blocks = nn.Sequential(
-            *(
-                ResidualBlock(channels[stage], channels[stage - 1], factors=factors[stage - 1])
-                for stage in range(len(factors), 0, -1)
-            )
+        self.blocks = nn.ModuleList(
+            ResidualBlock(channels[stage], channels[stage - 1], factors=factors[stage - 1])
+            for stage in range(len(factors), 0, -1)
         )
         width = channels[0]
         self.last = Conv(width + 1, width, spatial_dims=dims)
         self.features = Linear(width * math.prod(pyramid(canvas, factors)[0]), width, activation="lrelu")
         self.score = Linear(width, 1)
-        self.embed = Linear(condition_dim, width) if condition_dim else None
+        self.embed = (
+            nn.Sequential(Linear(condition_dim, width, activation="lrelu"), Linear(width, width))
+            if condition_dim
+            else None
+        )
 
-    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """x: `[N, input_channels, *canvas]`, condition: `[N, condition_dim]` → scores `[N]`."""
-        x = self.blocks(self.entry(x))
+    def forward(
+        self, x: torch.Tensor, condition: torch.Tensor, strength: float = 1.0
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """x: `[N, input_channels, *canvas]`, condition: `[N, condition_dim]` → scores `[N]`, features of each block."""
+        x, stages = self.entry(x), []
+        for block in self.blocks:
+            x = block(x)
+            stages.append(x)
         features = self.features(self.last(minibatch_stddev(x)).flatten(1))
         score = self.score(features).squeeze(1)
-        if self.embed is not None:
-            score = score + (features * self.embed(condition)).sum(dim=1) / math.sqrt(features.shape[1])
-        return score
+        if self.embed is not None and strength:
+            projection = (features * self.embed(condition)).sum(dim=1) / math.sqrt(features.shape[1])
+            score = score + strength * projection
+        return score, stages
+
+
+class Discriminator(nn.Module):
+    """Judges pairs whole, and the parts that are drawn each alone: a judge for each, with no weights in common.
+
+    The whole tells whether mask and image fit each other; a part alone can't be excused by the other one.
+
+    Args:
+        canvas, factors, channels: as for the synthesis network.
+        image_channels, label_channels: of the input, in this order; one of them may be 0.
+        condition_dim: length of the condition vector.
+        apart: of `image` and `mask`, the parts that are judged alone too.
+    """
+
+    def __init__(
+        self,
+        *,
+        canvas: Sequence[int],
+        factors: Sequence[Sequence[int]],
+        channels: Sequence[int],
+        image_channels: int,
+        label_channels: int,
+        condition_dim: int,
+        apart: Sequence[str] = (IMAGE, MASK),
+    ):
+        super().__init__()
+        total = image_channels + label_channels
+        self.parts = {PAIR: slice(0, total), IMAGE: slice(0, image_channels), MASK: slice(image_channels, total)}
+        narrow = [max(MINIBATCH_GROUP, round(width * APART_WIDTH)) for width in channels]
+        alone = [part for part in apart if image_channels and label_channels]
+        self.judges = nn.ModuleDict(
+            {
+                part: Judge(
+                    canvas=canvas,
+                    factors=factors,
+                    channels=channels if part == PAIR else narrow,
+                    input_channels=len(range(total)[self.parts[part]]),
+                    condition_dim=condition_dim,
+                )
+                for part in (PAIR, *alone)
+            }
+        )
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
+        """Scores `[N, judges]`, that of the pair first.
+
+        x: `[N, image_channels + label_channels, *canvas]`, condition: `[N, condition_dim]`, strength: of the condition.
+        """
+        return torch.stack([self.judge(part, x, condition, strength)[0] for part in self.judges], dim=1)
+
+    def judge(
+        self, part: str, x: torch.Tensor, condition: torch.Tensor, strength: float = 1.0
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Scores `[N]` and features of one judge, who is shown nothing but its part of x."""
+        return self.judges[part](x[:, self.parts[part]], condition, strength)

@@ -17,12 +17,17 @@ class Mapping(nn.Module):
     """MLP of the latent beside an embedding of the condition (Karras et al. 2019, section 2; 2020a, appendix C).
 
     The embedding sees the condition and its complement, so that "no class" is a vector like any other; normalising
-    the embedding of zeros would make its gradients explode.
+    the embedding of zeros would make its gradients explode. Its strength is 0 while training is still unconditional,
+    and 1 in the end (Shahbazi et al. 2022, arXiv 2201.06578, section 4); weights and strength travel together.
     """
 
     def __init__(self, *, latent_dim: int, condition_dim: int, style_dim: int, layers: int):
         super().__init__()
-        self.embed = Linear(2 * condition_dim, latent_dim) if condition_dim else None
+        self.embed = (
+            nn.Sequential(Linear(2 * condition_dim, latent_dim, activation="lrelu"), Linear(latent_dim, latent_dim))
+            if condition_dim
+            else None
+        )
         widths = [latent_dim * (2 if condition_dim else 1), *[style_dim] * layers]
         self.layers = nn.Sequential(
             *(
@@ -31,18 +36,20 @@ class Mapping(nn.Module):
             )
         )
         self.register_buffer("average", torch.zeros(style_dim))
+        self.register_buffer("strength", torch.ones([]))
 
     def forward(self, z: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """z: `[N, latent_dim]`, condition: `[N, condition_dim]` → w: `[N, style_dim]`."""
         x = pixel_norm(z)
         if self.embed is not None:
-            x = torch.cat([x, pixel_norm(self.embed(torch.cat([condition, 1 - condition], dim=1)))], dim=1)
+            asked = pixel_norm(self.embed(torch.cat([condition, 1 - condition], dim=1)))
+            x = torch.cat([x, asked * self.strength], dim=1)
         return self.layers(x)
 
     @torch.no_grad()
-    def track_average(self, w: torch.Tensor) -> None:
-        """Move the running mean towards the mean of `w`, `[N, style_dim]`."""
-        self.average.lerp_(w.float().mean(dim=0), 1 - AVERAGE_DECAY)
+    def track_average(self, mean: torch.Tensor) -> None:
+        """Move the running mean towards the mean w of a batch, `[style_dim]`."""
+        self.average.lerp_(mean.float(), 1 - AVERAGE_DECAY)
 
     def truncate(self, w: torch.Tensor, psi: float) -> torch.Tensor:
         """Truncation trick (Karras et al. 2019, appendix B): w drawn towards the mean; `psi` 1 leaves it alone."""

@@ -1,4 +1,4 @@
-"""From a style vector to an image and its mask, by skip connections through a pyramid of resolutions."""
+"""From style vectors, and perhaps a given mask, to an image and its mask, through a pyramid of resolutions."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from stylegan2_cond.networks.layers import ModulatedConv, pyramid
+from stylegan2_cond.networks.layers import Conv, ModulatedConv, pyramid
 from stylegan2_cond.networks.mapping import Mapping
-from stylegan2_cond.ops import bias_act, upsample
+from stylegan2_cond.ops import bias_act, downsample, upsample
 
 # Noise that grows as fast as the weights learn drowns image and mask in speckle within a few hundred steps.
 NOISE_LR_MULTIPLIER = 0.1
+MASK_WIDTH = 32  # channels between a given mask and what it does to a stage
 
 
 class StyledConv(nn.Module):
@@ -33,6 +34,25 @@ class StyledConv(nn.Module):
     def forward(self, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         x = upsample(self.conv(x, w), self.factors, self.size)
         return bias_act(x, self.bias, noise=noise, strength=self.noise_strength * NOISE_LR_MULTIPLIER)
+
+
+class MaskModulation(nn.Module):
+    """A given mask scales and shifts the activations of a stage, voxel by voxel.
+
+    The scale and shift are those of Park et al. 2019 (SPADE, arXiv 1903.07291), Eq. 1; demodulation, which stands
+    before, takes the place of its normalisation.
+    """
+
+    def __init__(self, label_channels: int, outputs: int, *, spatial_dims: int):
+        super().__init__()
+        self.entry = Conv(label_channels, MASK_WIDTH, spatial_dims=spatial_dims)
+        self.scale = Conv(MASK_WIDTH, outputs, spatial_dims=spatial_dims, activation="linear")
+        self.shift = Conv(MASK_WIDTH, outputs, spatial_dims=spatial_dims, activation="linear")
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """x: `[N, outputs, *size]`, mask: `[N, label_channels, *size]` → `[N, outputs, *size]`."""
+        mask = self.entry(mask)
+        return x * (1 + self.scale(mask)) + self.shift(mask)
 
 
 class Head(nn.Module):
@@ -56,8 +76,9 @@ class Synthesis(nn.Module):
         canvas: spatial size of the output.
         factors: upsampling per axis of each stage after the first, coarse to fine.
         channels: of each stage, coarse to fine; one more than `factors`.
-        output_channels: image channels and one per label.
+        output_channels: of what is drawn.
         style_dim: length of w.
+        given_channels: label channels of a mask that is given, and modulates every stage; 0 where none is.
     """
 
     def __init__(
@@ -68,12 +89,14 @@ class Synthesis(nn.Module):
         channels: Sequence[int],
         output_channels: int,
         style_dim: int,
+        given_channels: int = 0,
     ):
         super().__init__()
         self.sizes = pyramid(canvas, factors)
         self.factors = [tuple(stage) for stage in factors]
         self.constant = nn.Parameter(torch.randn(1, channels[0], *self.sizes[0]))
-        still = [1] * len(canvas)
+        dims = len(canvas)
+        still = [1] * dims
 
         def styled(inputs: int, outputs: int, stage: int, factors: Sequence[int]) -> StyledConv:
             return StyledConv(inputs, outputs, style_dim=style_dim, size=self.sizes[stage], factors=factors)
@@ -82,8 +105,11 @@ class Synthesis(nn.Module):
         for stage, up in enumerate(self.factors, start=1):
             self.convs.append(styled(channels[stage - 1], channels[stage], stage, up))
             self.convs.append(styled(channels[stage], channels[stage], stage, still))
+        self.masks = nn.ModuleList(
+            MaskModulation(given_channels, width, spatial_dims=dims) for width in channels if given_channels
+        )
         self.heads = nn.ModuleList(
-            Head(width, output_channels, style_dim=style_dim, spatial_dims=len(canvas)) for width in channels
+            Head(width, output_channels, style_dim=style_dim, spatial_dims=dims) for width in channels
         )
 
     @property
@@ -91,15 +117,42 @@ class Synthesis(nn.Module):
         """Spatial size of the noise that each convolution takes, in the order of `forward`."""
         return [conv.size for conv in self.convs]
 
-    def forward(self, w: torch.Tensor, noises: Sequence[torch.Tensor]) -> torch.Tensor:
-        """w: `[N, style_dim]`, noises: `[N, 1, *size]` per `noise_sizes` → `[N, output_channels, *canvas]`."""
-        x = self.convs[0](self.constant.expand(w.shape[0], *self.constant.shape[1:]), w, noises[0])
-        image = self.heads[0](x, w)
+    def forward(
+        self, w: torch.Tensor, noises: Sequence[torch.Tensor], mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Draw.
+
+        Args:
+            w: `[N, style_dim]`, or one vector for each convolution, `[N, convolutions, style_dim]`.
+            noises: `[N, 1, *size]` per `noise_sizes`.
+            mask: `[N, given_channels, *canvas]`, where one is given.
+
+        Returns:
+            `[N, output_channels, *canvas]`.
+        """
+        w = w if w.ndim == 3 else w.unsqueeze(1).expand(-1, len(self.convs), -1)
+        masks = self._pyramid(mask)
+        constant = self.constant.expand(len(w), *self.constant.shape[1:])
+        x = self._modulate(self.convs[0](constant, w[:, 0], noises[0]), masks, 0)
+        image = self.heads[0](x, w[:, 0])
         for stage, factors in enumerate(self.factors, start=1):
-            x = self.convs[2 * stage - 1](x, w, noises[2 * stage - 1])
-            x = self.convs[2 * stage](x, w, noises[2 * stage])
-            image = upsample(image, factors, self.sizes[stage]) + self.heads[stage](x, w)
+            first, second = 2 * stage - 1, 2 * stage
+            x = self._modulate(self.convs[first](x, w[:, first], noises[first]), masks, stage)
+            x = self.convs[second](x, w[:, second], noises[second])
+            image = upsample(image, factors, self.sizes[stage]) + self.heads[stage](x, w[:, second])
         return image
+
+    def _pyramid(self, mask: torch.Tensor | None) -> list[torch.Tensor]:
+        """The given mask at each stage, coarse to fine."""
+        if (mask is None) != (not len(self.masks)):
+            raise ValueError("this generator draws images for given masks" if mask is None else "no mask is wanted")
+        masks = [] if mask is None else [mask]
+        for factors in reversed(self.factors[: None if masks else 0]):
+            masks.insert(0, downsample(masks[0], factors))
+        return masks
+
+    def _modulate(self, x: torch.Tensor, masks: Sequence[torch.Tensor], stage: int) -> torch.Tensor:
+        return self.masks[stage](x, masks[stage]) if masks else x
 
 
 class Generator(nn.Module):
@@ -111,10 +164,13 @@ class Generator(nn.Module):
         self.synthesis = synthesis
 
     def forward(
-        self, z: torch.Tensor, condition: torch.Tensor, noises: Sequence[torch.Tensor], truncation: float = 1.0
+        self,
+        z: torch.Tensor,
+        condition: torch.Tensor,
+        noises: Sequence[torch.Tensor],
+        truncation: float = 1.0,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """z: `[N, latent_dim]`, condition: `[N, condition_dim]` → `[N, output_channels, *canvas]`."""
-        w = self.mapping(z, condition)
-        if self.training:
-            self.mapping.track_average(w.detach())
-        return self.synthesis(self.mapping.truncate(w, truncation), noises)
+        w = self.mapping.truncate(self.mapping(z, condition), truncation)
+        return self.synthesis(w, noises, mask)
