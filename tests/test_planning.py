@@ -5,25 +5,45 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from raw_cases import LABELS, SHAPE, brain, cohort, own_folders, preprocess
+from tiny import tiny_plan
 
+from stylegan2_cond.data.canvases import Canvases
 from stylegan2_cond.data.codec import Codec
-from stylegan2_cond.data.conditioning import Conditions
+from stylegan2_cond.data.survey import survey
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.networks import build_discriminator, build_generator
 from stylegan2_cond.planning import (
+    Plan,
+    available,
+    available_bytes,
+    choices,
+    deriving,
+    fit_memory,
+    make_plan,
+    next_smaller,
+    parse_overrides,
+    training_bytes,
+)
+from stylegan2_cond.planning.choices import (
     FILLED_SHARE,
     FINEST_CHANNELS,
     LARGEST_BASE,
-    Plan,
-    Source,
-    _checked_canvas,
+    TRAINING_CHOICES,
+    Facts,
+    check_canvas,
     choose_canvas,
     choose_channels,
     choose_factors,
-    training_bytes,
 )
+from stylegan2_cond.planning.fitting import FEWEST_CHANNELS, FEWEST_FINEST, SMALLEST_PART
+from stylegan2_cond.planning.memory import count_parameters
+from stylegan2_cond.planning.overrides import BY_HAND, check_overrides
+from stylegan2_cond.planning.table import table
 
 # --- canvas
 
@@ -154,46 +174,453 @@ def test_the_most_channels_grow_with_the_canvas_and_depend_on_its_size_alone():
     assert choose_channels((32, 128), 8) == choose_channels((64, 64), 8) == choose_channels((64, 64, 64), 8)
 
 
-def make_plan_of(canvas, factors=((2, 2), (1, 2)), batch_size=16):
-    names = ("dataset_name", "plans_name", "configuration", "data_identifier", "preprocessing")
-    return Plan(
-        source=Source(**dict.fromkeys(names, "x"), fold="0", training_cases=("a",)),
-        canvas=canvas,
-        factors=factors,
-        channels=(128, 96, 48)[-len(factors) - 1 :],
-        codec=Codec(low=(0.0,), high=(1.0,), labels=(0, 1)),
-        conditions=Conditions(classes=(), combinations=((),), shares=(1.0,)),
-        batch_size=batch_size,
-    )
+def plan_of(canvas, factors=((2, 2), (1, 2)), **changes):
+    channels = (128, 96, 48)[-len(factors) - 1 :]
+    return tiny_plan().model_copy(update={"canvas": canvas, "factors": factors, "channels": channels, **changes})
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.tuples(st.integers(4, 200), st.integers(4, 200)), st.tuples(st.integers(0, 50), st.integers(0, 50)))
 def test_a_larger_canvas_never_needs_less_memory_and_a_larger_one_on_each_axis_more(canvas, growth):
     larger = tuple(length + more for length, more in zip(canvas, growth, strict=True))
-    needed = training_bytes(make_plan_of(canvas)), training_bytes(make_plan_of(larger))
+    needed = training_bytes(plan_of(canvas)), training_bytes(plan_of(larger))
     assert needed[0] <= needed[1]
     assert (needed[0] < needed[1]) == (larger != canvas)
 
 
 def test_memory_is_at_least_that_of_one_activation_per_stage_and_network():
-    plan = make_plan_of((12, 20))
+    plan = plan_of((12, 20))
     activations = 48 * 12 * 20 + 96 * 12 * 10 + 128 * 6 * 5  # a stage each
     assert training_bytes(plan) >= 2 * 4 * plan.batch_size * activations  # bytes of float32, two networks
 
 
-@pytest.mark.parametrize("batch_size", [1, 8, 32])
-def test_memory_for_activations_is_in_proportion_to_the_batch(batch_size):
-    big = (256, 256)  # where activations outweigh the weights
-    ratio = training_bytes(make_plan_of(big, batch_size=batch_size)) / training_bytes(make_plan_of(big, batch_size=1))
-    assert ratio == pytest.approx(batch_size, rel=0.05)
+@pytest.mark.parametrize("batch_size", [4, 8, 32])
+def test_memory_for_activations_is_in_proportion_to_the_part_of_the_batch_that_is_computed_at_once(batch_size):
+    def needed(batch_size, accumulate=1):
+        plan = plan_of((128, 128), ((2, 2),) * 2, batch_size=batch_size, accumulate=accumulate)
+        return training_bytes(plan) - training_bytes(plan.model_copy(update={"batch_size": 0}))  # without weights
+
+    assert needed(batch_size) == pytest.approx(batch_size * needed(1), rel=0.01)
+    assert needed(4 * batch_size, accumulate=4) == pytest.approx(needed(batch_size), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"variant": "image"},
+        {"loss": "relativistic"},
+        {"path_length_weight": 1.0},
+        {"judge_apart": True},
+        {"codec": Codec(low=(0.0,), high=(1.0,), labels=tuple(range(40)))},
+    ],
+)
+def test_whatever_makes_a_step_richer_makes_it_larger(changes):
+    assert training_bytes(plan_of((64, 64), **changes)) > 1.01 * training_bytes(plan_of((64, 64)))
+
+
+@pytest.mark.parametrize("variant", ["pair", "mask", "image"])
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("canvas", [(44, 33), (12, 30, 20)])
+def test_weights_are_counted_as_the_networks_have_them(variant, apart, canvas):
+    factors = ((1, 2, 2)[-len(canvas) :], (2,) * len(canvas))
+    plan = plan_of(canvas, factors, variant=variant, judge_apart=apart, latent_dim=64, style_dim=96, mapping_layers=3)
+    for build, counted in zip((build_generator, build_discriminator), count_parameters(plan), strict=True):
+        assert counted == pytest.approx(sum(weight.numel() for weight in build(plan).parameters()), rel=0.06)
+
+
+# --- a plan that fits
+
+
+def below(plan):
+    return training_bytes(plan) - 1
+
+
+def test_a_plan_that_fits_is_left_as_it_is():
+    plan = plan_of((64, 64), batch_size=16)
+    assert fit_memory(plan, training_bytes(plan)) == plan
+    assert fit_memory(plan, None) == plan
+
+
+def test_a_plan_that_does_not_fit_is_computed_in_parts_before_it_loses_channels():
+    plan = plan_of((64, 64), batch_size=16)
+    halved = fit_memory(plan, below(plan))
+    assert (halved.accumulate, halved.channels) == (2, plan.channels)
+    quartered = fit_memory(plan, below(halved))
+    assert (quartered.accumulate, quartered.channels) == (4, plan.channels)
+    assert quartered.batch_size // quartered.accumulate == SMALLEST_PART
+    narrower = fit_memory(plan, below(quartered))
+    assert narrower.channels == tuple(min(width, max(plan.channels) // 2) for width in plan.channels)
+    assert narrower.accumulate in (1, 2, 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0.01, 1.2), st.sampled_from([4, 6, 8, 16, 32]), st.integers(1, 2))
+def test_a_plan_fits_with_as_few_parts_and_as_many_channels_as_it_can_or_is_refused(share, batch_size, accumulate):
+    plan = plan_of((64, 48), ((2, 2),) * 2, batch_size=batch_size, accumulate=accumulate)
+    budget = int(share * training_bytes(plan))
+    widths = [plan.channels, (64, 64, 48), (32, 32, 32), (32, 32, 16)]
+    parts = [
+        p
+        for p in (accumulate * 2**n for n in range(6))
+        if p == accumulate or (batch_size % p == 0 and batch_size // p >= SMALLEST_PART)
+    ]
+    wanted = [plan.model_copy(update={"channels": w, "accumulate": p}) for w in widths for p in parts]
+    fitting = [other for other in wanted if training_bytes(other) <= budget]
+    if not fitting:
+        with pytest.raises(UserError, match=r"needs about .* GiB, .* GiB are free.*--canvas 32,24"):
+            fit_memory(plan, budget)
+        return
+    found = fit_memory(plan, budget)
+    assert (found.channels, found.accumulate) == (fitting[0].channels, fitting[0].accumulate)
+    changed = {key for key in ("channels", "accumulate") if getattr(found, key) != getattr(plan, key)}
+    assert set(found.reasons) - set(plan.reasons) == changed
+    assert all("GiB are free" in found.reasons[key] for key in changed)
+
+
+def test_channels_shrink_to_their_floors_and_no_further():
+    plan = plan_of((64, 48), batch_size=4).model_copy(update={"channels": (512, 256, 24)})
+    widths = []
+    while plan is not None:
+        widths.append(plan.channels)
+        plan = next_smaller(plan)
+    assert widths[-2:] == [(FEWEST_CHANNELS, FEWEST_CHANNELS, 24), (FEWEST_CHANNELS, FEWEST_CHANNELS, FEWEST_FINEST)]
+
+
+def test_the_next_smaller_plan_always_takes_less_until_there_is_none():
+    plan, needed = plan_of((64, 64), batch_size=16), []
+    while plan is not None:
+        needed.append(training_bytes(plan))
+        plan = next_smaller(plan)
+    assert needed == sorted(set(needed), reverse=True)
+    assert len(needed) > 4
+
+
+@pytest.mark.parametrize("key", ["channels", "accumulate"])
+def test_what_was_set_by_hand_is_not_changed_to_fit(key):
+    plan = plan_of((64, 64), batch_size=16, reasons={key: BY_HAND})
+    assert getattr(fit_memory(plan, below(plan)), key) == getattr(plan, key)
+    both = plan.model_copy(update={"reasons": {"channels": BY_HAND, "accumulate": BY_HAND}})
+    with pytest.raises(UserError, match="--canvas"):
+        fit_memory(both, below(both))
+
+
+# --- memory that is there
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """A machine with 8 GiB available, and a job's control group below that of a cluster's."""
+    monkeypatch.setattr(available, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(available, "OWN_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(available, "CGROUPS", tmp_path / "groups")
+    write(tmp_path / "meminfo", f"MemTotal: 99999999 kB\nMemAvailable: {8 * 2**20} kB\n")
+    write(tmp_path / "cgroup", "1:name=systemd:/other\n0::/cluster/job\n")
+
+    def limit(group, most, used=0, cache=0):
+        for name, content in (("max", most), ("current", used), ("stat", f"anon 1\ninactive_file {cache}")):
+            write(tmp_path / "groups" / group / f"memory.{name}", f"{content}\n")
+
+    return limit
+
+
+def test_what_the_machine_has_available_may_be_taken(system):
+    assert available_bytes() == 8 * 2**30
+    system("cluster/job", "max")
+    assert available_bytes() == 8 * 2**30
+
+
+def test_a_job_may_take_what_its_limit_and_those_above_leave(system):
+    system("cluster/job", 4 * 2**30, used=2**30, cache=2**28)
+    assert available_bytes() == 3 * 2**30 + 2**28
+    system("cluster", 2 * 2**30, used=2**30)
+    assert available_bytes() == 2**30
+    system("cluster", 2**30, used=2**31)
+    assert available_bytes() == 0
+    system("other", 1)
+    assert available_bytes() == 0
+
+
+def test_where_nobody_tells_nothing_is_known(monkeypatch, tmp_path):
+    for name in ("MEMINFO", "OWN_CGROUP", "CGROUPS"):
+        monkeypatch.setattr(available, name, tmp_path / "missing")
+    assert available_bytes() is None
+
+
+# --- choices about training
+
+
+def facts(**changes):
+    settings = {"variant": "pair", "canvas": (64, 64), "canvases": 5000, "device": torch.device("cpu")}
+    return Facts(**(settings | {"batch_size": 16} | changes))
+
+
+def chosen(key, **changes):
+    return TRAINING_CHOICES[key](facts(**changes)).value
+
+
+def test_r1_grows_with_voxels_and_falls_with_the_batch_as_in_the_paper_but_never_vanishes():
+    assert chosen("r1_weight", canvas=(256, 256), batch_size=16) == pytest.approx(0.0002 * 256**2 / 16, rel=0.05)
+    assert chosen("r1_weight", canvas=(32, 64, 64), batch_size=8) == pytest.approx(0.0002 * 131072 / 8, rel=0.05)
+    assert chosen("r1_weight", canvas=(16, 16)) == choices.LEAST_R1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 10**6), st.integers(0, 10**6))
+def test_more_canvases_take_longer_to_learn_and_to_know_by_heart_and_need_less_help(few, more):
+    for key in ("kimg", "augment_kimg"):
+        assert chosen(key, canvases=few) <= chosen(key, canvases=few + more)
+    for key in ("feature_weight", "l1_weight"):
+        weights = [chosen(key, variant="image", canvases=count) for count in (few, few + more)]
+        assert weights[0] >= weights[1] > 0
+
+
+@pytest.mark.parametrize("variant", ["pair", "mask"])
+def test_without_a_given_mask_there_are_no_paired_losses(variant):
+    assert chosen("feature_weight", variant=variant) == chosen("l1_weight", variant=variant) == 0
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "capability", "precision"),
+    [(True, (8, 0), "bfloat16"), (False, (8, 6), "tf32"), (False, (7, 5), "float32"), (True, (7, 5), "bfloat16")],
+)
+def test_precision_is_what_the_device_has(monkeypatch, bfloat16, capability, precision):
+    asked = []
+
+    def supported(including_emulation=True):
+        return bfloat16 or including_emulation
+
+    class Device:
+        def __init__(self, device):
+            asked.append(device)
+
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    assert chosen("precision", device=torch.device("cuda:1")) == precision
+    assert asked == [torch.device("cuda:1")]
+    assert chosen("precision") == "float32"
+
+
+# --- keys that are set
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("r1_weight=0.5", "r1_weight", 0.5),
+        ("channels=[64,32]", "channels", [64, 32]),
+        ("channels=64, 32", "channels", [64, 32]),
+        ("loss = relativistic", "loss", "relativistic"),
+        ("judge_apart=True", "judge_apart", True),
+        ("augment_target=none", "augment_target", None),
+        ("learning_rate=1e-3", "learning_rate", 0.001),
+        ("condition_kimg=0,20.5", "condition_kimg", [0, 20.5]),
+    ],
+)
+def test_keys_are_read_as_they_are_typed(text, key, value):
+    assert parse_overrides([text]) == {key: value}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("r1_wait=1", "no key 'r1_wait'. Did you mean 'r1_weight'?"),
+        ("batchsize=1", "Did you mean 'batch_size'?"),
+        ("lr=0.1", "Did you mean 'learning_rate'?"),
+        ("gamma=0.1", "Did you mean 'r1_weight'?"),
+        ("Batch-Size=4", "Did you mean 'batch_size'?"),
+        ("xyzzy=1", "A plan has no key 'xyzzy'. Keys that can be set: "),
+        ("kimg=5", "'kimg' has an option of its own: --kimg"),
+        ("canvas=8,8", "--canvas"),
+        ("source=x", "'source' is derived from the data and can't be set"),
+        ("batch_size", "--set batch_size is no key=value. Type for example --set batch_size=8"),
+    ],
+)
+def test_a_wrong_key_is_answered_with_the_right_one(text, words):
+    with pytest.raises(UserError) as caught:
+        parse_overrides([text])
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("batch_size=0", "greater than or equal to 1, got 0"),
+        ("batch_size=2.5", "valid integer"),
+        ("batch_size=many", "valid integer, got many"),
+        ("r1_weight=Infinity", "valid number"),
+        ("learning_rate=NaN", "valid number"),
+        ("precision=bf16", "'float32', 'tf32' or 'bfloat16', got bf16"),
+        ("judge_apart=1", "valid boolean"),
+        ("channels=8,8,8", "the pyramid has 2 stages"),
+        ("channels=8,0", "each needs a number above 0"),
+        ("condition_kimg=20,10", "from the first to the second"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_it_may_be(text, words):
+    with pytest.raises(UserError) as caught:
+        check_overrides(parse_overrides([text]), stages=2)
+    message = str(caught.value)
+    assert message.startswith("--set")
+    assert text.partition("=")[0] in message
+    assert words in message
+
+
+def test_all_wrong_values_are_told_at_once():
+    with pytest.raises(UserError, match=r"batch_size.*learning_rate"):
+        check_overrides({"batch_size": 0, "learning_rate": -1.0})
+
+
+def test_values_come_back_as_a_plan_has_them():
+    assert check_overrides({"channels": [8, 4], "r1_weight": 1}, stages=2) == {"channels": (8, 4), "r1_weight": 1.0}
+
+
+# --- a whole plan
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(deriving, "CONDITION_CANVASES", 40)
+    return own_folders(tmp_path, monkeypatch)
+
+
+def planned(preprocessed, fold="all", **settings):
+    cases = preprocessed.fold(fold)
+    return make_plan(preprocessed, cases, survey(preprocessed, cases.training), **settings)
+
+
+@pytest.mark.parametrize("variant", ["pair", "mask", "image"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_every_key_of_a_plan_has_its_reason(folders, variant, dims):
+    plan = planned(preprocess(folders, cohort(5), LABELS, dims=dims), variant=variant)
+    assert set(plan.reasons) == set(Plan.model_fields) - {"format_version", "reasons"}
+    assert all(plan.reasons.values())
+    assert Plan.model_validate_json(plan.model_dump_json(), strict=True) == plan
+
+
+@pytest.mark.parametrize(("dims", "canvas", "canvases"), [(2, (16, 14), 20), (2, (8, 8), 80), (3, (4, 16, 14), 5)])
+def test_canvases_are_counted_that_do_not_overlap(folders, dims, canvas, canvases):
+    assert SHAPE == (4, 20, 18)
+    preprocessed = preprocess(folders, cohort(5), LABELS, dims=dims)
+    seen = survey(preprocessed, preprocessed.case_names())
+    assert seen.canvases(canvas) == canvases
+    assert seen.bytes == 5 * 4 * 20 * 18 * (2 * 4 + 2)
+    assert f"{canvases} canvases" in planned(preprocessed, canvas=canvas).reasons["source"]
+
+
+def test_the_survey_counts_cases_that_show_a_class_and_finds_constant_channels(folders):
+    cases = {f"case_{number}": brain(number, labels=2 if number == 3 else 1) for number in range(5)}
+    for image, _ in cases.values():
+        image[0] = 3
+    preprocessed = preprocess(folders, cases, LABELS)
+    seen = survey(preprocessed, preprocessed.case_names())
+    assert seen.shown == {1: 5, 2: 1}
+    assert seen.constant == (True, False)
+
+
+def test_conditions_are_measured_on_canvases_as_training_draws_them(folders):
+    preprocessed = preprocess(folders, cohort(5), LABELS)
+    plan = planned(preprocessed, overrides={"foreground_share": 1.0}, seed=3)
+    names = plan.source.training_cases
+    stream = Canvases(preprocessed, names, plan.canvas, foreground_share=1.0, seed=3)
+    labels = np.stack([stream.draw(index)[1] for index in range(deriving.CONDITION_CANVASES)])
+    shown = (labels == 1).any(axis=(1, 2)).mean()
+    measured = plan.conditions.measure(torch.from_numpy(labels), torch.from_numpy(stream.positions(0, len(labels))))
+    assert measured[:, 0].mean() == pytest.approx(shown)
+    weights = np.array([int(row.split()[0]) for row in plan.conditions.rows])
+    with_class = np.array([row.split()[1] != "." for row in plan.conditions.rows])
+    assert weights[with_class].sum() / weights.sum() == pytest.approx(shown)
+
+
+def test_large_canvases_are_measured_on_fewer_so_that_memory_holds_them(folders, monkeypatch):
+    monkeypatch.setattr(deriving, "CONDITION_BYTES", 2 * 16 * 14 * 10)
+    monkeypatch.setattr(deriving, "FEWEST_CONDITION_CANVASES", 5)
+    plan = planned(preprocess(folders, cohort(5), LABELS))
+    assert sum(int(row.split()[0]) for row in plan.conditions.rows) == 10
+
+
+def test_what_is_asked_for_is_taken_and_what_follows_from_it_follows(folders):
+    preprocessed = preprocess(folders, cohort(5), LABELS)
+    plan = planned(preprocessed, kimg=7.0, seed=5, canvas=(8, 8), overrides={"batch_size": 4, "channels": [16, 8]})
+    assert (plan.kimg, plan.seed, plan.canvas, plan.batch_size, plan.channels) == (7.0, 5, (8, 8), 4, (16, 8))
+    assert {plan.reasons[key] for key in ("kimg", "seed", "canvas")} == {deriving.ASKED}
+    assert {plan.reasons[key] for key in ("batch_size", "channels")} == {BY_HAND}
+    settings = {"variant": "pair", "canvas": (8, 8), "canvases": 80, "device": torch.device("cpu")}
+    assert plan.r1_weight == choices.choose_r1_weight(Facts(**settings, batch_size=4)).value
+
+
+def test_parts_that_a_batch_can_not_be_divided_into_are_refused(folders):
+    preprocessed = preprocess(folders, cohort(5), LABELS)
+    with pytest.raises(UserError, match=r"batch_size of 10 can't be computed in 4 equal parts"):
+        planned(preprocessed, overrides={"batch_size": 10, "accumulate": 4})
+
+
+def test_cases_that_are_kept_in_memory_take_their_part_of_it(folders, monkeypatch):
+    preprocessed = preprocess(folders, cohort(5), LABELS)
+    plan = planned(preprocessed)
+    kept = survey(preprocessed, preprocessed.case_names()).bytes
+    assert planned(preprocessed, free_bytes=training_bytes(plan) + kept).accumulate == 1
+    assert planned(preprocessed, free_bytes=training_bytes(plan) + kept - 1).accumulate == 2
+    monkeypatch.setattr(deriving, "CACHE_BYTES", 1000)
+    assert planned(preprocessed, free_bytes=training_bytes(plan) + 1000).accumulate == 1
+
+
+# --- as people read it
+
+
+def test_the_table_has_a_line_for_each_key_that_counts_with_value_and_reason():
+    reasons = {"r1_weight": "some reason that is told in a few words", "canvas": "another " * 30}
+    text = table(tiny_plan(batch_size=12, reasons=reasons), width=100)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(line.split()[:2] == ["batch_size", "12"] for line in lines)
+    assert any(line.startswith("r1_weight") and line.endswith("in a few words") for line in lines)
+    assert text.count("another") == 30
+    told = {line.split()[0] for line in lines if not line.startswith(" ")}
+    idle = {"path_length_interval", "feature_weight", "l1_weight", "augment_kimg"}
+    assert told == set(Plan.model_fields) - {"format_version", "source", "reasons"} - idle
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"variant": "image", "feature_weight": 1.0, "l1_weight": 1.0},
+        {"path_length_weight": 1.0},
+        {"augment_target": 0.5},
+    ],
+)
+def test_keys_are_told_where_they_count(changes):
+    told = {line.split()[0] for line in table(tiny_plan(**changes), 200).splitlines()}
+    assert {"image": {"feature_weight", "l1_weight"}}.get(changes.get("variant"), set()) <= told
+    assert ("path_length_interval" in told) == ("path_length_weight" in changes)
+    assert ("augment_kimg" in told) == ("augment_target" in changes)
+    assert "r1_interval" not in {line.split()[0] for line in table(tiny_plan(r1_weight=0.0)).splitlines()}
+
+
+@pytest.mark.parametrize("key", ["judge_apart", "channels", "condition_kimg", "loss", "augment_target", "ema_share"])
+def test_values_are_told_as_they_may_be_set(key):
+    plan = tiny_plan(condition_kimg=(1.0, 2.5))
+    line = next(line for line in table(plan, 300).splitlines() if line.startswith(f"{key} "))
+    found = check_overrides(parse_overrides([f"{key}={line.split()[1]}"]), stages=2)
+    assert found[key] == getattr(plan, key)
 
 
 # --- a plan as a file
 
 
 def test_a_plan_comes_back_from_its_file_as_it_was(tmp_path):
-    plan = make_plan_of((12, 20))
+    plan = plan_of((12, 20))
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
 
@@ -203,19 +630,19 @@ def test_a_plan_comes_back_from_its_file_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("canvas", [(48, 32), [4, 4], (48, 4)])
 def test_a_canvas_within_the_patch_is_taken(canvas):
-    assert _checked_canvas(canvas, (48, 32)) == tuple(canvas)
+    assert check_canvas(canvas, (48, 32)) == tuple(canvas)
 
 
 @pytest.mark.parametrize("canvas", [(32,), (16, 32, 32)])
 def test_a_canvas_of_other_dimensions_is_refused_with_both_numbers(canvas):
     with pytest.raises(UserError, match=rf"--canvas has {len(canvas)} sizes.* 2 dimensions.*48, 32"):
-        _checked_canvas(canvas, (48, 32))
+        check_canvas(canvas, (48, 32))
 
 
 @pytest.mark.parametrize("canvas", [(49, 32), (48, 33), (3, 32), (48, 0), (-8, 8)])
 def test_a_canvas_beyond_the_patch_or_too_small_is_refused_with_the_limits(canvas):
     with pytest.raises(UserError) as caught:
-        _checked_canvas(canvas, (48, 32))
+        check_canvas(canvas, (48, 32))
     message = str(caught.value)
     assert "--canvas" in message
     for part in (str(list(canvas)), "4", "[48, 32]"):
@@ -225,4 +652,4 @@ def test_a_canvas_beyond_the_patch_or_too_small_is_refused_with_the_limits(canva
 def test_the_derived_canvas_may_be_typed_even_where_an_axis_of_the_patch_is_thin():
     patch = (3, 48, 32)
     derived = choose_canvas(patch, np.array([[3, 50, 50]] * 4))
-    assert _checked_canvas(derived, patch) == derived
+    assert check_canvas(derived, patch) == derived

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +26,9 @@ class Survey:
         low, high: per channel, the robust range of intensities in nnU-Net's units.
         outside: per channel, the one intensity of voxels labelled `OUTSIDE`; None where it varies.
         has_outside: whether any voxel is labelled `OUTSIDE`.
+        slices: `[cases]` images of that size in each case; 1 for volumes.
+        constant: per channel, whether all voxels of all cases have one intensity.
+        shown: how many cases show each foreground label; without those that none shows.
     """
 
     sizes: np.ndarray
@@ -31,6 +36,18 @@ class Survey:
     high: tuple[float, ...]
     outside: tuple[float, ...] | None
     has_outside: bool
+    slices: np.ndarray
+    constant: tuple[bool, ...]
+    shown: Mapping[int, int]
+
+    def canvases(self, canvas: Sequence[int]) -> int:
+        """How many canvases the cases hold that do not overlap; at least one of each slice, or volume."""
+        return int((self.slices * np.maximum(self.sizes // np.array(canvas), 1).prod(axis=1)).sum())
+
+    @property
+    def bytes(self) -> int:
+        """What all cases take in memory, images as float32 and labels as int16."""
+        return int((self.slices * self.sizes.prod(axis=1)).sum()) * (4 * len(self.low) + 2)
 
 
 def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
@@ -42,16 +59,19 @@ def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
     labels = preprocessed.label_manager.all_labels
     ignore = preprocessed.label_manager.ignore_label
     dims = len(preprocessed.patch_size)
-    sizes, samples, outside_ranges = [], [], []
+    sizes, slices, samples, ranges, outside_ranges, shown = [], [], [], [], [], Counter()
     rng = np.random.default_rng(0)
     for name in tqdm(names, desc="Reading the training cases", unit="case", leave=False, delay=2):
         case = preprocessed.load(name)
         image, label = np.asarray(case.image[:]), np.asarray(case.label[:])[0]
         _check(preprocessed, case, image, label, {*labels, OUTSIDE, *([] if ignore is None else [ignore])})
         sizes.append(image.shape[-dims:])
+        slices.append(math.prod(image.shape[1:-dims]))
+        shown.update(value for value in np.unique(label).tolist() if value > 0 and value != ignore)
         flat = image.reshape(len(image), -1)
         drawn = rng.integers(flat.shape[1], size=VOXELS_PER_CASE) if flat.shape[1] > VOXELS_PER_CASE else slice(None)
         samples.append(flat[:, drawn])
+        ranges.append((flat.min(axis=1), flat.max(axis=1)))
         if (beyond := label == OUTSIDE).any():
             values = image[:, beyond]
             outside_ranges.append((values.min(axis=1), values.max(axis=1)))
@@ -63,6 +83,9 @@ def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
         high=tuple(high.tolist()),
         outside=_single_value(outside_ranges),
         has_outside=bool(outside_ranges),
+        slices=np.array(slices),
+        constant=_constant(ranges),
+        shown={int(label): count for label, count in sorted(shown.items())},
     )
 
 
@@ -79,6 +102,13 @@ def _check(preprocessed: Preprocessed, case: Case, image: np.ndarray, label: np.
             f"(it has {preprocessed.dataset_json['labels']}). Mend the label map or dataset.json in nnUNet_raw, then: "
             f"{preprocessed.preprocess_command}"
         )
+
+
+def _constant(ranges: list[tuple[np.ndarray, np.ndarray]]) -> tuple[bool, ...]:
+    """Per channel, whether all ranges consist of one value."""
+    lowest = np.min([low for low, _ in ranges], axis=0)
+    highest = np.max([high for _, high in ranges], axis=0)
+    return tuple((highest - lowest <= 1e-6).tolist())
 
 
 def _single_value(ranges: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, ...] | None:

@@ -1,0 +1,26 @@
+"""The generator's self-configuration: what nnU-Net's plans and one look at the training cases decide."""
+
+from stylegan2_cond.planning.available import available_bytes, free_bytes
+from stylegan2_cond.planning.deriving import make_plan
+from stylegan2_cond.planning.fitting import fit_memory, next_smaller, smaller_canvas, too_large
+from stylegan2_cond.planning.memory import training_bytes
+from stylegan2_cond.planning.overrides import parse_overrides
+from stylegan2_cond.planning.plan import DEFAULT_KIMG, SNAPSHOTS, Plan, Source, Variant, run_folder
+
+__all__ = [
+    "DEFAULT_KIMG",
+    "SNAPSHOTS",
+    "Plan",
+    "Source",
+    "Variant",
+    "available_bytes",
+    "fit_memory",
+    "free_bytes",
+    "make_plan",
+    "next_smaller",
+    "parse_overrides",
+    "run_folder",
+    "smaller_canvas",
+    "too_large",
+    "training_bytes",
+]

@@ -1,0 +1,116 @@
+"""The plan: everything that training a generator depends on, as one file, with reasons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from stylegan2_cond.data.codec import Codec
+from stylegan2_cond.data.conditioning import Conditions
+from stylegan2_cond.data.preprocessed import Fold, Preprocessed, require_folder
+from stylegan2_cond.documents import Document
+
+Variant = Literal["pair", "mask", "image"]
+DEFAULT_KIMG = 200.0
+SNAPSHOTS = 20  # of a whole training
+
+
+class Source(BaseModel):
+    """Where a generator's training cases came from; a bank carries it on, and the leak guard reads it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    dataset_name: str
+    plans_name: str
+    configuration: str
+    data_identifier: str
+    preprocessing: str  # fingerprint of what decides the values of preprocessed voxels
+    fold: str
+    training_cases: tuple[str, ...]
+
+    @classmethod
+    def of(cls, preprocessed: Preprocessed, fold: Fold) -> Source:
+        return cls(
+            dataset_name=preprocessed.dataset_name,
+            plans_name=preprocessed.plans_name,
+            configuration=preprocessed.configuration_name,
+            data_identifier=preprocessed.configuration.data_identifier,
+            preprocessing=preprocessed.fingerprint,
+            fold=fold.name,
+            training_cases=fold.training,
+        )
+
+
+class Plan(Document):
+    """Everything that training a generator depends on, and the reason for each choice that was made.
+
+    Attributes:
+        variant: `pair` draws image and mask, `mask` a mask alone, `image` an image for a given mask.
+        canvas: spatial size in voxels.
+        spacing: of the voxels, in mm along the canvas's axes.
+        factors: upsampling per axis of each stage after the first, coarse to fine.
+        channels: of each stage, coarse to fine; one more than `factors`.
+        judge_apart: whether image and mask are judged alone, too.
+        foreground_share: of the canvases that lie around a voxel of a class.
+        batch_size: images of a step, on all devices together.
+        accumulate: parts that a batch is computed in, one after the other, to save memory.
+        precision: of the networks' activations; `tf32` and `bfloat16` need a device that has them.
+        loss: `nonsaturating` (Goodfellow et al. 2014) or `relativistic` (Huang et al. 2024), which adds R2.
+        r1_weight, r1_interval: gradient penalty, and how many steps lie between two of them.
+        path_length_weight, path_length_interval: path length regularisation (Karras et al. 2020); weight 0 is none.
+        style_mixing: share of the samples whose finer stages have a latent of their own.
+        feature_weight, l1_weight: of the losses between an image and the real one of its mask; variant `image` only.
+        ema_share: half-life of the weights' moving average, as a share of the images seen so far.
+        augment_target: mean sign of the discriminator at real pairs that augmentation aims at; None is none.
+        augment_kimg: thousands of images in which the probability of augmentation can rise from 0 to 1.
+        condition_kimg: thousands of images from which on, and until which, conditions gain their full strength.
+        kimg: thousands of real images to see in all.
+    """
+
+    remedy: ClassVar[str] = "Mend the key, or delete the file; training then makes a new plan."
+    format_version: int = 2
+    variant: Variant = "pair"
+    source: Source
+    canvas: tuple[int, ...]
+    spacing: tuple[float, ...]
+    factors: tuple[tuple[int, ...], ...]
+    channels: tuple[int, ...]
+    codec: Codec
+    conditions: Conditions
+    latent_dim: int = Field(128, ge=1)
+    style_dim: int = Field(128, ge=1)
+    mapping_layers: int = Field(2, ge=1)
+    judge_apart: bool = False
+    apart_share: float = Field(0.0, ge=0, le=1)
+    foreground_share: float = Field(0.5, ge=0, le=1)
+    batch_size: int = Field(16, ge=1)
+    accumulate: int = Field(1, ge=1)
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    loss: Literal["nonsaturating", "relativistic"] = "nonsaturating"
+    learning_rate: float = Field(0.0025, gt=0)
+    r1_weight: float = Field(0.1, ge=0)
+    r1_interval: int = Field(16, ge=1)
+    path_length_weight: float = Field(0.0, ge=0)
+    path_length_interval: int = Field(8, ge=1)
+    style_mixing: float = Field(0.0, ge=0, le=1)
+    feature_weight: float = Field(0.0, ge=0)
+    l1_weight: float = Field(0.0, ge=0)
+    ema_share: float = Field(0.05, gt=0)
+    augment_target: float | None = Field(0.6, ge=-1, le=1)
+    augment_kimg: float = Field(100.0, gt=0)
+    condition_kimg: tuple[float, float] = (0.0, 0.0)
+    kimg: float = Field(DEFAULT_KIMG, gt=0)
+    seed: int = Field(0, ge=0)
+    reasons: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def given_mask(self) -> bool:
+        """Whether the generator draws images for masks that it is given."""
+        return self.variant == "image"
+
+
+def run_folder(source: Source, variant: Variant = "pair") -> Path:
+    """Where a generator of this source lives: plan, checkpoint, previews and snapshots."""
+    model = f"StyleGAN2Cond_{variant}__{source.plans_name}__{source.configuration}"
+    return require_folder("nnUNet_results") / source.dataset_name / model / f"fold_{source.fold}"

@@ -1,0 +1,69 @@
+"""A plan as people read it: a line for each choice, with its reason."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from stylegan2_cond.data.codec import Codec
+from stylegan2_cond.data.conditioning import Conditions
+from stylegan2_cond.data.preprocessed import OUTSIDE
+from stylegan2_cond.planning.plan import Plan
+
+UNTOLD = ("format_version", "source", "reasons")
+MOST_LABELS = 6  # that are listed; of more, the first and the last are
+
+
+def table(plan: Plan, width: int = 120) -> str:
+    """Key, value and reason in lines of at most `width` characters; keys that change nothing are left out."""
+    rows = [
+        (key, tell_value(getattr(plan, key)), plan.reasons.get(key, ""))
+        for key in type(plan).model_fields
+        if key not in UNTOLD and key not in _idle(plan)
+    ]
+    first, second = (max(len(row[column]) for row in rows) for column in range(2))
+    indent = " " * (first + second + 4)
+    return "\n".join(
+        textwrap.fill(
+            f"{key:<{first}}  {value:<{second}}  {reason}".rstrip(),
+            width,
+            subsequent_indent=indent,
+            break_on_hyphens=False,
+            drop_whitespace=True,
+        )
+        for key, value, reason in rows
+    )
+
+
+def tell_value(value: object) -> str:
+    """A value as `--set` takes it, where it is a number or word; else in few words."""
+    if isinstance(value, Codec):
+        return f"{_count(value.image_channels, 'image channel')}, labels {_tell_labels(value.labels)}"
+    if isinstance(value, Conditions):
+        return f"{_count(len(value.classes), 'class', 'classes')}, areas" + ", position" * value.has_position
+    if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+        return ",".join("×".join(map(str, stage)) for stage in value)
+    if isinstance(value, tuple):
+        return ",".join(f"{part:g}" for part in value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else str(value).lower()
+
+
+def _idle(plan: Plan) -> list[str]:
+    """Keys that change nothing, as other keys are."""
+    return [
+        *(["r1_interval"] if not plan.r1_weight else []),
+        *(["path_length_interval"] if not plan.path_length_weight else []),
+        *(["feature_weight", "l1_weight"] if not plan.given_mask else []),
+        *(["augment_kimg"] if plan.augment_target is None else []),
+    ]
+
+
+def _tell_labels(labels: Sequence[int]) -> str:
+    names = ["outside" if label == OUTSIDE else str(label) for label in labels]
+    return ",".join(names if len(names) <= MOST_LABELS else [*names[:2], "…", *names[-2:]])
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
