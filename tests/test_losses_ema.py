@@ -1,4 +1,4 @@
-"""The game's losses against log-sum formulas, R1 against closed forms and differences, and the average's half-life."""
+"""Losses against formulas, penalties against closed forms, Jacobians and differences, and the average's half-life."""
 
 import copy
 
@@ -8,10 +8,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.special import expit
 from torch import nn
 
 from stylegan2_cond.training.ema import ema_decay, update_ema
-from stylegan2_cond.training.losses import discriminator_loss, generator_loss, r1_penalty
+from stylegan2_cond.training.losses import (
+    discriminator_loss,
+    feature_matching,
+    generator_loss,
+    gradient_penalty,
+    path_lengths,
+    relativistic_loss,
+)
 
 scores = hnp.arrays(np.float64, st.integers(1, 8), elements=st.floats(-800, 800))
 
@@ -44,79 +52,137 @@ def test_the_generator_still_learns_where_the_discriminator_is_sure():
     assert gradient.item() == pytest.approx(-1)  # the saturating loss would give e⁻⁵⁰
 
 
-# --- R1
+@settings(max_examples=50, deadline=None)
+@given(scores, st.integers(0, 2**16))
+def test_relativistic_players_want_their_own_scores_above_the_others_pair_by_pair(ours, seed):
+    """Huang et al. 2024, Eq. 2: f(t) = -log(1 + e⁻ᵗ) of the difference; its slope is the logistic function."""
+    theirs = np.random.default_rng(seed).permutation(ours) / 2
+    mine = torch.from_numpy(ours).requires_grad_(True)
+    loss = relativistic_loss(mine, torch.from_numpy(theirs))
+    assert loss.item() == pytest.approx(np.logaddexp(0, theirs - ours).mean(), rel=1e-6, abs=1e-8)
+    (gradient,) = torch.autograd.grad(loss, mine)
+    np.testing.assert_allclose(gradient, -expit(theirs - ours) / ours.size, rtol=1e-6, atol=1e-12)
 
 
-class Affine(nn.Module):
-    """`<direction, x> + <shift, condition>`, whose gradient is the direction."""
+def test_the_relativistic_loss_minds_differences_only():
+    real, drawn = normal(6, 2), normal(6, 2, seed=1)
+    torch.testing.assert_close(relativistic_loss(real + 7, drawn + 7), relativistic_loss(real, drawn))
+    assert relativistic_loss(real, real).item() == pytest.approx(np.log(2))
 
-    def __init__(self, direction, shift):
-        super().__init__()
-        self.direction, self.shift = nn.Parameter(direction), nn.Parameter(shift)
 
-    def forward(self, x, condition):
-        return (x * self.direction).flatten(1).sum(dim=1) + condition @ self.shift
+# --- gradient penalty
+
+
+@pytest.mark.parametrize("canvas", [(4, 5), (3, 4, 2)])
+def test_the_penalty_of_linear_judges_is_the_mean_of_half_their_squared_norms(canvas):
+    first, second = normal(3, *canvas).requires_grad_(True), normal(3, *canvas, seed=1)
+    inputs = normal(5, 3, *canvas, seed=2).requires_grad_(True)
+    scores = torch.stack([(inputs * direction).flatten(1).sum(dim=1) for direction in (first, second)], dim=1)
+    penalty = gradient_penalty(scores, inputs)
+    squares = [np.square(direction.detach().numpy()).sum() for direction in (first, second)]
+    assert penalty.item() == pytest.approx(sum(squares) / 2 / 2)
+    (derivative,) = torch.autograd.grad(penalty, first)
+    torch.testing.assert_close(derivative, first.detach() / 2)
+
+
+def test_gradients_of_judges_that_contradict_each_other_do_not_cancel():
+    inputs = normal(5, 1, 4, 4).requires_grad_(True)
+    score = (inputs * 3).flatten(1).sum(dim=1)
+    assert gradient_penalty(torch.stack([score, -score], dim=1), inputs).item() == pytest.approx(9 * 16 / 2)
+
+
+def test_the_penalty_is_the_mean_over_samples_and_not_over_voxels():
+    inputs = normal(5, 2, 4, 4).requires_grad_(True)
+    scores = 3 * inputs.square().flatten(1).sum(dim=1, keepdim=True) / 2  # its gradient is 3 · inputs
+    expected = 9 * np.square(inputs.detach().numpy()).sum() / 5 / 2
+    assert gradient_penalty(scores, inputs).item() == pytest.approx(expected)
 
 
 class Curved(nn.Module):
-    """A small smooth discriminator."""
+    """Two small smooth judges."""
 
     def __init__(self):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.conv, self.score, self.embed = nn.Conv2d(2, 3, 3), nn.Linear(3, 1), nn.Linear(2, 3)
+            self.conv, self.score = nn.Conv2d(2, 3, 3), nn.Linear(3, 2)
         self.double()
 
-    def forward(self, x, condition):
-        features = torch.tanh(self.conv(x)).mean(dim=(2, 3))
-        return self.score(features).squeeze(1) + (features * self.embed(condition)).sum(dim=1)
+    def forward(self, x):
+        return self.score(torch.tanh(self.conv(x)).mean(dim=(2, 3)).square())
 
 
-@pytest.mark.parametrize("canvas", [(4, 5), (3, 4, 2)])
-def test_r1_of_a_linear_discriminator_is_half_the_squared_norm_of_its_direction(canvas):
-    direction, shift = normal(3, *canvas), normal(2, seed=1)
-    real, condition = normal(5, 3, *canvas, seed=2), normal(5, 2, seed=3)
-    discriminator = Affine(direction, shift)
-    penalty = r1_penalty(discriminator, real, condition)
-    assert penalty.item() == pytest.approx(np.square(direction.numpy()).sum() / 2)
-    (derivative,) = torch.autograd.grad(penalty, discriminator.direction)
-    torch.testing.assert_close(derivative, direction)
+def test_the_derivative_of_the_penalty_with_respect_to_the_weights_is_that_of_finite_differences():
+    judges, inputs = Curved(), normal(3, 2, 5, 5).requires_grad_(True)
+    agrees_with_differences(judges, lambda: gradient_penalty(judges(inputs), inputs))
 
 
-def test_r1_is_the_mean_over_samples_and_not_over_voxels():
-    real = normal(5, 2, 4, 4)
-    penalty = r1_penalty(lambda x, condition: 3 * x.square().flatten(1).sum(dim=1) / 2, real, torch.zeros(5, 0))
-    assert penalty.item() == pytest.approx(9 * np.square(real.numpy()).sum() / 5 / 2)
+def agrees_with_differences(network, value, step=1e-3):
+    """The derivative of a value along a random direction of each parameter; penalties are float32."""
+    for number, (name, parameter) in enumerate(network.named_parameters()):
+        direction = normal(*parameter.shape, seed=number)
+        (gradient,) = torch.autograd.grad(value(), parameter, allow_unused=True)
+        found = []
+        for moved in (step, -2 * step, step):
+            with torch.no_grad():
+                parameter += moved * direction
+            found.append(value().item())
+        analytic = 0.0 if gradient is None else (gradient * direction).sum().item()
+        assert analytic == pytest.approx((found[0] - found[1]) / (2 * step), rel=3e-3, abs=1e-6), name
+        assert analytic or name.endswith("bias"), name
 
 
-def test_the_derivative_of_r1_with_respect_to_the_weights_is_that_of_finite_differences():
-    discriminator, real, condition = Curved(), normal(3, 2, 5, 5), normal(3, 2, seed=1)
-    r1_penalty(discriminator, real, condition).backward()
-    step = 1e-5
-    for name, parameter in discriminator.named_parameters():
-        direction = normal(*parameter.shape, seed=2)
-        with torch.no_grad():
-            parameter += step * direction
-            above = r1_penalty_value(discriminator, real, condition)
-            parameter -= 2 * step * direction
-            below = r1_penalty_value(discriminator, real, condition)
-            parameter += step * direction
-        analytic = 0.0 if parameter.grad is None else (parameter.grad * direction).sum().item()
-        assert analytic == pytest.approx((above - below) / (2 * step), rel=1e-5, abs=1e-9), name
-    assert discriminator.conv.weight.grad.any()
+# --- path lengths
 
 
-def r1_penalty_value(*args):
-    with torch.enable_grad():
-        return r1_penalty(*args).item()
+class Bent(nn.Module):
+    """A small smooth generator that takes one w for each of two convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.first, self.second = nn.Linear(3, 24), nn.Linear(3, 24)
+        self.double()
+
+    def forward(self, w):
+        return (torch.tanh(self.first(w[:, 0])) * torch.cos(self.second(w[:, 1]))).reshape(-1, 2, 4, 3)
 
 
-def test_r1_leaves_the_real_pairs_without_a_gradient():
-    real = normal(2, 2, 5, 5)
-    r1_penalty(Curved(), real, normal(2, 2)).backward()
-    assert not real.requires_grad
-    assert real.grad is None
+def test_path_lengths_are_those_of_the_jacobian_for_the_noise_that_is_given():
+    """Karras et al. 2020, Eq. 4: the norm of Jᵀy, images scaled by the root of their voxels; for each convolution."""
+    generator, w, noise = Bent(), normal(5, 2, 3).requires_grad_(True), normal(5, 2, 4, 3, seed=1)
+    found = path_lengths(generator(w), w, noise).detach()
+    for n in range(5):
+        jacobian = torch.autograd.functional.jacobian(lambda one: generator(one[None])[0], w[n].detach())
+        product = np.einsum("chw,chwks->ks", noise[n].numpy(), jacobian.numpy()) / np.sqrt(4 * 3)
+        assert found[n].item() == pytest.approx(np.sqrt(np.square(product).sum(axis=1).mean()))
+
+
+def test_over_many_noises_the_mean_square_of_a_path_length_is_the_norm_of_the_jacobian():
+    matrix = normal(2 * 4 * 3, 3)
+    w = normal(1, 1, 3).repeat(20_000, 1, 1).requires_grad_(True)
+    lengths = path_lengths((w[:, 0] @ matrix.T).reshape(-1, 2, 4, 3), w, normal(20_000, 2, 4, 3, seed=1))
+    assert lengths.square().mean().item() == pytest.approx(np.square(matrix.numpy()).sum() / (4 * 3), rel=0.03)
+
+
+def test_path_lengths_teach_the_generator():
+    generator, w, noise = Bent(), normal(4, 2, 3).requires_grad_(True), normal(4, 2, 4, 3, seed=1)
+    agrees_with_differences(generator, lambda: (path_lengths(generator(w), w, noise) - 0.3).square().mean())
+
+
+# --- feature matching
+
+
+def test_feature_matching_is_the_mean_over_blocks_of_the_mean_absolute_difference():
+    sizes = [(4, 8, 6), (16, 3, 2)]
+    real, drawn = ([normal(2, *size, seed=seed) for size in sizes] for seed in (0, 1))
+    taught = [one.clone().requires_grad_(True) for one in (*real, *drawn)]
+    loss = feature_matching(taught[:2], taught[2:])
+    expected = np.mean([np.abs(one.numpy() - other.numpy()).mean() for one, other in zip(real, drawn, strict=True)])
+    assert loss.item() == pytest.approx(expected)
+    loss.backward()
+    assert [one.grad is not None for one in taught] == [False, False, True, True]  # the real ones are fixed
 
 
 # --- moving average

@@ -1,28 +1,74 @@
-"""The adversarial game: non-saturating loss and the R1 penalty."""
+"""The adversarial game, what keeps it stable, and what an image owes to the mask that it was drawn for."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-
-def generator_loss(drawn_scores: torch.Tensor) -> torch.Tensor:
-    """Non-saturating loss of the generator (Goodfellow et al. 2014). drawn_scores: `[N]` → scalar."""
-    return F.softplus(-drawn_scores).mean()
+# Scores are [N, judges]; each judge plays a game of its own, and the losses of all are averaged.
 
 
-def discriminator_loss(real_scores: torch.Tensor, drawn_scores: torch.Tensor) -> torch.Tensor:
-    """Logistic loss of the discriminator (Goodfellow et al. 2014). Scores: `[N]` each → scalar."""
-    return F.softplus(-real_scores).mean() + F.softplus(drawn_scores).mean()
+def generator_loss(drawn: torch.Tensor) -> torch.Tensor:
+    """Non-saturating loss of the generator (Goodfellow et al. 2014). drawn: scores `[N, judges]` → scalar."""
+    return F.softplus(-drawn).mean()
 
 
-def r1_penalty(discriminator: nn.Module, real: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-    """Half the squared gradient norm at real pairs, without its weight (Mescheder et al. 2018, Eq. 9).
+def discriminator_loss(real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """Logistic loss of the discriminator (Goodfellow et al. 2014). Scores: `[N, judges]` each → scalar."""
+    return F.softplus(-real).mean() + F.softplus(drawn).mean()
 
-    real: `[N, C + K, *canvas]`, condition: `[N, width]` → scalar, differentiable with respect to the weights.
+
+def relativistic_loss(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Relativistic pairing loss (Huang et al. 2024, R3GAN, arXiv 2501.05441, Eq. 2), of either player.
+
+    The discriminator's side are the real scores, the generator's the drawn ones; each wants its own to exceed the
+    other's, pair by pair. Scores: `[N, judges]` each → scalar.
     """
-    real = real.detach().requires_grad_(True)
-    scores = discriminator(real, condition)
-    (gradient,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
-    return gradient.square().flatten(1).sum(dim=1).mean() / 2
+    return F.softplus(theirs - ours).mean()
+
+
+def gradient_penalty(scores: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """Half the squared gradient norm of each judge, without its weight.
+
+    At real pairs it is R1, at drawn ones R2 (Mescheder et al. 2018, Eqs. 9 and 10). Judges share no weights, but their
+    gradients must not cancel, so each is taken alone.
+
+    Args:
+        scores: `[N, judges]`, computed from
+        inputs: `[N, C + K, *canvas]`, which must require a gradient.
+
+    Returns:
+        scalar, the mean over samples and judges; differentiable with respect to the weights.
+    """
+    penalties = []
+    for judge in scores.unbind(dim=1):
+        (gradient,) = torch.autograd.grad(judge.sum(), inputs, create_graph=True)
+        penalties.append(gradient.float().square().flatten(1).sum(dim=1).mean() / 2)
+    return torch.stack(penalties).mean()
+
+
+def path_lengths(drawn: torch.Tensor, w: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """How far an image moves as w does (Karras et al. 2020, Eq. 4), for each sample.
+
+    Args:
+        drawn: `[N, C, *canvas]`, computed from
+        w: `[N, convolutions, style_dim]`.
+        noise: `[N, C, *canvas]`, standard normal; the direction in image space.
+
+    Returns:
+        `[N]`: the norm of w's gradient, averaged over convolutions before the root; differentiable.
+    """
+    projected = (drawn * noise).sum() / math.sqrt(math.prod(drawn.shape[2:]))
+    (gradient,) = torch.autograd.grad(projected, w, create_graph=True)
+    return gradient.float().square().sum(dim=2).mean(dim=1).sqrt()
+
+
+def feature_matching(real: Sequence[torch.Tensor], drawn: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean absolute difference of a discriminator's features (Wang et al. 2018, pix2pixHD, arXiv 1711.11585, Eq. 4).
+
+    real, drawn: `[N, C, *size]` of each block, of pairs that share their masks → scalar; real ones are fixed.
+    """
+    return torch.stack([F.l1_loss(ours, theirs.detach()) for ours, theirs in zip(drawn, real, strict=True)]).mean()
