@@ -1,141 +1,147 @@
-"""What training changes, and one step of it. All randomness is a function of seed and step."""
+"""What training changes, and how it is kept: networks, optimizers, counts. All randomness is of seed and step."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from stylegan2_cond.networks import Discriminator, Generator, build_discriminator, build_generator
 from stylegan2_cond.planning import Plan
-from stylegan2_cond.training.ema import ema_decay, update_ema
-from stylegan2_cond.training.losses import discriminator_loss, generator_loss, r1_penalty
+from stylegan2_cond.training.augment import AdaptiveProbability, Augment
+from stylegan2_cond.training.world import World
 
 ADAM_BETAS = (0.0, 0.99)
 ADAM_EPS = 1e-8
-INITIALISATION, LATENTS = 0, 1  # which stream of random numbers
+SPREAD_IMAGES = 1_000
+INITIALISATION, LATENTS, AUGMENTATION, PATHS, VISIBILITY = range(5)  # streams of random numbers
 
 
 @dataclass
 class TrainingState:
-    """Networks, optimizers and the count of real images seen; a checkpoint holds nothing else."""
+    """Networks, optimizers and counts; a checkpoint holds what changes of them, and nothing else.
+
+    Attributes:
+        average: the generator whose weights are the moving average; it is what draws.
+        adaptive: how probable augmentation is; None where the plan has none.
+        path_length: running mean of the path lengths, a scalar.
+        spread: running mean of how much drawn pairs differ from each other, as a share of how much real ones do.
+        images_seen: real images that training has seen.
+        setbacks: how often training went back to an earlier checkpoint, each time to go on with half the step.
+    """
 
     plan: Plan
     device: torch.device
+    world: World
     generator: Generator
     discriminator: Discriminator
     average: Generator
     generator_optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer
+    augment: Augment
+    adaptive: AdaptiveProbability | None
+    path_length: torch.Tensor
+    spread: float = 1.0
     images_seen: int = 0
+    setbacks: int = 0
+    _stateful: tuple[str, ...] = field(
+        default=("generator", "discriminator", "average", "generator_optimizer", "discriminator_optimizer"), repr=False
+    )
 
     @classmethod
-    def start(cls, plan: Plan, device: torch.device) -> TrainingState:
+    def start(cls, plan: Plan, device: torch.device, world: World | None = None) -> TrainingState:
         """Fresh networks, drawn from the plan's seed; torch's global random state is left as it was."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_stream_seed(plan.seed, INITIALISATION, 0))
+            torch.manual_seed(stream_seed(plan.seed, INITIALISATION, 0))
             networks = [build_generator(plan), build_discriminator(plan)]
         layout = {2: torch.channels_last, 3: torch.channels_last_3d}[len(plan.canvas)]  # 1.3× faster on a CPU
         generator, discriminator = (network.to(device, memory_format=layout) for network in networks)
+        adaptive = (
+            None
+            if plan.augment_target is None
+            else AdaptiveProbability(target=plan.augment_target, ramp_images=plan.augment_kimg * 1000)
+        )
         return cls(
             plan=plan,
             device=device,
+            world=world or World(),
             generator=generator,
             discriminator=discriminator,
             average=copy.deepcopy(generator).eval().requires_grad_(False),
-            generator_optimizer=torch.optim.Adam(
-                generator.parameters(), lr=plan.learning_rate, betas=ADAM_BETAS, eps=ADAM_EPS
+            generator_optimizer=_lazy_adam(
+                generator, plan, plan.path_length_interval if plan.path_length_weight else 0
             ),
-            discriminator_optimizer=_lazy_adam(discriminator, plan),
+            discriminator_optimizer=_lazy_adam(discriminator, plan, plan.r1_interval if plan.r1_weight else 0),
+            augment=Augment(plan.codec.image_channels, len(plan.canvas), spacing=plan.spacing),
+            adaptive=adaptive,
+            path_length=torch.zeros([], device=device),
         )
 
     @property
     def step_number(self) -> int:
         return self.images_seen // self.plan.batch_size
 
-    def step(self, image: np.ndarray, label: np.ndarray) -> dict[str, float]:
-        """One step of both networks on real canvases: image `[N, C, *canvas]`, label `[N, *canvas]`.
+    @property
+    def condition_strength(self) -> float:
+        """0 before the plan's `condition_kimg`, 1 after, linear within (Shahbazi et al. 2022, Eq. 4)."""
+        start, end = self.plan.condition_kimg
+        seen = self.images_seen / 1000
+        return float(seen >= end) if end <= start else min(1.0, max(0.0, (seen - start) / (end - start)))
 
-        The batch that the generator was judged by serves the discriminator too, which saves drawing another.
+    def rng(self, stream: int) -> torch.Generator:
+        """Random numbers of this step; others after a setback, so that the same accident need not happen again."""
+        seed = stream_seed(self.plan.seed, stream, self.step_number, self.setbacks)
+        return torch.Generator(self.device).manual_seed(seed)
 
-        Returns:
-            losses and mean scores by name.
-        """
-        plan, codec = self.plan, self.plan.codec
-        label_tensor = torch.from_numpy(label).to(self.device)
-        condition = plan.conditions.measure(label_tensor)
-        known = codec.known(label_tensor)
-        real = codec.hide(codec.encode(torch.from_numpy(image).to(self.device), label_tensor), known)
+    def autocast(self) -> torch.autocast:
+        """The networks' precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16")
 
-        z, noises = self._latents(len(image))
-        drawn = codec.hide(codec.activate(self.generator(z, condition, noises)), known)
-        self.discriminator.requires_grad_(False)
-        loss_generator = generator_loss(self.discriminator(drawn, condition))
-        _descend(self.generator_optimizer, loss_generator)
-        self.discriminator.requires_grad_(True)
+    def track_spread(self, spread: float) -> None:
+        """Move the running mean of the spread, over the last thousand images or so."""
+        self.spread += (spread - self.spread) * min(1.0, self.plan.batch_size / SPREAD_IMAGES)
 
-        real_scores = self.discriminator(real, condition)
-        drawn_scores = self.discriminator(drawn.detach(), condition)
-        loss_discriminator = discriminator_loss(real_scores, drawn_scores)
-        _descend(self.discriminator_optimizer, loss_discriminator)
-
-        figures = {
-            "loss_generator": loss_generator.item(),
-            "loss_discriminator": loss_discriminator.item(),
-            "score_real": real_scores.mean().item(),
-            "score_drawn": drawn_scores.mean().item(),
-        }
-        if self.step_number % plan.r1_interval == 0:
-            penalty = r1_penalty(self.discriminator, real, condition)
-            _descend(self.discriminator_optimizer, penalty * plan.r1_weight * plan.r1_interval)
-            figures["r1"] = penalty.item()
-
-        self.images_seen += len(image)
-        update_ema(self.average, self.generator, ema_decay(self.images_seen, len(image), plan.ema_share))
-        return figures
-
-    def _latents(self, count: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Latents `[count, latent_dim]` and noise of this step."""
-        rng = torch.Generator(self.device).manual_seed(_stream_seed(self.plan.seed, LATENTS, self.step_number))
-        shapes = [(self.plan.latent_dim,), *((1, *size) for size in self.generator.synthesis.noise_sizes)]
-        z, *noises = (torch.randn(count, *shape, generator=rng, device=self.device) for shape in shapes)
-        return z, noises
+    def suffer(self, setbacks: int) -> None:
+        """Go on from here for the so-many-th time, each time with half the step of the time before."""
+        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] /= 2 ** (setbacks - self.setbacks)
+        self.setbacks = setbacks
 
     def state_dict(self) -> dict:
         """All that `load_state_dict` needs to go on exactly."""
         return {
             "images_seen": self.images_seen,
-            **{name: getattr(self, name).state_dict() for name in _STATEFUL},
+            "setbacks": self.setbacks,
+            "spread": self.spread,
+            "path_length": self.path_length,
+            "adaptive": self.adaptive.state_dict() if self.adaptive else None,
+            **{name: getattr(self, name).state_dict() for name in self._stateful},
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Take over a state of the same plan."""
-        for name in _STATEFUL:
+        for name in self._stateful:
             getattr(self, name).load_state_dict(state[name])
-        self.images_seen = state["images_seen"]
+        if self.adaptive:
+            self.adaptive.load_state_dict(state["adaptive"])
+        self.path_length = state["path_length"].to(self.device)
+        self.images_seen, self.setbacks, self.spread = state["images_seen"], state["setbacks"], state["spread"]
 
 
-_STATEFUL = ("generator", "discriminator", "average", "generator_optimizer", "discriminator_optimizer")
-
-
-def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-
-
-def _lazy_adam(discriminator: Discriminator, plan: Plan) -> torch.optim.Adam:
-    """Adam that takes one more step every `r1_interval`: step and memory shortened (Karras et al. 2020, B)."""
-    ratio = plan.r1_interval / (plan.r1_interval + 1)
+def _lazy_adam(network: torch.nn.Module, plan: Plan, interval: int) -> torch.optim.Adam:
+    """Adam that takes one more step every `interval`: step and memory shortened (Karras et al. 2020, appendix B)."""
+    ratio = interval / (interval + 1) if interval else 1.0
     return torch.optim.Adam(
-        discriminator.parameters(),
+        network.parameters(),
         lr=plan.learning_rate * ratio,
         betas=tuple(beta**ratio for beta in ADAM_BETAS),
         eps=ADAM_EPS,
     )
 
 
-def _stream_seed(seed: int, stream: int, number: int) -> int:
-    return int(np.random.SeedSequence([seed, stream, number]).generate_state(1, np.uint64)[0] >> 1)
+def stream_seed(seed: int, *place: int) -> int:
+    """A seed for each place in each stream."""
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,338 @@
+"""One step of both players, on a batch of real canvases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from stylegan2_cond.networks.discriminator import PAIR
+from stylegan2_cond.training.augment import AugmentParameters
+from stylegan2_cond.training.ema import ema_decay, update_ema
+from stylegan2_cond.training.losses import (
+    discriminator_loss,
+    feature_matching,
+    generator_loss,
+    gradient_penalty,
+    path_lengths,
+    relativistic_loss,
+)
+from stylegan2_cond.training.state import AUGMENTATION, LATENTS, PATHS, VISIBILITY, TrainingState
+
+PATH_LENGTH_DECAY = 0.01  # of the running mean (Karras et al. 2020, appendix B)
+PATH_LENGTH_SHARE = 2  # path lengths are taken of one sample in so many, which is enough and saves memory
+
+Figures = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Real pairs, coded, and what is drawn beside them; every member has one entry a sample.
+
+    Attributes:
+        real: `[N, C + K, *canvas]`; label channels are 0 where the label is ignored.
+        mask: coded label channels `[N, K, *canvas]`; no class, -1 in each, where the label is ignored.
+        known: `[N, 1, *canvas]`, 0 where the label is ignored; None where none ever is.
+        condition: `[N, width]`.
+        z: latents `[N, 2, latent_dim]`; the second one is for mixing.
+        crossover: `[N]`, the first convolution that the second latent has a say in.
+        noises: `[N, 1, *size]` for each convolution.
+        augmentation: what the discriminator's view of the sample goes through; None is nothing.
+        visible: `[N, C + K, 1, …]`, 0 for what the discriminator is not shown of a sample; None where it sees all.
+    """
+
+    real: torch.Tensor
+    mask: torch.Tensor
+    known: torch.Tensor | None
+    condition: torch.Tensor
+    z: torch.Tensor
+    crossover: torch.Tensor
+    noises: list[torch.Tensor]
+    augmentation: AugmentParameters | None
+    visible: torch.Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.real)
+
+    def __getitem__(self, chosen: slice) -> Batch:
+        values = {name.name: getattr(self, name.name) for name in fields(self)}
+        parts = {
+            name: [one[chosen] for one in value]
+            if isinstance(value, list)
+            else None
+            if value is None
+            else value[chosen]
+            for name, value in values.items()
+        }
+        return replace(self, **parts)
+
+    def parts(self, count: int) -> Iterator[Batch]:
+        """`count` parts of the same length, one after the other; a few more where the batch can't be divided so."""
+        count = next(number for number in range(min(count, len(self)), len(self) + 1) if len(self) % number == 0)
+        size = len(self) // count
+        return (self[start : start + size] for start in range(0, len(self), size))
+
+
+def take_step(state: TrainingState, image: np.ndarray, label: np.ndarray, position: np.ndarray) -> dict[str, float]:
+    """Let both players learn from this process's share of a batch of real canvases.
+
+    The pairs that the generator was judged by serve the discriminator too, which saves drawing others.
+
+    Args:
+        state: is changed.
+        image: `[N, C, *canvas]` in nnU-Net's units.
+        label: `[N, *canvas]` integers.
+        position: `[N]`, where in their volumes 2-D canvases were cut, from 0 to 1.
+
+    Returns:
+        losses, mean scores and other figures by name, averaged over all processes.
+    """
+    plan = state.plan
+    state.generator.mapping.strength.fill_(state.condition_strength)
+    batch = _prepare(state, image, label, position)
+    parts = list(batch.parts(plan.accumulate))
+    seen, figures = _generator_step(state, parts)
+    figures |= _discriminator_step(state, parts, seen)
+    if plan.r1_weight and state.step_number % plan.r1_interval == 0:
+        figures |= _gradient_step(state, parts, seen)
+    if plan.path_length_weight and state.step_number % plan.path_length_interval == 0:
+        figures |= _path_length_step(state, parts)
+    told = _tell(state, figures)
+    if state.adaptive:
+        state.adaptive.update(told["sign_real"], plan.batch_size)
+        told["augment_p"] = state.adaptive.p
+    state.track_spread(told["spread"])
+    state.images_seen += plan.batch_size
+    update_ema(state.average, state.generator, ema_decay(state.images_seen, plan.batch_size, plan.ema_share))
+    return told
+
+
+def _prepare(state: TrainingState, image: np.ndarray, label: np.ndarray, position: np.ndarray) -> Batch:
+    """Code the real pairs; draw latents, noise and augmentation for the whole batch, and keep this process's share."""
+    plan, codec, device = state.plan, state.plan.codec, state.device
+    labels = torch.from_numpy(label).to(device, non_blocking=True)
+    images = torch.from_numpy(image[:, : codec.image_channels]).to(device, non_blocking=True)
+    known = codec.known(labels)
+    real = codec.hide(codec.encode(images, labels), known)
+    z, crossover, noises = _latents(state, plan.batch_size, LATENTS)
+    share = state.world.share(plan.batch_size)
+    return Batch(
+        real=real,
+        mask=_of_no_class(real[:, codec.image_channels :], known),
+        known=known,
+        condition=plan.conditions.measure(labels, torch.from_numpy(position).to(device)),
+        z=z[share],
+        crossover=crossover[share],
+        noises=[noise[share] for noise in noises],
+        augmentation=_augmentation(state, share),
+        visible=_visibility(state, share),
+    )
+
+
+def _of_no_class(mask: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+    return mask if known is None else torch.where(known.bool(), mask, -1.0)
+
+
+def _latents(state: TrainingState, count: int, stream: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Latents `[count, 2, latent_dim]`, where to change between them `[count]`, and noise of this step."""
+    plan, device, rng = state.plan, state.device, state.rng(stream)
+    sizes = state.generator.synthesis.noise_sizes
+    z = torch.randn(count, 2, plan.latent_dim, generator=rng, device=device)
+    place = torch.randint(1, max(2, len(sizes)), (count,), generator=rng, device=device)
+    mixed = torch.rand(count, generator=rng, device=device) < plan.style_mixing
+    noises = [torch.randn(count, 1, *size, generator=rng, device=device) for size in sizes]
+    return z, torch.where(mixed, place, len(sizes)), noises
+
+
+def _augmentation(state: TrainingState, share: slice) -> AugmentParameters | None:
+    if state.adaptive is None or state.adaptive.p == 0:
+        return None
+    plan = state.plan
+    drawn = state.augment.draw(plan.batch_size, state.adaptive.p, plan.canvas, state.rng(AUGMENTATION), state.device)
+    return drawn[share]
+
+
+def _visibility(state: TrainingState, share: slice) -> torch.Tensor | None:
+    """Which parts of each sample the discriminator is shown: of some, the image or the mask alone.
+
+    A part that is judged alone can't be excused by the other one. A given mask is real, and never judged alone.
+    """
+    plan, codec = state.plan, state.plan.codec
+    if not plan.apart_share or not codec.image_channels:
+        return None
+    chance = torch.rand(plan.batch_size, generator=state.rng(VISIBILITY), device=state.device)[share]
+    no_mask = chance < (plan.apart_share if plan.given_mask else plan.apart_share / 2)
+    no_image = (chance < plan.apart_share) & ~no_mask
+    hidden = torch.stack([no_image] * codec.image_channels + [no_mask] * len(codec.labels), dim=1)
+    return (~hidden).float().reshape(*hidden.shape, *[1] * len(plan.canvas))
+
+
+def _styles(state: TrainingState, batch: Batch) -> torch.Tensor:
+    """w of each convolution, `[N, convolutions, style_dim]`; finer ones may be of another latent (style mixing)."""
+    mapping, count = state.generator.mapping, len(batch.noises)
+    w = mapping(batch.z[:, 0], batch.condition).unsqueeze(1).expand(-1, count, -1)
+    if state.plan.style_mixing == 0:
+        return w
+    other = mapping(batch.z[:, 1], batch.condition).unsqueeze(1)
+    finer = torch.arange(count, device=w.device) >= batch.crossover.unsqueeze(1)  # [N, convolutions]
+    return torch.where(finer.unsqueeze(2), other, w)
+
+
+def _draw(state: TrainingState, batch: Batch, w: torch.Tensor) -> torch.Tensor:
+    """Coded pairs `[N, C + K, *canvas]`, with label channels hidden where the real label is ignored."""
+    codec, given = state.plan.codec, batch.mask if state.plan.given_mask else None
+    raw = state.generator.synthesis(w, batch.noises, given)
+    return codec.hide(codec.activate(raw, given), batch.known)
+
+
+def _view(state: TrainingState, pairs: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Pairs as the discriminator is shown them: real and drawn ones go through the same augmentation."""
+    pairs = pairs if batch.augmentation is None else state.augment(pairs, batch.augmentation)
+    return pairs if batch.visible is None else pairs * batch.visible
+
+
+def _scores(state: TrainingState, pairs: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """`[N, judges]` float32."""
+    return state.discriminator(pairs, batch.condition, state.condition_strength).float()
+
+
+def _generator_step(state: TrainingState, parts: list[Batch]) -> tuple[list[torch.Tensor], Figures]:
+    """The generator learns; returns what the discriminator was shown of each part."""
+    plan, shown, found = state.plan, [], []
+    state.discriminator.requires_grad_(False)
+    state.generator_optimizer.zero_grad(set_to_none=True)
+    w_mean = torch.zeros_like(state.generator.mapping.average)
+    for part in parts:
+        with state.autocast():
+            w = _styles(state, part)
+            pairs = _draw(state, part, w)
+            view = _view(state, pairs, part)
+            drawn_scores = _scores(state, view, part)
+            if plan.loss == "relativistic":
+                with torch.no_grad():
+                    real_scores = _scores(state, _view(state, part.real, part), part)
+                loss = relativistic_loss(drawn_scores, real_scores)
+            else:
+                loss = generator_loss(drawn_scores)
+            figures = {"loss_generator": loss.detach(), "spread": _spread(part.real, pairs)}
+            if plan.given_mask:
+                paired, paired_figures = _paired_loss(state, part, pairs, view)
+                loss, figures = loss + paired, figures | paired_figures
+        (loss / len(parts)).backward()
+        w_mean += w[:, 0].detach().float().mean(dim=0) / len(parts)
+        shown.append(view.detach())
+        found.append(figures)
+    _descend(state, state.generator, state.generator_optimizer)
+    state.discriminator.requires_grad_(True)
+    state.world.average([w_mean])
+    state.generator.mapping.track_average(w_mean)
+    return shown, _mean(found)
+
+
+def _paired_loss(
+    state: TrainingState, part: Batch, pairs: torch.Tensor, view: torch.Tensor
+) -> tuple[torch.Tensor, Figures]:
+    """What an image owes to the real one of its mask: near in intensity, and in the discriminator's features."""
+    plan, channels = state.plan, state.plan.codec.image_channels
+    l1 = F.l1_loss(pairs[:, :channels], part.real[:, :channels])
+    loss, figures = plan.l1_weight * l1, {"l1": l1.detach()}
+    if plan.feature_weight:
+        judge, strength = state.discriminator.judge, state.condition_strength
+        with torch.no_grad():
+            real = judge(PAIR, _view(state, part.real, part), part.condition, strength)[1]
+        features = feature_matching(real, judge(PAIR, view, part.condition, strength)[1])
+        loss, figures = loss + plan.feature_weight * features, figures | {"features": features.detach()}
+    return loss, figures
+
+
+def _discriminator_step(state: TrainingState, parts: list[Batch], shown: list[torch.Tensor]) -> Figures:
+    """The discriminator learns to tell the real pairs from those that the generator was judged by."""
+    found = []
+    state.discriminator_optimizer.zero_grad(set_to_none=True)
+    for part, drawn in zip(parts, shown, strict=True):
+        with state.autocast():
+            real_scores = _scores(state, _view(state, part.real, part), part)
+            drawn_scores = _scores(state, drawn, part)
+            relativistic = state.plan.loss == "relativistic"
+            loss = (relativistic_loss if relativistic else discriminator_loss)(real_scores, drawn_scores)
+        (loss / len(parts)).backward()
+        # With the relativistic loss, a score alone means nothing.
+        sign = real_scores[:, 0] - drawn_scores[:, 0] if relativistic else real_scores[:, 0]
+        found.append(
+            {
+                "loss_discriminator": loss.detach(),
+                "score_real": real_scores.detach().mean(),
+                "score_drawn": drawn_scores.detach().mean(),
+                "sign_real": sign.detach().sign().mean(),
+            }
+        )
+    _descend(state, state.discriminator, state.discriminator_optimizer)
+    return _mean(found)
+
+
+def _gradient_step(state: TrainingState, parts: list[Batch], shown: list[torch.Tensor]) -> Figures:
+    """R1, and R2 with the relativistic loss, once in `r1_interval` steps and so much the heavier."""
+    plan, found = state.plan, []
+    state.discriminator_optimizer.zero_grad(set_to_none=True)
+    for part, drawn in zip(parts, shown, strict=True):
+        views = {"r1": _view(state, part.real, part)}
+        views |= {"r2": drawn} if plan.loss == "relativistic" else {}
+        figures = {}
+        for name, view in views.items():
+            inputs = view.detach().requires_grad_(True)
+            with state.autocast():
+                penalty = gradient_penalty(_scores(state, inputs, part), inputs)
+            (penalty * plan.r1_weight * plan.r1_interval / len(parts)).backward()
+            figures[name] = penalty.detach()
+        found.append(figures)
+    _descend(state, state.discriminator, state.discriminator_optimizer)
+    return _mean(found)
+
+
+def _path_length_step(state: TrainingState, parts: list[Batch]) -> Figures:
+    """Equal steps in w shall move images equally far (Karras et al. 2020, Eq. 4)."""
+    plan, found = state.plan, []
+    shape = (plan.batch_size, *parts[0].real.shape[1:])
+    noise = torch.randn(shape, generator=state.rng(PATHS), device=state.device)[state.world.share(plan.batch_size)]
+    state.generator_optimizer.zero_grad(set_to_none=True)
+    for part, directions in zip(parts, noise.split(len(parts[0])), strict=True):
+        part, directions = part[::PATH_LENGTH_SHARE], directions[::PATH_LENGTH_SHARE]
+        with state.autocast():
+            w = _styles(state, part)
+            lengths = path_lengths(_draw(state, part, w), w, directions)
+        penalty = (lengths - state.path_length).square().mean()
+        (penalty * plan.path_length_weight * plan.path_length_interval / len(parts)).backward()
+        found.append({"path_length": lengths.detach().mean(), "path_length_penalty": penalty.detach()})
+    _descend(state, state.generator, state.generator_optimizer)
+    figures = _mean(found)
+    state.world.average([figures["path_length"]])
+    state.path_length.lerp_(figures["path_length"], PATH_LENGTH_DECAY)
+    return figures
+
+
+def _descend(state: TrainingState, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """One step along the gradient, averaged over all processes."""
+    state.world.average([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
+    optimizer.step()
+
+
+def _spread(real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """How much the drawn pairs of a batch differ from each other, as a share of how much the real ones do."""
+    if len(real) < 2:
+        return real.new_ones([])
+    return drawn.detach().float().std(dim=0).mean() / real.std(dim=0).mean().clamp_min(1e-8)
+
+
+def _mean(found: list[Figures]) -> Figures:
+    return {name: torch.stack([figures[name].float() for figures in found]).mean() for name in found[0]}
+
+
+def _tell(state: TrainingState, figures: Figures) -> dict[str, float]:
+    """Figures as numbers, averaged over all processes; the device is waited for once."""
+    values = torch.stack([value.float().reshape([]) for value in figures.values()])
+    state.world.average([values])
+    return dict(zip(figures, values.tolist(), strict=True))

@@ -1,0 +1,200 @@
+"""Processes that train together learn what one would, write each file once, stop together and go on together.
+
+Run as a script, this file is two processes with torchrun's variables, for the price of one start of Python:
+`steps FOLDER` takes steps of the plans in the standard input, anything else are arguments of stylegan2-cond.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import EVERYTHING, PAIRED, assert_same_way, step, tiny_plan, tiny_state, weights
+
+from stylegan2_cond.cli import main
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.planning import Plan, run_folder
+from stylegan2_cond.snapshot import find_snapshots
+from stylegan2_cond.training import judging, loop
+from stylegan2_cond.training.world import World, join_world
+
+STEPS = 3
+SEEN_ALIKE = {"batch_size": 16, "augment_target": 0.0, "judge_apart": True, **EVERYTHING}
+PLANS = {
+    "pair": tiny_plan(apart_share=0.4, **SEEN_ALIKE),
+    "image, relativistic": tiny_plan("image", loss="relativistic", **SEEN_ALIKE, **PAIRED),
+    "mask, in parts": tiny_plan("mask", accumulate=2, **SEEN_ALIKE),
+}
+
+
+def walk(plan, world):
+    """Weights after some steps of plain gradient descent, and what was told on the way."""
+    state = tiny_state(plan, world, descent=1e-3)
+    state.adaptive.p = 0.5
+    told = [step(state) for _ in range(STEPS)]
+    return {"weights": weights(state), "told": told, "path_length": state.path_length, "spread": state.spread}
+
+
+def start_two(*arguments):
+    """Begin this file as a script, in a process group of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, __file__, *arguments]
+    return subprocess.Popen(command, env=os.environ | variables, start_new_session=True, **pipes)
+
+
+def end_of(process, given=None):
+    """Exit codes of both processes, what they printed, and what they printed of errors."""
+    try:
+        output, errors = process.communicate(given, timeout=240)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # one may wait for the other for ever
+    *printed, codes = output.splitlines() or ["no exit codes"]
+    return codes, "\n".join(printed), errors
+
+
+# --- shares
+
+
+def test_each_process_has_a_share_of_its_own_and_together_they_have_all():
+    shares = [World(rank, 4).share(12) for rank in range(4)]
+    assert [number for share in shares for number in range(12)[share]] == list(range(12))
+    assert World().share(5) == slice(0, 5)
+
+
+def test_a_batch_that_cannot_be_divided_evenly_is_refused():
+    with pytest.raises(UserError, match=r"batch_size 16 can't be divided among 3 processes\. Choose a multiple"):
+        World(0, 3).share(16)
+
+
+# --- the same steps
+
+
+@pytest.fixture(scope="module")
+def steps_of_two(tmp_path_factory):
+    """What two processes found for each plan: `[plan][rank]`."""
+    folder = tmp_path_factory.mktemp("steps")
+    codes, _, errors = end_of(start_two("steps", str(folder)), "\n".join(p.model_dump_json() for p in PLANS.values()))
+    assert codes == "[0, 0]", errors
+    return {name: [torch.load(folder / f"{n}_{rank}.pt") for rank in range(2)] for n, name in enumerate(PLANS)}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_two_processes_learn_from_a_batch_what_one_learns(steps_of_two, name):
+    alone, (first, second) = walk(PLANS[name], World()), steps_of_two[name]
+    for tensor in first["weights"]:
+        assert torch.equal(first["weights"][tensor], second["weights"][tensor]), tensor
+    assert (first["told"], first["spread"]) == (second["told"], second["spread"])
+    assert_same_way(first["weights"], alone["weights"], weights(tiny_state(PLANS[name])))
+    for figures, expected in zip(first["told"], alone["told"], strict=True):
+        assert figures.keys() == expected.keys()
+        for figure in figures.keys() - {"spread"}:  # of samples that are compared within their share
+            assert figures[figure] == pytest.approx(expected[figure], rel=1e-3, abs=1e-5), figure
+    torch.testing.assert_close(first["path_length"], alone["path_length"], rtol=1e-3, atol=1e-6)
+
+
+def test_what_one_process_wishes_all_agree_to(steps_of_two):
+    for found in steps_of_two["pair"]:
+        assert found["agreed"] == [False, True, True]
+
+
+# --- a real training
+
+
+@pytest.fixture
+def folder(preprocessed, plan, monkeypatch, tmp_path):
+    """The folder of a run that has a plan only."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    folder = run_folder(plan.source)
+    plan.save(folder / "plan.json")
+    return folder
+
+
+def test_a_real_training_of_two_stops_goes_on_and_writes_each_file_once(folder):
+    command = ("train", "901", "2d", "0", "--kimg", "0.4", "--device", "cpu")
+    stopped = start_two(*command)
+    while not (folder / "checkpoint_latest.pt").exists() and stopped.poll() is None:
+        time.sleep(0.05)
+    with suppress(ProcessLookupError):
+        os.killpg(stopped.pid, signal.SIGTERM)
+    codes, _, errors = end_of(stopped)
+    assert codes == "[130, 130]", errors
+    assert "Traceback" not in errors
+    assert not find_snapshots(folder), "the training was over before it was stopped: this test tests nothing"
+
+    codes, printed, errors = end_of(start_two(*command))
+    assert codes == "[0, 0]", errors
+    assert printed.count("Going on after") == 1
+    images = [json.loads(line)["images"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert images == sorted(set(images))
+    assert [path.name for path in find_snapshots(folder)] == ["000000400"]
+    assert not list(folder.rglob("*.tmp"))
+
+
+# --- the two processes
+
+
+def _take_steps(plans: list[Plan], folder: Path, rank: int) -> None:
+    with join_world(torch.device("cpu")) as world:
+        for number, plan in enumerate(plans):
+            found = walk(plan, world)
+            wishes = ((False, False), (False, True), (True, True))
+            found["agreed"] = [world.agree(wish[rank], torch.device("cpu")) for wish in wishes]
+            torch.save(found, folder / f"{number}_{rank}.pt")
+
+
+def _refuse_to_write(event: str, arguments: tuple) -> None:
+    """An audit hook: ends the process that writes a file of a run."""
+    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    if (writes or event in ("os.rename", "os.mkdir")) and "/StyleGAN2Cond_" in str(arguments[0]):
+        print(f"the second process wrote {arguments[0]}", file=sys.stderr, flush=True)
+        os._exit(77)
+
+
+def _train(rank: int) -> None:
+    if rank == 1:
+        sys.addaudithook(_refuse_to_write)
+    try:
+        main()
+    except SystemExit as end:
+        os._exit(end.code)
+
+
+def _fork(work: Callable[[int], None], rank: int) -> int:
+    if pid := os.fork():
+        return pid
+    os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+    try:
+        work(rank)
+        sys.stdout.flush()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "steps":
+        plans = [Plan.model_validate_json(line) for line in sys.stdin]
+        work = partial(_take_steps, plans, Path(sys.argv[2]))
+    else:
+        loop.CHECKPOINT_SECONDS = 0.0
+        judging.SAMPLES = judging.COPY_SAMPLES = {2: 24}
+        work = _train
+    processes = [_fork(work, rank) for rank in range(2)]
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]))

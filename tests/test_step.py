@@ -1,0 +1,488 @@
+"""One step: what both players are shown, what they learn from it, and what it must not depend on."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny import EVERYTHING, IGNORE, PAIRED, assert_same_way, step, tiny_canvases, tiny_plan, tiny_state, weights
+
+from stylegan2_cond.networks import build_discriminator, build_generator, layers
+from stylegan2_cond.ops import convolve
+from stylegan2_cond.training.state import ADAM_BETAS
+
+VARIANTS = ("pair", "mask", "image")
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+both_losses = pytest.mark.parametrize("loss", ["nonsaturating", "relativistic"])
+
+
+def changes_of(variant):
+    return PAIRED if variant == "image" else {}
+
+
+def listen(network, heard):
+    """Append what a network is given in each call."""
+    network.register_forward_pre_hook(lambda _, inputs: heard.append(inputs))
+
+
+def gradients_before(optimizer, heard):
+    """Append the gradients that an optimizer is about to use, in each step."""
+    original = optimizer.step
+
+    def listening_step():
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        heard.append([None if p.grad is None else p.grad.clone() for p in parameters])
+        return original()
+
+    optimizer.step = listening_step
+
+
+# --- what is built
+
+
+@pytest.mark.parametrize(
+    ("variant", "apart", "drawn", "judges"),
+    [
+        ("pair", False, 6, ["pair"]),
+        ("pair", True, 6, ["pair", "image", "mask"]),
+        ("mask", True, 4, ["pair"]),
+        ("image", True, 2, ["pair", "image"]),
+        ("image", False, 2, ["pair"]),
+    ],
+)
+def test_each_variant_draws_its_part_and_what_is_drawn_may_be_judged_alone(variant, apart, drawn, judges):
+    plan = tiny_plan(variant, judge_apart=apart)
+    generator, discriminator = build_generator(plan), build_discriminator(plan)
+    assert generator.synthesis.heads[0].bias.shape == (drawn,)
+    assert len(generator.synthesis.masks) == (len(plan.channels) if variant == "image" else 0)
+    assert list(discriminator.judges) == judges
+
+
+# --- parts of a batch
+
+
+@every_variant
+@both_losses
+def test_a_batch_in_parts_teaches_what_it_teaches_whole(variant, loss):
+    plan = tiny_plan(
+        variant, batch_size=16, loss=loss, judge_apart=True, augment_target=0.0, **EVERYTHING, **changes_of(variant)
+    )
+    ends, told = {}, {}
+    for parts in (1, 2, 4):
+        state = tiny_state(plan.model_copy(update={"accumulate": parts}), descent=1e-3)
+        state.adaptive.p = 0.5
+        start = weights(state)
+        told[parts] = [step(state) for _ in range(2)]
+        ends[parts] = weights(state)
+    for parts in (2, 4):
+        assert_same_way(ends[parts], ends[1], start)
+        for one, other in zip(told[parts], told[1], strict=True):
+            assert one.keys() == other.keys()
+            for name in one.keys() - {"spread"}:  # of samples that are compared within their part
+                assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(6, 4), (3, 8), (5, 2)])
+def test_a_batch_that_cannot_be_divided_so_is_computed_in_a_few_more_equal_parts(batch_size, accumulate):
+    state = tiny_state(tiny_plan(batch_size=batch_size, accumulate=accumulate, **EVERYTHING))
+    sizes = []
+    state.generator.synthesis.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    assert all(math.isfinite(value) for value in step(state).values())
+    parts = sizes[: len(sizes) // 2]  # the other half is that of the path lengths
+    assert len(set(parts)) == 1
+    assert sum(parts) == batch_size
+    assert len(parts) >= min(accumulate, batch_size)
+
+
+# --- latents
+
+
+def test_mixed_samples_take_coarse_styles_of_one_latent_and_fine_ones_of_another():
+    state = tiny_state(tiny_plan(style_mixing=0.5, batch_size=64))
+    drawn, mapped = [], []
+    listen(state.generator.synthesis, drawn)
+    state.generator.mapping.register_forward_hook(lambda *taken: mapped.append(taken[2].detach()))
+    crossovers = []
+    for _ in range(6):
+        step(state)
+        first, second = mapped[-2:]
+        w = drawn[-1][0]
+        of_first = (w == first.unsqueeze(1)).all(dim=2)  # [N, convolutions]
+        of_second = (w == second.unsqueeze(1)).all(dim=2)
+        assert (of_first ^ of_second).all()
+        assert of_first[:, 0].all()
+        assert (of_first[:, 1:] <= of_first[:, :-1]).all()  # once of the second, always of the second
+        crossovers += of_first.sum(dim=1).tolist()
+    convolutions = len(state.generator.synthesis.convs)
+    counts = np.bincount(crossovers, minlength=convolutions + 1)[1:] / len(crossovers)
+    expected = [0.5 / (convolutions - 1)] * (convolutions - 1) + [0.5]
+    np.testing.assert_allclose(counts, expected, atol=4 * math.sqrt(0.25 / len(crossovers)))
+
+
+def test_without_style_mixing_one_latent_decides_all():
+    state = tiny_state(tiny_plan(style_mixing=0.0))
+    drawn = []
+    listen(state.generator.synthesis, drawn)
+    step(state)
+    w = drawn[0][0]
+    assert torch.equal(w, w[:, :1].expand_as(w))
+
+
+def test_each_step_draws_other_latents_and_a_setback_others_again():
+    seen = []
+    for images, setbacks in ((0, 0), (8, 0), (0, 1), (0, 0)):
+        state = tiny_state(tiny_plan())
+        listen(state.generator.mapping, seen)
+        state.images_seen, state.setbacks = images, setbacks
+        step(state)
+    first, later, after, again = (z for z, _ in seen)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+    assert not torch.equal(first, after)
+
+
+# --- conditions
+
+
+@pytest.mark.parametrize(
+    ("span", "images", "strength"),
+    [
+        ((0.0, 0.0), 0, 1.0),
+        ((1.0, 3.0), 0, 0.0),
+        ((1.0, 3.0), 1000, 0.0),
+        ((1.0, 3.0), 1500, 0.25),
+        ((1.0, 3.0), 3000, 1.0),
+        ((1.0, 3.0), 9000, 1.0),
+        ((2.0, 2.0), 1999, 0.0),
+        ((2.0, 2.0), 2000, 1.0),
+    ],
+)
+def test_conditions_gain_their_strength_as_the_plan_says(span, images, strength):
+    state = tiny_state(tiny_plan(condition_kimg=span))
+    state.images_seen = images
+    strengths = []
+    listen(state.discriminator, strengths)
+    step(state)
+    assert {given for _, _, given in strengths} == {strength}
+    assert state.generator.mapping.strength.item() == strength
+    assert state.average.mapping.strength.item() == strength  # and so snapshots are drawn from
+
+
+def test_both_players_are_told_the_condition_of_the_real_canvas():
+    plan = tiny_plan()
+    state = tiny_state(plan)
+    to_mapping, to_judges = [], []
+    listen(state.generator.mapping, to_mapping)
+    listen(state.discriminator, to_judges)
+    step(state)
+    _, label, position = tiny_canvases(plan.canvas, 0, plan.batch_size)
+    expected = plan.conditions.measure(torch.from_numpy(label), torch.from_numpy(position))
+    for _, condition, *_ in (*to_mapping, *to_judges):
+        assert torch.equal(condition, expected)
+
+
+# --- what the discriminator is shown
+
+
+def shown_to_discriminator(state, steps=1):
+    """The pairs of each call; without regularisation they are: drawn (the generator learns), real, drawn."""
+    calls = []
+    listen(state.discriminator, calls)
+    for _ in range(steps):
+        step(state)
+    return [pairs.detach() for pairs, *_ in calls]
+
+
+@every_variant
+def test_the_discriminator_is_shown_the_coded_pairs_and_twice_the_same_drawn_ones(variant):
+    plan = tiny_plan(variant, r1_weight=0.0)
+    state = tiny_state(plan)
+    judged, real, again = shown_to_discriminator(state)
+    image, label, _ = (torch.from_numpy(part) for part in tiny_canvases(plan.canvas, 0, plan.batch_size))
+    coded = plan.codec.encode(image[:, : plan.codec.image_channels], label)
+    assert torch.equal(real, coded)
+    assert torch.equal(judged, again)
+    images = plan.codec.image_channels
+    assert not torch.equal(judged[:, :images], real[:, :images]) or variant == "mask"
+    assert torch.equal(judged[:, images:], real[:, images:]) == (variant == "image")
+
+
+@every_variant
+def test_ignored_voxels_are_hidden_of_real_and_drawn_masks(variant):
+    plan = tiny_plan(variant, ignore=IGNORE, r1_weight=0.0)
+    state = tiny_state(plan)
+    given = []
+    state.generator.synthesis.register_forward_pre_hook(lambda _, inputs: given.append(inputs[2]))
+    calls = []
+    listen(state.discriminator, calls)
+    from stylegan2_cond.training.step import take_step
+
+    image, label, position = tiny_canvases(plan.canvas, 0, plan.batch_size)
+    label[:, :3] = IGNORE
+    take_step(state, image, label, position)
+    for pairs, *_ in calls:
+        masks = pairs[:, plan.codec.image_channels :]
+        assert not masks[:, :, :3].any()
+        assert masks[:, :, 3:].any()
+    if variant == "image":  # there is no class there, and so nothing outside that the image is composed of
+        assert (given[0][:, :, :3] == -1).all()
+        raw = []
+        state.generator.synthesis.register_forward_hook(lambda *taken: raw.append(taken[2].detach()))
+        take_step(state, image, label, position)
+        drawn = calls[3][0].detach()
+        torch.testing.assert_close(drawn[:, :2, :3], raw[0][:, :, :3])
+
+
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_of_some_pairs_the_discriminator_is_shown_image_or_mask_alone(share):
+    plan = tiny_plan(apart_share=share, batch_size=64, r1_weight=0.0)
+    calls = shown_to_discriminator(tiny_state(plan), steps=8)
+    no_image, no_mask = [], []
+    for judged, real, again in zip(calls[0::3], calls[1::3], calls[2::3], strict=True):
+        blank = [
+            ~pairs[:, part].flatten(1).any(dim=1) for pairs in (judged, real, again) for part in (slice(2), slice(2, 6))
+        ]
+        assert torch.equal(blank[0], blank[2])
+        assert torch.equal(blank[2], blank[4])  # of the drawn pair, what is hidden of the real one
+        assert torch.equal(blank[1], blank[3])
+        assert not (blank[0] & blank[1]).any()
+        no_image += blank[0].tolist()
+        no_mask += blank[1].tolist()
+    error = 4 * math.sqrt(0.25 / len(no_image))
+    assert np.mean(no_image) == pytest.approx(share / 2, abs=error)
+    assert np.mean(no_mask) == pytest.approx(share / 2, abs=error)
+
+
+def test_a_given_mask_is_never_judged_alone_and_a_mask_generator_is_always_seen_whole():
+    plan = tiny_plan("image", apart_share=1.0, batch_size=32, r1_weight=0.0)
+    for pairs in shown_to_discriminator(tiny_state(plan)):
+        assert pairs[:, :2].flatten(1).any(dim=1).all()
+        assert not pairs[:, 2:].any()
+    for pairs in shown_to_discriminator(tiny_state(tiny_plan("mask", apart_share=1.0, r1_weight=0.0))):
+        assert pairs.flatten(1).any(dim=1).all()
+
+
+def test_what_is_hidden_of_a_pair_teaches_the_generator_nothing():
+    plan = tiny_plan(apart_share=0.7, batch_size=32, r1_weight=0.0)
+    plan = plan.model_copy(update={"codec": plan.codec.model_copy(update={"outside": None})})
+    state, raw = tiny_state(plan), []
+
+    def keep(_, inputs, drawn):
+        drawn.retain_grad()
+        raw.append(drawn)
+
+    state.generator.synthesis.register_forward_hook(keep)
+    shown = shown_to_discriminator(state)[1]
+    for part in (slice(0, 2), slice(2, 6)):
+        taught = raw[0].grad[:, part].flatten(1).any(dim=1)
+        assert torch.equal(taught, shown[:, part].flatten(1).any(dim=1))
+        assert 0 < taught.sum() < 32
+
+
+def test_real_and_drawn_pairs_go_through_the_same_augmentation():
+    plan = tiny_plan(augment_target=0.0, r1_weight=0.0)
+    plain = shown_to_discriminator(tiny_state(plan))
+    state = tiny_state(plan)
+    state.adaptive.p = 0.7
+    applied = []
+    augment = state.augment
+    state.augment = lambda pairs, parameters: applied.append(parameters) or augment(pairs, parameters)
+    state.augment.draw = augment.draw
+    views = shown_to_discriminator(state)
+    assert len({id(parameters) for parameters in applied}) == 1
+    assert torch.equal(views[1], augment(plain[1], applied[0]))
+    torch.testing.assert_close(views[0], augment(plain[0], applied[0]))
+    assert not torch.equal(views[1], plain[1])
+
+
+# --- paired losses
+
+
+@pytest.mark.parametrize(("weight", "figure"), [("l1_weight", "l1"), ("feature_weight", "features")])
+def test_a_paired_loss_weighs_in_the_generators_gradient_in_proportion(weight, figure):
+    found = []
+    for value in (0.0, 1.0, 2.0):
+        state = tiny_state(tiny_plan("image", l1_weight=0.0, feature_weight=0.0).model_copy(update={weight: value}))
+        gradients = []
+        gradients_before(state.generator_optimizer, gradients)
+        told = step(state)
+        assert told.get(figure, 0.0) > 0 or value == 0
+        found.append(torch.cat([gradient.flatten() for gradient in gradients[0]]))
+    assert (found[1] - found[0]).abs().max() > 1e-4
+    torch.testing.assert_close(found[2] - found[0], 2 * (found[1] - found[0]), rtol=1e-3, atol=1e-6)
+
+
+def test_the_l1_is_that_between_the_image_and_the_real_one_of_its_mask():
+    plan = tiny_plan("image", l1_weight=1.0, r1_weight=0.0)
+    state = tiny_state(plan)
+    judged, real, _ = shown_to_discriminator(state)
+    told = step(tiny_state(plan))
+    assert told["l1"] == pytest.approx((judged - real)[:, :2].abs().mean().item(), rel=1e-5)
+
+
+# --- regularisation
+
+
+def test_regularisation_comes_once_in_its_interval():
+    state = tiny_state(tiny_plan(r1_interval=3, path_length_weight=1.0, path_length_interval=2))
+    told = [step(state) for _ in range(7)]
+    assert ["r1" in figures for figures in told] == [True, False, False] * 2 + [True]
+    assert ["path_length" in figures for figures in told] == [True, False] * 3 + [True]
+    assert not any("r2" in figures for figures in told)
+    assert "r2" in step(tiny_state(tiny_plan(loss="relativistic")))
+    assert "r1" not in step(tiny_state(tiny_plan(r1_weight=0.0)))
+
+
+@pytest.mark.parametrize(("name", "optimizer"), [("r1", "discriminator"), ("path_length", "generator")])
+def test_what_comes_seldom_weighs_so_much_the_more(name, optimizer):
+    """Karras et al. 2020, section 3.1: the weight is multiplied by the interval."""
+    found = {}
+    for weight, interval in ((2.0, 1), (2.0, 5), (4.0, 1)):
+        changes = {f"{name}_weight": weight, f"{name}_interval": interval}
+        state = tiny_state(tiny_plan(**changes), descent=1e-3)
+        gradients = []
+        gradients_before(getattr(state, f"{optimizer}_optimizer"), gradients)
+        step(state)
+        found[weight, interval] = torch.cat([one.flatten() for one in gradients[1] if one is not None])
+    assert found[2.0, 1].any()
+    torch.testing.assert_close(found[2.0, 5], 5 * found[2.0, 1], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found[4.0, 1], 2 * found[2.0, 1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("weight", "interval"), [(0.0, 4), (1.0, 4), (1.0, 16)])
+def test_optimizers_that_take_one_more_step_have_shorter_steps_and_memory(weight, interval):
+    """Karras et al. 2020, appendix B: c = k / (k + 1)."""
+    plan = tiny_plan(r1_weight=weight, r1_interval=interval, path_length_weight=weight, path_length_interval=interval)
+    ratio = interval / (interval + 1) if weight else 1.0
+    state = tiny_state(plan)
+    for optimizer in (state.generator_optimizer, state.discriminator_optimizer):
+        (group,) = optimizer.param_groups
+        assert group["lr"] == pytest.approx(plan.learning_rate * ratio)
+        assert group["betas"] == pytest.approx([beta**ratio for beta in ADAM_BETAS])
+
+
+def test_the_running_mean_of_path_lengths_moves_by_a_hundredth():
+    state = tiny_state(tiny_plan(path_length_weight=1.0, path_length_interval=1))
+    first, second = step(state), step(state)
+    expected = 0.01 * first["path_length"]
+    expected += 0.01 * (second["path_length"] - expected)
+    assert state.path_length.item() == pytest.approx(expected, rel=1e-5)
+    assert first["path_length_penalty"] >= first["path_length"] ** 2  # the mean was 0 before: E[l²] ≥ E[l]²
+
+
+def test_without_gradient_penalty_the_discriminator_takes_one_step():
+    for weight, steps in ((0.0, 1), (1.0, 2)):
+        state = tiny_state(tiny_plan(r1_weight=weight))
+        gradients = []
+        gradients_before(state.discriminator_optimizer, gradients)
+        step(state)
+        assert len(gradients) == steps
+
+
+# --- augmentation's probability, spread
+
+
+@pytest.mark.parametrize(("real_score", "rises"), [(100.0, True), (-100.0, False)])
+def test_augmentation_grows_likelier_while_real_pairs_are_told_too_well(real_score, rises):
+    state = tiny_state(tiny_plan(augment_target=0.6, augment_kimg=1.0))
+    state.discriminator.judges["pair"].score.bias.data.fill_(real_score)
+    told = [step(state) for _ in range(8)]
+    assert {figures["sign_real"] for figures in told} == {1.0 if rises else -1.0}
+    expected = [0.0] * 3 + [0.032] * 4 + [0.064]  # every 4 steps of 8 images, of 1000 that p needs to reach 1
+    assert [figures["augment_p"] for figures in told] == pytest.approx(expected if rises else [0.0] * 8)
+
+
+def test_a_plan_without_a_target_has_no_augmentation():
+    state = tiny_state(tiny_plan(augment_target=None))
+    assert "augment_p" not in step(state)
+    assert state.adaptive is None
+
+
+def test_the_sign_is_that_of_real_scores_or_of_their_lead_with_the_relativistic_loss():
+    for loss in ("nonsaturating", "relativistic"):
+        state = tiny_state(tiny_plan(loss=loss, batch_size=32, r1_weight=0.0))
+        bias = state.discriminator.judges["pair"].score.bias
+        bias.data.fill_(100.0)  # every score is positive
+        scores = []
+        state.discriminator.register_forward_hook(lambda *taken, kept=scores: kept.append(taken[2].detach()))
+        told = step(state)
+        real, drawn = scores[-2], scores[-1]
+        expected = 1.0 if loss == "nonsaturating" else (real - drawn)[:, 0].sign().mean().item()
+        assert told["sign_real"] == pytest.approx(expected)
+
+
+def test_the_spread_compares_drawn_pairs_with_real_ones():
+    state = tiny_state(tiny_plan(r1_weight=0.0))
+    judged, real, _ = shown_to_discriminator(state)
+    told = step(tiny_state(tiny_plan(r1_weight=0.0)))
+    expected = judged.numpy().std(axis=0, ddof=1).mean() / real.numpy().std(axis=0, ddof=1).mean()
+    assert told["spread"] == pytest.approx(expected, rel=1e-4)
+    assert state.spread == pytest.approx(1 + (expected - 1) * 8 / 1000, rel=1e-4)  # over a thousand images
+
+
+# --- learning
+
+
+@every_variant
+@both_losses
+@pytest.mark.parametrize("dims", [2, 3])
+def test_every_parameter_learns(variant, loss, dims):
+    plan = tiny_plan(variant, dims, loss=loss, judge_apart=True, **EVERYTHING, **changes_of(variant))
+    state = tiny_state(plan)
+    before = weights(state)
+    told = [step(state) for _ in range(3)]
+    assert all(math.isfinite(value) for figures in told for value in figures.values())
+    still = [name for name, value in weights(state).items() if torch.equal(value, before[name])]
+    # The scores' bias cancels in differences of scores; Adam may or may not make a step of what rounding leaves.
+    free = [name for name in still if loss == "relativistic" and name.endswith("score.bias")]
+    assert [name for name in still if not name.endswith("mapping.strength") and name not in free] == []
+
+
+@every_variant
+@both_losses
+def test_bfloat16_learns_roughly_what_float32_learns(variant, loss, monkeypatch):
+    """And R1, R2 and path lengths differentiate twice through it."""
+    ways, kinds = {}, []
+    monkeypatch.setattr(layers, "convolve", lambda *given: kinds.append((y := convolve(*given)).dtype) or y)
+    for precision in ("float32", "bfloat16"):
+        plan = tiny_plan(variant, loss=loss, precision=precision, judge_apart=True, **EVERYTHING, **changes_of(variant))
+        state = tiny_state(plan, descent=1e-3)
+        start = weights(state)
+        kinds.clear()
+        told = step(state)
+        assert all(math.isfinite(value) for value in told.values())
+        assert set(kinds) == {getattr(torch, precision)}
+        end = weights(state)
+        assert all(value.dtype == torch.float32 for value in end.values())
+        ways[precision] = {name: end[name] - start[name] for name in end}
+    for player in ("generator", "discriminator"):
+        one, other = (
+            torch.cat([way.flatten() for name, way in ways[precision].items() if name.startswith(player)])
+            for precision in ("float32", "bfloat16")
+        )
+        assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.98
+
+
+def test_a_step_counts_its_images_and_moves_the_average():
+    plan = tiny_plan(ema_share=0.5)
+    state = tiny_state(plan)
+    before = state.average.synthesis.constant.clone()
+    step(state)
+    assert (state.images_seen, state.step_number) == (8, 1)
+    decay = 0.5 ** (1 / plan.ema_share)  # the half-life is a share of the images seen, and these are one batch
+    expected = decay * before + (1 - decay) * state.generator.synthesis.constant
+    torch.testing.assert_close(state.average.synthesis.constant, expected)
+
+
+def test_torchs_global_random_state_decides_nothing_and_is_left_alone():
+    ends = []
+    for seed in (0, 1):
+        state = tiny_state(tiny_plan(augment_target=0.0, apart_share=0.5, **EVERYTHING))
+        state.adaptive.p = 0.5
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            before = torch.get_rng_state()
+            step(state)
+            assert torch.equal(torch.get_rng_state(), before)
+        ends.append(weights(state))
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

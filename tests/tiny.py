@@ -1,0 +1,98 @@
+"""A plan whose networks take a step in milliseconds, and canvases made up for it: no dataset, no nnU-Net."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from stylegan2_cond.data.codec import Codec
+from stylegan2_cond.data.conditioning import Conditions
+from stylegan2_cond.data.preprocessed import OUTSIDE
+from stylegan2_cond.planning import Plan, Source
+from stylegan2_cond.training.state import TrainingState
+from stylegan2_cond.training.step import take_step
+
+CANVASES = {2: ((8, 6), ((2, 2),)), 3: ((4, 6, 4), ((1, 2, 2),))}  # canvas and factors
+IGNORE = 5
+EVERYTHING = {"style_mixing": 0.9, "path_length_weight": 1.0, "path_length_interval": 2, "r1_interval": 2}
+PAIRED = {"feature_weight": 1.0, "l1_weight": 1.0}  # for the variant `image`
+
+
+def tiny_plan(variant: str = "pair", dims: int = 2, *, ignore: int | None = None, **changes: object) -> Plan:
+    """Two image channels, labels 0, 1, 2 and OUTSIDE; conditions of two classes, and of the position in 2-D."""
+    canvas, factors = CANVASES[dims]
+    _, label, position = tiny_canvases(canvas, 0, 64)
+    codec = Codec(low=(-1.0, 0.0), high=(1.0, 2.0), labels=(0, 1, 2, OUTSIDE), outside=(-1.0, 0.0), ignore=ignore)
+    plan = Plan(
+        variant=variant,
+        source=Source(
+            dataset_name="Dataset900_Tiny",
+            plans_name="nnUNetPlans",
+            configuration="2d",
+            data_identifier="tiny",
+            preprocessing="tiny",
+            fold="0",
+            training_cases=("tiny",),
+        ),
+        canvas=canvas,
+        spacing=(1.0,) * dims,
+        factors=factors,
+        channels=(8, 6),
+        codec=codec if variant != "mask" else codec.model_copy(update={"low": (), "high": (), "outside": None}),
+        conditions=Conditions.from_canvases((1, 2), label, position if dims == 2 else None),
+        latent_dim=6,
+        style_dim=6,
+        batch_size=8,
+        r1_weight=1.0,
+        augment_target=None,
+    )
+    return plan.model_copy(update=changes)
+
+
+def tiny_canvases(canvas: tuple[int, ...], first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Canvases `first` and on: image `[N, 2, *canvas]`, label `[N, *canvas]` with blocks of classes, position `[N]`."""
+    drawn = []
+    for index in range(first, first + count):
+        rng = np.random.default_rng([900, index])
+        label = rng.choice([0, 0, 1, 2, OUTSIDE], [-(-length // 2) for length in canvas])
+        for axis, length in enumerate(canvas):
+            label = label.repeat(2, axis=axis).take(range(length), axis=axis)
+        image = label + rng.normal(0, 0.3, (2, *canvas))
+        drawn.append((np.where(label == OUTSIDE, [[[-1.0]], [[0.0]]], image) if len(canvas) == 2 else image, label))
+    image, label = (np.stack(parts) for parts in zip(*drawn, strict=True))
+    position = (np.arange(first, first + count) % 7 + 0.5) / 7
+    return image.astype(np.float32), label.astype(np.int16), position.astype(np.float32)
+
+
+def tiny_state(plan: Plan, world: object = None, *, descent: float | None = None) -> TrainingState:
+    """A fresh state; with `descent`, plain gradient descent takes Adam's place, and weights tell gradients apart."""
+    state = TrainingState.start(plan, torch.device("cpu"), world)
+    for network in (state.generator, state.average):  # noise is drawn from the start
+        for conv in network.synthesis.convs:
+            conv.noise_strength.data.fill_(0.5)
+    if descent is not None:
+        state.generator_optimizer = torch.optim.SGD(state.generator.parameters(), lr=descent)
+        state.discriminator_optimizer = torch.optim.SGD(state.discriminator.parameters(), lr=descent)
+    return state
+
+
+def step(state: TrainingState) -> dict[str, float]:
+    """One step on the next canvases, of which this process takes its share."""
+    plan, share = state.plan, state.world.share(state.plan.batch_size)
+    return take_step(state, *(part[share] for part in tiny_canvases(plan.canvas, state.images_seen, plan.batch_size)))
+
+
+def weights(state: TrainingState) -> dict[str, torch.Tensor]:
+    """Copies of all weights of generator, discriminator and average."""
+    networks = {"generator": state.generator, "discriminator": state.discriminator, "average": state.average}
+    return {f"{n}.{k}": value.detach().clone() for n, net in networks.items() for k, value in net.state_dict().items()}
+
+
+def assert_same_way(found: dict, expected: dict, start: dict, *, tolerance: float = 1e-3) -> None:
+    """Both went the same way from the start: the difference is small beside the longest way of each tensor."""
+    assert found.keys() == expected.keys()
+    moved = [name for name, end in expected.items() if not torch.equal(end, start[name])]
+    assert len(moved) > 0.9 * len(expected)
+    for name, end in expected.items():
+        longest = (end - start[name]).abs().max()
+        assert (found[name] - end).abs().max() <= tolerance * longest + 1e-7, name
