@@ -14,6 +14,8 @@ from stylegan2_cond.documents import write_atomically
 
 SMALLEST_TILE = 96  # pixels; smaller canvases are magnified by a whole number
 GAP = 2
+FRAME = 0.3  # grey of the gaps around volumes and bare masks
+COLUMNS = {2: 8, 3: 4}  # samples per row, by the number of axes
 _COLOURS = [c for c in matplotlib.colormaps["tab10"].colors if len(set(c)) > 1]  # its grey would not be seen
 
 
@@ -24,32 +26,61 @@ def overlay_grid(
     low: Sequence[float],
     high: Sequence[float],
     labels: Sequence[int],
-    columns: int = 8,
+    columns: int | None = None,
 ) -> np.ndarray:
-    """Tiles of every channel beside the first channel with the mask over it.
+    """Tiles of every channel beside the first channel with the mask over it; without channels, the mask on black.
+
+    Of a volume, the middle cuts across the first, second and third axis stand side by side, each channel in a row of
+    its own and the mask in the last; the lower ones are padded.
 
     Args:
         image: `[N, C, *canvas]`.
         label: `[N, *canvas]` integers.
         low, high: per channel, the intensities drawn black and white.
         labels: label values in the order of their colours; the background 0 and -1 stay uncoloured.
-        columns: samples per row.
+        columns: samples per row; 8 slices or 4 volumes, when None.
 
     Returns:
         `[height, width, 3]` uint8.
     """
-    image, label = middle_slice(image), middle_slice(label[:, None])[:, 0]
-    low, high = (np.reshape(bound, (1, -1, 1, 1)) for bound in (low, high))
+    dims = label.ndim - 1
+    low, high = (np.reshape(bound, (1, -1, *[1] * dims)) for bound in (low, high))
     grey = np.clip((image - low) / (high - low), 0, 1)
-    tiles = [
-        np.concatenate([*(_rgb(g) for g in sample), colour_mask(sample[0], mask, labels)], axis=1)
-        for sample, mask in zip(grey, label, strict=True)
-    ]
-    scale = max(1, math.ceil(SMALLEST_TILE / max(grey.shape[2:])))
-    tiles = [np.pad(tile.repeat(scale, 0).repeat(scale, 1), [(GAP, GAP), (GAP, GAP), (0, 0)]) for tile in tiles]
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    show = {2: _slice_tile, 3: _volume_tile}[dims]
+    tiles = [show(sample, mask, labels) for sample, mask in zip(grey, label, strict=True)]
+    scale = max(1, math.ceil(SMALLEST_TILE / max(label.shape[1:])))
+    frame = 0.0 if dims == 2 and image.shape[1] else FRAME  # what is black itself needs another
+    tiles = [_framed(tile.repeat(scale, 0).repeat(scale, 1), ((GAP, GAP), (GAP, GAP)), frame) for tile in tiles]
+    columns = columns or COLUMNS[dims]
+    tiles += [np.full_like(tiles[0], frame)] * (-len(tiles) % columns)
     rows = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
     return (np.concatenate(rows, axis=0) * 255).astype(np.uint8)
+
+
+def _slice_tile(grey: np.ndarray, mask: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    return np.concatenate(_views(grey, mask, labels), axis=1)
+
+
+def _volume_tile(grey: np.ndarray, mask: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    height, columns = max(mask.shape[:2]), []
+    for axis in range(3):
+        middle = mask.shape[axis] // 2
+        views = _views(grey.take(middle, axis=axis + 1), mask.take(middle, axis=axis), labels)
+        above = (height - len(views[0])) // 2
+        padding = ((above, height - len(views[0]) - above), (int(axis > 0), 0))  # a voxel between two cuts
+        columns.append(np.concatenate([_framed(view, padding, FRAME) for view in views]))
+    return np.concatenate(columns, axis=1)
+
+
+def _framed(tile: np.ndarray, padding: Sequence[tuple[int, int]], grey: float) -> np.ndarray:
+    return np.pad(tile, [*padding, (0, 0)], constant_values=grey)
+
+
+def _views(grey: np.ndarray, mask: np.ndarray, labels: Sequence[int]) -> list[np.ndarray]:
+    """`[C, H, W]` and `[H, W]` → each channel, and the mask over the first one, as `[H, W, 3]`."""
+    if not len(grey):
+        return [colour_mask(np.zeros(mask.shape), mask, labels, opacity=1)]
+    return [*(_rgb(channel) for channel in grey), colour_mask(grey[0], mask, labels)]
 
 
 def colour_mask(grey: np.ndarray, mask: np.ndarray, labels: Sequence[int], opacity: float = 0.45) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""What a training tells: log lines, and grids of real and drawn pairs."""
+"""What a training tells: log lines, their averages, and grids of real and drawn pairs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from stylegan2_cond.planning import Plan
 from stylegan2_cond.snapshot import PairGenerator
 
 LOG_FILE = "log.jsonl"
-PREVIEW_SAMPLES = 32
+PREVIEW_SAMPLES = {2: 32, 3: 16}  # by the number of axes
 
 
 class Log:
@@ -23,13 +24,17 @@ class Log:
     def __init__(self, folder: Path, images_seen: int):
         self.path = folder / LOG_FILE
         if self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if _images(line) <= images_seen]
+            kept = [line for line in _texts(self.path) if (read := _read(line)) and read["images"] <= images_seen]
             with write_atomically(self.path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in lines))
+                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
-    def write(self, images_seen: int, figures: dict[str, float]) -> None:
-        with explained_write(self.path), self.path.open("a") as file:
+    def write(self, images_seen: int, figures: Mapping[str, float]) -> None:
+        with explained_write(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"images": images_seen, **figures}) + "\n")
+
+    def lines(self) -> list[dict]:
+        """All lines so far."""
+        return read_log(self.path.parent)
 
 
 class Averages:
@@ -38,7 +43,7 @@ class Averages:
     def __init__(self) -> None:
         self._values: dict[str, list[float]] = {}
 
-    def add(self, figures: dict[str, float]) -> None:
+    def add(self, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
             self._values.setdefault(name, []).append(value)
 
@@ -49,19 +54,32 @@ class Averages:
         return means
 
 
+def read_log(folder: Path) -> list[dict]:
+    """The lines of a run's log that are whole, in order; none where there is no log."""
+    path = folder / LOG_FILE
+    return [read for line in _texts(path) if (read := _read(line))] if path.exists() else []
+
+
 def save_preview(path: Path, generator: PairGenerator, real: Canvases, plan: Plan) -> None:
     """A grid of training canvases above a grid of drawn ones, masks drawn over; the same latents each time."""
-    drawn = generator.sample(PREVIEW_SAMPLES, seed=plan.seed)
+    count = PREVIEW_SAMPLES[len(plan.canvas)]
+    drawn = generator.sample(count, seed=plan.seed)
+    image, label = real.batch(0, count // 2)
+    image = image[:, : drawn.image.shape[1]]  # none, where masks alone are drawn
     style = {"low": plan.codec.low, "high": plan.codec.high, "labels": plan.codec.labels}
-    above = overlay_grid(*real.batch(0, PREVIEW_SAMPLES // 2), **style)
-    below = overlay_grid(drawn.image, drawn.label, **style)
+    above, below = overlay_grid(image, label, **style), overlay_grid(drawn.image, drawn.label, **style)
     line = np.full((4 * GAP, above.shape[1], 3), 255, np.uint8)
     save_picture(path, np.concatenate([above, line, below]))
 
 
-def _images(line: str) -> float:
-    """How many images a log line speaks of; infinity for a line that was cut off."""
+def _texts(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def _read(line: str) -> dict | None:
+    """A log line's figures; None of a line that was cut off."""
     try:
-        return json.loads(line)["images"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        figures = json.loads(line)
+        return figures if isinstance(figures["images"], int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None

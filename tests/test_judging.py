@@ -1,0 +1,453 @@
+"""Judging snapshots while training goes on: what is told of which generator, which one is best, and who copies."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+from tiny import tiny_plan
+
+from stylegan2_cond.data.canvases import Canvases
+from stylegan2_cond.data.codec import Codec
+from stylegan2_cond.data.conditioning import Conditions
+from stylegan2_cond.data.preprocessed import OUTSIDE, Case
+from stylegan2_cond.metrics import METRICS, Result, Samples, compare
+from stylegan2_cond.metrics import copies as copies_room
+from stylegan2_cond.metrics.features import RandomPyramid
+from stylegan2_cond.snapshot import Pairs, find_snapshots, load_generator
+from stylegan2_cond.training import judging, yardstick
+from stylegan2_cond.training.choosing import as_figures, best_images, choose_best, copies_warning, point_best
+from stylegan2_cond.training.judging import JUDGED, SnapshotJudge
+from stylegan2_cond.training.yardstick import COPY_VOXELS, Yardstick, shrinking, shrunk
+
+NAMES = [f"case{number}" for number in range(10)]
+OTHER = 7  # a stream of canvases that the judge does not use
+
+# --- cases that are made up: smooth images, a class where they are bright
+
+
+class MadeUp:
+    """Stands for a preprocessed folder; remembers who was read."""
+
+    def __init__(self, cases, shape, labels=2):
+        self.read = []
+        rng = np.random.default_rng(0)
+        self.cases = {}
+        for name in cases:
+            image = ndimage.gaussian_filter(rng.standard_normal(shape), 1.5)[None].astype(np.float32)
+            image /= image.std()
+            label = np.clip(np.floor(image), 0, labels).astype(np.int16)
+            voxels = {value: np.argwhere(label == value) for value in range(1, labels + 1)}
+            self.cases[name] = Case(name, image, label, voxels)
+
+    def load(self, name):
+        self.read.append(name)
+        return self.cases[name]
+
+
+class Drawing:
+    """Stands for a generator: draws canvases of cases, which may be changed."""
+
+    def __init__(self, preprocessed, plan, change=lambda image, label: (image, label), names=None):
+        self.canvases = Canvases(
+            preprocessed, names or plan.source.training_cases, plan.canvas, foreground_share=0.5, seed=OTHER
+        )
+        self.plan, self.change, self.asked = plan, change, []
+
+    def sample(self, n, *, seed=0):
+        self.asked.append((n, seed))
+        image, label = self.canvases.batch(0, n)
+        condition = self.plan.conditions.measure(
+            torch.from_numpy(label), torch.from_numpy(self.canvases.positions(0, n))
+        )
+        return Pairs(*self.change(image, label), condition.numpy())
+
+
+def made_up_plan(names=NAMES, canvas=(24, 20), **changes):
+    """A plan for cases that are made up."""
+    plan = tiny_plan()
+    changes = {
+        "codec": Codec(low=(-2.0,), high=(2.0,), labels=(0, 1, 2)),
+        "conditions": Conditions.from_canvases((1, 2), np.arange(3).repeat(20).reshape(3, 4, 5), None),
+        "source": plan.source.model_copy(update={"training_cases": tuple(names)}),
+        "canvas": tuple(canvas),
+    } | changes
+    return plan.model_copy(update=changes)
+
+
+@pytest.fixture(autouse=True)
+def results_folder(monkeypatch, tmp_path):
+    """What is kept for the next snapshot goes into the run's folder."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+
+
+@pytest.fixture
+def flat():
+    """Ten cases of six slices, and a plan for canvases of 24×20."""
+    return MadeUp(NAMES, (6, 26, 24)), made_up_plan()
+
+
+# --- what is told of which generator
+
+
+def test_a_snapshot_of_a_real_training_is_judged_by_everything(preprocessed, generator_run):
+    generator = load_generator(find_snapshots(generator_run)[-1])
+    results = SnapshotJudge(preprocessed, generator.plan, samples=60).judge(generator)
+    assert set(results) == {name for name in JUDGED if name in METRICS}
+    assert all(math.isfinite(result.value) for result in results.values())
+    assert results["kid"].value > 1  # 480 images teach little
+
+
+def test_figures_are_those_of_the_metrics_on_the_training_canvases(flat):
+    judge = SnapshotJudge(*flat, samples=50)
+    drawing = Drawing(*flat, change=lambda image, label: (0.7 * image + 0.2, label))
+    found = judge.judge(drawing)
+    names = ["kid", "kid-pair", "swd", "masks", "diversity-within", "diversity-nearest"]
+    expected = compare(judge.yardstick.real, drawing.sample(50), names, "random")
+    assert {name: found[name].value for name in names} == pytest.approx({n: expected[n].value for n in names})
+    assert {n: found[n].standard_error for n in names} == pytest.approx({n: expected[n].standard_error for n in names})
+
+
+def test_only_training_cases_are_read():
+    made_up, plan = MadeUp([*NAMES, "held_out"], (6, 26, 24)), made_up_plan()
+    judge = SnapshotJudge(made_up, plan, samples=40)
+    assert made_up.read == []  # nothing before the first snapshot
+    judge.judge(Drawing(made_up, plan))
+    assert set(made_up.read) == set(NAMES)
+    assert set(judge.yardstick.real.case) | set(judge.yardstick.reference.case) == set(NAMES)
+
+
+def test_the_same_latents_are_drawn_and_the_same_found_every_time(flat):
+    judge, drawing = SnapshotJudge(*flat, samples=40), Drawing(*flat)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first, second = as_figures(judge.judge(drawing)), as_figures(judge.judge(drawing))
+    assert first == second == as_figures(SnapshotJudge(*flat, samples=40).judge(drawing))
+    assert drawing.asked == [(40, flat[1].seed)] * 3
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])
+
+
+def test_real_canvases_are_looked_at_once_in_a_training(flat, monkeypatch):
+    looked, searched = [], []
+    judge, drawing = SnapshotJudge(*flat, samples=40), Drawing(*flat)
+    look, search = RandomPyramid.__call__, copies_room.nearest_cases
+    monkeypatch.setattr(RandomPyramid, "__call__", lambda self, samples: looked.append(samples) or look(self, samples))
+    monkeypatch.setattr(
+        copies_room, "nearest_cases", lambda queries, *rest: searched.append(queries) or search(queries, *rest)
+    )
+    for _ in range(3):
+        judge.judge(drawing)
+    assert sum(samples is judge.yardstick.real for samples in looked) == 2  # images, and pairs
+    assert len(searched) == 3 + 1
+
+
+def noise(shape, spread):
+    return np.random.default_rng(0).normal(0, spread, shape).astype(np.float32)
+
+
+FAULTS = {
+    "noise": (lambda image, label: (image + noise(image.shape, 1), label), "kid swd"),
+    "masks of others": (lambda image, label: (image, np.roll(label, 1, axis=0)), "kid-pair"),
+    "thick masks": (lambda image, label: (image, ndimage.grey_dilation(label, (1, 3, 3))), "masks kid-pair"),
+    "one canvas": (lambda image, label: (image[:1].repeat(len(image), 0), label), "diversity-nearest"),
+}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A judge, what it says of canvases that are as good as real ones, and what draws them."""
+    flat = MadeUp(NAMES, (6, 26, 24)), made_up_plan()
+    judge = SnapshotJudge(*flat, samples=150)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "COPY_SAMPLES", {2: 0})
+        patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("results")))
+        return judge, judge.judge(Drawing(*flat)), flat
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_with_samples_is_told(good, fault, monkeypatch):
+    monkeypatch.setattr(judging, "COPY_SAMPLES", {2: 0})
+    (judge, real, flat), (change, names) = good, FAULTS[fault]
+    found = judge.judge(Drawing(*flat, change=change))
+    for name in names.split():
+        assert abs(found[name].value - real[name].value) > 2.5 * real[name].standard_error
+    if fault == "masks of others":
+        assert found["kid"] == real["kid"]
+
+
+@pytest.mark.parametrize(("variant", "silent"), [("mask", "kid-pair swd copies"), ("image", "masks conditions")])
+def test_a_variant_is_not_judged_by_what_it_does_not_draw(flat, variant, silent):
+    made_up, plan = flat[0], flat[1].model_copy(update={"variant": variant})
+
+    def change(image, label):
+        return (image[:, :0] if variant == "mask" else image), label
+
+    found = SnapshotJudge(made_up, plan, samples=50).judge(Drawing(made_up, plan, change))
+    assert set(found) == {name for name in JUDGED if name in METRICS} - set(silent.split())
+
+
+def test_masks_alone_are_judged_as_one_hot_images(flat):
+    made_up, plan = flat[0], flat[1].model_copy(update={"variant": "mask"})
+    judge = SnapshotJudge(made_up, plan, samples=50)
+    drawing = Drawing(made_up, plan, lambda image, label: (image[:, :0], ndimage.grey_dilation(label, (1, 3, 3))))
+    found, label = judge.judge(drawing), drawing.sample(50).label
+    real = judge.yardstick.real
+    sides = [Samples(np.eye(3, dtype=np.float32)[s][..., 1:].transpose(0, 3, 1, 2)) for s in (real.label, label)]
+    expected = compare(dataclasses.replace(sides[0], case=real.case), sides[1], ["kid"], "random")["kid"]
+    assert found["kid"].value == pytest.approx(expected.value)
+    assert found["kid"].value > 3 * found["kid"].standard_error
+
+
+def test_a_class_that_no_training_canvas_shows_does_not_change_what_is_measured(flat):
+    def strange(image, label):
+        return image, np.where((label == 0) & (image[:, 0] < -1.5), 9, label)
+
+    judge = SnapshotJudge(*flat, samples=50)
+    good, bad = judge.judge(Drawing(*flat)), judge.judge(Drawing(*flat, change=strange))
+    assert judge.yardstick.labels == (1, 2)
+    assert bad["kid-pair"] == good["kid-pair"]
+
+
+# --- what data do not allow is left out
+
+
+def test_without_foreground_neither_masks_nor_conditions_are_told():
+    none = Conditions.from_canvases((), np.zeros((1, 4, 5), np.int16), None)
+    plan = made_up_plan(codec=Codec(low=(-2.0,), high=(2.0,), labels=(0,)), conditions=none)
+    made_up = MadeUp(NAMES, (6, 26, 24), labels=0)
+    found = SnapshotJudge(made_up, plan, samples=40).judge(Drawing(made_up, plan))
+    assert set(found) == {"kid", "swd", "diversity-within", "diversity-nearest", "copies"}
+    blank = plan.model_copy(update={"variant": "mask"})
+    SnapshotJudge(made_up, blank, samples=40).judge(Drawing(made_up, blank, lambda image, label: (image[:, :0], label)))
+
+
+@pytest.mark.parametrize(("cases", "told"), [(6, False), (7, True)])
+def test_copies_are_counted_from_seven_cases_on(flat, cases, told):
+    plan = made_up_plan(NAMES[:cases])
+    assert ("copies" in SnapshotJudge(flat[0], plan, samples=40).judge(Drawing(flat[0], plan))) is told
+
+
+def test_a_single_case_has_figures_without_errors(flat):
+    plan = made_up_plan(NAMES[:1])
+    found = as_figures(SnapshotJudge(flat[0], plan, samples=40).judge(Drawing(flat[0], plan, names=NAMES[1:])))
+    assert {"kid", "kid-pair", "swd", "masks"} <= set(found)
+    assert "kid error" not in found
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+def test_a_generator_that_diverged_is_no_error(flat, value):
+    def broken(image, label):
+        return np.full_like(image, value), np.zeros_like(label)
+
+    found = as_figures(SnapshotJudge(*flat, samples=40).judge(Drawing(*flat, change=broken)))
+    assert all(map(math.isfinite, found.values()))
+    assert choose_best([{"kid": 100.0, "kid-pair": 100.0, "masks": 2.0}, found]) == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_constant_images_and_empty_masks_are_no_error(flat):
+    made_up, plan = flat
+    for name, case in made_up.cases.items():
+        made_up.cases[name] = dataclasses.replace(case, image=np.ones_like(case.image))
+    judge = SnapshotJudge(made_up, plan, samples=40)
+    for change in (lambda image, label: (image, label), lambda image, label: (image, np.zeros_like(label))):
+        assert "masks" in judge.judge(Drawing(made_up, plan, change))
+
+
+# --- how many, and at what size
+
+
+@given(st.lists(st.integers(4, 700), min_size=2, max_size=3))
+def test_canvases_for_copies_are_shrunk_no_more_than_needed(canvas):
+    factors = shrinking(canvas)
+    sizes = [length // factor for length, factor in zip(canvas, factors, strict=True)]
+    assert math.prod(sizes) <= COPY_VOXELS
+    assert (max(factors) == 1) == (math.prod(canvas) <= COPY_VOXELS)
+    if max(factors) > 1:  # one step back of the axis that was shrunk last would be too large
+        larger = [s if f == 1 else n // (f - 1) for n, f, s in zip(canvas, factors, sizes, strict=True)]
+        assert any(math.prod(sizes) // s * g > COPY_VOXELS for s, g in zip(sizes, larger, strict=True) if g > s)
+
+
+def test_shrinking_averages_blocks():
+    image = np.random.default_rng(0).standard_normal((3, 2, 7, 10)).astype(np.float32)
+    blocks = image[:, :, :6, :9].reshape(3, 2, 3, 2, 3, 3).mean(axis=(3, 5))
+    np.testing.assert_allclose(shrunk(Samples(image), (2, 3)).image, blocks, atol=1e-6)
+    assert np.array_equal(shrunk(Samples(image), (1, 1)).image, image)
+
+
+@pytest.mark.parametrize(("canvas", "shape"), [((24, 20), (6, 26, 24)), ((16, 18, 14), (17, 18, 18))])
+def test_copies_are_found_in_slices_and_in_shrunken_volumes(monkeypatch, canvas, shape):
+    monkeypatch.setattr(yardstick, "COPY_VOXELS", 600)
+    names = [f"case{number:02}" for number in range(50)]
+    made_up, seen, plan = MadeUp(names, shape), names[:25], made_up_plan(names[:25], canvas)
+    judge = SnapshotJudge(made_up, plan, samples=40)
+    assert max(shrinking(canvas)) == (1 if len(canvas) == 2 else 2)
+    copied = judge.judge(
+        Drawing(made_up, plan, lambda image, label: (1.3 * image + noise(image.shape, 0.2), label), seen)
+    )
+    fresh = judge.judge(Drawing(made_up, plan, names=names[25:]))
+    assert copied["copies"].value > 95
+    history = [{"images": 1} | as_figures(fresh), {"images": 2} | as_figures(copied)]
+    assert copies_warning(history[:1]) is None
+    assert "snapshots/000000001" in copies_warning(history)
+
+
+@pytest.mark.parametrize("cases", [8, 30])
+def test_what_is_usual_is_not_known_well_from_few_volumes(cases):
+    names = [f"case{number:02}" for number in range(cases)]
+    plan = made_up_plan(names, (10, 10, 10))
+    found = SnapshotJudge(MadeUp(names, (10, 10, 10)), plan, samples=40).judge(
+        Drawing(MadeUp([f"other{n}" for n in range(20)], (10, 10, 10)), plan, names=[f"other{n}" for n in range(20)])
+    )
+    # Among n + 1 volumes alike, each is the most extreme with probability 1 / (n + 1).
+    assert found["copies"].standard_error > 100 / (cases + 1)
+    assert found["copies"].standard_error < 100 / (cases + 1) + 100 * math.sqrt(0.25 / 44)
+
+
+def test_the_reference_is_thinned_to_what_there_is_room_for(flat, monkeypatch):
+    whole = Yardstick.cut(*flat, 30).reference
+    limit = whole.image.nbytes // 3
+    monkeypatch.setattr(yardstick, "REFERENCE_BYTES", limit)
+    thinned = Yardstick.cut(*flat, 30).reference
+    assert limit / 2 < thinned.image.nbytes <= 1.1 * limit
+    assert set(thinned.case) == set(NAMES)
+
+
+def test_ignored_voxels_count_as_outside(flat):
+    made_up, plan = flat
+    codec = Codec(low=(-2.0,), high=(2.0,), labels=(0, 1), ignore=2)
+    conditions = Conditions.from_canvases((1,), np.arange(2).repeat(20).reshape(2, 4, 5), None)
+    real = Yardstick.cut(made_up, plan.model_copy(update={"codec": codec, "conditions": conditions}), 30)
+    assert real.labels == (1,)
+    assert set(np.unique(real.real.label)) == {OUTSIDE, 0, 1}
+
+
+def test_few_canvases_are_drawn_where_they_are_large():
+    def count(canvas, channels=1):
+        codec = Codec(low=(0.0,) * channels, high=(1.0,) * channels, labels=(0, 1))
+        return SnapshotJudge(None, made_up_plan(canvas=canvas, codec=codec)).samples
+
+    assert count((44, 33)) == judging.SAMPLES[2]
+    assert count((28, 44, 33)) == judging.SAMPLES[3]
+    assert count((512, 512)) * 512**2 * 4 <= judging.SET_BYTES
+    assert count((512, 512), channels=4) == count((512, 512)) // 4
+    assert count((160, 160, 160), channels=4) == judging.FEWEST >= max(METRICS[name].least for name in JUDGED)
+    assert SnapshotJudge(None, made_up_plan(), samples=3).samples == 3
+
+
+# --- which one is best
+
+
+def line(kid=1.0, pair=1.0, masks=1.0, error=0.0, **more):
+    return {"kid": kid, "kid-pair": pair, "masks": masks, "kid error": error, **more}
+
+
+figures = st.builds(line, *[st.floats(1e-3, 1e3)] * 3, error=st.floats(1e-3, 10))
+
+
+@given(st.lists(figures, min_size=1, max_size=8), st.sampled_from(["kid", "kid-pair", "masks"]), st.integers(-9, 9))
+def test_the_unit_of_a_figure_does_not_decide(history, name, power):
+    # A power of two, since then logarithms differ by rounding alone where they do not tie.
+    scaled = [{key: 2.0**power * v if key.startswith(name) else v for key, v in one.items()} for one in history]
+    if name == "kid":  # kid-pair begins alike
+        scaled = [one | {"kid-pair": old["kid-pair"]} for one, old in zip(scaled, history, strict=True)]
+    products = [max(one["kid"], one["kid error"]) * one["kid-pair"] * one["masks"] for one in history]
+    for found in (history, scaled):
+        assert products[choose_best(found)] <= min(products) * (1 + 1e-9)
+
+
+def test_half_the_mask_distance_outweighs_less_than_twice_the_kid():
+    assert choose_best([line(kid=1.0, masks=1.0), line(kid=1.9, masks=0.5)]) == 1
+    assert choose_best([line(kid=1.0, masks=1.0), line(kid=2.1, masks=0.5)]) == 0
+
+
+@pytest.mark.parametrize("lucky", [1e-9, 0.0, -0.02])
+def test_a_kid_below_its_standard_error_is_as_good_as_that_error(lucky):
+    assert choose_best([line(kid=lucky, masks=1.0, error=0.05), line(kid=0.05, masks=0.9)]) == 1
+    assert choose_best([line(kid=lucky, masks=1.0, error=0.05), line(kid=0.06, masks=0.9)]) == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_of_equals_the_later_one_is_best(count):
+    assert choose_best([line()] * count) == count - 1
+    assert choose_best([{}] * count) == count - 1
+
+
+@pytest.mark.parametrize("missing", [{}, {"kid": math.nan}, {"kid": None}, {"kid": math.inf}, {"kid": "0.1"}])
+def test_whoever_lacks_a_figure_is_never_preferred(missing):
+    lacking = {"kid-pair": 1e-3, "masks": 1e-3} | missing
+    assert choose_best([line(), lacking, {"images": 9, "loss_generator": 1.0}]) == 0
+    assert choose_best([lacking, line()]) == 1
+    assert choose_best([lacking, {"kid-pair": 2e-3, "masks": 1e-3}, {}]) == 0  # they can still be told apart
+
+
+def test_there_must_be_a_snapshot_to_choose():
+    with pytest.raises(ValueError, match="no snapshot"):
+        choose_best([])
+
+
+def test_the_link_to_the_best_is_relative_and_replaced_at_once(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    for images in (2000, 4000):
+        (run / "snapshots" / f"{images:09d}").mkdir(parents=True)
+    assert best_images(run) is None
+    point_best(run, run / "snapshots" / "000002000")
+    assert best_images(run) == 2000
+
+    def full(self, target):
+        raise OSError("disk trouble")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(run), "replace", full)
+        with pytest.raises(OSError, match="disk trouble"):
+            point_best(run, run / "snapshots" / "000004000")
+    assert best_images(run) == 2000
+    point_best(run, run / "snapshots" / "000004000")
+    moved = run.rename(tmp_path / "moved")
+    assert (moved / "best").resolve() == moved / "snapshots" / "000004000"
+    assert sorted(path.name for path in moved.iterdir()) == ["best", "snapshots"]
+
+
+# --- who copies
+
+
+def copied(images, share, error=1.0, **more):
+    return {"images": images, "copies": share, "copies error": error, **more}
+
+
+@given(st.floats(0, 100), st.floats(0, 20))
+def test_copies_are_told_when_their_share_is_two_errors_above_one_percent(share, error):
+    history = [copied(1000, 0.0), copied(2000, share, error)]
+    assert (copies_warning(history) is not None) == (share - 2 * error > 1)
+
+
+def test_the_warning_names_the_best_snapshot_that_does_not_copy():
+    history = [
+        copied(2000, 0.0, kid=3.0),
+        copied(4000, 1.0, kid=1.0),
+        copied(6000, 30.0, kid=0.1),
+        {"images": 6500, "loss_generator": 1.0},
+        copied(8000, 40.0, kid=0.1),
+        {"images": 8000, "loss_generator": 1.0},
+    ]
+    warning = copies_warning(history)
+    assert "After 8,000 images, 40 % of the samples" in warning
+    assert "snapshots/000004000" in warning
+    assert copies_warning(history[:2]) is None
+    assert copies_warning([*history, copied(9000, 0.5)]) is None  # it went back
+    assert copies_warning([]) is None
+
+
+def test_where_every_snapshot_copies_none_is_recommended():
+    warning = copies_warning([copied(2000, 30.0), copied(4000, 40.0)])
+    assert "every snapshot" in warning
+    assert "snapshots/" not in warning
+
+
+def test_figures_have_an_error_each_and_nothing_that_is_not_finite():
+    results = {"kid": Result(0.5, 0.1, {"more": 1.0}), "swd": Result(3.0, math.nan), "masks": Result(math.inf, 1.0)}
+    assert as_figures(results) == {"kid": 0.5, "kid error": 0.1, "swd": 3.0, "masks error": 1.0}

@@ -1,0 +1,279 @@
+"""What a training tells: log lines that survive a stop, curves, a picture of its course, previews."""
+
+import json
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import tiny_plan
+
+from stylegan2_cond.pictures import GAP, overlay_grid
+from stylegan2_cond.snapshot import Pairs
+from stylegan2_cond.training import progress
+from stylegan2_cond.training.board import Board, tag
+from stylegan2_cond.training.choosing import point_best
+from stylegan2_cond.training.judging import JUDGED
+from stylegan2_cond.training.progress import MOST_POINTS, PANELS, find_curve, save_progress
+from stylegan2_cond.training.telemetry import PREVIEW_SAMPLES, Averages, Log, read_log, save_preview
+
+# --- the log
+
+
+def test_a_line_is_json_with_the_images_seen(tmp_path):
+    log = Log(tmp_path, 0)
+    log.write(1000, {"loss_generator": 0.5})
+    log.write(2000, {"kid": 1e-3, "kid error": 2e-4})
+    expected = [{"images": 1000, "loss_generator": 0.5}, {"images": 2000, "kid": 1e-3, "kid error": 2e-4}]
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == expected
+    assert log.lines() == read_log(tmp_path) == expected
+    assert read_log(tmp_path / "elsewhere") == []
+
+
+def test_going_on_drops_what_came_after_the_checkpoint_and_what_was_cut_off(tmp_path):
+    log = Log(tmp_path, 0)
+    for images in (1000, 2000, 3000):
+        log.write(images, {"r1": 1.0})
+    with log.path.open("a") as file:
+        file.write('{"images": 1500, "r1"')
+    log = Log(tmp_path, 2000)
+    log.write(2500, {"r1": 2.0})
+    assert [line["images"] for line in log.lines()] == [1000, 2000, 2500]
+    assert len(log.path.read_text().splitlines()) == 3
+
+
+broken = st.one_of(
+    st.text(max_size=30),
+    st.binary(max_size=20).map(lambda raw: raw.decode("latin-1")),
+    st.sampled_from(["[]", "null", "7", '{"images": null}', '{"images": "9"}', '{"kid": 1}', "{", "[" * 5000]),
+)
+
+
+@given(st.lists(broken, max_size=5))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_lines_that_can_not_be_read_are_passed_over(tmp_path, lines):
+    whole = json.dumps({"images": 5, "kid": 1.0})
+    (tmp_path / "log.jsonl").write_text("\n".join([whole, *lines, whole]) + "\n", encoding="utf-8", newline="")
+    read = read_log(tmp_path)
+    assert read[0] == read[-1] == {"images": 5, "kid": 1.0}
+    assert all(isinstance(line["images"], int) for line in read)
+
+
+def test_averages_are_means_since_the_last_time():
+    averages = Averages()
+    averages.add({"loss": 1.0, "r1": 4.0})
+    averages.add({"loss": 2.0})
+    assert averages.take() == {"loss": 1.5, "r1": 4.0}
+    averages.add({"loss": 5.0})
+    assert averages.take() == {"loss": 5.0}
+    assert averages.take() == {}
+
+
+# --- TensorBoard
+
+
+def read_board(folder):
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
+    return events.Reload()
+
+
+def points(events, name):
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_curves_stand_in_sections_over_the_images_seen(tmp_path):
+    board = Board(tmp_path)
+    board.write(1000, {"loss_generator": 1.0, "score_real": 0.5, "r1": 2.0})
+    board.write(1000, {"kid": 0.25, "kid error": 0.125, "diversity-nearest": 1.0})
+    board.write(2000, {"kid": 0.5})
+    board.close()
+    events = read_board(tmp_path)
+    assert points(events, "judgement/kid") == [(1000, 0.25), (2000, 0.5)]
+    names = {"loss/generator", "score/real", "training/r1", "judgement/kid", "judgement/diversity-nearest"}
+    assert set(events.Tags()["scalars"]) == names | {"standard error/kid"}
+
+
+def test_every_figure_has_a_curve_of_its_own():
+    names = [name for panel in PANELS for name in panel.curves]
+    names += [f"{name} error" for name in JUDGED]
+    assert len({tag(name) for name in names}) == len(set(names))
+
+
+def test_the_preview_is_shown_as_it_is(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    board = Board(tmp_path)
+    board.picture(2000, picture)
+    (event,) = read_board(tmp_path).Images("preview")  # nothing is held back
+    board.close()
+    path = tmp_path / "preview.png"
+    path.write_bytes(event.encoded_image_string)
+    assert event.step == 2000
+    assert np.array_equal((imread(path)[..., :3] * 255).round().astype(np.uint8), picture)
+
+
+def test_going_on_hides_what_came_after_the_checkpoint(tmp_path):
+    first = Board(tmp_path, 0)
+    for images in (1000, 2000, 3000):
+        first.write(images, {"r1": images})
+    first.close()
+    second = Board(tmp_path, 2000)
+    second.write(4000, {"r1": 7.0})
+    second.close()
+    assert points(read_board(tmp_path), "training/r1") == [(1000, 1000), (2000, 2000), (4000, 7.0)]
+
+
+# --- the picture of the course
+
+
+def write_lines(folder, lines):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def course(snapshots=5):
+    """A training's log, with everything that it may tell."""
+    names = [name for panel in PANELS for name in panel.curves]
+    lines = []
+    for images in range(1000, 1000 * snapshots * 2 + 1, 1000):
+        lines.append({"images": images} | {name: 1000 / images + 0.1 for name in names if name not in JUDGED})
+        if images % 2000 == 0:
+            lines.append({"images": images} | {name: 1000 / images for name in JUDGED})
+            lines[-1] |= {f"{name} error": 0.01 for name in JUDGED}
+    return lines
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figure that was drawn last."""
+    figures = []
+
+    def keep(self, *arguments, save=Figure.savefig, **options):
+        figures.append(self)
+        return save(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
+
+
+def test_every_kind_of_figure_has_a_panel(tmp_path, drawn):
+    write_lines(tmp_path, course())
+    save_progress(tmp_path)
+    assert [axis.get_title("left") for axis in drawn[-1].axes] == [panel.title for panel in PANELS]
+    assert set(JUDGED) <= {name for panel in PANELS for name in panel.curves}
+    picture = imread(tmp_path / "progress.png")
+    assert min(picture.shape[:2]) > 700
+    assert not plt.get_fignums()  # pyplot keeps none of it
+
+
+def test_panels_without_data_are_left_out(tmp_path, drawn):
+    write_lines(tmp_path, [{"images": 1000, "loss_generator": 1.0, "kid": math.nan}])
+    save_progress(tmp_path)
+    assert [axis.get_title("left") for axis in drawn[-1].axes] == ["losses"]
+    write_lines(tmp_path / "empty", [])
+    save_progress(tmp_path / "empty")
+    save_progress(tmp_path / "nothing")
+    assert not (tmp_path / "empty" / "progress.png").exists()
+
+
+def test_curves_go_through_the_figures_with_a_band_of_one_standard_error(tmp_path, drawn):
+    lines = [{"images": 1000 * n, "copies": float(n), "copies error": 0.5} for n in (1, 2, 3)]
+    write_lines(tmp_path, lines)
+    save_progress(tmp_path)
+    (axis,) = drawn[-1].axes
+    (curve,) = [line for line in axis.lines if line.get_label() == "copies"]
+    assert np.array_equal(curve.get_xydata(), [[1000, 1], [2000, 2], [3000, 3]])
+    band = axis.collections[0].get_paths()[0].vertices
+    assert {(x, y) for x, y in band} >= {(1000 * n, n + side) for n in (1, 2, 3) for side in (-0.5, 0.5)}
+
+
+def test_a_kid_around_zero_stays_on_its_logarithmic_axis(tmp_path, drawn):
+    values = [20.0, 0.1, -0.004, 0.0, 0.02]
+    write_lines(tmp_path, [{"images": n, "kid": kid, "kid error": 0.01} for n, kid in enumerate(values, start=1)])
+    save_progress(tmp_path)
+    (axis,) = drawn[-1].axes
+    assert axis.get_yscale() == "log"
+    shown = axis.lines[0].get_ydata()
+    assert shown[[0, 1, 4]].tolist() == [20.0, 0.1, 0.02]
+    assert (shown[[2, 3]] > 0).all()
+    assert axis.get_ylim()[0] <= shown.min()
+
+
+def test_snapshots_are_marked_and_the_best_one_is_named(tmp_path, drawn):
+    write_lines(tmp_path, course())
+    (tmp_path / "snapshots" / "000004000").mkdir(parents=True)
+    point_best(tmp_path, tmp_path / "snapshots" / "000004000")
+    save_progress(tmp_path)
+    assert "best: snapshots/000004000" in [text.get_text() for text in drawn[-1].texts]
+    for axis in drawn[-1].axes:
+        (best,) = [line for line in axis.lines if line.get_color() == progress.BEST_COLOUR]
+        assert set(best.get_xdata()) == {4000}
+        marks = {segment[0][0] for segment in axis.collections[-1].get_segments()}
+        assert marks == {2000, 4000, 6000, 8000, 10000}
+
+
+def test_a_long_course_is_drawn_by_means_of_neighbours():
+    lines = [{"images": n, "r1": float(n % 2)} for n in range(6 * MOST_POINTS)]
+    curve = find_curve(lines, "r1")
+    assert len(curve.images) == MOST_POINTS
+    np.testing.assert_allclose(curve.value, 0.5)
+    np.testing.assert_allclose(curve.images, np.arange(6 * MOST_POINTS).reshape(MOST_POINTS, 6).mean(axis=1))
+
+
+junk = st.one_of(
+    st.none(), st.booleans(), st.text(max_size=3), st.integers(), st.floats(), st.just(10**400), st.lists(st.none())
+)
+names = st.sampled_from([n for panel in PANELS for n in panel.curves] + [f"{n} error" for n in JUDGED])
+strange = st.fixed_dictionaries({"images": st.one_of(st.integers(-5, 10**5), st.just(10**400), st.booleans())}).flatmap(
+    lambda start: st.dictionaries(names, junk, max_size=4).map(lambda rest: start | rest)
+)
+
+
+@given(st.lists(st.one_of(strange.map(json.dumps), broken), max_size=6))
+@settings(suppress_health_check=list(HealthCheck), max_examples=25, deadline=None)
+@pytest.mark.filterwarnings("error")
+def test_no_log_whatever_is_in_it_fails_a_training(tmp_path, lines):
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    save_progress(tmp_path)
+
+
+# --- previews
+
+
+class Canned:
+    """Stands for a generator and for a stream of canvases: counts up, and draws what it is told to."""
+
+    def __init__(self, channels, canvas, seed):
+        self.channels, self.canvas, self.seed, self.asked = channels, canvas, seed, []
+
+    def batch(self, first, count):
+        rng = np.random.default_rng(self.seed)
+        image = rng.uniform(-1, 1, (first + count, self.channels, *self.canvas)).astype(np.float32)
+        return image[first:], rng.integers(-1, 3, (first + count, *self.canvas))[first:]
+
+    def sample(self, n, *, seed):
+        self.asked.append((n, seed))
+        return Pairs(*self.batch(0, n))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(("variant", "channels"), [("pair", 2), ("mask", 0), ("image", 2)])
+def test_a_preview_shows_real_canvases_above_drawn_ones(tmp_path, variant, channels, dims):
+    plan = tiny_plan(variant, dims, seed=5)
+    generator, real = Canned(channels, plan.canvas, 1), Canned(2, plan.canvas, 2)
+    save_preview(tmp_path / "previews" / "1.png", generator, real, plan)
+    count = PREVIEW_SAMPLES[dims]
+    assert generator.asked == [(count, 5)]
+    style = {"low": plan.codec.low, "high": plan.codec.high, "labels": plan.codec.labels}
+    image, label = real.batch(0, count // 2)
+    above = overlay_grid(image[:, :channels], label, **style)
+    below = overlay_grid(*generator.batch(0, count), **style)
+    picture = (imread(tmp_path / "previews" / "1.png")[..., :3] * 255).round().astype(np.uint8)
+    assert np.array_equal(picture[: len(above)], above)
+    assert np.array_equal(picture[-len(below) :], below)
+    assert (picture[len(above) : -len(below)] == 255).all()
+    assert len(picture) == len(above) + len(below) + 4 * GAP
