@@ -1,0 +1,171 @@
+"""Data that nobody hopes for: each trains, draws and is judged, or is refused with a reason; none crashes later."""
+
+import numpy as np
+import pytest
+from raw_cases import LABELS, NARROW, brain, cohort, own_folders, preprocess
+
+from stylegan2_cond.data.preprocessed import OUTSIDE
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.metrics import evaluation
+from stylegan2_cond.planning import Plan
+from stylegan2_cond.snapshot import find_snapshots, load_generator
+from stylegan2_cond.training import judging
+from stylegan2_cond.training.loop import train
+
+VARIANTS = ("pair", "mask", "image")
+THREE_STEPS = 0.048
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setattr(judging, "SAMPLES", {2: 40, 3: 24})
+    return own_folders(tmp_path, monkeypatch)
+
+
+def goes_the_whole_way(preprocessed, fold="0", variant="pair", overrides=None):
+    """Train, draw and judge; returns the plan, and what was drawn."""
+    folder = train(preprocessed, fold, variant=variant, kimg=THREE_STEPS, overrides=NARROW | (overrides or {}))
+    snapshot = find_snapshots(folder)[-1]
+    drawn = load_generator(snapshot).sample(12, seed=1)
+    assert np.isfinite(drawn.image).all()
+    found = evaluation.evaluate(snapshot, samples=40)
+    assert found.drawn
+    plan = Plan.load(folder / "plan.json")
+    assert set(np.unique(drawn.label)) <= set(plan.codec.labels)
+    return plan, drawn
+
+
+# --- no masks
+
+
+def without_masks():
+    return {name: (image, np.zeros_like(label)) for name, (image, label) in cohort().items()}
+
+
+@pytest.mark.parametrize("variant", ["pair", "image"])
+def test_empty_masks_everywhere_train_and_come_out_empty(folders, variant):
+    plan, drawn = goes_the_whole_way(preprocess(folders, without_masks(), LABELS), variant=variant)
+    assert "class 1 is shown by no case; class 2 is shown by no case" in plan.reasons["conditions"]
+    assert variant == "pair" or not drawn.label.any()
+
+
+def test_masks_alone_of_empty_masks_are_refused(folders):
+    with pytest.raises(UserError, match=r"None of the training cases .* shows any class.*--variant pair"):
+        train(preprocess(folders, without_masks(), LABELS), "0", variant="mask", kimg=THREE_STEPS)
+
+
+# --- rare classes
+
+
+SPLIT = [{"train": [f"case_{number}" for number in range(5)], "val": ["case_5"]}]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_class_of_one_case_trains_and_the_plan_says_so(folders, variant):
+    cases = {f"case_{number}": brain(number, labels=2 if number in (2, 5) else 1) for number in range(6)}
+    plan, _ = goes_the_whole_way(preprocess(folders, cases, LABELS, SPLIT), variant=variant)
+    assert "class 2 is shown by 1 of 5 cases" in plan.reasons["conditions"]
+
+
+def test_a_class_of_validation_cases_alone_is_known_and_never_drawn_by_itself(folders):
+    cases = {f"case_{number}": brain(number, labels=2 if number == 5 else 1) for number in range(6)}
+    plan, _ = goes_the_whole_way(preprocess(folders, cases, LABELS, SPLIT))
+    assert "class 2 is shown by no case" in plan.reasons["conditions"]
+    assert plan.conditions.classes == (1, 2)
+    asked = [plan.conditions.draw(np.random.default_rng(seed))[1] for seed in range(50)]
+    assert sum(asked) == 0
+
+
+# --- few cases
+
+
+def test_one_training_case_of_an_own_split_trains(folders):
+    split = [{"train": ["case_0"], "val": ["case_1"]}]
+    plan, _ = goes_the_whole_way(preprocess(folders, cohort(2), LABELS, split))
+    assert plan.source.training_cases == ("case_0",)
+
+
+def test_one_case_in_all_trains_by_fold_all_and_no_other(folders):
+    preprocessed = preprocess(folders, cohort(1), LABELS)
+    with pytest.raises(UserError, match=r"too few for nnU-Net's five folds.* use fold 'all'"):
+        train(preprocessed, "0", kimg=THREE_STEPS)
+    goes_the_whole_way(preprocessed, fold="all", variant="image")
+
+
+# --- constant channels
+
+
+def with_constant(channels):
+    cases = cohort()
+    for image, _ in cases.values():
+        image[channels] = 7
+    return cases
+
+
+def test_a_constant_channel_trains_and_the_plan_says_so(folders):
+    plan, _ = goes_the_whole_way(preprocess(folders, with_constant([1]), LABELS))
+    assert "channel 1 is the same everywhere" in plan.reasons["codec"]
+
+
+@pytest.mark.parametrize("variant", ["pair", "image"])
+def test_images_that_are_constant_are_refused(folders, variant):
+    with pytest.raises(UserError, match=r"Each image channel has one value.*--variant mask"):
+        train(preprocess(folders, with_constant([0, 1]), LABELS), "0", variant=variant, kimg=THREE_STEPS)
+
+
+def test_masks_of_constant_images_train(folders):
+    goes_the_whole_way(preprocess(folders, with_constant([0, 1]), LABELS), variant="mask")
+
+
+# --- labels
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_many_labels_train(folders, variant):
+    many = 35
+    labels = {"background": 0} | {f"class{value}": value for value in range(1, many + 1)}
+    plan, drawn = goes_the_whole_way(preprocess(folders, cohort(labels=many), labels), variant=variant)
+    assert plan.codec.labels == tuple(range(many + 1))
+    assert len(np.unique(drawn.label)) > 5
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_ignore_label_trains_and_is_never_drawn(folders, variant):
+    cases = cohort()
+    for _, label in cases.values():
+        label[:, 8:] = 3
+    plan, drawn = goes_the_whole_way(preprocess(folders, cases, LABELS | {"ignore": 3}), variant=variant)
+    assert plan.codec.ignore == 3
+    assert 3 not in drawn.label
+    assert plan.conditions.classes == (1, 2)
+
+
+REGIONS = {"background": 0, "whole": [1, 2], "core": 2}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_regions_train_as_the_labels_that_they_are_made_of(folders, variant):
+    plan, _ = goes_the_whole_way(preprocess(folders, cohort(), REGIONS, regions_class_order=[1, 2]), variant=variant)
+    assert plan.codec.labels == (0, 1, 2)
+    assert plan.conditions.classes == (1, 2)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_regions_whose_image_is_not_everywhere_train_with_the_outside_as_a_class(folders, variant):
+    data = preprocess(folders, cohort(empty_rim=2), REGIONS, regions_class_order=[1, 2])
+    assert OUTSIDE in data.load("case_0").label[:]
+    plan, drawn = goes_the_whole_way(data, variant=variant)
+    assert plan.codec.labels == (0, 1, 2, OUTSIDE)
+    assert plan.conditions.classes == (1, 2)
+    outside = np.moveaxis(drawn.image, 1, -1)[drawn.label == OUTSIDE]
+    assert (outside == 0).all()
+
+
+def test_regions_with_an_ignore_label_train(folders):
+    cases = cohort()
+    for _, label in cases.values():
+        label[:, 8:] = 3
+    data = preprocess(folders, cases, REGIONS | {"ignore": 3}, regions_class_order=[1, 2])
+    plan, drawn = goes_the_whole_way(data)
+    assert plan.codec.labels == (0, 1, 2)
+    assert 3 not in drawn.label
