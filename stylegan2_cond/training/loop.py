@@ -1,4 +1,4 @@
-"""The whole way of one generator: plan, train, show, save; the same command goes on after a stop."""
+"""The whole way of one generator: plan, train, judge, show, save; the same command goes on after a stop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -15,13 +15,17 @@ from tqdm import tqdm
 
 from stylegan2_cond.data.canvases import Canvases
 from stylegan2_cond.data.preprocessed import Fold, Preprocessed
-from stylegan2_cond.data.survey import survey
 from stylegan2_cond.errors import Stopped, UserError
-from stylegan2_cond.planning import SNAPSHOTS, Plan, Source, available_bytes, make_plan, run_folder, smaller_canvas
-from stylegan2_cond.snapshot import Card, PairGenerator, find_snapshots, open_device, save_snapshot
-from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from stylegan2_cond.planning import SNAPSHOTS, Plan, Variant, free_bytes, run_folder, smaller_canvas
+from stylegan2_cond.snapshot import find_snapshots, open_device
+from stylegan2_cond.training.checkpoint import GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from stylegan2_cond.training.feeding import Feed
+from stylegan2_cond.training.health import describe_setback, find_illness
+from stylegan2_cond.training.settling import settle_plan
 from stylegan2_cond.training.state import TrainingState
-from stylegan2_cond.training.telemetry import Averages, Log, save_preview
+from stylegan2_cond.training.step import take_step
+from stylegan2_cond.training.telling import Teller
+from stylegan2_cond.training.world import World, join_world
 
 LOG_INTERVAL = 1_000  # images
 CHECKPOINT_SECONDS = 120.0
@@ -51,20 +55,26 @@ def train(
     preprocessed: Preprocessed,
     fold_name: str,
     *,
+    variant: Variant = "pair",
     canvas: Sequence[int] | None = None,
     kimg: float | None = None,
     seed: int | None = None,
     device: str = "cpu",
+    memory_gb: float | None = None,
+    overrides: Mapping[str, object] | None = None,
 ) -> Path:
     """Train a generator on the training cases of a fold, or go on with it.
 
     Args:
         preprocessed: dataset and configuration.
         fold_name: number of the fold, or `all`.
+        variant: what to draw.
         canvas: instead of the derived one; settled by the first call.
         kimg: thousands of real images to see in all; a later call may raise it.
         seed: settled by the first call.
         device: torch device.
+        memory_gb: that training may take of the device; what is free, when None.
+        overrides: further keys of the plan; settled by the first call.
 
     Returns:
         The run's folder.
@@ -74,104 +84,107 @@ def train(
         Stopped: after Ctrl-C or SIGTERM, when all is saved.
     """
     fold = preprocessed.fold(fold_name)
-    folder = run_folder(Source.of(preprocessed, fold))
-    chosen_device = open_device(device)
-    plan = _settle_plan(
-        folder, preprocessed, fold, canvas=canvas, kimg=kimg, seed=seed, free_bytes=_free_bytes(chosen_device)
-    )
-    state = TrainingState.start(plan, chosen_device)
-    resumed = load_checkpoint(folder, state)
-    tqdm.write(_headline(plan, folder, state, resumed, preprocessed, fold))
-    real = Canvases(preprocessed, fold.training, plan.canvas, foreground_share=plan.foreground_share, seed=plan.seed)
-    try:
-        with StopRequest() as stop:
-            _run(state, real, folder, stop)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(plan, error) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+    chosen = open_device(device)
+    with join_world(chosen) as world:
+        settings = {"variant": variant, "canvas": canvas, "kimg": kimg, "seed": seed, "overrides": overrides}
+        settings["device"] = chosen
+        settings["free_bytes"] = free_bytes(chosen) if memory_gb is None else int(memory_gb * 2**30)
+        if world.leads:
+            settle_plan(preprocessed, fold, **settings)
+        world.wait()
+        plan = settle_plan(preprocessed, fold, **settings)
+        try:
+            return _train(plan, preprocessed, fold, chosen, world)
+        except (torch.OutOfMemoryError, MemoryError) as error:
             raise _out_of_memory(plan, error) from error
-        raise
+        except RuntimeError as error:
+            if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+                raise _out_of_memory(plan, error) from error
+            raise
+
+
+def _train(plan: Plan, preprocessed: Preprocessed, fold: Fold, device: torch.device, world: World) -> Path:
+    folder = run_folder(plan.source, plan.variant)
+    share = world.share(plan.batch_size)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest" if plan.precision == "float32" else "high")
+        torch.backends.cudnn.allow_tf32 = plan.precision != "float32"
+    state = TrainingState.start(plan, device, world)
+    resumed = load_checkpoint(folder, state)
+    if world.leads:
+        if not resumed:
+            (folder / GOOD_CHECKPOINT_FILE).unlink(missing_ok=True)  # of a training that was given up
+        tqdm.write(_headline(plan, folder, state, resumed, preprocessed, fold))
+    real = Canvases(preprocessed, fold.training, plan.canvas, foreground_share=plan.foreground_share, seed=plan.seed)
+    teller = Teller(folder, state, preprocessed, real) if world.leads else None
+    with Feed(real, plan.batch_size, share) as feed, StopRequest() as stop:
+        try:
+            _run(state, feed, folder, stop, teller)
+        finally:
+            if teller:
+                teller.close()
     return folder
 
 
-def _run(state: TrainingState, real: Canvases, folder: Path, stop: StopRequest) -> None:
-    plan = state.plan
+def _run(state: TrainingState, feed: Feed, folder: Path, stop: StopRequest, teller: Teller | None) -> None:
+    """Train to the end, or until a stop is wanted. Only the process that leads has a teller, and writes."""
+    plan, world = state.plan, state.world
     total = math.ceil(plan.kimg * 1000 / plan.batch_size) * plan.batch_size
     snapshot_every = max(SMALLEST_SNAPSHOT_INTERVAL, total // SNAPSHOTS)
-    log, averages, saved_at = Log(folder, state.images_seen), Averages(), time.monotonic()
-    with tqdm(total=total, initial=state.images_seen, unit="img", desc="Training", smoothing=0.05) as bar:
+    saved_at = time.monotonic()
+    hidden = None if teller else True
+    with tqdm(
+        total=total, initial=state.images_seen, unit="img", desc="Training", smoothing=0.05, disable=hidden
+    ) as bar:
         while state.images_seen < total:
             before = state.images_seen
-            figures = state.step(*real.batch(state.images_seen, plan.batch_size))
-            _refuse_divergence(figures, folder)
-            averages.add(figures)
+            figures = take_step(state, *feed.batch(before))
+            if illness := find_illness(state, figures):
+                _go_back(state, folder, illness, teller)
+                bar.n = state.images_seen
+                continue
             bar.update(plan.batch_size)
-            bar.set_postfix(
-                G=f"{figures['loss_generator']:.2f}", D=f"{figures['loss_discriminator']:.2f}", refresh=False
-            )
             done = state.images_seen >= total
-            if done or _passed(before, state.images_seen, LOG_INTERVAL):
-                log.write(state.images_seen, averages.take())
-            if done or _passed(before, state.images_seen, snapshot_every):
-                _save_snapshot(state, real, folder)
-            if done or stop.wanted or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-                save_checkpoint(folder, state)
-                saved_at = time.monotonic()
-            if stop.wanted and not done:
+            stopping = world.agree(stop.wanted, state.device)
+            snapshot = done or _passed(before, state.images_seen, snapshot_every)
+            if teller:
+                teller.add(figures, bar)
+                if snapshot:
+                    teller.snapshot()
+                    save_checkpoint(folder, state, GOOD_CHECKPOINT_FILE)
+                elif _passed(before, state.images_seen, LOG_INTERVAL):
+                    teller.log()
+                if done or stopping or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                    save_checkpoint(folder, state)
+                    saved_at = time.monotonic()
+            if stopping and not done:
                 raise Stopped(f"Stopped after {state.images_seen:,} images, all saved. The same command goes on.")
 
 
-def _save_snapshot(state: TrainingState, real: Canvases, folder: Path) -> None:
-    name = f"{state.images_seen:09d}"
-    save_snapshot(folder / "snapshots" / name, state.average, state.plan, state.images_seen)
-    card = Card.load(folder / "snapshots" / name / "card.json")
-    save_preview(
-        folder / "previews" / f"{name}.png", PairGenerator(state.average, card, state.device), real, state.plan
-    )
+def _go_back(state: TrainingState, folder: Path, illness: str, teller: Teller | None) -> None:
+    """Return to the newest snapshot's checkpoint, or to the start, and go on with half the step.
 
-
-def _settle_plan(
-    folder: Path,
-    preprocessed: Preprocessed,
-    fold: Fold,
-    *,
-    canvas: Sequence[int] | None,
-    kimg: float | None,
-    seed: int | None,
-    free_bytes: int | None,
-) -> Plan:
-    """The plan of the run folder, made if there is none; only the length of training may change later."""
-    path = folder / "plan.json"
-    if not path.exists():
-        if (folder / CHECKPOINT_FILE).exists():
-            raise UserError(f"{folder} has a checkpoint but no plan.json. Move the folder away to start again.")
-        seen = survey(preprocessed, fold.training)
-        plan = make_plan(preprocessed, fold, seen, canvas=canvas, kimg=kimg, seed=seed or 0, free_bytes=free_bytes)
-        plan.save(path)
-        return plan
-    plan = Plan.load(path)
-    wanted = {"source": Source.of(preprocessed, fold), "canvas": canvas and tuple(canvas), "seed": seed}
-    for key, value in wanted.items():
-        if value is not None and value != getattr(plan, key):
-            raise UserError(
-                f"{path} was made with another {key}"
-                + (f": {getattr(plan, key)}, not {value}" if key != "source" else " (cases or preprocessing changed)")
-                + f". Move the folder {folder} away to start again, or leave out the option to go on."
-            )
-    if kimg is not None and kimg != plan.kimg:
-        plan = plan.model_copy(update={"kimg": kimg})
-        plan.save(path)
-    return plan
+    Raises:
+        UserError: that was done often enough.
+    """
+    message, setbacks = describe_setback(illness, state), state.setbacks + 1
+    if not load_checkpoint(folder, state, GOOD_CHECKPOINT_FILE):
+        state.load_state_dict(TrainingState.start(state.plan, state.device, state.world).state_dict())
+    state.suffer(setbacks)
+    if teller:
+        save_checkpoint(folder, state)
+        teller.go_back(message)
 
 
 def _headline(
     plan: Plan, folder: Path, state: TrainingState, resumed: bool, preprocessed: Preprocessed, fold: Fold
 ) -> str:
+    draws = {"pair": "image and mask", "mask": "masks", "image": "images for given masks"}[plan.variant]
     lines = [
         f"{preprocessed.dataset_name}, {preprocessed.configuration_name}, fold {fold.name}: "
-        f"{len(fold.training)} training cases, canvas {'×'.join(map(str, plan.canvas))}, "
-        f"{plan.codec.image_channels} image and {len(plan.codec.labels)} label channels, device {state.device}",
+        f"{len(fold.training)} training cases, drawing {draws}, canvas {'×'.join(map(str, plan.canvas))}, "
+        f"{plan.codec.image_channels} image and {len(plan.codec.labels)} label channels, device {state.device}"
+        + (f", {state.world.size} processes" if state.world.size > 1 else ""),
         f"Results: {folder}",
     ]
     if fold.name == "all":
@@ -183,22 +196,10 @@ def _headline(
     return "\n".join(lines)
 
 
-def _refuse_divergence(figures: dict[str, float], folder: Path) -> None:
-    if not all(math.isfinite(value) for value in figures.values()):
-        raise UserError(
-            f"Training diverged: {figures}. The last checkpoint is good. Lower learning_rate in {folder / 'plan.json'} "
-            f"and run the same command again."
-        )
-
-
-def _free_bytes(device: torch.device) -> int | None:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
-
-
 def _out_of_memory(plan: Plan, error: BaseException) -> UserError:
     return UserError(
-        f"Out of memory at canvas {list(plan.canvas)}, batch {plan.batch_size} ({str(error).splitlines()[0]}). Lower "
-        f"batch_size in plan.json, or begin anew with a smaller canvas: --canvas {smaller_canvas(plan.canvas)}"
+        f"Out of memory at canvas {list(plan.canvas)}, batch {plan.batch_size} ({str(error).splitlines()[0]}). Raise "
+        f"accumulate in plan.json, or begin anew with a smaller canvas: --canvas {smaller_canvas(plan.canvas)}"
     )
 
 
