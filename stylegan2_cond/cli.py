@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from stylegan2_cond.errors import Stopped, UserError
 
+Variant = Literal["pair", "mask", "image"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="4 or Dataset004_Hippocampus", show_default=False)]
@@ -21,9 +22,75 @@ Device = Annotated[
 ]
 
 
+VariantName = Annotated[Variant, typer.Option(metavar="V", help="pair, mask, or image for given masks")]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        "--memory-gb", metavar="G", help="to fit into; what is free if not given", show_default=False, min=0.01
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="a key of the plan; repeatable", show_default=False),
+]
+Kimg = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N", help="thousands of images to train on; by the data if not given", min=0.001, show_default=False
+    ),
+]
+CanvasSize = Annotated[
+    str | None, typer.Option(metavar="H,W", help="size to draw, instead of the derived one", show_default=False)
+]
+Seed = Annotated[
+    int | None, typer.Option(metavar="S", help="of all randomness; 0 if not given", min=0, show_default=False)
+]
+
+
 @app.callback()
 def _commands() -> None:
     """Learn from one nnU-Net fold to draw new images with their masks."""
+
+
+@app.command(epilog="Example: stylegan2-cond plan 4 2d 0 --memory-gb 4 --set batch_size=8")
+def plan(
+    dataset: Dataset,
+    configuration: Configuration,
+    fold: FoldName,
+    plans: Plans = "nnUNetPlans",
+    variant: VariantName = "pair",
+    kimg: Kimg = None,
+    canvas: CanvasSize = None,
+    seed: Seed = None,
+    memory_gb: Memory = None,
+    settings: Settings = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="make the plan anew, before training has begun")
+    ] = False,
+    device: Device = "",
+) -> None:
+    """Derive how to train, with reasons, try one real step, and write plan.json, which train then follows."""
+    import shutil
+
+    from stylegan2_cond.data.preprocessed import open_preprocessed
+    from stylegan2_cond.planning import parse_overrides
+    from stylegan2_cond.planning.table import table
+    from stylegan2_cond.training.preparing import costs, prepare_plan
+
+    found = prepare_plan(
+        open_preprocessed(dataset, configuration, plans),
+        fold,
+        variant=variant,
+        canvas=parse_sizes(canvas),
+        kimg=kimg,
+        seed=seed,
+        device=device or default_device(),
+        memory_gb=memory_gb,
+        overrides=parse_overrides(settings or []),
+        overwrite=overwrite,
+    )
+    print(table(found.plan, min(140, shutil.get_terminal_size((120, 40)).columns)))
+    print(f"\n{costs(found)}\n{'Written to' if found.made else 'Read from'} {found.path}")
 
 
 @app.command(epilog="Example: stylegan2-cond train 4 2d 0 --kimg 50")
@@ -32,34 +99,81 @@ def train(
     configuration: Configuration,
     fold: FoldName,
     plans: Plans = "nnUNetPlans",
-    kimg: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N", help="thousands of images to train on; 200 if not given", min=0.001, show_default=False
-        ),
-    ] = None,
-    canvas: Annotated[
-        str | None, typer.Option(metavar="H,W", help="size to draw, instead of the derived one", show_default=False)
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="S", help="of all randomness; 0 if not given", min=0, show_default=False)
-    ] = None,
+    variant: VariantName = "pair",
+    kimg: Kimg = None,
+    canvas: CanvasSize = None,
+    seed: Seed = None,
+    memory_gb: Memory = None,
+    settings: Settings = None,
     device: Device = "",
 ) -> None:
     """Train a generator on the training cases of a fold; after a stop, the same command goes on."""
     from stylegan2_cond.data.preprocessed import open_preprocessed
-    from stylegan2_cond.snapshot import find_snapshots
+    from stylegan2_cond.planning import parse_overrides
+    from stylegan2_cond.snapshot import BEST, find_snapshots
     from stylegan2_cond.training.loop import train as run
 
     folder = run(
         open_preprocessed(dataset, configuration, plans),
         fold,
+        variant=variant,
         canvas=parse_sizes(canvas),
         kimg=kimg,
         seed=seed,
         device=device or default_device(),
+        memory_gb=memory_gb,
+        overrides=parse_overrides(settings or []),
     )
-    print(f"Snapshot: {find_snapshots(folder)[-1]}\nPreviews: {folder / 'previews'}")
+    best = f"\nBest: {folder / BEST}" if (folder / BEST).exists() else ""
+    print(f"Snapshot: {find_snapshots(folder)[-1]}{best}\nPreviews: {folder / 'previews'}")
+
+
+@app.command(epilog="Example: stylegan2-cond generate …/best -n 100 -o drawn --with-class 2")
+def generate(
+    snapshot: Annotated[Path, typer.Argument(metavar="SNAPSHOT", help="folder with card.json", show_default=False)],
+    samples: Annotated[int, typer.Option("-n", metavar="N", help="samples to draw", min=1, show_default=False)],
+    folder: Annotated[
+        Path, typer.Option("-o", metavar="FOLDER", help="for images, labels, preview, list", show_default=False)
+    ],
+    seed: Annotated[int, typer.Option(metavar="S", help="of the samples", min=0)] = 0,
+    truncation: Annotated[float, typer.Option(metavar="T", help="below 1: more typical, less varied", min=0)] = 1.0,
+    with_class: Annotated[
+        list[int] | None,
+        typer.Option(metavar="L", help="show this class, no other; repeatable", show_default=False),
+    ] = None,
+    position: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="of slices in their volume, from 0 to 1", show_default=False),
+    ] = None,
+    area: Annotated[
+        list[str] | None,
+        typer.Option(metavar="L=SHARE", help="of the canvas, for a class; repeatable", show_default=False),
+    ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE", help="images' masks: deformed if not given, real, or a snapshot", show_default=False
+        ),
+    ] = None,
+    device: Device = "",
+) -> None:
+    """Draw samples as NIfTI files, in nnU-Net's normalised units; after a stop, the same command goes on."""
+    from stylegan2_cond.generating import generate as run
+    from stylegan2_cond.generating import summary
+
+    record = run(
+        snapshot,
+        folder,
+        samples=samples,
+        seed=seed,
+        truncation=truncation,
+        with_classes=with_class or None,
+        position=position,
+        areas=parse_areas(area or []),
+        masks=masks,
+        device=device or default_device(),
+    )
+    print(summary(record, folder))
 
 
 @app.command(epilog="Example: stylegan2-cond evaluate …/fold_0/snapshots/000200000")
@@ -116,6 +230,20 @@ def parse_sizes(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.replace("x", ",").split(","))
     except ValueError:
         raise UserError(f"--canvas {text} is not a list of sizes. Type for example --canvas 48,32") from None
+
+
+def parse_areas(texts: list[str]) -> dict[int, float]:
+    """`["1=0.05"]` → `{1: 0.05}`."""
+    areas: dict[int, float] = {}
+    for text in texts:
+        try:
+            label, area = (kind(part) for kind, part in zip((int, float), text.split("="), strict=True))
+        except ValueError:
+            raise UserError(f"--area {text} is not CLASS=SHARE. Type for example --area 1=0.05 for 5 %") from None
+        if label in areas:
+            raise UserError(f"--area {text}: class {label} has an area already. Give it once.")
+        areas[label] = area
+    return areas
 
 
 def default_device() -> str:
