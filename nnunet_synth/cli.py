@@ -28,7 +28,7 @@ def bank(
     plans: Plans = "nnUNetPlans",
     snapshot: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="the newest of the fold's generator if not given", show_default=False),
+        typer.Option(metavar="PATH", help="the best of the fold's generator if not given", show_default=False),
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="of the bank", show_default=False)] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="of the stream of samples", min=0)] = 0,

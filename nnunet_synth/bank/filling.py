@@ -24,7 +24,7 @@ from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.pictures import overlay_grid, save_picture
 from stylegan2_cond.planning import Source, run_folder
-from stylegan2_cond.snapshot import PairGenerator, find_snapshots, load_generator
+from stylegan2_cond.snapshot import PairGenerator, find_best, load_generator
 
 SLICES_PER_SHARD = 64  # as one volume of a real case; a 3-D sample is a case of its own
 PREVIEW_SAMPLES = 48
@@ -47,7 +47,7 @@ def fill_bank(
         preprocessed: dataset and configuration that the bank is for.
         fold_name: fold that the bank is for.
         samples: how many the bank is to hold.
-        snapshot: folder of the snapshot; the newest of the fold's generator, when None.
+        snapshot: folder of the snapshot; the best one of the fold's pair generator, when None.
         name: of the bank; the variant and the images that the generator saw, when None.
         seed: of the stream of samples.
         device: that draws.
@@ -60,7 +60,7 @@ def fill_bank(
         Stopped: after Ctrl-C.
     """
     source = Source.of(preprocessed, preprocessed.fold(fold_name))
-    snapshot = snapshot or _newest_snapshot(source)
+    snapshot = snapshot or _best_snapshot(source)
     generator = load_generator(snapshot, device)
     _refuse_foreign(generator, source, snapshot)
     name = name or f"{generator.plan.variant}_{generator.card.images_seen // 1000}k"
@@ -152,6 +152,8 @@ def _begin(folder: Path, name: str, generator: PairGenerator, snapshot: Path, sa
 def _refuse_foreign(generator: PairGenerator, source: Source, snapshot: Path) -> None:
     """A bank is filled for the data that its generator learnt from, nothing else."""
     learnt = generator.plan.source
+    if generator.plan.variant == "mask":
+        raise UserError(f"Snapshot {snapshot} draws masks alone. Choose one of the variant pair or image.")
     for key, what in (
         ("dataset_name", "dataset"),
         ("data_identifier", "preprocessed data"),
@@ -166,14 +168,13 @@ def _refuse_foreign(generator: PairGenerator, source: Source, snapshot: Path) ->
             )
 
 
-def _newest_snapshot(source: Source) -> Path:
-    found = find_snapshots(run_folder(source))
-    if not found:
-        raise UserError(
-            f"No snapshot in {run_folder(source)}. Train a generator first: stylegan2-cond train "
-            f"{source.dataset_name} {source.configuration} {source.fold}"
-        )
-    return found[-1]
+def _best_snapshot(source: Source) -> Path:
+    if found := find_best(run_folder(source)):
+        return found
+    raise UserError(
+        f"No snapshot in {run_folder(source)}. Train a generator first: stylegan2-cond train "
+        f"{source.dataset_name} {source.configuration} {source.fold}"
+    )
 
 
 def _save_preview(folder: Path, record: BankRecord, generator: PairGenerator) -> None:
