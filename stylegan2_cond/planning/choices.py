@@ -28,7 +28,7 @@ LEAST_R1 = 0.1
 PATH_LENGTH_WEIGHT = 0.0
 STYLE_MIXING = 0.0
 JUDGE_APART = False
-APART_SHARE = 0.0
+APART_SHARE = 0.1
 AUGMENT_TARGET = 0.6  # Karras et al. 2020b, section 3.1
 AUGMENT_KIMG = (25.0, 100.0)  # of the ramp, at least and at most
 KNOWN_AFTER = 20  # times that the discriminator has seen each canvas, by when it may know them by heart
@@ -167,22 +167,22 @@ def choose_r1_weight(facts: Facts) -> Choice:
 
 def choose_path_length_weight(facts: Facts) -> Choice:
     """Smoothness of w, which costs a second derivative of the generator."""
-    return Choice(PATH_LENGTH_WEIGHT, "off: costs more than it brings at this canvas")
+    return Choice(PATH_LENGTH_WEIGHT, "off: not shown to help small canvases; Karras et al. 2020 use 2")
 
 
 def choose_style_mixing(facts: Facts) -> Choice:
     """Share of samples with a second latent for their finer stages."""
-    return Choice(STYLE_MIXING, "off: samples need not be edited")
+    return Choice(STYLE_MIXING, "off: not shown to help; Karras et al. 2020 use 0.9")
 
 
 def choose_judge_apart(facts: Facts) -> Choice:
     """Whether image and mask have a judge each."""
-    return Choice(JUDGE_APART, "one judge sees both; apart_share hides one of them from it")
+    return Choice(JUDGE_APART, "a judge more for each costs time; apart_share lets one do it all")
 
 
 def choose_apart_share(facts: Facts) -> Choice:
     """Share of the samples of which the judge is shown the image or the mask alone."""
-    return Choice(APART_SHARE, "of samples whose image or mask is judged alone")
+    return Choice(APART_SHARE, "of the samples, image or mask is judged alone")
 
 
 def choose_augment_target(facts: Facts) -> Choice:

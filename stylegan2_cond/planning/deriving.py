@@ -10,7 +10,7 @@ import torch
 
 from stylegan2_cond.data.canvases import CACHE_BYTES, Canvases
 from stylegan2_cond.data.conditioning import Conditions
-from stylegan2_cond.data.preprocessed import Fold, Preprocessed
+from stylegan2_cond.data.preprocessed import OUTSIDE, Fold, Preprocessed
 from stylegan2_cond.data.survey import Survey
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import choices
@@ -22,6 +22,7 @@ from stylegan2_cond.planning.plan import Plan, Source, Variant
 CONDITION_CANVASES = 2000  # drawn to see which conditions occur, and how often
 CONDITION_BYTES = 2**28  # of their labels together; in 3-D fewer canvases must do, but not fewer than
 FEWEST_CONDITION_CANVASES = 100
+MOST_LABELS = 8  # that are listed; of more, the first and the last are
 ASKED = "asked for"
 DRAWN = {"pair": "image and mask together", "mask": "masks alone", "image": "images for given masks"}
 
@@ -58,7 +59,7 @@ def make_plan(
             nothing to learn.
     """
     device = torch.device(device)
-    _refuse_nothing(seen, variant, preprocessed)
+    _refuse_unlearnable(seen, variant, preprocessed)
     shape = _choose_shape(preprocessed, seen, variant, canvas)
     asked = check_overrides(overrides or {}, stages=len(shape["channels"].value))
     training = _choose_training(shape["canvas"].value, seen, variant, device, asked)
@@ -91,7 +92,8 @@ def _choose_shape(
     factors = choices.choose_factors(size, strides)
     filled = f"within the patch {_times(patch)}, filled by {choices.FILLED_SHARE:.0%} of the images"
     spacing = tuple(float(length) for length in preprocessed.configuration.spacing[-len(size) :])
-    constant = [str(channel) for channel, same in enumerate(seen.constant) if same]
+    constant = [str(channel) for channel, same in enumerate(seen.constant) if same and variant != "mask"]
+    codec = choices.choose_codec(preprocessed, seen, size, variant)
     return {
         "variant": Choice(variant, DRAWN[variant]),
         "canvas": Choice(size, filled if canvas is None else ASKED),
@@ -104,8 +106,9 @@ def _choose_shape(
             f"{choices.FINEST_CHANNELS} at the canvas, doubling to a limit that grows with the canvas",
         ),
         "codec": Choice(
-            choices.choose_codec(preprocessed, seen, size, variant),
-            "robust intensity range of the training cases"
+            codec,
+            _tell_labels(codec.labels)
+            + ("" if variant == "mask" else "; robust intensity range of the training cases")
             + (f"; channel {', '.join(constant)} is the same everywhere" if constant else ""),
         ),
     }
@@ -132,7 +135,13 @@ def _choose_training(
     }
 
 
-def _refuse_nothing(seen: Survey, variant: Variant, preprocessed: Preprocessed) -> None:
+def _refuse_unlearnable(seen: Survey, variant: Variant, preprocessed: Preprocessed) -> None:
+    ignore = preprocessed.label_manager.ignore_label
+    if variant == "image" and ignore is not None:
+        raise UserError(
+            f"Masks of {preprocessed.dataset_name} have voxels to be ignored (label {ignore}), so that no image can be "
+            f"drawn for them. Draw both together: --variant pair"
+        )
     where = f"the training cases in {preprocessed.folder}"
     if variant == "mask" and not seen.shown:
         raise UserError(
@@ -144,6 +153,11 @@ def _refuse_nothing(seen: Survey, variant: Variant, preprocessed: Preprocessed) 
             f"Each image channel has one value in all of {where}, so there is no image to learn. Check the images in "
             f"nnUNet_raw, or learn the masks: --variant mask"
         )
+
+
+def _tell_labels(labels: Sequence[int]) -> str:
+    names = ["outside" if label == OUTSIDE else str(label) for label in labels]
+    return f"labels {', '.join(names if len(names) <= MOST_LABELS else [*names[:2], '…', *names[-2:]])}"
 
 
 def _tell_conditions(seen: Survey, preprocessed: Preprocessed, cases: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.planning.memory import training_bytes
+from stylegan2_cond.planning.memory import activations_at_once, training_bytes
 from stylegan2_cond.planning.overrides import BY_HAND
 from stylegan2_cond.planning.plan import Plan
 
@@ -30,9 +30,10 @@ def fit_memory(plan: Plan, budget: int | None) -> Plan:
 
 
 def next_smaller(plan: Plan) -> Plan | None:
-    """The next plan that takes less memory, though estimates say that this one fits; None where there is none left."""
-    taken = training_bytes(plan)
-    smaller = next((other for other in _ever_smaller(plan) if training_bytes(other) < taken), None)
+    """The next plan with fewer activations at once, whatever estimates say; None where there is none left."""
+    smaller = next(
+        (other for other in _ever_smaller(plan) if activations_at_once(other) < activations_at_once(plan)), None
+    )
     return smaller and _with_reasons(plan, smaller, None)
 
 

@@ -17,19 +17,20 @@ RELATIVISTIC_COPIES = 3  # more, since the generator's loss looks at real pairs 
 PATH_COPIES = 2  # more, for a second derivative of the generator
 JUDGE_COPIES = 12  # more for each part that has a judge of its own, half as wide
 STEP_CODED_COPIES = 16  # of the coded pairs
-CODING_COPIES = 30  # of the coded pairs of the whole batch, while masks are coded and nothing else is there
+CODING_COPIES = 36  # of the coded pairs of the whole batch, while masks are coded and nothing else is there
 GENERATOR_COPIES = 5  # of its weights: gradient, two moments of Adam, moving average
 DISCRIMINATOR_COPIES = 4
+LARGE_BLOCK = 2**25  # bytes; the heap gives larger blocks back, and what lies in them takes
+LARGE_SHARE = 0.65  # of the copies
 BFLOAT16_SHARE = 0.6  # of the activations' memory that is left with half precision; not measured, but tried
 MASK_WIDTH = 32  # of what modulates by a given mask, as the networks have it
 
 
 def training_bytes(plan: Plan) -> int:
     """Estimated peak memory of a training step: weights, and activations at the hungriest moment."""
-    part = -(-plan.batch_size // plan.accumulate)
     coded = plan.batch_size * plan.codec.channels * math.prod(plan.canvas)
     share = BFLOAT16_SHARE if plan.precision == "bfloat16" else 1.0
-    step = share * part * _activation_copies(plan) * _activations(plan) + STEP_CODED_COPIES * coded
+    step = share * _activation_copies(plan) * activations_at_once(plan, LARGE_SHARE) + STEP_CODED_COPIES * coded
     generator, discriminator = count_parameters(plan)
     weights = GENERATOR_COPIES * generator + DISCRIMINATOR_COPIES * discriminator
     return int(4 * (weights + max(step, CODING_COPIES * coded)))
@@ -59,9 +60,11 @@ def _sizes(plan: Plan) -> list[int]:
     return voxels
 
 
-def _activations(plan: Plan) -> int:
-    """One number for each channel and voxel of each stage."""
-    return sum(width * voxels for width, voxels in zip(plan.channels, _sizes(plan), strict=True))
+def activations_at_once(plan: Plan, large_share: float = 1.0) -> float:
+    """One number for each sample of a part, channel and voxel of each stage; of large blocks, a share."""
+    part = -(-plan.batch_size // plan.accumulate)
+    counts = [part * width * voxels for width, voxels in zip(plan.channels, _sizes(plan), strict=True)]
+    return sum(count * (large_share if 4 * count > LARGE_BLOCK else 1.0) for count in counts)
 
 
 def count_parameters(plan: Plan) -> tuple[int, int]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 
 from stylegan2_cond.data.codec import Codec
 from stylegan2_cond.data.conditioning import Conditions
-from stylegan2_cond.data.preprocessed import OUTSIDE
 from stylegan2_cond.planning.plan import Plan
 
 UNTOLD = ("format_version", "source", "reasons")
-MOST_LABELS = 6  # that are listed; of more, the first and the last are
 
 
 def table(plan: Plan, width: int = 120) -> str:
@@ -38,9 +35,9 @@ def table(plan: Plan, width: int = 120) -> str:
 def tell_value(value: object) -> str:
     """A value as `--set` takes it, where it is a number or word; else in few words."""
     if isinstance(value, Codec):
-        return f"{_count(value.image_channels, 'image channel')}, labels {_tell_labels(value.labels)}"
+        return f"{_count(value.image_channels, 'channel')}, {_count(len(value.labels), 'label')}"
     if isinstance(value, Conditions):
-        return f"{_count(len(value.classes), 'class', 'classes')}, areas" + ", position" * value.has_position
+        return _count(len(value.classes), "class", "classes") + ", position" * value.has_position
     if isinstance(value, tuple) and value and isinstance(value[0], tuple):
         return ",".join("×".join(map(str, stage)) for stage in value)
     if isinstance(value, tuple):
@@ -57,12 +54,8 @@ def _idle(plan: Plan) -> list[str]:
         *(["path_length_interval"] if not plan.path_length_weight else []),
         *(["feature_weight", "l1_weight"] if not plan.given_mask else []),
         *(["augment_kimg"] if plan.augment_target is None else []),
+        *(["judge_apart", "apart_share"] if not plan.codec.image_channels else []),
     ]
-
-
-def _tell_labels(labels: Sequence[int]) -> str:
-    names = ["outside" if label == OUTSIDE else str(label) for label in labels]
-    return ",".join(names if len(names) <= MOST_LABELS else [*names[:2], "…", *names[-2:]])
 
 
 def _count(number: int, one: str, many: str = "") -> str:
