@@ -209,6 +209,7 @@ def test_a_kill_that_left_no_word_is_gone_on_from_as_well(drawn, pair_snapshot, 
     assert list(folder.glob(".drawing_*"))
     generate(pair_snapshot, folder, samples=20, seed=3, truncation=0.9)
     assert contents(folder) == contents(drawn)
+    assert not list(folder.glob(".*"))
 
 
 def test_a_folder_that_is_full_is_not_drawn_again_and_can_be_asked_for_more(pair_snapshot, tmp_path, monkeypatch):

@@ -169,9 +169,9 @@ def open_masks(text: str, plan: Plan, device: str | torch.device = "cpu") -> Mas
     generator = load_generator(text, device)
     if generator.plan.variant == "image":
         raise UserError(f"{text} draws images, no masks. Give the folder of a snapshot of the variant mask.")
-    for key, what in (("canvas", "canvas"), ("source", "cases")):
+    for key, what in (("canvas", "another canvas"), ("source", "other cases")):
         if getattr(generator.plan, key) != getattr(plan, key):
-            raise UserError(f"{text} learnt from another {what}. Train one: stylegan2-cond train … --variant mask")
+            raise UserError(f"{text} learnt from {what}. Train one: stylegan2-cond train … --variant mask")
     return DrawnMasks(generator, plan)
 
 

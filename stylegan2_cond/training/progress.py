@@ -187,4 +187,4 @@ def _placed(line: Mapping[str, object]) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
+    return isinstance(value, (int, float)) and abs(value) < LARGEST

@@ -1,0 +1,327 @@
+"""One real step: what it measures, how plans are changed until one fits, and what `plan` writes, reads and refuses."""
+
+import io
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from raw_cases import LABELS, NARROW, cohort, own_folders, preprocess
+from tiny import tiny_plan
+
+from stylegan2_cond.cli import main
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.planning import Plan, deriving, training_bytes
+from stylegan2_cond.training import preparing, trial
+from stylegan2_cond.training.augment.adaptive import LARGEST_P
+from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
+from stylegan2_cond.training.preparing import MOST_TRIALS, costs, prepare_plan, try_until_it_fits
+from stylegan2_cond.training.trial import OUT_OF_MEMORY, Trial, is_out_of_memory, try_step
+
+CPU = torch.device("cpu")
+
+# --- the step itself
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux tells the peak of one process")
+def test_a_real_step_takes_about_the_memory_that_was_estimated_and_leaves_this_process_alone():
+    wide = {"canvas": (48, 40), "factors": ((2, 2),) * 3, "channels": (96, 96, 64, 32), "augment_target": 0.6}
+    plan = tiny_plan(batch_size=16, latent_dim=64, style_dim=64, **wide)
+    before = trial.peak_bytes()
+    found = try_step(plan, CPU)
+    assert 0.67 < found.peak_bytes / training_bytes(plan) < 1.1
+    assert found.seconds_per_step > 0
+    assert trial.peak_bytes() - before < 2**24
+
+
+def test_a_step_that_no_memory_could_hold_says_so_by_its_exit_code(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["trial", "cpu"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(tiny_plan(canvas=(400_000, 400_000)).model_dump_json()))
+    assert trial.main() == OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("code", [OUT_OF_MEMORY, -9, 137])
+def test_a_trial_that_ends_for_want_of_memory_is_told_as_such(monkeypatch, code):
+    monkeypatch.setattr(trial.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code, "", ""))
+    with pytest.raises(MemoryError, match="batch 8 in 1 parts"):
+        try_step(tiny_plan(), CPU)
+
+
+def test_a_trial_that_fails_for_another_reason_tells_it(monkeypatch):
+    done = subprocess.CompletedProcess([], 1, "", "Traceback …\nIndexError: no such stage")
+    monkeypatch.setattr(trial.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(RuntimeError, match="IndexError: no such stage"):
+        try_step(tiny_plan(), CPU)
+
+
+@pytest.mark.parametrize(
+    ("error", "so"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_who_says_that_memory_ran_out(error, so):
+    assert is_out_of_memory(error) == so
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """The states that steps began with, in the place of steps; each `takes` as many seconds as is said."""
+    seen, clock = [], [0.0]
+
+    def begin(*takes):
+        durations = iter((0.0, *takes))  # the first, small one only loads libraries
+
+        def take(state, image, label, position):
+            seen.append((state, state.step_number, state.condition_strength, state.adaptive and state.adaptive.p))
+            assert image.shape == (state.plan.batch_size, state.plan.codec.image_channels, *state.plan.canvas)
+            assert set(np.unique(label)) <= set(state.plan.codec.labels)
+            assert len(position) == len(label) == state.plan.batch_size
+            clock[0] += next(durations)
+
+        monkeypatch.setattr(trial, "take_step", take)
+        monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
+        return seen
+
+    return begin
+
+
+@pytest.mark.parametrize("intervals", [(16, 8), (3, 4), (1, 5)])
+def test_all_that_happens_now_and_then_happens_at_once_at_the_peak(steps, intervals):
+    seen = steps(5.0, 1.0, 3.0)
+    r1, path = intervals
+    plan = tiny_plan(
+        path_length_weight=1.0, r1_interval=r1, path_length_interval=path, augment_target=0.6, condition_kimg=(1.0, 2.0)
+    )
+    trial._measure(plan, CPU)
+    assert len(seen) == 4
+    _, number, strength, p = seen[1]
+    assert number % r1 == number % path == 0
+    assert strength == 1
+    assert p == LARGEST_P
+
+
+@pytest.mark.parametrize("variant", ["pair", "mask", "image"])
+def test_the_mean_step_counts_what_is_rare_by_how_rare_it_is(steps, variant):
+    steps(5.0, 1.0, 3.0)  # warming up, plain, with R1
+    found = trial._measure(tiny_plan(variant, r1_interval=16), CPU)
+    assert found.seconds_per_step == pytest.approx(1 + (3 - 1) / 16)
+
+
+def test_the_mean_step_takes_the_shortest_interval_of_what_is_there(steps):
+    steps(5.0, 1.0, 3.0)
+    often = tiny_plan(r1_interval=16, path_length_weight=1.0, path_length_interval=4)
+    assert trial._measure(often, CPU).seconds_per_step == pytest.approx(1.5)
+    steps(5.0, 1.0, 1.0)
+    assert trial._measure(tiny_plan(r1_weight=0.0), CPU).seconds_per_step == pytest.approx(1.0)
+
+
+def test_a_step_that_takes_a_minute_is_not_taken_again(steps):
+    seen = steps(61.0)
+    assert trial._measure(tiny_plan(), CPU).seconds_per_step == 61.0
+    assert len(seen) == 2
+
+
+# --- until it fits
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """A device on which plans are tried, whose peaks, or None where memory runs out, are those of `peaks`."""
+
+    class Device:
+        peaks, tried = (), ()
+
+    def try_step(plan, _):
+        peak = Device.peaks[len(Device.tried)] if len(Device.tried) < len(Device.peaks) else 2**20
+        Device.tried = (*Device.tried, plan)
+        if peak is None:
+            raise MemoryError
+        return Trial(peak_bytes=peak, seconds_per_step=0.5)
+
+    monkeypatch.setattr(preparing, "try_step", try_step)
+    return Device
+
+
+def test_a_plan_that_fits_is_kept(device):
+    plan = tiny_plan(batch_size=16)
+    assert try_until_it_fits(plan, CPU, 2**21) == (plan, Trial(2**20, 0.5))
+
+
+@pytest.mark.parametrize("budget", [2**21, None])
+def test_a_plan_that_runs_out_of_memory_is_tried_in_more_parts(device, budget):
+    device.peaks = (None, None)
+    plan, found = try_until_it_fits(tiny_plan(batch_size=16), CPU, budget)
+    assert [tried.accumulate for tried in device.tried] == [1, 2, 4]
+    assert plan.accumulate == 4
+    assert found.peak_bytes == 2**20
+    assert "ran out of memory" in plan.reasons["accumulate"]
+
+
+def test_a_plan_above_its_budget_is_tried_in_more_parts_though_the_device_has_room(device):
+    device.peaks = (2**22,)
+    assert try_until_it_fits(tiny_plan(batch_size=16), CPU, 2**21)[0].accumulate == 2
+
+
+def test_trials_come_to_an_end(device):
+    device.peaks = (3 * 2**30,) * 20
+    with pytest.raises(UserError, match=r"needs about 3 GiB, 1 GiB are free.*--canvas 4,4"):
+        try_until_it_fits(tiny_plan(batch_size=2**9), CPU, 2**30)
+    assert len(device.tried) == MOST_TRIALS
+
+
+def test_a_plan_that_can_not_be_made_smaller_is_tried_once(device):
+    device.peaks = (None,) * 9
+    with pytest.raises(UserError, match="GiB are free"):
+        try_until_it_fits(tiny_plan(batch_size=4), CPU, 2**30)
+    assert len(device.tried) == 1
+
+
+# --- a plan in its folder
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch, device):
+    monkeypatch.setattr(deriving, "CONDITION_CANVASES", 20)
+    return preprocess(own_folders(tmp_path, monkeypatch), cohort(5), LABELS)
+
+
+def test_a_plan_is_written_and_read_again_as_it_is(data):
+    made = prepare_plan(data, "all", overrides=NARROW)
+    assert made.made
+    assert Plan.load(made.path) == made.plan
+    text = made.path.read_text()
+    for settings in ({}, {"overrides": NARROW}, {"seed": 0}):
+        read = prepare_plan(data, "all", **settings)
+        assert not read.made
+        assert read.plan == made.plan
+        assert made.path.read_text() == text
+
+
+def test_the_plan_that_is_written_is_the_one_that_fitted(data, device):
+    device.peaks = (None,)
+    assert Plan.load(prepare_plan(data, "all", overrides=NARROW).path).accumulate == 2
+
+
+def test_nothing_is_written_of_a_plan_that_does_not_fit(data, device):
+    device.peaks = (None,) * 9
+    with pytest.raises(UserError, match="GiB are free"):
+        prepare_plan(data, "all", overrides=NARROW)
+    assert not list((data.base.parent.parent / "nnUNet_results").rglob("*.json"))
+
+
+def test_other_settings_are_refused_until_overwriting_is_asked_for(data):
+    prepare_plan(data, "all", overrides=NARROW)
+    other = NARROW | {"batch_size": 8}
+    with pytest.raises(UserError, match=r"another batch_size: 16, not 8.*--overwrite makes the plan anew"):
+        prepare_plan(data, "all", overrides=other)
+    anew = prepare_plan(data, "all", overrides=other, overwrite=True)
+    assert anew.made
+    assert Plan.load(anew.path).batch_size == 8
+
+
+def test_a_plan_that_is_damaged_is_made_anew_when_asked(data):
+    path = prepare_plan(data, "all", overrides=NARROW).path
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"not valid JSON.*--overwrite"):
+        prepare_plan(data, "all")
+    assert prepare_plan(data, "all", overwrite=True).made
+
+
+@pytest.mark.parametrize("sign", [CHECKPOINT_FILE, "snapshots/000001000/card.json"])
+def test_the_plan_of_a_training_that_has_begun_stays(data, sign):
+    path = prepare_plan(data, "all", overrides=NARROW).path
+    (path.parent / sign).parent.mkdir(parents=True, exist_ok=True)
+    (path.parent / sign).write_text("")
+    with pytest.raises(UserError, match=r"Training has begun in .*Move the folder away"):
+        prepare_plan(data, "all", overwrite=True)
+    with pytest.raises(UserError, match="another seed: 0, not 4") as caught:
+        prepare_plan(data, "all", seed=4)
+    assert "--overwrite" not in str(caught.value)
+    assert not prepare_plan(data, "all").made
+    path.unlink()
+    with pytest.raises(UserError, match=r"no plan\.json"):
+        prepare_plan(data, "all")
+
+
+def test_someones_own_plan_that_runs_out_of_memory_is_not_changed(data, device):
+    path = prepare_plan(data, "all", overrides=NARROW).path
+    text = path.read_text()
+    device.peaks = (None,) * 9
+    with pytest.raises(UserError, match=r"runs out of memory on cpu.*accumulate to 2"):
+        prepare_plan(data, "all")
+    assert path.read_text() == text
+
+
+def test_the_budget_is_what_was_given_or_what_is_free(data, monkeypatch):
+    monkeypatch.setattr(preparing, "free_bytes", lambda device: 5 * 2**30)
+    assert prepare_plan(data, "all", overrides=NARROW).budget == 5 * 2**30
+    assert prepare_plan(data, "all", memory_gb=1.5).budget == 1.5 * 2**30
+    with pytest.raises(UserError, match=r"0\.0009.. GiB are free"):
+        prepare_plan(data, "all", memory_gb=0.001, overwrite=True)
+
+
+# --- the command
+
+
+def typed(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["stylegan2-cond", "plan", "950", "2d", "all", "--device", "cpu", *arguments])
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code
+    return (code, *capsys.readouterr())
+
+
+def test_the_command_tells_each_choice_memory_and_hours_and_where_the_plan_is(data, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    code, out, _ = typed(monkeypatch, capsys, "--set", "channels=8,8", "--set", "batch_size=8", "--kimg", "40")
+    assert code in (0, None)
+    lines = out.splitlines()
+    assert max(map(len, lines[:-1])) <= 120
+    assert len(lines) < 45  # a screenful
+    for key, value in (("batch_size", "8"), ("channels", "8,8"), ("kimg", "40"), ("canvas", "16,14")):
+        assert any(line.split()[:2] == [key, value] for line in lines)
+    hours = 0.5 / 8 * 40_000 / 3600  # a step takes half a second
+    assert f"62.5 s for 1,000 images, so {hours:.2g} h" in out
+    path = next((data.base.parent.parent / "nnUNet_results").rglob("plan.json"))
+    assert lines[-1] == f"Written to {path}"
+    assert typed(monkeypatch, capsys)[1].splitlines()[-1] == f"Read from {path}"
+
+
+def test_memory_is_told_as_estimated_measured_and_given(data):
+    found = prepare_plan(data, "all", overrides=NARROW, memory_gb=2)
+    text = costs(found)
+    assert f"{training_bytes(found.plan) / 2**30:.2g} GiB estimated" in text
+    assert f"{2**20 / 2**30:.2g} GiB at the peak" in text
+    assert "2 GiB may be taken" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "r1_wait=1"], "A plan has no key 'r1_wait'. Did you mean 'r1_weight'?"),
+        (["--set", "batch_size=0"], "--set: key 'batch_size'"),
+        (["--canvas", "99,99"], "--canvas [99, 99] must lie between"),
+        (["--device", "nonsense"], "Device 'nonsense' is not to be had here"),
+    ],
+)
+def test_bad_settings_end_with_one_paragraph_and_code_2(data, monkeypatch, capsys, arguments, words):
+    code, _, errors = typed(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert errors.startswith(f"Error: {words}")
+
+
+def test_hours_grow_with_the_images(data):
+    found = [prepare_plan(data, "all", overrides=NARROW, kimg=kimg, overwrite=True) for kimg in (10.0, 100.0)]
+    hours = [float(costs(prepared).split(" h for")[0].split()[-1]) for prepared in found]
+    assert hours[1] == pytest.approx(10 * hours[0], rel=0.06)
+    assert math.isclose(hours[0], 0.5 / 16 * 10_000 / 3600, rel_tol=0.06)

@@ -1,0 +1,233 @@
+"""Pairs, masks alone, images for given masks: each is trained by the same command, and drawn as it was asked for."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from stylegan2_cond.cli import main
+from stylegan2_cond.data.canvases import Canvases
+from stylegan2_cond.data.preprocessed import open_preprocessed
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.planning import Plan, deriving
+from stylegan2_cond.planning.choices import choose_factors
+from stylegan2_cond.snapshot import find_snapshots, load_generator, masks, open_masks
+from stylegan2_cond.training import judging
+from stylegan2_cond.training.loop import train
+
+CANVAS = (20, 16)
+SHOWN = [1, 2]
+
+
+@pytest.fixture(scope="module")
+def runs(preprocessed, tmp_path_factory):
+    """The folder of a run of each variant, that of images begun by the command; all of a few steps."""
+    stages = len(choose_factors(CANVAS, preprocessed.configuration.pool_op_kernel_sizes)) + 1
+    narrow = {"batch_size": 8, "latent_dim": 8, "style_dim": 8, "channels": [8] * stages}
+    typed = [part for key, value in narrow.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    command = [
+        "stylegan2-cond",
+        "train",
+        "901",
+        "2d",
+        "0",
+        "--variant",
+        "image",
+        "--canvas",
+        "20,16",
+        "--kimg",
+        "0.032",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("variants")))
+        patch.setattr(deriving, "CONDITION_CANVASES", 100)
+        patch.setattr(judging, "SAMPLES", {2: 24})
+        found = {
+            variant: train(preprocessed, "0", variant=variant, canvas=CANVAS, kimg=0.032, overrides=narrow)
+            for variant in ("pair", "mask")
+        }
+        patch.setattr(sys, "argv", [*command, "--device", "cpu", *typed])
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert not end.value.code
+    return found | {"image": found["pair"].parents[1] / "StyleGAN2Cond_image__nnUNetPlans__2d" / "fold_0"}
+
+
+@pytest.fixture(scope="module")
+def snapshots(runs):
+    return {variant: find_snapshots(folder)[-1] for variant, folder in runs.items()}
+
+
+@pytest.fixture(scope="module")
+def illustrator(snapshots):
+    return load_generator(snapshots["image"])
+
+
+def real_canvases(preprocessed, plan, seed, count):
+    """Labels and positions, as training draws canvases."""
+    names, share = plan.source.training_cases, plan.foreground_share
+    stream = Canvases(preprocessed, names, plan.canvas, foreground_share=share, seed=seed)
+    return stream.batch(0, count)[1], stream.positions(0, count)
+
+
+# --- training
+
+
+@pytest.mark.parametrize("variant", ["pair", "mask", "image"])
+def test_each_variant_has_a_run_of_its_own_with_everything_in_it(runs, variant):
+    folder = runs[variant]
+    assert folder.parent.name == f"StyleGAN2Cond_{variant}__nnUNetPlans__2d"
+    plan = Plan.load(folder / "plan.json")
+    assert (plan.variant, plan.canvas) == (variant, CANVAS)
+    assert plan.codec.image_channels == (0 if variant == "mask" else 2)
+    (snapshot,) = find_snapshots(folder)
+    assert (folder / "previews" / f"{snapshot.name}.png").exists()
+    figures = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    assert {"images", "loss_generator", "loss_discriminator", "spread"} <= figures.keys()
+    assert ("l1" in figures) == (variant == "image")
+
+
+# --- drawing
+
+
+def test_a_mask_snapshot_draws_masks_and_no_image(snapshots):
+    drawn = load_generator(snapshots["mask"]).sample(5, seed=1)
+    assert drawn.image.shape == (5, 0, *CANVAS)
+    assert drawn.label.shape == (5, *CANVAS)
+    assert set(np.unique(drawn.label)) <= {-1, 0, 1, 2}
+
+
+@pytest.mark.parametrize("variant", ["pair", "mask", "image"])
+def test_no_samples_are_empty_arrays_of_the_same_shape(snapshots, variant):
+    generator = load_generator(snapshots[variant])
+    none, one = generator.sample(0), generator.sample(1)
+    for empty, full in ((none.image, one.image), (none.label, one.label), (none.condition, one.condition)):
+        assert empty.shape == (0, *full.shape[1:])
+        assert empty.dtype == full.dtype
+
+
+def test_for_real_masks_images_are_drawn_with_exactly_those_masks(illustrator, preprocessed):
+    plan = illustrator.plan
+    drawn = illustrator.sample(10, seed=3, masks=open_masks("real", plan))
+    label, position = real_canvases(preprocessed, plan, 3, 10)
+    assert drawn.image.shape == (10, 2, *CANVAS)
+    assert np.isfinite(drawn.image).all()
+    np.testing.assert_array_equal(drawn.label, label)
+    condition = plan.conditions.measure(torch.from_numpy(label), torch.from_numpy(position))
+    np.testing.assert_array_equal(drawn.condition, condition)
+
+
+def test_the_image_depends_on_the_mask_that_is_given(illustrator):
+    class Striped:
+        def __init__(self, label):
+            self.label = label
+
+        def draw(self, seed, index, ask):
+            return np.full(CANVAS, self.label, np.int16), np.float32(0.5)
+
+    one, other = (illustrator.sample(2, masks=Striped(label)) for label in (1, 2))
+    assert (one.label == 1).all()
+    assert np.abs(one.image - other.image).max() > 1e-3
+
+
+def test_masks_are_deformed_real_ones_if_nothing_is_said(illustrator, preprocessed):
+    drawn, wanted = (
+        illustrator.sample(8, seed=4),
+        illustrator.sample(8, seed=4, masks=open_masks("deformed", illustrator.plan)),
+    )
+    np.testing.assert_array_equal(drawn.label, wanted.label)
+    real, _ = real_canvases(preprocessed, illustrator.plan, 4, 8)
+    assert (drawn.label != real).any(axis=(1, 2)).sum() >= 6
+    assert (drawn.label == real).mean() > 0.7
+    for one, other in zip(drawn.label, real, strict=True):
+        assert set(np.unique(one)) == set(np.unique(other))
+
+
+def test_sample_i_depends_on_seed_and_i_alone_whatever_the_masks(illustrator, snapshots):
+    for source in ("real", "deformed", str(snapshots["mask"])):
+        chosen = open_masks(source, illustrator.plan)
+        together = illustrator.sample(10, seed=5, masks=chosen)
+        alone = illustrator.sample(1, seed=5, first=9, masks=open_masks(source, illustrator.plan))
+        np.testing.assert_array_equal(together.label[9], alone.label[0])
+        np.testing.assert_allclose(together.image[9], alone.image[0], atol=1e-4)
+        assert not np.array_equal(illustrator.sample(1, seed=6, first=9, masks=chosen).image, alone.image)
+
+
+def test_masks_of_a_mask_snapshot_are_those_that_it_draws(illustrator, snapshots):
+    chosen, author = open_masks(str(snapshots["mask"]), illustrator.plan), load_generator(snapshots["mask"])
+    drawn = illustrator.sample(4, seed=7, first=2, masks=chosen)
+    for number in range(4):
+        own = author.sample(1, seed=7, first=2 + number)
+        np.testing.assert_array_equal(drawn.label[number], own.label[0])
+
+
+# --- asking
+
+
+def test_classes_are_asked_of_whoever_draws_the_mask(illustrator, snapshots):
+    drawn = illustrator.sample(4, seed=1, with_classes=SHOWN)  # of deformed real masks
+    assert all(set(np.unique(label)) - {-1, 0} == set(SHOWN) for label in drawn.label)
+    source = open_masks(str(snapshots["mask"]), illustrator.plan)
+    asked = []
+    author = source.generator.sample
+    source.generator.sample = lambda *given, **wanted: asked.append(wanted) or author(*given, **wanted)
+    illustrator.sample(1, with_classes=[1], position=None, areas={1: 0.1}, masks=source)
+    assert (asked[0]["with_classes"], asked[0]["areas"]) == ([1], {1: 0.1})
+
+
+def test_what_real_masks_cannot_be_asked_is_refused(illustrator, monkeypatch):
+    real = open_masks("real", illustrator.plan)
+    with pytest.raises(ValueError, match="areas and positions can be asked of a mask snapshot only"):
+        illustrator.sample(1, areas={1: 0.1}, masks=real)
+    with pytest.raises(ValueError, match="areas and positions can be asked of a mask snapshot only"):
+        illustrator.sample(1, position=0.5)
+    monkeypatch.setattr(masks, "TRIES", 3)
+    with pytest.raises(ValueError, match=r"3 canvases were looked at, none shows just the classes \[7\]"):
+        illustrator.sample(1, with_classes=[7], masks=real)
+
+
+@pytest.mark.parametrize("variant", ["pair", "mask"])
+def test_who_draws_masks_is_given_none(snapshots, illustrator, variant):
+    generator = load_generator(snapshots[variant])
+    with pytest.raises(ValueError, match=f"a snapshot of the variant '{variant}' draws its own masks"):
+        generator.sample(1, masks=open_masks("real", illustrator.plan))
+
+
+def test_masks_of_an_image_snapshot_of_another_canvas_or_other_cases_are_refused(illustrator, snapshots, tmp_path):
+    plan, source = illustrator.plan, illustrator.plan.source
+    with pytest.raises(UserError, match="draws images, no masks"):
+        open_masks(str(snapshots["image"]), plan)
+    with pytest.raises(UserError, match=r"learnt from another canvas.*--variant mask"):
+        open_masks(str(snapshots["mask"]), plan.model_copy(update={"canvas": (24, 16)}))
+    fewer = source.model_copy(update={"training_cases": source.training_cases[1:]})
+    with pytest.raises(UserError, match="learnt from other cases"):
+        open_masks(str(snapshots["mask"]), plan.model_copy(update={"source": fewer}))
+    with pytest.raises(UserError, match=r"card\.json does not exist"):
+        open_masks(str(tmp_path), plan)
+
+
+def test_masks_of_cases_that_are_gone_or_changed_or_partly_unknown_are_refused(illustrator):
+    plan, source = illustrator.plan, illustrator.plan.source
+    missing = source.model_copy(update={"training_cases": (*source.training_cases, "virtual_999")})
+    with pytest.raises(UserError, match=r"1 of the cases that this generator saw are not in .*virtual_999"):
+        open_masks("real", plan.model_copy(update={"source": missing}))
+    changed = source.model_copy(update={"preprocessing": "other"})
+    with pytest.raises(UserError, match="was preprocessed differently"):
+        open_masks("deformed", plan.model_copy(update={"source": changed}))
+    partly = plan.codec.model_copy(update={"ignore": 3})
+    with pytest.raises(UserError, match=r"voxels whose label is not known.*--variant mask"):
+        open_masks("real", plan.model_copy(update={"codec": partly}))
+
+
+def test_a_run_is_not_gone_on_with_as_another_variant(runs, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", str(runs["mask"].parents[2]))
+    plan = Plan.load(runs["mask"] / "plan.json")
+    (runs["mask"] / "plan.json").rename(runs["mask"] / "kept.json")
+    try:
+        plan.model_copy(update={"variant": "pair"}).save(runs["mask"] / "plan.json")
+        with pytest.raises(UserError, match="another variant: pair, not mask"):
+            train(open_preprocessed(901, "2d"), "0", variant="mask")
+    finally:
+        (runs["mask"] / "kept.json").rename(runs["mask"] / "plan.json")
