@@ -171,6 +171,7 @@ def _train(rank: int) -> None:
     try:
         main()
     except SystemExit as end:
+        sys.stdout.flush()
         os._exit(end.code)
 
 
