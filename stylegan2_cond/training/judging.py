@@ -23,7 +23,8 @@ from stylegan2_cond.training.yardstick import Yardstick, shrinking, shrunk
 JUDGED = ("kid", "kid-pair", "swd", "masks", "conditions", "diversity-within", "diversity-nearest", "copies")
 OF_IMAGES = ("kid-pair", "swd", "copies")  # not told of a generator that draws masks alone
 OF_DRAWN_MASKS = ("masks", "conditions")  # not told of one that is given its masks
-# By the number of axes. One snapshot of Hippocampus takes 8 s on one core in 2-D (44×33), and 30 s in 3-D (28×44×33).
+# By the number of axes. A snapshot of Hippocampus takes about 8 s on one core in 2-D (44×33), and 20 s in 3-D
+# (28×44×33); the first one, for which the training cases are read, 15 s more.
 SAMPLES = {2: 700, 3: 100}
 COPY_SAMPLES = {2: 200, 3: 50}  # the first of them, that copies are looked for among; each costs as much as 5 others
 SET_BYTES = 2**28  # of all drawn images together

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from stylegan2_cond.data.preprocessed import Fold, Preprocessed
 from stylegan2_cond.data.survey import survey
@@ -95,7 +97,7 @@ def try_until_it_fits(plan: Plan, device: torch.device, budget: int | None) -> t
     peak = training_bytes(plan)
     for _ in range(MOST_TRIALS):
         try:
-            trial = try_step(plan, device)
+            trial = _try(plan, device)
         except MemoryError:
             peak = training_bytes(plan)
         else:
@@ -133,12 +135,18 @@ def _read(preprocessed: Preprocessed, fold: Fold, folder: Path, settings: Mappin
 def _try_as_it_is(plan: Plan, device: torch.device) -> Trial:
     """A plan that lies there may be someone's own, and is not changed."""
     try:
-        return try_step(plan, device)
+        return _try(plan, device)
     except MemoryError:
         raise UserError(
             f"One step by this plan runs out of memory on {device}. Make it anew (--overwrite), set accumulate to "
             f"{2 * plan.accumulate} in the file, or choose another device (--device)."
         ) from None
+
+
+def _try(plan: Plan, device: torch.device) -> Trial:
+    parts = f" in {plan.accumulate} parts" if plan.accumulate > 1 else ""
+    tqdm.write(f"Trying one real step of {plan.batch_size} images{parts} …", file=sys.stderr)
+    return try_step(plan, device)
 
 
 def _has_begun(folder: Path) -> bool:
