@@ -8,9 +8,9 @@ import math
 from stylegan2_cond.planning.plan import Plan
 
 # Copies of all activations of one network, and of all that is coded, at the peak of a step: the resident memory of a
-# CPU process, where gaps of the heap come on top of what is in use. Measured: 0.77 to 1.03 of what this foretells (47×34
-# at batch 16, 64×64 at 8, 160×128 with 4 channels at 4, 256×320 at 4, 32×32×32 at 4, 28×44×33 at 8; three variants, both
-# losses, path lengths, judges of each part, 2 parts, 31 and 100 labels).
+# CPU process, where gaps of the heap come on top of what is in use. Measured: 0.77 to 1.03 of what this foretells
+# (47×34 at batch 16, 64×64 at 8, 160×128 with 4 channels at 4, 256×320 at 4, 32×32×32 at 4, 28×44×33 at 8; three
+# variants, both losses, path lengths, judges of each part, 2 parts, 31 and 100 labels).
 ACTIVATION_COPIES = 30
 GIVEN_COPIES = 11  # more, where a mask modulates each stage, and features are compared
 RELATIVISTIC_COPIES = 3  # more, since the generator's loss looks at real pairs too
