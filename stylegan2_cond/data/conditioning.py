@@ -144,7 +144,7 @@ class Conditions(BaseModel):
         """What a vector `[width]` asks for, in words."""
         shown, areas, position = self.parts(vector.unsqueeze(0))
         told = [
-            f"class {label} ({100 * math.exp(area):.2g} %)"
+            f"class {label} ({100 * math.exp(area):.3g} %)"
             for label, there, area in zip(self.classes, shown[0].tolist(), areas[0].tolist(), strict=True)
             if there
         ]
