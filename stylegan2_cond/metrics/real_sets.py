@@ -41,18 +41,19 @@ class RealSets:
 def read_real_sets(preprocessed: Preprocessed, plan: Plan, held_out: Sequence[str], count: int) -> RealSets:
     """Cut all of them; the same ones for every snapshot of a plan. Nobody looks for copies of masks alone."""
     training = plan.source.training_cases
-    real = _drawn_from(preprocessed, plan, training, count, REAL)
+    real = cut_canvases(preprocessed, plan, training, count, REAL)
     reference, thinned = (real, 1) if plan.variant == "mask" else _reference(preprocessed, plan)
     return RealSets(
         real=real,
-        again=_drawn_from(preprocessed, plan, training, count, AGAIN),
-        held_out=_drawn_from(preprocessed, plan, held_out, count, HELD_OUT) if held_out else None,
+        again=cut_canvases(preprocessed, plan, training, count, AGAIN),
+        held_out=cut_canvases(preprocessed, plan, held_out, count, HELD_OUT) if held_out else None,
         reference=reference,
         thinned=thinned,
     )
 
 
-def _drawn_from(preprocessed: Preprocessed, plan: Plan, names: Sequence[str], count: int, stream: int) -> Samples:
+def cut_canvases(preprocessed: Preprocessed, plan: Plan, names: Sequence[str], count: int, stream: int) -> Samples:
+    """Canvases of the named cases, drawn as the generator's training draws them, with what they would be asked for."""
     canvases = Canvases(preprocessed, names, plan.canvas, foreground_share=plan.foreground_share, seed=stream)
     image, label = canvases.batch(0, count)
     case = np.array([canvases.case_name(index) for index in range(count)])

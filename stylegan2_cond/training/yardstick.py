@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from stylegan2_cond.data.canvases import Canvases, cover, covering_places
-from stylegan2_cond.data.preprocessed import OUTSIDE, Case, Preprocessed
+from stylegan2_cond.data.canvases import cover, covering_places
+from stylegan2_cond.data.preprocessed import Case, Preprocessed
 from stylegan2_cond.metrics.correlation import RIM
-from stylegan2_cond.metrics.real_sets import REAL, as_judged
+from stylegan2_cond.metrics.real_sets import REAL, cut_canvases
 from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.planning import Plan
 
@@ -41,10 +41,10 @@ class Yardstick:
     @classmethod
     def cut(cls, preprocessed: Preprocessed, plan: Plan, count: int) -> Yardstick:
         """Read the training cases and cut `count` canvases, and the reference."""
-        real = _cut_real(preprocessed, plan, count)
+        real = cut_canvases(preprocessed, plan, plan.source.training_cases, count, REAL)
         labels = tuple(int(label) for label in np.unique(real.label) if label > 0)
         if plan.variant == "mask":
-            return cls(as_judged(real, plan), labels, None, None)
+            return cls(real, labels, None, None)
         factors = shrinking(plan.canvas)
         return cls(real, labels, shrunk(real, factors), _cut_reference(preprocessed, plan, factors))
 
@@ -62,17 +62,6 @@ def shrunk(samples: Samples, factors: Sequence[int]) -> Samples:
     if max(factors) == 1:
         return Samples(samples.image, None, samples.case)
     return Samples(_pooled(samples.image, factors), None, samples.case)
-
-
-def _cut_real(preprocessed: Preprocessed, plan: Plan, count: int) -> Samples:
-    names, share = plan.source.training_cases, plan.foreground_share
-    canvases = Canvases(preprocessed, names, plan.canvas, foreground_share=share, seed=REAL)
-    image, label = canvases.batch(0, count)
-    case = np.array([canvases.case_name(index) for index in range(count)])
-    asked = plan.conditions.measure(torch.from_numpy(label), torch.from_numpy(canvases.positions(0, count))).numpy()
-    if plan.codec.ignore is not None:  # no sample has that label
-        label = np.where(label == plan.codec.ignore, OUTSIDE, label).astype(np.int16)
-    return Samples(image, label, case, asked)
 
 
 def _cut_reference(preprocessed: Preprocessed, plan: Plan, factors: Sequence[int]) -> Samples:
