@@ -114,13 +114,18 @@ def costs(prepared: Prepared) -> str:
     """What training by a plan takes, in words: memory as estimated, measured and to be had, and hours."""
     plan, trial = prepared.plan, prepared.trial
     room = "" if prepared.budget is None else f"; {prepared.budget / 2**30:.3g} GiB may be taken"
-    kimg_seconds = trial.seconds_per_step / plan.batch_size * 1000
+    seconds = trial.seconds_per_step / plan.batch_size * 1000
     return (
         f"Memory: {training_bytes(plan) / 2**30:.2g} GiB estimated, {trial.peak_bytes / 2**30:.2g} GiB at the peak of "
         f"one real step{room}.\n"
-        f"Time: {kimg_seconds:.3g} s for 1,000 images, so {plan.kimg * kimg_seconds / 3600:.2g} h for all "
+        f"Time: {_round(seconds)} s for 1,000 images, so {_round(plan.kimg * seconds / 3600)} h for all "
         f"{plan.kimg:g} thousand, beside the judging of snapshots."
     )
+
+
+def _round(number: float) -> str:
+    """Two digits, or as many as a whole number has."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def _read(preprocessed: Preprocessed, fold: Fold, folder: Path, settings: Mapping[str, object]) -> Plan:
