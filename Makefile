@@ -1,8 +1,9 @@
 # make install: .venv with everything;  make demo: the whole way on virtual subjects;  make test: all tests
+# make test-kernels: the CUDA sources on the CPU, every type, and under sanitizers
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-kernels lint clean
 
 install: .venv/installed
 
@@ -18,6 +19,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+test-kernels: install
+	$(BIN)/python -m pytest -m kernels
 
 lint: install
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/lint-imports

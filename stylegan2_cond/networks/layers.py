@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stylegan2_cond.ops import bias_act, convolve, modulated_conv
+from stylegan2_cond.ops import Epilogue, bias_act, convolve, modulated_conv
 
 
 class Linear(nn.Module):
@@ -55,7 +55,7 @@ class Conv(nn.Module):
 
 
 class ModulatedConv(nn.Module):
-    """`[N, I, *spatial]`, style vector `[N, W]` → `[N, O, *spatial]`; no bias, no activation."""
+    """`[N, I, *spatial]`, style vector `[N, W]` → `[N, O, *spatial]`, or upsampled to `[N, O, *size]`."""
 
     def __init__(
         self,
@@ -73,8 +73,24 @@ class ModulatedConv(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, *[kernel] * spatial_dims))
         self.weight_gain = 1 / math.sqrt(inputs * kernel**spatial_dims)
 
-    def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        return modulated_conv(x, self.weight * self.weight_gain, self.affine(w), demodulate=self.demodulate)
+    def forward(
+        self,
+        x: torch.Tensor,
+        w: torch.Tensor,
+        epilogue: Epilogue | None = None,
+        *,
+        factors: Sequence[int] | None = None,
+        size: Sequence[int] | None = None,
+    ) -> torch.Tensor:
+        return modulated_conv(
+            x,
+            self.weight * self.weight_gain,
+            self.affine(w),
+            demodulate=self.demodulate,
+            factors=factors,
+            size=size,
+            epilogue=epilogue or Epilogue(),
+        )
 
 
 def pixel_norm(x: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 
 from stylegan2_cond.networks.layers import Conv, ModulatedConv, pyramid
 from stylegan2_cond.networks.mapping import Mapping
-from stylegan2_cond.ops import bias_act, downsample, upsample
+from stylegan2_cond.ops import Epilogue, downsample, upsample
 
 # Noise that grows as fast as the weights learn drowns image and mask in speckle within a few hundred steps.
 NOISE_LR_MULTIPLIER = 0.1
@@ -32,8 +32,9 @@ class StyledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        x = upsample(self.conv(x, w), self.factors, self.size)
-        return bias_act(x, self.bias, noise=noise, strength=self.noise_strength * NOISE_LR_MULTIPLIER)
+        strength = self.noise_strength * NOISE_LR_MULTIPLIER
+        epilogue = Epilogue(self.bias, noise=noise, strength=strength, activation="lrelu")
+        return self.conv(x, w, epilogue, factors=self.factors, size=self.size)
 
 
 class MaskModulation(nn.Module):
@@ -66,7 +67,7 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        return bias_act(self.conv(x, w), self.bias, activation="linear")
+        return self.conv(x, w, Epilogue(self.bias))
 
 
 class Synthesis(nn.Module):
@@ -132,7 +133,7 @@ class Synthesis(nn.Module):
         """
         w = w if w.ndim == 3 else w.unsqueeze(1).expand(-1, len(self.convs), -1)
         masks = self._pyramid(mask)
-        constant = self.constant.expand(len(w), *self.constant.shape[1:])
+        constant = self.constant.expand(len(w), *self.constant.shape[1:]).clone()
         x = self._modulate(self.convs[0](constant, w[:, 0], noises[0]), masks, 0)
         image = self.heads[0](x, w[:, 0])
         for stage, factors in enumerate(self.factors, start=1):
@@ -146,7 +147,7 @@ class Synthesis(nn.Module):
         """The given mask at each stage, coarse to fine."""
         if (mask is None) != (not len(self.masks)):
             raise ValueError("this generator draws images for given masks" if mask is None else "no mask is wanted")
-        masks = [] if mask is None else [mask]
+        masks = [] if mask is None else [mask.contiguous()]
         for factors in reversed(self.factors[: None if masks else 0]):
             masks.insert(0, downsample(masks[0], factors))
         return masks

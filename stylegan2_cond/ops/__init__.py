@@ -1,7 +1,19 @@
-"""What StyleGAN2 is made of, in plain PyTorch; every op differentiates twice, in any number of dimensions."""
+"""What StyleGAN2 is made of, beside convolutions: every op differentiates twice, in any number of dimensions."""
 
-from stylegan2_cond.ops.bias_act import GAINS, bias_act
+from stylegan2_cond.ops.backends import choose_backend
+from stylegan2_cond.ops.bias_act import bias_act
+from stylegan2_cond.ops.epilogue import GAINS, Epilogue
 from stylegan2_cond.ops.modulated_conv import convolve, modulated_conv
-from stylegan2_cond.ops.resample import downsample, upsample
+from stylegan2_cond.ops.resample import downsample, resample, upsample
 
-__all__ = ["GAINS", "bias_act", "convolve", "downsample", "modulated_conv", "upsample"]
+__all__ = [
+    "GAINS",
+    "Epilogue",
+    "bias_act",
+    "choose_backend",
+    "convolve",
+    "downsample",
+    "modulated_conv",
+    "resample",
+    "upsample",
+]

@@ -1,45 +1,54 @@
-"""Noise, bias, activation, gain and clamp: all that happens to an activation between two convolutions."""
+"""Noise, bias, activation, gain and clamp in one pass over an activation."""
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch.nn import functional as F
 
-LEAKY_SLOPE = 0.2
-GAINS = {"linear": 1.0, "lrelu": math.sqrt(2.0)}  # keep the variance roughly (He et al. 2015)
+from stylegan2_cond.ops.backends import NATIVE, choose_backend
+from stylegan2_cond.ops.epilogue import Epilogue, check_activations
+from stylegan2_cond.ops.fused import fused_bias_act
 
 
 def bias_act(
     x: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
+    scale: torch.Tensor | None = None,
     noise: torch.Tensor | None = None,
     strength: torch.Tensor | None = None,
     activation: str = "lrelu",
     gain: float = 1.0,
+    clamp: float | None = None,
+    backend: str | None = None,
 ) -> torch.Tensor:
-    """`gain · GAINS[activation] · act(x + strength · noise + bias)`.
+    """`clamp(gain · GAINS[activation] · act(scale · x + strength · noise + bias))`; differentiates twice.
+
+    The backward pass keeps the result instead of x: it tells the sign of what went into the activation.
 
     Args:
-        x: `[N, C, *spatial]` or `[N, C]`.
-        bias: `[C]`.
-        noise: `[N, 1, *spatial]`, shared by the channels (Karras et al. 2019, section 3.2).
-        strength: scalar tensor, the learnt strength of the noise.
-        activation: a key of `GAINS`.
-        gain: further constant factor.
+        x: `[N, C, *spatial]` or `[N, C]`, contiguous or channels_last.
+        bias, scale, noise, strength, activation, gain, clamp: as for `Epilogue`.
+        backend: `auto`, `cuda`, `cpu` or `native`; what the environment says, when None.
+
+    Returns:
+        like x, in its type and layout.
 
     Raises:
-        ValueError: the activation is not known.
+        ValueError: shapes, layout, activation or gain that can't be.
+        TypeError: types that do not go together.
     """
-    if activation not in GAINS:
-        raise ValueError(f"unknown activation {activation!r}; known: {', '.join(GAINS)}")
-    if noise is not None:
-        x = x + noise * strength
-    if bias is not None:
-        x = x + bias.reshape(1, -1, *[1] * (x.ndim - 2))
-    if activation == "lrelu":
-        x = F.leaky_relu(x, LEAKY_SLOPE)
-    factor = GAINS[activation] * gain
-    return x * factor if factor != 1.0 else x
+    return apply_epilogue(x, Epilogue(bias, scale, noise, strength, activation, gain, clamp), backend)
+
+
+def apply_epilogue(x: torch.Tensor, epilogue: Epilogue, backend: str | None = None) -> torch.Tensor:
+    """`bias_act` of an epilogue that is given whole."""
+    check_activations(x)
+    epilogue.check(x.shape, x.dtype)
+    if choose_backend(x.device.type, backend) == NATIVE or asks_for_more(epilogue):
+        return epilogue.apply(x)
+    return fused_bias_act(x, epilogue)
+
+
+def asks_for_more(epilogue: Epilogue) -> bool:
+    """Whether a gradient is wanted that kernels do not compute: nobody learns the noise."""
+    return epilogue.noise is not None and epilogue.noise.requires_grad

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch.nn import functional as F
+
+from stylegan2_cond.ops.backends import NATIVE, choose_backend
+from stylegan2_cond.ops.bias_act import apply_epilogue
+from stylegan2_cond.ops.epilogue import Epilogue, check_activations
+from stylegan2_cond.ops.fused import fused_scale
+from stylegan2_cond.ops.resample import NOTHING, upsample
 
 _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -14,12 +23,22 @@ def convolve(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def modulated_conv(
-    x: torch.Tensor, weight: torch.Tensor, style: torch.Tensor, *, demodulate: bool = True, eps: float = 1e-8
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    style: torch.Tensor,
+    *,
+    demodulate: bool = True,
+    eps: float = 1e-8,
+    factors: Sequence[int] | None = None,
+    size: Sequence[int] | None = None,
+    epilogue: Epilogue = NOTHING,
+    backend: str | None = None,
 ) -> torch.Tensor:
-    """Modulation and demodulation, Eqs. 1 and 3 of Karras et al. 2020 (arXiv 1912.04958).
+    """Modulation and demodulation, Eqs. 1 and 3 of Karras et al. 2020 (arXiv 1912.04958), and what follows them.
 
     The style scales the input's channels and the demodulation the output's, which equals scaling the weights of each
-    sample (convolution is linear), without a copy of the weights per sample.
+    sample (convolution is linear), without a copy of the weights per sample. Demodulation, upsampling and the epilogue
+    are one pass over the output.
 
     Args:
         x: `[N, I, *spatial]`.
@@ -27,14 +46,26 @@ def modulated_conv(
         style: `[N, I]`.
         demodulate: divide by the norm of the modulated weights.
         eps: against division by zero.
+        factors: of an upsampling after the convolution, as `upsample` takes them; none, when None.
+        size: that upsampling is cut to.
+        epilogue: what happens to the result, without a scale.
+        backend: as for `bias_act`.
 
     Returns:
-        `[N, O, *spatial]`.
+        `[N, O, *size]`.
     """
-    ones = [1] * (x.ndim - 2)
-    x = convolve(x * style.reshape(*style.shape, *ones), weight)
+    x = convolve(_modulate(x, style, backend), weight)
     if demodulate:
         energy = weight.square().flatten(2).sum(2)  # [O, I]
         norm = (style.square() @ energy.T + eps).rsqrt()  # [N, O]
-        x = x * norm.reshape(*norm.shape, *ones)
-    return x
+        epilogue = replace(epilogue, scale=norm)
+    if factors is not None and size is not None:
+        return upsample(x, factors, size, epilogue=epilogue, backend=backend)
+    return x if epilogue is NOTHING else apply_epilogue(x, epilogue, backend)
+
+
+def _modulate(x: torch.Tensor, style: torch.Tensor, backend: str | None) -> torch.Tensor:
+    if choose_backend(x.device.type, backend) == NATIVE:
+        return x * style.to(x.dtype).reshape(*style.shape, *[1] * (x.ndim - 2))
+    check_activations(x)
+    return fused_scale(x, style)

@@ -1,0 +1,40 @@
+"""Which backend computes an op: kernels for the CPU or for CUDA where they are built, plain PyTorch everywhere."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from stylegan2_cond.ops.library import Library, find_library
+
+VARIABLE = "STYLEGAN2_COND_OPS"
+NATIVE, AUTO = "native", "auto"
+COMPILED = ("cuda", "cpu")
+BACKENDS = (AUTO, *COMPILED, NATIVE)
+
+
+@torch.compiler.assume_constant_result
+def choose_backend(device: str, wanted: str | None = None) -> str:
+    """The backend for tensors of a device.
+
+    Args:
+        device: type, `cpu`, `cuda` or another.
+        wanted: a name out of `BACKENDS`; what the environment's `STYLEGAN2_COND_OPS` says, or else `auto`, when None.
+            `cpu` and `cuda` are for tensors of these devices, others are computed by `native`.
+
+    Raises:
+        ValueError: the name is not known.
+        RuntimeError: the backend was asked for by name, and is not there.
+    """
+    wanted = wanted or os.environ.get(VARIABLE) or AUTO
+    if wanted not in BACKENDS:
+        raise ValueError(f"unknown backend {wanted!r} of the ops; known: {', '.join(BACKENDS)}")
+    if device not in COMPILED or wanted not in (AUTO, device):
+        return NATIVE
+    found = find_library(device)
+    if isinstance(found, Library):
+        return device
+    if wanted == device:
+        raise RuntimeError(f"The {device} ops were asked for by name, but {found}")
+    return NATIVE

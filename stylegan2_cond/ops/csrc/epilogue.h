@@ -1,0 +1,44 @@
+// What happens to an activation between two convolutions, voxel by voxel: one meaning for all kernels.
+//
+//   p = scale[n, c] · x + strength · noise[n, s] + bias[c]        y = clamp(gain · (p > 0 ? p : slope · p))
+//
+// With slope ≥ 0 and gain > 0, y tells the sign of p, so p is not kept. Where y is not clamped, gain · a'(p) · p = y.
+#pragma once
+#include "number.h"
+
+template <class A>
+struct Activation {
+  A slope, gain, clamp;
+
+  HOST_DEVICE A value(A p) const {
+    const A y = gain * (p > A(0) ? p : slope * p);
+    return y < -clamp ? -clamp : (y > clamp ? clamp : y);  // NaN stays NaN
+  }
+  HOST_DEVICE A derivative(A y) const { return inside(y) ? (y > A(0) ? gain : gain * slope) : A(0); }
+  HOST_DEVICE bool inside(A y) const { return y < clamp && y > -clamp; }
+};
+
+// Pointers may be null: no scale is 1, no bias and no noise are 0.
+template <class T>
+struct Epilogue {
+  const Acc<T>* scale;     // [n, c]
+  const Acc<T>* bias;      // [c]
+  const T* noise;          // [n, s]
+  const Acc<T>* strength;  // [1]
+  Activation<Acc<T>> activation;
+};
+
+// Sizes of an activation whose voxels are flattened: [n, c, s], or [n, s, c] where channels come last.
+struct Sizes {
+  int64_t n, c, s;
+  bool channels_last;
+};
+
+// Banded matrix of one axis: out[o] = Σ_t weight[t, o] · in[start[o] + t].
+template <class A>
+struct Band {
+  int64_t inputs, outputs;
+  int taps;
+  const int32_t* start;  // [outputs]
+  const A* weight;       // [taps, outputs]
+};

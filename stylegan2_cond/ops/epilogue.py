@@ -1,0 +1,114 @@
+"""Noise, bias, activation, gain and clamp: all that happens to an activation between two convolutions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+SLOPES = {"linear": 1.0, "lrelu": 0.2, "relu": 0.0}
+GAINS = {"linear": 1.0, "lrelu": math.sqrt(2.0), "relu": math.sqrt(2.0)}  # keep the variance roughly (He et al. 2015)
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """`clamp(gain · GAINS[activation] · act(scale · x + strength · noise + bias))`.
+
+    Attributes:
+        bias: `[C]`; none, when None.
+        scale: `[N, C]`, not zero; of each channel of a sample, as demodulation does. 1, when None.
+        noise: `[N, 1, *spatial]`, shared by the channels (Karras et al. 2019, section 3.2); none, when None.
+        strength: scalar tensor, the learnt strength of the noise.
+        activation: a key of `GAINS`.
+        gain: further constant factor, positive.
+        clamp: largest magnitude of the result; unlimited, when None.
+    """
+
+    bias: torch.Tensor | None = None
+    scale: torch.Tensor | None = None
+    noise: torch.Tensor | None = None
+    strength: torch.Tensor | None = None
+    activation: str = "linear"
+    gain: float = 1.0
+    clamp: float | None = None
+
+    @property
+    def slope(self) -> float:
+        """Of the activation below zero."""
+        return SLOPES[self.activation]
+
+    @property
+    def factor(self) -> float:
+        """Both gains."""
+        return GAINS[self.activation] * self.gain
+
+    @property
+    def limit(self) -> float:
+        """Largest magnitude of the result."""
+        return math.inf if self.clamp is None else self.clamp
+
+    def check(self, shape: torch.Size, dtype: torch.dtype) -> None:
+        """Refuse what does not fit a result of this shape and type.
+
+        Raises:
+            ValueError: an unknown activation, a gain or clamp that is not positive, or a tensor of another shape.
+            TypeError: a tensor that is neither of the result's type nor float32.
+        """
+        if self.activation not in GAINS:
+            raise ValueError(f"unknown activation {self.activation!r}; known: {', '.join(GAINS)}")
+        if not self.gain > 0:
+            raise ValueError(f"gain must be positive, not {self.gain}")
+        if not self.limit > 0:
+            raise ValueError(f"clamp must be positive, not {self.clamp}")
+        if (self.noise is None) != (self.strength is None):
+            raise ValueError("noise and strength go together: one is missing")
+        expected = {
+            "bias": (self.bias, (shape[1],)),
+            "scale": (self.scale, (shape[0], shape[1])),
+            "noise": (self.noise, (shape[0], 1, *shape[2:])),
+            "strength": (self.strength, ()),
+        }
+        for name, (tensor, wanted) in expected.items():
+            if tensor is None:
+                continue
+            if tensor.shape != wanted:
+                raise ValueError(f"{name} must be {list(wanted)} beside x of {list(shape)}, not {list(tensor.shape)}")
+            if tensor.dtype not in (dtype, torch.float32):
+                raise TypeError(f"{name} is {tensor.dtype} beside x of {dtype}: it must be that, or torch.float32")
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """The meaning, in plain PyTorch; x: `[N, C, *spatial]`."""
+        ones = [1] * (x.ndim - 2)
+        if self.scale is not None:
+            x = x * self.scale.to(x.dtype).reshape(*self.scale.shape, *ones)
+        if self.noise is not None:
+            x = x + (self.noise * self.strength).to(x.dtype)
+        if self.bias is not None:
+            x = x + self.bias.to(x.dtype).reshape(1, -1, *ones)
+        if self.slope != 1.0:
+            x = F.leaky_relu(x, self.slope)
+        x = x * self.factor if self.factor != 1.0 else x
+        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+
+
+def check_activations(x: torch.Tensor, *, least_rank: int = 2) -> None:
+    """Refuse what no backend takes.
+
+    Raises:
+        ValueError: another rank than `[N, C]` to `[N, C, D, H, W]`, or voxels that do not lie densely.
+        TypeError: not a floating-point type.
+    """
+    if not least_rank <= x.ndim <= 5:
+        raise ValueError(f"x must have {least_rank} to 5 axes, [N, C, *spatial], not {list(x.shape)}")
+    if x.dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise TypeError(f"x is {x.dtype}; known: float32, float64, bfloat16, float16")
+    if not (x.is_contiguous() or is_channels_last(x)):
+        raise ValueError(f"x of strides {x.stride()} is neither contiguous nor channels_last: call x.contiguous()")
+
+
+def is_channels_last(x: torch.Tensor) -> bool:
+    """Whether the channels of a voxel lie side by side, and do not where x is contiguous."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return x.ndim in formats and not x.is_contiguous() and x.is_contiguous(memory_format=formats[x.ndim])

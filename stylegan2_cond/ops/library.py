@@ -1,0 +1,83 @@
+"""A compiled library of kernels, called with plain pointers."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from stylegan2_cond.ops.build import obtain
+
+NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # of csrc/number.h
+_INT, _LONG, _REAL, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+_EPILOGUE = (_POINTER,) * 4 + (_REAL,) * 3
+_SIGNATURES = {  # of csrc/interface.h, without the stream that ends each
+    "bias_act": (_INT, _INT, _LONG, _LONG, _LONG, _POINTER, _POINTER, *_EPILOGUE),
+    "bias_act_grad": (_INT, _INT, *(_LONG,) * 4, *(_POINTER,) * 6, *(_REAL,) * 3),
+    "bias_act_grad_grad": (_INT, _INT, *(_LONG,) * 4, *(_POINTER,) * 9, *(_REAL,) * 3),
+    "resample": (_INT, _INT, _LONG, _LONG, *(_POINTER,) * 8, *_EPILOGUE),
+}
+
+
+class Library:
+    """Kernels for one type of device.
+
+    Args:
+        path: of the shared library.
+
+    Raises:
+        OSError: it can't be loaded here.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._library = ctypes.CDLL(str(path))
+        self._library.stylegan2_cond_error.restype = ctypes.c_char_p
+        for name, signature in _SIGNATURES.items():
+            getattr(self._library, f"stylegan2_cond_{name}").argtypes = (*signature, _POINTER)
+
+    def call(self, name: str, like: torch.Tensor, *arguments: object) -> None:
+        """Run a kernel on the current stream of a tensor's device; tensors are handed over as pointers.
+
+        Raises:
+            RuntimeError: the kernel could not be launched.
+        """
+        plain = [argument.data_ptr() if isinstance(argument, torch.Tensor) else argument for argument in arguments]
+        if like.device.type == "cuda":
+            with torch.cuda.device(like.device):
+                stream = torch.cuda.current_stream().cuda_stream
+                code = getattr(self._library, f"stylegan2_cond_{name}")(*plain, stream)
+        else:
+            code = getattr(self._library, f"stylegan2_cond_{name}")(*plain, None)
+        if code:
+            raise RuntimeError(f"{name} failed: {self._library.stylegan2_cond_error(code).decode()}")
+
+
+def pointers(tensors: Sequence[torch.Tensor]) -> ctypes.Array:
+    """An array of the tensors' addresses."""
+    return (_POINTER * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
+
+
+def longs(values: Sequence[int]) -> ctypes.Array:
+    """An array of 64-bit integers."""
+    return (_LONG * len(values))(*values)
+
+
+def ints(values: Sequence[int]) -> ctypes.Array:
+    """An array of C's int."""
+    return (_INT * len(values))(*values)
+
+
+@cache
+def find_library(device: str) -> Library | str:
+    """The kernels for a type of device, built if need be, or why there are none."""
+    built = obtain(device)
+    if isinstance(built, str):
+        return built
+    try:
+        return Library(built)
+    except OSError as error:
+        return f"{built} can't be loaded: {error}"

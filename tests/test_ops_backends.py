@@ -1,0 +1,419 @@
+"""Each library of kernels against plain PyTorch: every op, type, layout and derivative, at odd sizes."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kernels import SANITIZED, bytes_moved, shim, use_library
+
+from stylegan2_cond.ops import Epilogue, bias_act, downsample, modulated_conv, resample, upsample
+from stylegan2_cond.ops import fused as operators
+from stylegan2_cond.ops.bias_act import apply_epilogue
+from stylegan2_cond.ops.build import compiler
+from stylegan2_cond.ops.resample import _downsampling, _upsampling
+
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+SIZES = [(5, 7), (4, 8), (3, 4, 5), (9,), (1, 3), (17, 36)]
+LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+LIBRARIES = ["cpu", pytest.param("shim"), pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def mark_of(name, dtype):
+    """The shim is slow, so all types but one wait for `make test-kernels`; CUDA waits for a GPU."""
+    if name == "cuda":
+        return [pytest.mark.gpu]
+    return [pytest.mark.kernels] if name == "shim" and dtype != torch.float32 else []
+
+
+every_library = pytest.mark.parametrize("library", LIBRARIES, indirect=True)
+every_type = pytest.mark.parametrize(
+    ("library", "dtype"),
+    [
+        pytest.param(name, dtype, marks=mark_of(name, dtype), id=f"{name}-{str(dtype)[6:]}")
+        for name in ("cpu", "shim", "cuda")
+        for dtype in TOLERANCE
+    ],
+    indirect=["library"],
+)
+every_layout = pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+
+
+@pytest.fixture
+def library(request, monkeypatch):
+    """The device of a library that the ops now run on."""
+    return use_library(monkeypatch, request.param)
+
+
+def normal(*shape, seed=0, dtype=torch.float32, device="cpu", last=False):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(device, dtype)
+    return x.contiguous(memory_format=LAST[len(shape) - 2]) if last and len(shape) - 2 in LAST else x
+
+
+def full_epilogue(shape, dtype, device, **changes):
+    """Everything that an epilogue can have; learnt vectors in the type that they are learnt in."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    made = {
+        "bias": normal(shape[1], seed=1, dtype=wide, device=device).requires_grad_(),
+        "scale": (normal(*shape[:2], seed=2, dtype=wide, device=device).abs() + 0.5).requires_grad_(),
+        "noise": normal(shape[0], 1, *shape[2:], seed=3, dtype=dtype, device=device),
+        "strength": torch.tensor(0.7, dtype=wide, device=device, requires_grad=True),
+        "activation": "lrelu",
+        "gain": 0.8,
+        "clamp": 1.5,
+    }
+    return Epilogue(**made | changes)
+
+
+def learnt(epilogue):
+    return [tensor for tensor in (epilogue.bias, epilogue.scale, epilogue.strength) if tensor is not None]
+
+
+def all_of(function, x, others, *, twice=True):
+    """The result, its gradients, and the gradients of a nonlinear function of those."""
+    x = x.detach().requires_grad_()
+    y = function(x)
+    weights = normal(*y.shape, seed=9, dtype=y.dtype, device=y.device)
+    first = torch.autograd.grad((y.square() * weights).sum(), [x, *others], create_graph=twice)
+    if not twice:
+        return [y, *first]
+    again = sum(
+        (gradient.double() * normal(*gradient.shape, seed=8, device=y.device)).square().sum() for gradient in first
+    )
+    return [y, *first, *torch.autograd.grad(again, [x, *others], allow_unused=True, materialize_grads=True)]
+
+
+def assert_same(found, expected, dtype):
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.shape == theirs.shape
+        scale = theirs.double().abs().max().item() if theirs.numel() else 0.0
+        torch.testing.assert_close(mine.double(), theirs.double(), rtol=0, atol=TOLERANCE[dtype] * max(1.0, scale))
+
+
+def in_double(tensor):
+    return tensor.detach().double().requires_grad_(tensor.requires_grad)
+
+
+def doubled(epilogue):
+    named = {name: getattr(epilogue, name) for name in ("bias", "scale", "noise", "strength")}
+    kept = {name: getattr(epilogue, name) for name in ("activation", "gain", "clamp")}
+    return Epilogue(**{name: tensor if tensor is None else in_double(tensor) for name, tensor in named.items()}, **kept)
+
+
+def away_from_kinks(x, epilogue, reach=None):
+    """Where float16 and float64 might fall on different sides of a kink, derivatives differ for good reason."""
+    pre = Epilogue(**{**vars(epilogue), "activation": "linear", "gain": 1.0, "clamp": None}).apply(x.double())
+    limit = math.inf if epilogue.clamp is None else epilogue.clamp / epilogue.factor
+    near = (pre.abs() < 0.05) | ((pre - limit).abs() < 0.05) | ((pre * epilogue.slope + limit).abs() < 0.05)
+    return torch.where(near, x + 0.2, x)
+
+
+def compare(function, x, epilogue, dtype):
+    """`function(x, epilogue, backend)` by the library against the native meaning in float64."""
+    mine = all_of(lambda x: function(x, epilogue, None), x, learnt(epilogue))
+    exact = doubled(epilogue)
+    theirs = all_of(lambda x: function(x, exact, "native"), x.double(), learnt(exact))
+    assert_same(mine, theirs, dtype)
+
+
+# --- bias_act
+
+
+@every_type
+@every_layout
+@pytest.mark.parametrize("channels", [3, 8])
+@pytest.mark.parametrize("size", [(5, 7), (4, 8), (3, 4, 5)], ids=str)
+def test_bias_act_and_its_derivatives_are_the_native_ones(library, dtype, last, channels, size):
+    shape = (2, channels, *size)
+    epilogue = full_epilogue(shape, dtype, library)
+    x = away_from_kinks(normal(*shape, dtype=dtype, device=library), epilogue)
+    x = away_from_kinks(away_from_kinks(x, epilogue), epilogue)
+    x = x.contiguous(memory_format=LAST[len(size)]) if last else x
+    y = apply_epilogue(x, epilogue)
+    assert y.dtype == dtype
+    assert y.stride() == x.stride()
+    compare(apply_epilogue, x, epilogue, dtype)
+
+
+@every_library
+@pytest.mark.parametrize("missing", ["bias", "scale", "noise", "clamp", "activation"])
+@every_layout
+def test_what_an_epilogue_lacks_changes_nothing(library, missing, last):
+    shape = (2, 5, 6, 7)
+    changes = {"noise": {"noise": None, "strength": None}, "activation": {"activation": "linear"}}
+    epilogue = full_epilogue(shape, torch.float64, library, **changes.get(missing, {missing: None}))
+    compare(apply_epilogue, normal(*shape, dtype=torch.float64, device=library, last=last), epilogue, torch.float64)
+
+
+@every_library
+def test_vectors_are_taken_as_one_voxel_each(library):
+    epilogue = full_epilogue((6, 5), torch.float64, library)
+    compare(apply_epilogue, normal(6, 5, dtype=torch.float64, device=library), epilogue, torch.float64)
+
+
+@every_library
+@every_layout
+def test_many_voxels_are_summed_in_chunks(library, last):
+    shape = (1, 8, 70, 64) if last else (1, 2, 150, 256)
+    x = normal(*shape, dtype=torch.float64, device=library, last=last)
+    compare(apply_epilogue, x, full_epilogue(shape, torch.float64, library), torch.float64)
+
+
+@every_library
+def test_nan_stays_nan_and_infinity_is_clamped(library):
+    x = torch.tensor([[[math.nan, math.inf, -math.inf, 1.0]]], device=library)
+    y = bias_act(x, clamp=2.0)[0, 0]
+    assert y[0].isnan()
+    assert y[1:].tolist() == pytest.approx([2.0, -2.0, math.sqrt(2)])
+
+
+@every_type
+def test_an_empty_batch_gives_an_empty_result_and_no_gradients(library, dtype):
+    x = normal(0, 3, 4, 5, dtype=dtype, device=library).requires_grad_()
+    bias = torch.ones(3, device=library, requires_grad=True)
+    y = upsample(bias_act(x, bias), (2, 2), (8, 10))
+    assert y.shape == (0, 3, 8, 10)
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+    assert not bias.grad.any()
+
+
+@every_library
+def test_gradients_for_noise_are_those_of_plain_pytorch(library):
+    x, noise = normal(2, 3, 4, device=library), normal(2, 1, 4, seed=1, device=library).requires_grad_()
+    strength = torch.tensor(0.5, device=library)
+    y = bias_act(x, noise=noise, strength=strength)
+    expected = bias_act(x, noise=noise, strength=strength, backend="native")
+    gradients = [torch.autograd.grad(result.sum(), noise)[0] for result in (y, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    n=st.integers(1, 3),
+    c=st.integers(1, 40),
+    size=st.lists(st.integers(1, 18), min_size=1, max_size=3),
+    last=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_any_shape_is_as_native(n, c, size, last, seed, monkeypatch):
+    device = use_library(monkeypatch, "cpu")
+    shape = (n, c, *size)
+    epilogue = full_epilogue(shape, torch.float64, device)
+    compare(apply_epilogue, normal(*shape, seed=seed, dtype=torch.float64, last=last), epilogue, torch.float64)
+
+
+# --- resample
+
+
+@every_type
+@every_layout
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_upsample_with_an_epilogue_is_the_native_one(library, dtype, last, size):
+    factors = (2, 1, 2)[: len(size)]
+    large = tuple(length * factor - (factor > 1) for length, factor in zip(size, factors, strict=True))
+    channels = 5 if dtype == torch.float32 else 3
+    epilogue = full_epilogue((2, channels, *large), dtype, library, activation="linear", clamp=None)
+    x = normal(2, channels, *size, dtype=dtype, device=library, last=last)
+
+    def apply(x, epilogue, backend):
+        return upsample(x, factors, large, epilogue=epilogue, backend=backend)
+
+    compare(apply, x, epilogue, dtype)
+    if not last or len(size) in LAST:
+        assert upsample(x, factors, large).is_contiguous() == x.is_contiguous()
+
+
+@every_library
+@every_layout
+def test_upsample_ends_in_any_activation(library, last):
+    epilogue = full_epilogue((2, 6, 11, 14), torch.float64, library)
+    x = normal(2, 6, 6, 7, dtype=torch.float64, device=library, last=last)
+
+    def apply(x, epilogue, backend):
+        return upsample(x, (2, 2), (11, 14), epilogue=epilogue, backend=backend)
+
+    compare(apply, x, epilogue, torch.float64)
+
+
+@every_type
+@every_layout
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_downsample_is_the_native_one(library, dtype, last, size):
+    factors = (2, 3, 2)[: len(size)]
+    x = normal(2, 3, *size, dtype=dtype, device=library, last=last)
+    mine = all_of(lambda x: downsample(x, factors), x, [])
+    assert_same(mine, all_of(lambda x: downsample(x, factors, backend="native"), x.double(), []), dtype)
+
+
+@every_library
+@every_layout
+@pytest.mark.parametrize("edge", ["zero", "repeat", "mean"])
+@pytest.mark.parametrize(("up", "down"), [((2, 1), (1, 3)), ((3, 2), (2, 1)), ((1, 1), (1, 2))])
+def test_any_filter_is_the_native_one(library, last, edge, up, down):
+    up = (1, 1) if edge == "mean" else up
+    filters = [[0.1, 0.5, 0.2, 0.7, 0.3], [0.25, 0.75, 0.5]]
+    x = normal(2, 4, 6, 9, dtype=torch.float64, device=library, last=last)
+    options = {"up": up, "down": down, "padding": [(4, 3), (2, 2)], "edge": edge}
+    mine = all_of(lambda x: resample(x, filters, **options), x, [])
+    assert_same(mine, all_of(lambda x: resample(x, filters, **options, backend="native"), x, []), torch.float64)
+
+
+@every_library
+def test_a_long_filter_and_many_channels_still_fit(library):
+    taps = [1 / 31] * 31
+    x = normal(1, 40, 40, 40, device=library, last=True)
+    options = {"down": (2, 2), "padding": [(15, 15)] * 2}
+    torch.testing.assert_close(
+        resample(x, [taps, taps], **options), resample(x, [taps, taps], **options, backend="native")
+    )
+
+
+# --- modulated convolution
+
+
+@every_library
+@pytest.mark.parametrize("demodulate", [True, False])
+@every_layout
+def test_modulated_convolution_with_all_that_follows_is_the_native_one(library, demodulate, last):
+    weight = normal(4, 3, 3, 3, seed=5, dtype=torch.float64, device=library).requires_grad_()
+    style = normal(2, 3, seed=6, dtype=torch.float64, device=library).requires_grad_()
+    epilogue = full_epilogue((2, 4, 9, 12), torch.float64, library, scale=None)
+    x = normal(2, 3, 5, 6, dtype=torch.float64, device=library, last=last)
+
+    def results(backend):
+        options = {"demodulate": demodulate, "factors": (2, 2), "size": (9, 12)}
+        function = lambda x: modulated_conv(x, weight, style, epilogue=epilogue, backend=backend, **options)  # noqa: E731
+        return all_of(function, x, [weight, style, *learnt(epilogue)])
+
+    assert_same(results(None), results("native"), torch.float64)
+
+
+# --- operators of PyTorch
+
+
+@pytest.mark.parametrize("library", ["cpu"], indirect=True)
+def test_operators_keep_pytorchs_rules(library):
+    shape, numbers = (2, 3, 4, 5), (0.2, 1.1, 1.5)
+    x, y = normal(*shape).requires_grad_(), normal(*shape, seed=1).requires_grad_()
+    e = full_epilogue(shape, torch.float32, library)
+    axes = '[[[0.25, 0.75, 0.75, 0.25], 2, 1, 2, 4, "repeat", 8], [[1.0], 1, 1, 0, 0, "zero", null]]'
+    d, large = normal(*shape, seed=4), normal(2, 1, 8, 5)
+    torch.library.opcheck(operators._bias_act, (x, e.scale, e.bias, e.noise, e.strength, *numbers))
+    torch.library.opcheck(operators._bias_act_grad, (y, x, e.scale, e.noise, *numbers))
+    torch.library.opcheck(
+        operators._bias_act_grad_grad, (d, normal(3, 2, 3), d, normal(*shape), e.scale.detach(), e.noise, *numbers)
+    )
+    torch.library.opcheck(operators._scale, (x, e.scale))
+    torch.library.opcheck(operators._resample, (x, axes, [4, 5], False, e.scale, e.bias, large, e.strength, *numbers))
+
+
+@pytest.mark.parametrize("library", ["cpu"], indirect=True)
+def test_autocast_leaves_the_type_of_the_activation_and_sums_in_float32(library):
+    x, bias = normal(2, 3, 4, 5, dtype=torch.bfloat16), torch.zeros(3, requires_grad=True)
+    with torch.autocast(library, torch.bfloat16):
+        y = bias_act(x, bias)
+    assert y.dtype == torch.bfloat16
+    y.sum().backward()
+    assert bias.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("library", ["cpu"], indirect=True)
+def test_ops_are_compiled_whole(library):
+    bias = normal(3, seed=1).requires_grad_()
+
+    def block(x, bias):
+        return downsample(upsample(bias_act(x, bias), (2, 2), (8, 10)).square(), (2, 2)).sum()
+
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    x = normal(2, 3, 4, 5).requires_grad_()
+    found = torch.autograd.grad(compiled(x, bias), [x, bias])
+    torch.testing.assert_close(found, torch.autograd.grad(block(x, bias), [x, bias]))
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize("backend", ["native", "cpu"])
+@pytest.mark.parametrize(
+    ("error", "words", "call"),
+    [
+        (ValueError, "2 to 5 axes", lambda **b: bias_act(torch.zeros(3), **b)),
+        (ValueError, "neither contiguous nor channels_last", lambda **b: bias_act(torch.zeros(4, 4, 6)[..., ::2], **b)),
+        (ValueError, "unknown activation 'swish'", lambda **b: bias_act(torch.zeros(1, 1), activation="swish", **b)),
+        (ValueError, r"bias must be \[3\]", lambda **b: bias_act(torch.zeros(2, 3), torch.zeros(2), **b)),
+        (ValueError, "go together", lambda **b: bias_act(torch.zeros(2, 3), noise=torch.zeros(2, 1), **b)),
+        (ValueError, "gain must be positive", lambda **b: bias_act(torch.zeros(2, 3), gain=-1.0, **b)),
+        (ValueError, "clamp must be positive", lambda **b: bias_act(torch.zeros(2, 3), clamp=0.0, **b)),
+        (TypeError, "int64", lambda **b: bias_act(torch.zeros(2, 3, dtype=torch.int64), **b)),
+        (TypeError, "bias is torch.float64", lambda **b: bias_act(torch.zeros(2, 3), torch.zeros(3).double(), **b)),
+        (ValueError, "negative", lambda **b: resample(torch.zeros(1, 1, 4), [[1.0]], padding=[(-1, 0)], **b)),
+        (ValueError, "5 taps does not fit", lambda **b: resample(torch.zeros(1, 1, 4), [[1.0] * 5], **b)),
+        (ValueError, "each of the 2 axes", lambda **b: resample(torch.zeros(1, 1, 4, 4), [[1.0]], **b)),
+        (ValueError, "1 or more", lambda **b: resample(torch.zeros(1, 1, 4), [[1.0]], up=[0], **b)),
+        (ValueError, "unknown edge", lambda **b: resample(torch.zeros(1, 1, 4), [[1.0]], edge="wrap", **b)),
+        (ValueError, "3 to 5 axes", lambda **b: upsample(torch.zeros(1, 4), (2,), (8,), **b)),
+    ],
+)
+def test_bad_input_is_refused_alike_by_every_backend(backend, error, words, call):
+    with pytest.raises(error, match=words):
+        call(backend=backend)
+
+
+# --- memory
+
+
+def least_bytes(*tensors):
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@pytest.mark.parametrize("library", ["shim"], indirect=True)
+@every_layout
+@pytest.mark.parametrize(
+    ("op", "most"),
+    [
+        ("bias_act", 1.7),
+        ("bias_act backward", 1.4),
+        ("upsample", 1.4),
+        ("upsample backward", 1.3),
+        ("downsample", 1.05),
+    ],
+)
+def test_kernels_move_little_more_than_each_activation_once(library, last, op, most):
+    """As the shim counts loads and stores; what is read again by another block is most likely in a GPU's cache."""
+    x, large = normal(1, 32, 32, 32, last=last), normal(1, 32, 64, 64, last=last)
+    epilogue = Epilogue(normal(32), noise=normal(1, 1, 32, 32), strength=torch.tensor(0.5), activation="lrelu")
+    numbers, nothing = (epilogue.slope, epilogue.factor, epilogue.limit), (None, None, None, None, 1.0, 1.0, math.inf)
+    up, down = _upsampling((2, 2), (64, 64)), _downsampling((2, 2), (64, 64))
+    calls = {
+        "bias_act": (2 * [x], lambda: apply_epilogue(x, epilogue)),
+        "bias_act backward": (3 * [x], lambda: operators._bias_act_grad(x, x, None, epilogue.noise, *numbers)),
+        "upsample": ([x, large], lambda: upsample(x, (2, 2), (64, 64))),
+        "upsample backward": ([x, large], lambda: operators._resample(large, up, [32, 32], True, *nothing)),
+        "downsample": ([x, large], lambda: operators._resample(large, down, [64, 64], False, *nothing)),
+    }
+    activations, call = calls[op]
+    bytes_moved(shim())
+    call()
+    share = sum(bytes_moved(shim())) / least_bytes(*activations)
+    print(f"| {op} | {'channels_last' if last else 'contiguous'} | {share:.2f} |")
+    assert 1 <= share < most
+
+
+@pytest.mark.kernels
+@pytest.mark.skipif(SANITIZED in os.environ, reason="this is the process that it starts")
+def test_kernels_stay_within_their_memory():
+    """The whole file once more, with the CUDA sources under AddressSanitizer and UBSan."""
+    libraries = [
+        subprocess.run([compiler(), f"-print-file-name={name}.so"], capture_output=True, text=True).stdout.strip()
+        for name in ("libasan", "libstdc++")  # the latter, since Python does not bring it, and asan wraps its throws
+    ]
+    variables = os.environ | {SANITIZED: "1", "LD_PRELOAD": ":".join(libraries), "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "", __file__, "-k", "shim"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert " passed" in done.stdout
