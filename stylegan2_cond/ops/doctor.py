@@ -1,0 +1,70 @@
+"""What there is to compute with: versions, tools, and the state of each backend."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from stylegan2_cond.ops.backends import NATIVE, VARIABLE, choose_backend
+from stylegan2_cond.ops.build import KINDS, compiler, cuda_home, find_built, obtain
+
+
+def diagnose(*, build: bool = False) -> tuple[list[tuple[str, str]], bool]:
+    """Names and findings, and whether every backend that this machine can have is built or may still be.
+
+    Args:
+        build: compile what can be compiled, even what failed before.
+    """
+    found = {kind: obtain(kind, again=True) if build else find_built(kind) for kind in KINDS}
+    backends = [(kind, f"built: {state}" if isinstance(state, Path) else state) for kind, state in found.items()]
+    lines = [
+        ("python", sys.version.split()[0]),
+        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        ("cuda", _cuda()),
+        ("compiler", _first_line([compiler(), "--version"])),
+        ("nvcc", _first_line([str(cuda_home() / "bin" / "nvcc"), "--version"], last=True) if cuda_home() else "none"),
+        ("ninja", _version("ninja")),
+        (f"{NATIVE} ops", "always there"),
+        *((f"{kind} ops", state) for kind, state in backends),
+        ("in use", _in_use()),
+    ]
+    return lines, isinstance(found["cpu"], Path) or not build
+
+
+def _cuda() -> str:
+    if not torch.cuda.is_available():
+        return f"{torch.version.cuda or 'none'}, no device"
+    names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
+    return f"{torch.version.cuda}, {torch.cuda.device_count()} × {', '.join(sorted(names))}"
+
+
+def _in_use() -> str:
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    chosen = []
+    for device in devices:
+        if isinstance(find_built(device), Path):
+            chosen.append(f"{choose_backend(device)} for {device} tensors")
+        else:
+            chosen.append(f"{NATIVE} for {device} tensors, until the {device} ops are built")
+    return ", ".join(chosen) + f" ({VARIABLE} chooses another)"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return shutil.which(package) or "none"
+
+
+def _first_line(command: list[str], *, last: bool = False) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"none: {error}"
+    lines = done.stdout.strip().splitlines() or [done.stderr.strip() or "says nothing"]
+    return lines[-1 if last else 0]

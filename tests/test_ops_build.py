@@ -1,0 +1,197 @@
+"""Building the kernels: once, by one process, told when it fails; what doctor prints; CUDA's compiler."""
+
+import multiprocessing
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import run
+from filelock import FileLock
+
+from stylegan2_cond.cli import main
+from stylegan2_cond.ops import build, choose_backend, library
+from stylegan2_cond.ops.library import Library
+
+ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and no memory of what was found before."""
+    monkeypatch.setenv("STYLEGAN2_COND_CACHE", str(tmp_path))
+    library.find_library.cache_clear()
+    yield tmp_path
+    library.find_library.cache_clear()
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Compiling takes no time, and is counted."""
+    calls = []
+
+    def compile_at_once(kind, folder):
+        calls.append(kind)
+        build.library_path(kind).write_bytes(b"a library")
+        return build.library_path(kind)
+
+    monkeypatch.setattr(build, "_build", compile_at_once)
+    return calls
+
+
+def test_a_library_is_built_at_first_use_in_a_process_of_its_own_and_then_found(cache, capfd):
+    before = dict(os.environ)
+    first = build.obtain("cpu")
+    assert isinstance(first, Path)
+    assert os.environ == before
+    assert "Building the cpu ops, once" in capfd.readouterr().err
+    assert build.obtain("cpu") == first
+    assert capfd.readouterr().err == ""
+    assert isinstance(Library(first), Library)
+    assert not (first.parent / "work").exists()
+
+
+def test_importing_the_ops_builds_nothing(cache):
+    subprocess.run([sys.executable, "-c", "import stylegan2_cond.ops"], check=True)
+    assert not list(cache.iterdir())
+
+
+def test_many_who_want_it_at_once_build_it_once(cache, compiled):
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: build.obtain("cpu"), range(8)))
+    assert len(found) == 1
+    assert compiled == ["cpu"]
+
+
+def test_a_lock_that_is_held_for_too_long_names_its_holder(cache, compiled, monkeypatch):
+    monkeypatch.setattr(build, "LOCK_SECONDS", 0.1)
+    folder = build.build_folder("cpu")
+    folder.mkdir(parents=True)
+    (folder / "holder").write_text(f'{{"process": 4711, "host": "{socket.gethostname()}"}}')
+    with FileLock(folder / "lock"):
+        assert f"process 4711 on {socket.gethostname()}" in build.obtain("cpu")
+    assert compiled == []
+
+
+def test_a_failure_is_told_in_one_line_and_remembered_until_asked_again(cache, monkeypatch, tmp_path):
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\ncase $* in *version*) g++ $*;; *) echo no such header >&2; exit 1;; esac\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    told = build.obtain("cpu")
+    log = build.build_folder("cpu") / "build.log"
+    assert str(log) in told
+    assert "doctor --build" in told
+    assert "\n" not in told
+    assert "no such header" in log.read_text()
+    log.write_text("")
+    assert build.obtain("cpu") == told
+    assert log.read_text() == ""
+    assert build.obtain("cpu", again=True) == told
+    assert "no such header" in log.read_text()
+    assert choose_backend("cpu") == "native"
+    with pytest.raises(RuntimeError, match=r"asked for by name, but building the cpu ops failed"):
+        choose_backend("cpu", "cpu")
+
+
+def _obtain_elsewhere(folder):
+    os.environ["STYLEGAN2_COND_CACHE"] = folder
+    return build.obtain("cpu")
+
+
+def test_a_worker_process_never_builds_but_uses_what_is_there(cache, compiled):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert "a worker process does not build" in pool.apply(_obtain_elsewhere, (str(cache),))
+        build.obtain("cpu")
+        assert pool.apply(_obtain_elsewhere, (str(cache),)) == build.library_path("cpu")
+    assert compiled == ["cpu"]
+
+
+@pytest.mark.parametrize("change", ["source", "compiler", "torch", "processor"])
+def test_other_sources_tools_or_processors_want_another_library(cache, monkeypatch, tmp_path, change):
+    before = build.build_folder("cpu")
+    if change == "source":
+        sources = shutil.copytree(build.SOURCES, tmp_path / "sources")
+        (sources / "cpu.cpp").write_text("// other")
+        monkeypatch.setattr(build, "SOURCES", sources)
+    elif change == "compiler":
+        monkeypatch.setenv("CXX", "clang++")
+    elif change == "torch":
+        monkeypatch.setattr(torch, "__version__", "0.0")
+    else:
+        monkeypatch.setattr(build, "_processor", lambda: "another")
+    assert build.build_folder("cpu") != before
+
+
+def test_what_is_missing_to_build_with_is_named(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no C++ compiler 'no-such-compiler'" in build.obtain("cpu")
+    if not torch.cuda.is_available():
+        assert build.obtain("cuda") == "torch sees no CUDA device."
+
+
+@pytest.mark.parametrize(("variable", "wanted", "chosen"), [("native", None, "native"), ("cpu", None, "cpu")])
+def test_the_environment_chooses_a_backend_and_an_argument_overrules_it(monkeypatch, variable, wanted, chosen):
+    monkeypatch.setenv("STYLEGAN2_COND_OPS", variable)
+    assert choose_backend("cpu", wanted) == chosen
+    assert choose_backend("cpu", "native") == "native"
+    assert choose_backend("meta", "cpu") == "native"
+
+
+def test_an_unknown_backend_is_answered_by_those_that_are_known(monkeypatch):
+    monkeypatch.setenv("STYLEGAN2_COND_OPS", "gpu")
+    with pytest.raises(ValueError, match=r"'gpu'.*auto, cuda, cpu, native"):
+        choose_backend("cpu")
+
+
+# --- doctor
+
+
+def test_doctor_tells_versions_and_the_state_of_each_backend(cache):
+    told = run("stylegan2-cond", "doctor", STYLEGAN2_COND_CACHE=str(cache)).stdout
+    assert torch.__version__ in told
+    assert "cpu ops     not built yet" in told
+    assert "native for cpu tensors, until" in told
+    told = run("stylegan2-cond", "doctor", "--build", STYLEGAN2_COND_CACHE=str(cache)).stdout
+    assert f"cpu ops     built: {cache}" in told
+    assert "cpu for cpu tensors" in told
+
+
+def test_doctor_ends_with_code_1_where_building_fails(cache, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(sys, "argv", ["stylegan2-cond", "doctor", "--build"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert "no-such-compiler" in capsys.readouterr().out
+
+
+# --- CUDA's compiler
+
+
+@pytest.mark.skipif(build.cuda_home() is None, reason="nvcc is not installed")
+def test_cuda_kernels_compile_for_every_architecture_without_a_warning(tmp_path):
+    nvcc = build.cuda_home() / "bin" / "nvcc"
+    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split()
+    wanted = [number for number in ARCHITECTURES if f"compute_{number}" in known]
+    assert wanted
+    targets = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in wanted]
+    command = [
+        nvcc,
+        "-std=c++17",
+        "-O1",
+        "-Werror",
+        "all-warnings",
+        "-Xcompiler",
+        "-Wall,-Wextra,-Werror",
+        "--threads",
+        "2",
+    ]
+    target = ["-c", build.SOURCES / "cuda.cu", "-o", tmp_path / "cuda.o"]
+    done = subprocess.run([*command, *targets, *target], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
