@@ -372,7 +372,7 @@ def chosen(key, **changes):
 
 
 def test_r1_grows_with_voxels_and_falls_with_the_batch_as_in_the_paper_but_never_vanishes():
-    assert chosen("r1_weight", canvas=(256, 256), batch_size=16) == pytest.approx(0.0002 * 256**2 / 16, rel=0.05)
+    assert chosen("r1_weight", canvas=(512, 512), batch_size=16) == pytest.approx(0.0002 * 512**2 / 16, rel=0.05)
     assert chosen("r1_weight", canvas=(32, 64, 64), batch_size=8) == pytest.approx(0.0002 * 131072 / 8, rel=0.05)
     assert chosen("r1_weight", canvas=(16, 16)) == choices.LEAST_R1
 
