@@ -222,6 +222,36 @@ def evaluate(
         print(f"Samples and their nearest real neighbours: {snapshot / PICTURE_FILE}")
 
 
+@app.command(epilog="Example: stylegan2-cond bench --json speed.json")
+def bench(
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="where figures go too", show_default=False)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="small shapes and few repeats: minutes")] = False,
+    device: Device = "",
+) -> None:
+    """Measure the ops, a training step and drawing against plain PyTorch, on this machine."""
+    from stylegan2_cond.bench.report import run_bench, table
+
+    found = run_bench(device or default_device(), quick=quick)
+    print(table(found))
+    if json is not None:
+        found.save(json)
+        print(f"Figures: {json}")
+
+
+@app.command(epilog="Example: stylegan2-cond doctor --build")
+def doctor(
+    build: Annotated[bool, typer.Option("--build", help="compile the ops now, even where that failed before")] = False,
+) -> None:
+    """Tell what there is to compute with, and the state of each backend of the ops."""
+    from stylegan2_cond.ops.doctor import diagnose
+
+    lines, well = diagnose(build=build)
+    for name, text in lines:
+        print(f"{name:<12}{text}")
+    if not well:
+        raise typer.Exit(1)
+
+
 def parse_sizes(text: str | None) -> tuple[int, ...] | None:
     """`"48,32"` → `(48, 32)`."""
     if text is None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernels import SANITIZED, bytes_moved, shim, use_library
+from tiny import tiny_plan, tiny_state
 
 from stylegan2_cond.ops import Epilogue, bias_act, downsample, modulated_conv, resample, upsample
 from stylegan2_cond.ops import fused as operators
@@ -161,6 +162,21 @@ def test_many_voxels_are_summed_in_chunks(library, last):
     shape = (1, 8, 70, 64) if last else (1, 2, 150, 256)
     x = normal(*shape, dtype=torch.float64, device=library, last=last)
     compare(apply_epilogue, x, full_epilogue(shape, torch.float64, library), torch.float64)
+
+
+@every_library
+@every_layout
+def test_an_activation_is_overwritten_only_where_no_gradient_is_wanted(library, last):
+    shape = (2, 5, 6, 7)
+    x, epilogue = normal(*shape, device=library, last=last), full_epilogue(shape, torch.float32, library)
+    expected, kept = apply_epilogue(x, epilogue, "native"), x.clone()
+    y = apply_epilogue(x, epilogue, overwrite=True)
+    assert y.data_ptr() != x.data_ptr()
+    torch.testing.assert_close(x, kept, rtol=0, atol=0)
+    with torch.no_grad():
+        y = apply_epilogue(x, epilogue, overwrite=True)
+    assert y.data_ptr() == x.data_ptr()
+    torch.testing.assert_close(y, expected)
 
 
 @every_library
@@ -333,6 +349,24 @@ def test_ops_are_compiled_whole(library):
     x = normal(2, 3, 4, 5).requires_grad_()
     found = torch.autograd.grad(compiled(x, bias), [x, bias])
     torch.testing.assert_close(found, torch.autograd.grad(block(x, bias), [x, bias]))
+
+
+@pytest.mark.parametrize("library", ["cpu"], indirect=True)
+def test_a_plain_training_step_runs_compiled(library):
+    state = tiny_state(tiny_plan())
+    generator, discriminator = state.generator, state.discriminator
+    n, plan = 4, state.plan
+    z, condition = normal(n, plan.latent_dim), torch.zeros(n, plan.conditions.width)
+    noises = [normal(n, 1, *size) for size in generator.synthesis.noise_sizes]
+
+    def loss():
+        pairs = plan.codec.activate(generator(z, condition, noises))
+        return torch.nn.functional.softplus(-discriminator(pairs, condition)).mean()
+
+    parameters = [parameter for parameter in generator.parameters() if parameter.requires_grad]
+    expected = torch.autograd.grad(loss(), parameters)
+    found = torch.autograd.grad(torch.compile(loss, backend="aot_eager")(), parameters)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 # --- bad input

@@ -27,7 +27,7 @@ class Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.linear(x, self.weight * self.weight_gain)
-        return bias_act(x, self.bias * self.lr_multiplier, activation=self.activation)
+        return bias_act(x, self.bias * self.lr_multiplier, activation=self.activation, overwrite=True)
 
 
 class Conv(nn.Module):
@@ -51,7 +51,7 @@ class Conv(nn.Module):
 
     def forward(self, x: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
         x = convolve(x, self.weight * self.weight_gain)
-        return bias_act(x, self.bias, activation=self.activation, gain=gain)
+        return bias_act(x, self.bias, activation=self.activation, gain=gain, overwrite=True)
 
 
 class ModulatedConv(nn.Module):

@@ -19,6 +19,7 @@ def bias_act(
     activation: str = "lrelu",
     gain: float = 1.0,
     clamp: float | None = None,
+    overwrite: bool = False,
     backend: str | None = None,
 ) -> torch.Tensor:
     """`clamp(gain · GAINS[activation] · act(scale · x + strength · noise + bias))`; differentiates twice.
@@ -28,6 +29,7 @@ def bias_act(
     Args:
         x: `[N, C, *spatial]` or `[N, C]`, contiguous or channels_last.
         bias, scale, noise, strength, activation, gain, clamp: as for `Epilogue`.
+        overwrite: nobody needs x any more, so that the result may take its place where no gradient is wanted.
         backend: `auto`, `cuda`, `cpu` or `native`; what the environment says, when None.
 
     Returns:
@@ -37,16 +39,19 @@ def bias_act(
         ValueError: shapes, layout, activation or gain that can't be.
         TypeError: types that do not go together.
     """
-    return apply_epilogue(x, Epilogue(bias, scale, noise, strength, activation, gain, clamp), backend)
+    epilogue = Epilogue(bias, scale, noise, strength, activation, gain, clamp)
+    return apply_epilogue(x, epilogue, backend, overwrite=overwrite)
 
 
-def apply_epilogue(x: torch.Tensor, epilogue: Epilogue, backend: str | None = None) -> torch.Tensor:
+def apply_epilogue(
+    x: torch.Tensor, epilogue: Epilogue, backend: str | None = None, *, overwrite: bool = False
+) -> torch.Tensor:
     """`bias_act` of an epilogue that is given whole."""
     check_activations(x)
     epilogue.check(x.shape, x.dtype)
     if choose_backend(x.device.type, backend) == NATIVE or asks_for_more(epilogue):
         return epilogue.apply(x)
-    return fused_bias_act(x, epilogue)
+    return fused_bias_act(x, epilogue, overwrite=overwrite and not torch.is_grad_enabled())
 
 
 def asks_for_more(epilogue: Epilogue) -> bool:

@@ -15,9 +15,13 @@ CHUNK = 16384  # elements of a sample, at least, that are summed on their own
 MOST_CHUNKS = 64
 
 
-def fused_bias_act(x: Tensor, epilogue: Epilogue) -> Tensor:
-    """`Epilogue.apply` in one pass."""
-    return _bias_act(x, *_arguments(epilogue, x.dtype))
+def fused_bias_act(x: Tensor, epilogue: Epilogue, *, overwrite: bool = False) -> Tensor:
+    """`Epilogue.apply` in one pass; with `overwrite`, the result takes the place of x, and autograd learns nothing."""
+    arguments = _arguments(epilogue, x.dtype)
+    if not overwrite:
+        return _bias_act(x, *arguments)
+    _overwrite(x, *arguments)
+    return x
 
 
 def fused_scale(x: Tensor, scale: Tensor) -> Tensor:
@@ -93,6 +97,20 @@ def _bias_act(
     y = torch.empty_like(x)
     _library(x).call("bias_act", x, *_layout(x), y, x, scale, bias, noise, strength, slope, gain, clamp)
     return y
+
+
+@torch.library.custom_op("stylegan2_cond::bias_act_", mutates_args=("x",))
+def _overwrite(
+    x: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    noise: Tensor | None,
+    strength: Tensor | None,
+    slope: float,
+    gain: float,
+    clamp: float,
+) -> None:
+    _library(x).call("bias_act", x, *_layout(x), x, x, scale, bias, noise, strength, slope, gain, clamp)
 
 
 @torch.library.custom_op("stylegan2_cond::bias_act_grad", mutates_args=())

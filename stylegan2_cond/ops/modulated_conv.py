@@ -59,9 +59,9 @@ def modulated_conv(
         energy = weight.square().flatten(2).sum(2)  # [O, I]
         norm = (style.square() @ energy.T + eps).rsqrt()  # [N, O]
         epilogue = replace(epilogue, scale=norm)
-    if factors is not None and size is not None:
+    if factors is not None and size is not None and tuple(size) != tuple(x.shape[2:]):
         return upsample(x, factors, size, epilogue=epilogue, backend=backend)
-    return x if epilogue is NOTHING else apply_epilogue(x, epilogue, backend)
+    return x if epilogue is NOTHING else apply_epilogue(x, epilogue, backend, overwrite=True)
 
 
 def _modulate(x: torch.Tensor, style: torch.Tensor, backend: str | None) -> torch.Tensor:

@@ -208,6 +208,27 @@ void last_axis(const Band<Acc<T>>& band, int64_t width, const Acc<T>* row, T* to
   }
 }
 
+// The rows that an output row is made of, weighted and added; `from` is the first of them.
+template <class T>
+void gather_row(const Band<Acc<T>>& deep, int64_t d, const Band<Acc<T>>& high, int64_t h, int64_t length, const T* from,
+                Acc<T>* row) {
+  using A = Acc<T>;
+  bool first = true;
+  for (int i = 0; i < deep.taps; ++i)
+    for (int j = 0; j < high.taps; ++j) {
+      const A weight = deep.weight[i * deep.outputs + d] * high.weight[j * high.outputs + h];
+      const T* other = from + (i * high.inputs + j) * length;
+      if (first) {
+#pragma omp simd
+        for (int64_t k = 0; k < length; ++k) row[k] = weight * load(other[k]);
+      } else if (weight != A(0)) {
+#pragma omp simd
+        for (int64_t k = 0; k < length; ++k) row[k] += weight * load(other[k]);
+      }
+      first = false;
+    }
+}
+
 template <class T>
 int launch_resample(int64_t n, int64_t c, bool channels_last, const Band<Acc<T>>* bands, const int*, T* y, const T* x,
                     Epilogue<T> e, void*) {
@@ -215,44 +236,33 @@ int launch_resample(int64_t n, int64_t c, bool channels_last, const Band<Acc<T>>
   const int64_t width = channels_last ? c : 1, images = channels_last ? n : n * c;
   const Band<A>&deep = bands[0], &high = bands[1], &wide = bands[2];
   const A strength = e.noise ? *e.strength : A(0);
-  const int64_t inputs = wide.inputs * width, rows = images * deep.outputs * high.outputs;
+  const int64_t inputs = wide.inputs * width;
   std::vector<A> ones, zeros;
   const A* biases = or_constant(e.bias, zeros, c, A(0));
   const A* scales = or_constant(e.scale, ones, n * c, A(1));
-#pragma omp parallel if (rows * wide.outputs * width >= PARALLEL_FROM)
+  const int64_t block = std::clamp<int64_t>(BLOCK / (wide.outputs * width), 1, high.outputs);  // rows of a turn
+  const int64_t blocks = (high.outputs + block - 1) / block, planes = images * deep.outputs;
+  const auto run = wide.taps == 1   ? last_axis<T, 1>
+                   : wide.taps == 2 ? last_axis<T, 2>
+                   : wide.taps == 3 ? last_axis<T, 3>
+                   : wide.taps == 4 ? last_axis<T, 4>
+                                    : last_axis<T, 0>;
+#pragma omp parallel if (planes * high.outputs * wide.outputs * width >= PARALLEL_FROM)
   {
     std::vector<A> room(inputs);
-    A* row = room.data();
 #pragma omp for schedule(static)
-    for (int64_t task = 0; task < rows; ++task) {
-      const int64_t image = task / high.outputs / deep.outputs;
-      const int64_t d = task / high.outputs % deep.outputs, h = task % high.outputs;
-      bool first = true;
-      for (int i = 0; i < deep.taps; ++i)
-        for (int j = 0; j < high.taps; ++j) {
-          const A weight = deep.weight[i * deep.outputs + d] * high.weight[j * high.outputs + h];
-          if (weight == A(0) && !(first && i == deep.taps - 1 && j == high.taps - 1)) continue;
-          const int64_t plane = image * deep.inputs + deep.start[d] + i;
-          const T* from = x + (plane * high.inputs + high.start[h] + j) * inputs;
-          if (first) {
-#pragma omp simd
-            for (int64_t k = 0; k < inputs; ++k) row[k] = weight * load(from[k]);
-          } else {
-#pragma omp simd
-            for (int64_t k = 0; k < inputs; ++k) row[k] += weight * load(from[k]);
-          }
-          first = false;
-        }
+    for (int64_t task = 0; task < planes * blocks; ++task) {
+      const int64_t plane = task / blocks, image = plane / deep.outputs, d = plane % deep.outputs;
       const int64_t sample = channels_last ? image : image / c, channel = channels_last ? 0 : image % c;
-      const int64_t place = task % (deep.outputs * high.outputs);
-      const T* noise = e.noise ? e.noise + (sample * deep.outputs * high.outputs + place) * wide.outputs : nullptr;
-      const auto run = wide.taps == 1   ? last_axis<T, 1>
-                       : wide.taps == 2 ? last_axis<T, 2>
-                       : wide.taps == 3 ? last_axis<T, 3>
-                       : wide.taps == 4 ? last_axis<T, 4>
-                                        : last_axis<T, 0>;
-      run(wide, width, row, y + task * wide.outputs * width, scales + sample * c + channel, biases + channel, noise,
-          strength, e.activation);
+      const int64_t from = task % blocks * block, to = std::min(from + block, high.outputs);
+      for (int64_t h = from; h < to; ++h) {
+        const T* start = x + ((image * deep.inputs + deep.start[d]) * high.inputs + high.start[h]) * inputs;
+        gather_row<T>(deep, d, high, h, inputs, start, room.data());
+        const int64_t place = ((sample * deep.outputs + d) * high.outputs + h) * wide.outputs;
+        run(wide, width, room.data(), y + (plane * high.outputs + h) * wide.outputs * width,
+            scales + sample * c + channel, biases + channel, e.noise ? e.noise + place : nullptr, strength,
+            e.activation);
+      }
     }
   }
   return 0;

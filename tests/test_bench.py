@@ -1,0 +1,110 @@
+"""The bench: its reference computes the same, and its figures are of what they say. How fast is no matter of tests."""
+
+import json
+import sys
+
+import pytest
+import torch
+from tiny import tiny_plan, tiny_state
+
+from stylegan2_cond import ops
+from stylegan2_cond.bench import measuring, reference, report, step
+from stylegan2_cond.bench import ops as op_bench
+from stylegan2_cond.cli import main
+from stylegan2_cond.ops import Epilogue
+
+CPU = torch.device("cpu")
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("size", [(8, 6), (4, 6, 4)], ids=str)
+def test_the_reference_computes_the_same_but_for_the_outermost_voxels(size):
+    x, large = normal(2, 3, *size), [2 * length for length in size]
+    epilogue = Epilogue(
+        normal(3, seed=1), noise=normal(2, 1, *large, seed=2), strength=normal(seed=3), activation="lrelu"
+    )
+    factors = (2,) * len(size)
+    inside = (..., *[slice(1, -1)] * len(size))
+    options = {"factors": factors, "size": large, "epilogue": epilogue}
+    weight, style = normal(4, 3, *[3] * len(size), seed=4), normal(2, 3, seed=5)
+    pairs = [
+        (module.upsample(x, factors, large, epilogue=epilogue)[inside], module.downsample(x, factors))
+        for module in (ops, reference)
+    ]
+    torch.testing.assert_close(*pairs)
+    bent = Epilogue(normal(4, seed=1), activation="lrelu")
+    torch.testing.assert_close(
+        *[
+            module.modulated_conv(x, weight, style, **options | {"factors": None, "epilogue": bent})
+            for module in (ops, reference)
+        ]
+    )
+
+
+def test_networks_compute_with_the_reference_within_its_context_only():
+    state = tiny_state(tiny_plan())
+    plan, generator = state.plan, state.generator
+    z, condition = torch.zeros(2, plan.latent_dim), torch.zeros(2, plan.conditions.width)
+    noises = [torch.zeros(2, 1, *size) for size in generator.synthesis.noise_sizes]
+    ours = generator(z, condition, noises)
+    with reference.reference_ops():
+        theirs = generator(z, condition, noises)
+    assert not torch.equal(ours, theirs)  # edges differ
+    torch.testing.assert_close(ours[..., 2:-2, 2:-2], theirs[..., 2:-2, 2:-2], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(generator(z, condition, noises), ours)
+
+
+def test_times_are_taken_in_turns_and_their_ratio_is_the_references_over_ours(monkeypatch):
+    clock = {"now": 0.0}
+    calls = []
+
+    def taking(name, seconds):
+        def run():
+            calls.append(name)
+            clock["now"] += seconds
+
+        return run
+
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock["now"])
+    found = measuring.compare_times(taking("ours", 0.2), taking("theirs", 0.5), rounds=3, device=CPU)
+    assert (found.ours, found.reference, found.ratio) == pytest.approx((0.2, 0.5, 2.5))
+    assert calls[-6:] == ["ours", "theirs"] * 3
+
+
+def test_convolutions_are_counted_as_their_formula_says():
+    plan = step.bench_plan(32, batch_size=2, finest=32, most=32)
+    drawn = step.flops_per_image(plan, training=False)
+    voxels = (
+        8**2 + 8**2 + 16**2 + 16**2 + 32**2
+    )  # that each convolution works on, the first of a stage before upsampling
+    convolutions = 2 * 9 * 32 * 32 * voxels
+    assert convolutions < drawn < 1.1 * convolutions
+    assert step.flops_per_image(plan, training=True) > 5 * drawn
+
+
+def test_the_command_prints_all_figures_and_writes_them(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(op_bench, "SHAPES", {64: (1, 4, 8)})
+    monkeypatch.setattr(report, "SHAPES", {64: (1, 4, 8)})
+    monkeypatch.setattr(report, "SIDES", (16, 32))
+    monkeypatch.setattr(
+        report, "bench_plan", lambda *args, **kwargs: step.bench_plan(16, batch_size=2, finest=4, most=4)
+    )
+    monkeypatch.setattr(report, "copy_bandwidth", lambda device, rounds: 1e10)
+    monkeypatch.setattr(report, "matrix_flops", lambda device, rounds: 1e11)
+    monkeypatch.setattr(measuring, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(
+        sys, "argv", ["stylegan2-cond", "bench", "--quick", "--device", "cpu", "--json", str(tmp_path / "a.json")]
+    )
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    told, written = capsys.readouterr().out, json.loads((tmp_path / "a.json").read_text())
+    for words in ("bias_act", "upsample+bias_act", "modulated_conv", "double", "training step", "Peak memory", "16² "):
+        assert words in told
+    assert len(written["ops"]) == 15
+    assert written["step"]["ours"] > 0
+    assert min(written["memory"]) > 0
+    assert set(written["growth"]) == {"16", "32"}
