@@ -50,6 +50,29 @@ def bank(
     print(f"Bank: {folder}\nPreview: {folder / 'previews.png'}")
 
 
+@app.command(epilog="Example: nnunet-synth plan 4 2d --ratio 0.5 --schedule cosine -o nnUNetPlansHalf")
+def plan(
+    dataset: Dataset,
+    configuration: Configuration,
+    ratio: Annotated[
+        float, typer.Option(metavar="R", help="probability that a draw is synthetic", min=0, max=1, show_default=False)
+    ],
+    name: Annotated[str, typer.Option("-o", metavar="NEWPLANS", help="name of the new plans", show_default=False)],
+    schedule: Annotated[str, typer.Option(metavar="S", help="constant, linear, cosine or pretrain")] = "linear",
+    bank_name: Annotated[
+        str | None, typer.Option("--bank", metavar="NAME", help="the newest if not given", show_default=False)
+    ] = None,
+    plans: Plans = "nnUNetPlans",
+) -> None:
+    """Write a plans file that mixes as you say; no new preprocessing. Train with nnunet-synth train … -p NEWPLANS."""
+    from nnunet_synth.training.settings import make_settings, write_plans
+    from stylegan2_cond.data.preprocessed import open_preprocessed
+
+    settings = make_settings(bank=bank_name, ratio=ratio, schedule=schedule)
+    path = write_plans(open_preprocessed(dataset, configuration, plans), settings, name)
+    print(f"Plans: {path}\nTrain: nnunet-synth train {dataset} {configuration} FOLD -p {name}")
+
+
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
     epilog="nnUNetv2_train -h lists the arguments. Example: nnunet-synth train 4 2d 0 -device cpu",

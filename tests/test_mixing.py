@@ -1,6 +1,7 @@
 """The mixed dataset: the ratio that was asked for, followed by running workers, and nnU-Net itself at ratio 0."""
 
 import json
+import math
 import multiprocessing
 import os
 
@@ -14,8 +15,9 @@ from nnunet_synth.bank.format import BankDataset, verify_bank
 from nnunet_synth.training.leak_guard import LeakError, refuse_leaks
 from nnunet_synth.training.mixing import MixedDataset, MixingControl
 from nnunet_synth.training.schedule import ratio_at
-from nnunet_synth.training.settings import read_settings
+from nnunet_synth.training.settings import make_settings, read_settings, write_plans
 from nnunet_synth.training.trainer import nnUNetTrainerSynth
+from stylegan2_cond.data.preprocessed import open_preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
 
@@ -125,6 +127,48 @@ def test_the_linear_schedule_falls_over_the_last_fifth_to_0():
     assert np.allclose(np.diff(ratios[800:]), -0.25 / 200)
     assert ratio_at(0.25, "linear", 0, 1) == 0.25
     assert {ratio_at(0.25, "constant", epoch, 10) for epoch in range(10)} == {0.25}
+
+
+def test_the_cosine_schedule_falls_from_1_to_0_along_half_a_cosine():
+    ratios = [ratio_at(0.5, "cosine", epoch, 101) for epoch in range(101)]
+    assert (ratios[0], ratios[50], ratios[100]) == pytest.approx((0.5, 0.25, 0))
+    assert ratios[25] == pytest.approx(0.25 * (1 + math.sqrt(0.5)))
+    assert ratio_at(0.5, "cosine", 0, 1) == 0.5
+
+
+@pytest.mark.parametrize("epochs", [1, 5, 1000])
+def test_pretraining_is_synthetic_in_the_first_half_and_real_in_the_last(epochs):
+    ratios = [ratio_at(1.0, "pretrain", epoch, epochs) for epoch in range(epochs)]
+    assert ratios == [1.0] * math.ceil(epochs / 2) + [0.0] * (epochs // 2)
+
+
+def test_new_plans_travel_with_the_settings_and_share_the_cases(preprocessed):
+    before = (preprocessed.base / f"{TINY_PLANS}.json").read_text()
+    settings = make_settings(bank="one", ratio=0.5, schedule="cosine")
+    path = write_plans(preprocessed, settings, "nnUNetPlansHalf")
+    try:
+        found = open_preprocessed(preprocessed.dataset_name, "2d", "nnUNetPlansHalf")
+        assert found.folder == preprocessed.folder
+        assert found.fingerprint == preprocessed.fingerprint
+        assert found.plans_name == "nnUNetPlansHalf"
+        assert read_settings(found.configuration.configuration, "here") == settings
+        assert write_plans(preprocessed, settings, "nnUNetPlansHalf") == path
+        with pytest.raises(UserError, match="exists, with other contents"):
+            write_plans(preprocessed, settings.model_copy(update={"ratio": 0.1}), "nnUNetPlansHalf")
+    finally:
+        path.unlink()
+    assert (preprocessed.base / f"{TINY_PLANS}.json").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["", "a/b", ".hidden"])
+def test_plans_of_no_plain_name_are_refused(preprocessed, name):
+    with pytest.raises(UserError, match="no plain name"):
+        write_plans(preprocessed, make_settings(bank=None, ratio=0.5, schedule="linear"), name)
+
+
+def test_an_unknown_schedule_is_answered_by_those_that_are_known():
+    with pytest.raises(UserError, match="constant, linear, cosine, pretrain"):
+        make_settings(bank=None, ratio=0.5, schedule="sometimes")
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_the_external_folder_is_one_file_with_one_import():
     assert isinstance(statement, ast.ImportFrom)
 
 
-@pytest.mark.parametrize("name", [n for n in dir(trainers) if n.startswith("nnUNetTrainerSynth")])
+@pytest.mark.parametrize("name", [n for n in dir(trainers) if n.startswith("nnUNetTrainer") and "Synth" in n])
 def test_every_trainer_is_found_by_its_name(monkeypatch, name):
     monkeypatch.setenv(launching.VARIABLE, launching.ext_trainer_path(None))
     assert recursive_find_trainer_class_by_name(name) is getattr(trainers, name)

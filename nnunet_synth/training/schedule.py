@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 LAST_SHARE = 5  # the linear schedule falls over the last fifth of the epochs
@@ -21,7 +22,22 @@ def linear(epoch: int, epochs: int) -> float:
     return min(1.0, (epochs - 1 - epoch) / falling) if falling else 1.0
 
 
-SCHEDULES: dict[str, Callable[[int, int], float]] = {"constant": constant, "linear": linear}
+def cosine(epoch: int, epochs: int) -> float:
+    """From 1 in the first epoch to 0 in the last, along half a cosine; a single epoch stays at 1."""
+    return (1 + math.cos(math.pi * epoch / (epochs - 1))) / 2 if epochs > 1 else 1.0
+
+
+def pretrain(epoch: int, epochs: int) -> float:
+    """Synthetic first, real last: 1 in the first half of the epochs, 0 in the second."""
+    return float(epoch < epochs / 2)
+
+
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+    "pretrain": pretrain,
+}
 
 
 def ratio_at(ratio: float, schedule: str, epoch: int, epochs: int) -> float:

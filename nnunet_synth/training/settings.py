@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nnunet_synth.training.schedule import SCHEDULES
-from stylegan2_cond.documents import explain
+from stylegan2_cond.data.preprocessed import Preprocessed
+from stylegan2_cond.documents import explain, write_atomically
 from stylegan2_cond.errors import UserError
 
 BLOCK = "synth"
@@ -43,3 +47,43 @@ def read_settings(configuration: dict, where: str) -> SynthSettings:
         return SynthSettings.model_validate(configuration.get(BLOCK, {}), strict=True)
     except ValidationError as error:
         raise UserError(f"The '{BLOCK}' block of {where}: {explain(error, SynthSettings)} Mend it there.") from None
+
+
+def make_settings(*, bank: str | None, ratio: float, schedule: str) -> SynthSettings:
+    """Settings out of what was typed.
+
+    Raises:
+        UserError: no such schedule, or a ratio that is no probability.
+    """
+    try:
+        return SynthSettings(bank=bank, ratio=ratio, schedule=schedule)
+    except ValidationError as error:
+        raise UserError(explain(error, SynthSettings)) from None
+
+
+def write_plans(preprocessed: Preprocessed, settings: SynthSettings, name: str) -> Path:
+    """Copy a plans file under another name, with a `synth` block in the configuration; the cases serve both.
+
+    Args:
+        preprocessed: whose plans and configuration.
+        settings: of the block.
+        name: of the new plans, for nnU-Net's `-p`.
+
+    Returns:
+        The new file, beside the old one.
+
+    Raises:
+        UserError: no plain name, or a file of that name that this would change.
+    """
+    if Path(name).name != name or not name or name.startswith("."):
+        raise UserError(f"-o {name} is no plain name. Type for example -o {preprocessed.plans_name}Synth")
+    plans = json.loads(json.dumps(preprocessed.plans_manager.plans))
+    plans["plans_name"] = name
+    plans["configurations"][preprocessed.configuration_name][BLOCK] = settings.model_dump(exclude_none=True)
+    path = preprocessed.base / f"{name}.json"
+    text = json.dumps(plans, indent=4)
+    if path.exists() and path.read_text() != text:
+        raise UserError(f"{path} exists, with other contents. Choose another name with -o, or delete it.")
+    with write_atomically(path) as temporary:
+        temporary.write_text(text)
+    return path

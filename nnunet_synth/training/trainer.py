@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import nnUNetTrainerDA5
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
+    nnUNetTrainer_onlyMirror01,
+    nnUNetTrainerNoMirroring,
+)
 from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import (
     nnUNetTrainer_1epoch,
     nnUNetTrainer_5epochs,
@@ -142,4 +147,16 @@ class nnUNetTrainerSynth_100epochs(SyntheticDataMixin, nnUNetTrainer_100epochs):
 
 
 class nnUNetTrainerSynth_250epochs(SyntheticDataMixin, nnUNetTrainer_250epochs):
+    pass
+
+
+class nnUNetTrainerDA5Synth(SyntheticDataMixin, nnUNetTrainerDA5):
+    """With nnU-Net's strongest classical augmentation."""
+
+
+class nnUNetTrainerNoMirroringSynth(SyntheticDataMixin, nnUNetTrainerNoMirroring):
+    """For anatomy whose sides differ."""
+
+
+class nnUNetTrainer_onlyMirror01Synth(SyntheticDataMixin, nnUNetTrainer_onlyMirror01):
     pass
