@@ -324,7 +324,8 @@ def _spread(real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     """How much the drawn pairs of a batch differ from each other, as a share of how much the real ones do."""
     if len(real) < 2:
         return real.new_ones([])
-    return drawn.detach().float().std(dim=0).mean() / real.std(dim=0).mean().clamp_min(1e-8)
+    real, drawn = ((x - x.mean(dim=0)).square().mean(dim=0).sqrt().mean() for x in (real, drawn.detach().float()))
+    return drawn / real.clamp_min(1e-8)
 
 
 def _mean(found: list[Figures]) -> Figures:
