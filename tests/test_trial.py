@@ -32,7 +32,7 @@ def test_a_real_step_takes_about_the_memory_that_was_estimated_and_leaves_this_p
     plan = tiny_plan(batch_size=16, latent_dim=64, style_dim=64, **wide)
     before = trial.peak_bytes()
     found = try_step(plan, CPU)
-    assert 0.67 < found.peak_bytes / training_bytes(plan) < 1.1
+    assert 0.55 < found.peak_bytes / training_bytes(plan) < 1.1
     assert found.seconds_per_step > 0
     assert trial.peak_bytes() - before < 2**24
 

@@ -22,7 +22,7 @@ GROUPS = 10
 
 def laplacian_pyramid(image: torch.Tensor) -> list[torch.Tensor]:
     """What each resolution adds to the next coarser one, finest first, then the coarsest. image: `[N, C, *canvas]`."""
-    levels = []
+    levels, image = [], image.contiguous()
     while max(image.shape[2:]) // 2 >= COARSEST:
         factors = [2 if length // 2 >= COARSEST // 2 else 1 for length in image.shape[2:]]
         coarse = downsample(image, factors)
