@@ -6,12 +6,21 @@ import os
 
 import torch
 
+from stylegan2_cond.errors import UserError
 from stylegan2_cond.ops.library import Library, find_library
 
 VARIABLE = "STYLEGAN2_COND_OPS"
 NATIVE, AUTO = "native", "auto"
 COMPILED = ("cuda", "cpu")
 BACKENDS = (AUTO, *COMPILED, NATIVE)
+
+
+class UnknownBackend(UserError, ValueError):
+    """A name that no backend has; it may stand in the environment, where a user mends it."""
+
+
+class MissingBackend(UserError, RuntimeError):
+    """A backend that was asked for by name, and is not there."""
 
 
 @torch.compiler.assume_constant_result
@@ -24,17 +33,19 @@ def choose_backend(device: str, wanted: str | None = None) -> str:
             `cpu` and `cuda` are for tensors of these devices, others are computed by `native`.
 
     Raises:
-        ValueError: the name is not known.
-        RuntimeError: the backend was asked for by name, and is not there.
+        UnknownBackend: the name is not known.
+        MissingBackend: the backend was asked for by name, and is not there.
     """
     wanted = wanted or os.environ.get(VARIABLE) or AUTO
     if wanted not in BACKENDS:
-        raise ValueError(f"unknown backend {wanted!r} of the ops; known: {', '.join(BACKENDS)}")
+        raise UnknownBackend(
+            f"unknown backend {wanted!r} of the ops; known: {', '.join(BACKENDS)}. It is chosen by {VARIABLE}."
+        )
     if device not in COMPILED or wanted not in (AUTO, device):
         return NATIVE
     found = find_library(device)
     if isinstance(found, Library):
         return device
     if wanted == device:
-        raise RuntimeError(f"The {device} ops were asked for by name, but {found}")
+        raise MissingBackend(f"The {device} ops were asked for by name, but {found}")
     return NATIVE
