@@ -98,9 +98,7 @@ def _least(case: _Case, step: str) -> int:
     """Forward reads x and writes y; backward reads y's gradient, y where an activation wants it, and writes x's."""
     if step == "double" or case.name == "modulated_conv":
         return 0
-    x, y = (
-        case.x.numel(),
-        case.x.numel() * {"upsample": 4, "upsample+bias_act": 4, "downsample": 0.25}.get(case.name, 1),
-    )
+    x = case.x.numel()
+    y = x * {"upsample": 4, "upsample+bias_act": 4, "downsample": 0.25}.get(case.name, 1)
     bent = step == "backward" and "bias_act" in case.name
     return int(4 * (x + y + (y if bent else 0)))

@@ -22,6 +22,7 @@ from stylegan2_cond.bench.step import (
 )
 from stylegan2_cond.documents import Document
 from stylegan2_cond.ops import choose_backend
+from stylegan2_cond.snapshot import open_device
 
 SIDES = (32, 64, 128, 256, 512)
 
@@ -34,10 +35,10 @@ class Bench(Document):
         copy_bytes: a second, read and written, by a plain copy.
         matrix_flops: a second, in float32.
         ops: each op and pass.
-        step: seconds of a training step at 64², batch 16.
-        step_flops, draw_flops: of an image, in convolutions and products.
+        step: seconds of a training step.
+        step_flops, draw_flops: of a step and of a sample, in convolutions and products.
         memory: peak bytes of that step, ours and the reference's.
-        draw: seconds of a sample at 64².
+        draw: seconds of a sample.
         growth: seconds of a sample by the side of the canvas.
     """
 
@@ -65,8 +66,11 @@ def run_bench(device_name: str, *, quick: bool = False) -> Bench:
     Args:
         device_name: cpu, cuda …
         quick: small canvases and few rounds.
+
+    Raises:
+        UserError: there is no such device here.
     """
-    device, rounds = torch.device(device_name), 2 if quick else 5
+    device, rounds = open_device(device_name), 2 if quick else 5
     plan = bench_plan(64) if not quick else bench_plan(32, batch_size=8, finest=16, most=32)
     canvases, sides = (list(SHAPES)[:1], SIDES[:2]) if quick else (list(SHAPES), SIDES)
     with tqdm(total=5 + len(canvases) + len(sides), desc="Measuring", unit="part") as bar:
@@ -92,7 +96,7 @@ def run_bench(device_name: str, *, quick: bool = False) -> Bench:
                 timing for canvas in canvases for timing in part(f"ops at {canvas}²", _listed, canvas, **options)
             ),
             step=part("training step", time_steps, plan, **options),
-            step_flops=flops_per_image(plan, training=True),
+            step_flops=flops_per_image(plan, training=True) * plan.batch_size,
             draw_flops=flops_per_image(plan, training=False),
             memory=part("memory", lambda: tuple(step_memory(plan, device, reference=r) for r in (False, True))),
             draw=part("drawing", time_drawing, plan, **options),
@@ -114,7 +118,7 @@ def table(found: Bench) -> str:
     ours, theirs = found.memory
     step, draw = found.step, found.draw
     lines += [
-        f"{'training step':<39}{_row(step)}{'':>3}{_share(found.step_flops * 16, step.ours, found)}",
+        f"{'training step':<39}{_row(step)}{'':>3}{_share(found.step_flops, step.ours, found)}",
         f"{'drawing a sample':<39}{_row(draw)}{'':>3}{_share(found.draw_flops, draw.ours, found)}",
         f"Peak memory of the step: {ours / 2**20:.0f} MiB, plain {theirs / 2**20:.0f} MiB: {ours / theirs:.2f} of it",
         "A sample by side: "
