@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes
 SLOPES = {"linear": 1.0, "lrelu": 0.2, "relu": 0.0}
 GAINS = {"linear": 1.0, "lrelu": math.sqrt(2.0), "relu": math.sqrt(2.0)}  # keep the variance roughly (He et al. 2015)
 
@@ -110,5 +111,10 @@ def check_activations(x: torch.Tensor, *, least_rank: int = 2) -> None:
 
 def is_channels_last(x: torch.Tensor) -> bool:
     """Whether the channels of a voxel lie side by side, and do not where x is contiguous."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return x.ndim in formats and not x.is_contiguous() and x.is_contiguous(memory_format=formats[x.ndim])
+    last = CHANNELS_LAST.get(x.ndim)
+    return last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=last)
+
+
+def layout_of(x: torch.Tensor) -> torch.memory_format:
+    """The layout of activations that `check_activations` lets pass."""
+    return CHANNELS_LAST[x.ndim] if is_channels_last(x) else torch.contiguous_format

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stylegan2_cond.ops.bands import STILL, Band, read_axes
-from stylegan2_cond.ops.epilogue import Epilogue, is_channels_last
+from stylegan2_cond.ops.epilogue import Epilogue, is_channels_last, layout_of
 from stylegan2_cond.ops.library import NUMBERS, Library, find_library, ints, longs, pointers
 
 CHUNK = 16384  # elements of a sample, at least, that are summed on their own
@@ -274,10 +274,7 @@ def _resample(
 
 def _resampled_empty(x: Tensor, axes: str, inputs: list[int], adjoint: bool) -> Tensor:
     sizes = inputs if adjoint else [axis.outputs(n) for axis, n in zip(read_axes(axes), inputs, strict=True)]
-    layout = {4: torch.channels_last, 5: torch.channels_last_3d}[x.ndim] if is_channels_last(x) else None
-    return torch.empty(
-        *x.shape[:2], *sizes, dtype=x.dtype, device=x.device, memory_format=layout or torch.contiguous_format
-    )
+    return torch.empty(*x.shape[:2], *sizes, dtype=x.dtype, device=x.device, memory_format=layout_of(x))
 
 
 @_resample.register_fake
@@ -288,7 +285,7 @@ def _(x, axes, inputs, adjoint, scale, bias, noise, strength, slope, gain, clamp
 def _keep_resample(ctx, inputs, output) -> None:
     x, ctx.axes, ctx.inputs, ctx.adjoint, scale, bias, noise, strength, *ctx.numbers = inputs
     ctx.plain = all(tensor is None for tensor in (scale, bias, noise)) and ctx.numbers == [1.0, 1.0, math.inf]
-    ctx.channels_last = is_channels_last(x)
+    ctx.layout = layout_of(x)
     ctx.save_for_backward(*([] if ctx.plain else [output, scale, bias, noise, strength]))
 
 
@@ -297,8 +294,7 @@ def _resample_backward(ctx, dy: Tensor) -> tuple:
     if not ctx.plain:
         dy, others = _epilogue_gradients(ctx, dy)
     else:
-        layout = {4: torch.channels_last, 5: torch.channels_last_3d}[dy.ndim] if ctx.channels_last else None
-        dy = dy.contiguous(memory_format=layout or torch.contiguous_format)
+        dy = dy.contiguous(memory_format=ctx.layout)
     nothing = (None, None, None, None, 1.0, 1.0, math.inf)
     return _resample(dy, ctx.axes, ctx.inputs, not ctx.adjoint, *nothing), None, None, None, *others
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from stylegan2_cond.ops.backends import NATIVE, choose_backend
 from stylegan2_cond.ops.bands import EDGES, STILL, Resampling, linear, mean, write_axes
 from stylegan2_cond.ops.bias_act import apply_epilogue, asks_for_more
-from stylegan2_cond.ops.epilogue import Epilogue, check_activations
+from stylegan2_cond.ops.epilogue import CHANNELS_LAST, Epilogue, check_activations
 from stylegan2_cond.ops.fused import fused_resample
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -185,7 +185,7 @@ def _interpolate(x: torch.Tensor, factors: Sequence[int], size: Sequence[int]) -
 
 def _dense(x: torch.Tensor) -> torch.Tensor:
     """Without the gaps that cutting leaves, in the layout that x had."""
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim)
+    last = CHANNELS_LAST.get(x.ndim)
     if last is not None and x.stride(1) == 1 and x.shape[1] > 1:
         return x.contiguous(memory_format=last)
     return x.contiguous()
