@@ -27,27 +27,44 @@ def bank(
     ],
     plans: Plans = "nnUNetPlans",
     snapshot: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="the best of the fold's generator if not given", show_default=False),
+        list[str] | None,
+        typer.Option(metavar="PATH[=W]", help="several are an ensemble; the fold's best if not given"),
     ] = None,
+    variant: Annotated[str, typer.Option(metavar="V", help="whose best snapshot: pair or image")] = "pair",
+    masks: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="for image: deformed, real, drawn, or a mask snapshot", show_default=False),
+    ] = None,
+    balanced: Annotated[bool, typer.Option("--balanced", help="ask for each class equally often")] = False,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="GATE", help="leave open: finite, range, anatomy, fit, copy or all")
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(metavar="M", help="that gates give beyond what is real, as a share", min=0)
+    ] = 0.05,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="of the bank", show_default=False)] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="of the stream of samples", min=0)] = 0,
     device: Device = "",
 ) -> None:
     """Fill a bank with drawn pairs, in nnU-Net's preprocessed format; after a stop, the same command goes on."""
     from nnunet_synth.bank.filling import fill_bank
+    from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+    from nnunet_synth.bank.members import make_order
+    from nnunet_synth.bank.showing import tell_gates
     from stylegan2_cond.data.preprocessed import open_preprocessed
 
     folder = fill_bank(
         open_preprocessed(dataset, configuration, plans),
         fold,
         samples=samples,
-        snapshot=snapshot,
+        order=make_order(snapshot or (), variant, masks, balanced=balanced),
         name=name,
         seed=seed,
+        without=without or (),
+        margin=margin,
         device=device or default_device(),
     )
-    print(f"Bank: {folder}\nPreview: {folder / 'previews.png'}")
+    print(f"{tell_gates(BankRecord.load(folder / RECORD_FILE))}\nBank: {folder}\nPreview: {folder / 'previews.png'}")
 
 
 @app.command(epilog="Example: nnunet-synth plan 4 2d --ratio 0.5 --schedule cosine -o nnUNetPlansHalf")

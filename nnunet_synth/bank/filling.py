@@ -1,9 +1,9 @@
-"""From a snapshot to a bank, shard by shard; the same command goes on after a stop."""
+"""From snapshots to a bank, shard by shard; the same command goes on after a stop."""
 
 from __future__ import annotations
 
-import shutil
-from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -11,24 +11,44 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from nnunet_synth.bank.format import (
-    RECORD_FILE,
-    BankDataset,
-    BankRecord,
-    SnapshotReference,
-    banks_folder,
-    write_shard,
-)
-from nnunet_synth.bank.gates import GATES, pass_gates
+from nnunet_synth.bank.beginning import begun_bank, refuse_other_gates
+from nnunet_synth.bank.drawing import Judged, Stream
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, banks_folder, write_shard
+from nnunet_synth.bank.gates import GATES, MARGIN, REAL_CANVASES, Gates, Known
+from nnunet_synth.bank.members import Order, open_members
+from nnunet_synth.bank.showing import refused_picture, save_grid, save_preview
 from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.errors import Stopped, UserError
-from stylegan2_cond.pictures import overlay_grid, save_picture
-from stylegan2_cond.planning import Source, run_folder
-from stylegan2_cond.snapshot import PairGenerator, find_best, load_generator
+from stylegan2_cond.metrics.nnunet import NnUNet, find_nnunet
+from stylegan2_cond.metrics.real_sets import REAL, cut_canvases, read_reference
+from stylegan2_cond.planning import Plan
 
 SLICES_PER_SHARD = 64  # as one volume of a real case; a 3-D sample is a case of its own
-PREVIEW_SAMPLES = 48
-MOST_REFUSED = 0.9  # share of a shard's draws above which filling gives up
+CHUNK = {2: 64, 3: 8}  # samples drawn at once, by the number of axes
+EXAMPLES = 16  # refused samples that are shown for each gate
+ALL_GATES = "all"
+MOST_REFUSED = 0.9  # share of the draws above which filling gives up
+FEWEST_DRAWN = 64  # before that is judged
+
+
+@dataclass
+class Refusals:
+    """What gates refused: how many in all, and the first ones of this run, to look at."""
+
+    counts: dict[str, int]
+    examples: dict[str, list[Judged]] = field(default_factory=dict)
+
+    def note(self, sample: Judged) -> None:
+        gate = sample.refused_by
+        self.counts[gate] = self.counts.get(gate, 0) + 1
+        if len(shown := self.examples.setdefault(gate, [])) < EXAMPLES:
+            shown.append(sample)
+
+    def save(self, folder: Path, plan: Plan) -> None:
+        """A picture for each gate that refused something; those of an earlier run stay."""
+        for gate, shown in self.examples.items():
+            if not (path := refused_picture(folder, gate)).exists():
+                save_grid(path, [sample.image for sample in shown], [sample.label for sample in shown], plan)
 
 
 def fill_bank(
@@ -36,62 +56,93 @@ def fill_bank(
     fold_name: str,
     *,
     samples: int,
-    snapshot: Path | None = None,
+    order: Order = Order(),
     name: str | None = None,
     seed: int = 0,
+    without: Sequence[str] = (),
+    margin: float = MARGIN,
     device: str = "cpu",
 ) -> Path:
-    """Draw samples into a bank, or go on with one that was begun with the same snapshot and seed.
+    """Draw samples into a bank, or go on with one that was begun with the same arguments.
 
     Args:
         preprocessed: dataset and configuration that the bank is for.
         fold_name: fold that the bank is for.
         samples: how many the bank is to hold.
-        snapshot: folder of the snapshot; the best one of the fold's pair generator, when None.
+        order: which snapshots draw, for which masks.
         name: of the bank; the variant and the images that the generator saw, when None.
         seed: of the stream of samples.
+        without: gates that are left open.
+        margin: how much further than the training cases samples may go, as a share of their range.
         device: that draws.
 
     Returns:
         The bank's folder.
 
     Raises:
-        UserError: bad input, a snapshot of other data, a bank of that name with other contents, a full disk.
+        UserError: bad input, a snapshot of other data, a bank of that name with other contents, a full disk, or gates
+            that refuse nearly all.
         Stopped: after Ctrl-C.
     """
-    source = Source.of(preprocessed, preprocessed.fold(fold_name))
-    snapshot = snapshot or _best_snapshot(source)
-    generator = load_generator(snapshot, device)
-    _refuse_foreign(generator, source, snapshot)
-    name = name or f"{generator.plan.variant}_{generator.card.images_seen // 1000}k"
-    if Path(name).name != name or name.startswith("."):
-        raise UserError(f"--name {name} is no plain folder name. Type for example --name {generator.plan.variant}_1")
-    folder = banks_folder(preprocessed, source.fold) / name
-    record = _begin(folder, name, generator, snapshot, samples, seed)
+    without = _named_gates(without)
+    members, references, mask_reference = open_members(preprocessed, fold_name, order, device)
+    plan = members[0].generator.plan
+    wanted = BankRecord(
+        name=name or order.bank_name(references),
+        source=plan.source,
+        snapshots=references,
+        masks=order.masks_word if any(member.masks for member in members) else None,
+        mask_snapshot=mask_reference,
+        balanced=order.balanced,
+        canvas=plan.canvas,
+        seed=seed,
+        requested=samples,
+        margin=margin,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        release=version("nnunet-synth"),
+    )
+    folder = _folder(preprocessed, wanted)
+    record = begun_bank(folder, wanted, without)
+    if record is not None and record.complete:
+        return folder
+    nnunet = _nnunet(plan, device, wanted=("fit" not in without) and not (record and record.gates["fit"].off))
+    gates = Gates.learn(lambda: _known(preprocessed, plan, nnunet, margin), without)
+    if record is None:
+        record = wanted.model_copy(update={"gates": gates.records()})
+    refuse_other_gates(folder, record, gates)
+    record.save(folder / RECORD_FILE)
+    stream = Stream(members, seed, order.balanced)
+    refusals = Refusals({name: gate.refused for name, gate in record.gates.items()})
     try:
-        record = _fill(folder, record, generator, preprocessed)
+        record = _fill(folder, record, stream, gates, refusals, preprocessed)
     except KeyboardInterrupt:
         raise Stopped(f"Stopped; whole shards of {folder} are kept. The same command goes on.") from None
-    _save_preview(folder, record, generator)
+    finally:
+        refusals.save(folder, plan)
+    save_preview(folder, record, plan)
     return folder
 
 
-def _fill(folder: Path, record: BankRecord, generator: PairGenerator, preprocessed: Preprocessed) -> BankRecord:
-    per_shard = SLICES_PER_SHARD if len(record.canvas) == 2 else 1
+def _fill(
+    folder: Path, record: BankRecord, stream: Stream, gates: Gates, refusals: Refusals, preprocessed: Preprocessed
+) -> BankRecord:
+    dims = len(record.canvas)
+    per_shard = SLICES_PER_SHARD if dims == 2 else 1
+    judged = stream.judged(record.drawn, gates, CHUNK[dims])
     with tqdm(total=record.requested, initial=record.samples, unit="sample", desc=f"Filling {record.name}") as bar:
         while not record.complete:
-            first = record.shards[-1].next_sample if record.shards else 0
             wanted = min(per_shard, record.requested - record.samples)
-            image, label, next_sample, refused = _draw(generator, record.seed, first, wanted)
-            if len(canvas := record.canvas) == 2:
-                image, label = image.swapaxes(0, 1), label[None]
-            else:
-                image = image.reshape(-1, *canvas)
-            shard = write_shard(folder, f"synth_{len(record.shards):05d}", image, label, next_sample, preprocessed)
+            entered, last = _enter(judged, wanted, refusals, folder)
+            shard = write_shard(
+                folder, f"synth_{len(record.shards):05d}", *_as_case(entered, dims), last + 1, preprocessed
+            )
             record = record.model_copy(
                 update={
                     "shards": (*record.shards, shard),
-                    "refused": {gate: record.refused.get(gate, 0) + refused[gate] for gate in GATES},
+                    "gates": {
+                        name: gate.model_copy(update={"refused": refusals.counts[name]})
+                        for name, gate in record.gates.items()
+                    },
                 }
             )
             record.save(folder / RECORD_FILE)
@@ -99,93 +150,60 @@ def _fill(folder: Path, record: BankRecord, generator: PairGenerator, preprocess
     return record
 
 
-def _draw(
-    generator: PairGenerator, seed: int, first: int, wanted: int
-) -> tuple[np.ndarray, np.ndarray, int, Counter[str]]:
-    """`wanted` samples that pass the gates: image `[N, C, *canvas]`, label `[N, *canvas]`, where the stream goes on."""
-    images, labels, refused, number = [], [], Counter(), first
-    while (missing := wanted - sum(map(len, images))) > 0:
-        pairs, turned_away = pass_gates(generator.sample(missing, seed=seed, first=number))
-        number += missing
-        refused.update(turned_away)
-        images.append(pairs.image)
-        labels.append(pairs.label)
-        if sum(refused.values()) > MOST_REFUSED * max(number - first, SLICES_PER_SHARD):
-            worst = refused.most_common(1)[0][0]
+def _enter(judged: Iterator[Judged], wanted: int, refusals: Refusals, folder: Path) -> tuple[list[Judged], int]:
+    """The next `wanted` samples that may enter, and the number of the last one that was looked at.
+
+    Raises:
+        UserError: nearly all are refused.
+    """
+    entered: list[Judged] = []
+    for sample in judged:
+        if sample.refused_by is None:
+            entered.append(sample)
+        else:
+            refusals.note(sample)
+        drawn, refused = sample.number + 1, sum(refusals.counts.values())
+        if drawn >= FEWEST_DRAWN and refused > MOST_REFUSED * drawn:
+            worst = max(refusals.counts, key=refusals.counts.get)
             raise UserError(
-                f"The gate '{worst}' refused {refused[worst]} of {number - first} samples: the generator is not good "
-                f"enough. Train it longer, or choose another --snapshot."
+                f"The gates refused {refused} of {drawn} samples, most of them the gate '{worst}' "
+                f"({refusals.counts[worst]}): a sample {GATES[worst].says}. Look at {refused_picture(folder, worst)}. "
+                f"Train the generator longer, choose another --snapshot, or leave that gate open: "
+                f"--without {worst} --name {folder.name}_open"
             )
-    return np.concatenate(images), np.concatenate(labels), number, refused
+        if len(entered) == wanted:
+            return entered, sample.number
+    raise AssertionError("the stream has no end")
 
 
-def _begin(folder: Path, name: str, generator: PairGenerator, snapshot: Path, samples: int, seed: int) -> BankRecord:
-    """The record of the bank to go on with, or of a new one."""
-    reference = SnapshotReference(
-        path=str(snapshot.resolve()),
-        weights_sha256=generator.card.weights_sha256,
-        images_seen=generator.card.images_seen,
-    )
-    if (folder / RECORD_FILE).exists():
-        record = BankRecord.load(folder / RECORD_FILE)
-        if (record.snapshot.weights_sha256, record.seed) != (reference.weights_sha256, seed):
-            raise UserError(f"Bank {folder} exists, of another snapshot or seed. Choose another name with --name.")
-        for scratch in folder.glob(".filling_*"):
-            shutil.rmtree(scratch)
-        return record.model_copy(update={"requested": max(samples, record.samples)})
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and is no bank. Choose another name with --name.")
-    record = BankRecord(
-        name=name,
-        source=generator.plan.source,
-        snapshot=reference,
-        canvas=generator.plan.canvas,
-        seed=seed,
-        requested=samples,
-        created=datetime.now(timezone.utc).isoformat(),
-        release=version("nnunet-synth"),
-    )
-    record.save(folder / RECORD_FILE)
-    return record
+def _as_case(entered: Sequence[Judged], dims: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Image `[C, z, y, x]`, label `[1, z, y, x]`, numbers; of 2-D samples, z counts samples."""
+    image, label = np.stack([s.image for s in entered]), np.stack([s.label for s in entered])
+    image = image.swapaxes(0, 1) if dims == 2 else image[0]
+    return np.ascontiguousarray(image), label[None] if dims == 2 else label, [s.number for s in entered]
 
 
-def _refuse_foreign(generator: PairGenerator, source: Source, snapshot: Path) -> None:
-    """A bank is filled for the data that its generator learnt from, nothing else."""
-    learnt = generator.plan.source
-    if generator.plan.variant == "mask":
-        raise UserError(f"Snapshot {snapshot} draws masks alone. Choose one of the variant pair or image.")
-    for key, what in (
-        ("dataset_name", "dataset"),
-        ("data_identifier", "preprocessed data"),
-        ("fold", "fold"),
-        ("preprocessing", "preprocessing"),
-    ):
-        if getattr(learnt, key) != getattr(source, key):
-            raise UserError(
-                f"Snapshot {snapshot} learnt from another {what} ({getattr(learnt, key)}, here it is "
-                f"{getattr(source, key)}). Train a generator here: stylegan2-cond train {source.dataset_name} "
-                f"{source.configuration} {source.fold}"
-            )
+def _named_gates(names: Sequence[str]) -> set[str]:
+    """The gates that are meant, `all` among the names being each of them."""
+    if unknown := sorted(set(names) - {*GATES, ALL_GATES}):
+        raise UserError(f"--without {unknown[0]}: there is no such gate. There are: {', '.join(GATES)}, {ALL_GATES}")
+    return set(GATES) if ALL_GATES in names else set(names)
 
 
-def _best_snapshot(source: Source) -> Path:
-    if found := find_best(run_folder(source)):
-        return found
-    raise UserError(
-        f"No snapshot in {run_folder(source)}. Train a generator first: stylegan2-cond train "
-        f"{source.dataset_name} {source.configuration} {source.fold}"
-    )
+def _nnunet(plan: Plan, device: str, *, wanted: bool) -> NnUNet | None:
+    model = find_nnunet(plan.source) if wanted else None
+    return NnUNet(model, device) if model else None
 
 
-def _save_preview(folder: Path, record: BankRecord, generator: PairGenerator) -> None:
-    """Grid of the first samples, as they lie in the bank."""
-    codec = generator.plan.codec
-    bank = BankDataset(str(folder), [record.shards[0].name])
-    image, label, _, _ = bank.load_case(record.shards[0].name)
-    if len(record.canvas) == 2:
-        image, label = image[:, :PREVIEW_SAMPLES].swapaxes(0, 1), label[0, :PREVIEW_SAMPLES]
-    else:
-        image, label = image[:][None], label[:]
-    save_picture(
-        folder / "previews.png", overlay_grid(image, label, low=codec.low, high=codec.high, labels=codec.labels)
-    )
+def _known(preprocessed: Preprocessed, plan: Plan, nnunet: NnUNet | None, margin: float) -> Known:
+    real = cut_canvases(preprocessed, plan, plan.source.training_cases, REAL_CANVASES, REAL)
+    return Known(real, read_reference(preprocessed, plan)[0], plan.codec.labels, nnunet, margin)
+
+
+def _folder(preprocessed: Preprocessed, wanted: BankRecord) -> Path:
+    name = wanted.name
+    if Path(name).name != name or name.startswith("."):
+        raise UserError(
+            f"--name {name} is no plain folder name. Type for example --name {wanted.snapshots[0].variant}_1"
+        )
+    return banks_folder(preprocessed, wanted.source.fold) / name

@@ -7,7 +7,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,42 +28,90 @@ SHARD_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 
 
 class Shard(BaseModel):
-    """One nnU-Net case of a bank: its name, the samples in it, and the checksum of each of its files."""
+    """One nnU-Net case of a bank, and the checksum of each of its files.
+
+    Attributes:
+        name: of the case.
+        numbers: of its samples, in order, in the stream that the bank's seed names.
+        next_sample: number of the first sample of the stream that was not drawn for this shard.
+        files: SHA-256 of each file.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
-    samples: int
-    next_sample: int  # number of the first sample of the stream that was not drawn for this shard
+    numbers: tuple[int, ...]
+    next_sample: int
     files: dict[str, str]
+
+    @property
+    def samples(self) -> int:
+        return len(self.numbers)
 
 
 class SnapshotReference(BaseModel):
-    """Which snapshot a bank was drawn from."""
+    """Which snapshot samples were drawn from, and how often in proportion to the others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     path: str
     weights_sha256: str
     images_seen: int
+    variant: str
+    weight: float = Field(default=1.0, gt=0)
+
+
+class GateRecord(BaseModel):
+    """What a gate did.
+
+    Attributes:
+        refused: samples that it was the first to refuse.
+        limits: what it holds samples against, as learnt from the training cases.
+        off: why it did not look; None where it did.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    refused: int = 0
+    limits: dict[str, float] = Field(default_factory=dict)
+    off: str | None = None
 
 
 class BankRecord(Document):
-    """`bank.json`: provenance and contents. A bank is complete when its shards hold as many samples as requested."""
+    """`bank.json`: provenance and contents. A bank is complete when its shards hold as many samples as requested.
+
+    Attributes:
+        source: the cases that all of the bank's generators learnt from.
+        snapshots: that samples are drawn from; more than one are an ensemble.
+        masks: what images were drawn for, where a snapshot is of the variant `image`: `real`, `deformed`, or `drawn`.
+        mask_snapshot: that drew those masks.
+        balanced: each class was asked for equally often; otherwise as the training canvases show them.
+        gates: by name, in the order in which they look.
+        margin: how much further than the training cases samples may go, as a share of their range.
+    """
 
     remedy: ClassVar[str] = "Delete the bank's folder and fill it again: nnunet-synth bank …"
+    format_version: int = 2
     name: str
     source: Source
-    snapshot: SnapshotReference
+    snapshots: tuple[SnapshotReference, ...]
+    masks: str | None = None
+    mask_snapshot: SnapshotReference | None = None
+    balanced: bool = False
     canvas: tuple[int, ...]
     seed: int
     requested: int
     shards: tuple[Shard, ...] = ()
-    refused: dict[str, int] = Field(default_factory=dict)
+    gates: dict[str, GateRecord] = Field(default_factory=dict)
+    margin: float = 0.0
     created: str
     release: str
 
     @property
     def samples(self) -> int:
         return sum(shard.samples for shard in self.shards)
+
+    @property
+    def drawn(self) -> int:
+        """Samples that were drawn, whether they entered or not."""
+        return self.shards[-1].next_sample if self.shards else 0
 
     @property
     def complete(self) -> bool:
@@ -86,7 +134,13 @@ def find_banks(preprocessed: Preprocessed, fold: str) -> list[Path]:
 
 
 def write_shard(
-    folder: Path, name: str, image: np.ndarray, label: np.ndarray, next_sample: int, preprocessed: Preprocessed
+    folder: Path,
+    name: str,
+    image: np.ndarray,
+    label: np.ndarray,
+    numbers: Sequence[int],
+    next_sample: int,
+    preprocessed: Preprocessed,
 ) -> Shard:
     """Write one shard through nnU-Net's own classes, read it back, and only then give it its name.
 
@@ -95,13 +149,13 @@ def write_shard(
         name: of the case.
         image: `[C, z, y, x]` float32 in nnU-Net's units; for 2-D configurations z counts samples.
         label: `[1, z, y, x]` int16.
+        numbers: of the samples, in the stream that they are of.
         next_sample: where the stream of samples goes on after this shard.
         preprocessed: whose labels and patch size the shard follows.
 
     Raises:
         UserError: the disk is full, or what was read back is not what was written.
     """
-    samples = image.shape[1] if len(preprocessed.patch_size) == 2 else 1
     properties = {
         "class_locations": class_locations(label, preprocessed),
         "spacing": preprocessed.configuration.spacing,
@@ -118,7 +172,7 @@ def write_shard(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     files = {name + ending: sha256(folder / (name + ending)) for ending in SHARD_ENDINGS}
-    return Shard(name=name, samples=samples, next_sample=next_sample, files=files)
+    return Shard(name=name, numbers=tuple(numbers), next_sample=next_sample, files=files)
 
 
 def class_locations(label: np.ndarray, preprocessed: Preprocessed) -> dict:

@@ -1,30 +1,254 @@
-"""Gates: checks that a sample must pass to enter a bank. Each is one function, registered by its name."""
+"""Gates: checks that a sample must pass to enter a bank, held against what the training cases show."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+import torch
+from tqdm import tqdm
 
-from stylegan2_cond.snapshot import Pairs
+from nnunet_synth.bank.format import GateRecord
+from stylegan2_cond.metrics.copies import ALARMS, Find, by_correlation, by_features, case_numbers
+from stylegan2_cond.metrics.features import RandomPyramid
+from stylegan2_cond.metrics.masks import describe_masks
+from stylegan2_cond.metrics.nnunet import NnUNet
+from stylegan2_cond.metrics.samples import Samples
 
-Gate = Callable[[Pairs], np.ndarray]  # → `[N]` bool, True for samples that may enter
+REAL_CANVASES = 1000  # that gates learn from
+MARGIN = 0.05  # a voxel a little darker than any real one is no reason to refuse a sample
+RARE = 0.005  # share of real canvases beyond each limit of an area
+FIT_RARE = 0.05  # share of real canvases whose mask nnU-Net agrees with less than a sample's mask must
+NOT_WANTED = "not wanted"
+FEWEST_CASES = 3  # a sample is compared with the nearest case and with the next ones, a real canvas not with its own
 
 
-def finite(pairs: Pairs) -> np.ndarray:
+class GateOff(Exception):
+    """Why a gate can't look."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What gates learn from.
+
+    Attributes:
+        real: canvases of the training cases, as the generator's training draws them.
+        reference: all canvases of the training cases, perhaps with a margin, to look for copies in.
+        labels: all that a mask may hold.
+        nnunet: trained on the real cases of the fold; None where there is none.
+        margin: how much further than the real canvases samples may go, as a share of the real range.
+    """
+
+    real: Samples
+    reference: Samples
+    labels: Sequence[int]
+    nnunet: NnUNet | None
+    margin: float
+
+
+class Gate(ABC):
+    """One check. It learns its limits when it is made, and then looks at samples.
+
+    Raises:
+        GateOff: when made, if it can't look.
+    """
+
+    name: ClassVar[str]
+    says: ClassVar[str]  # what is wrong with a sample that it refuses
+
+    def __init__(self, known: Known):
+        self.limits: dict[str, float] = {}
+
+    @abstractmethod
+    def allows(self, samples: Samples) -> np.ndarray:
+        """`[N]` booleans, True for samples that may enter."""
+
+
+GATES: dict[str, type[Gate]] = {}
+
+
+def register(gate: type[Gate]) -> type[Gate]:
+    """Let samples pass this gate, after those that were registered before."""
+    GATES[gate.name] = gate
+    return gate
+
+
+@register
+class Finite(Gate):
     """All intensities are numbers."""
-    return np.isfinite(pairs.image).reshape(len(pairs.image), -1).all(axis=1)
+
+    name, says = "finite", "has intensities that are no numbers"
+
+    def allows(self, samples: Samples) -> np.ndarray:
+        return np.isfinite(samples.image).reshape(len(samples), -1).all(axis=1)
 
 
-GATES: dict[str, Gate] = {"finite": finite}
+@register
+class Range(Gate):
+    """Each channel stays within the intensities of the real canvases."""
+
+    name, says = "range", "has intensities that no real canvas has"
+
+    def __init__(self, known: Known):
+        super().__init__(known)
+        channels = known.real.image.swapaxes(0, 1).reshape(known.real.channels, -1)
+        low, high = channels.min(axis=1), channels.max(axis=1)
+        slack = known.margin * (high - low)
+        self._low, self._high = low - slack, high + slack
+        for channel, (least, most) in enumerate(zip(self._low, self._high, strict=True)):
+            self.limits |= {f"channel {channel} least": float(least), f"channel {channel} most": float(most)}
+
+    def allows(self, samples: Samples) -> np.ndarray:
+        flat = samples.image.reshape(*samples.image.shape[:2], -1)
+        return ((flat.min(axis=2) >= self._low) & (flat.max(axis=2) <= self._high)).all(axis=1)
 
 
-def pass_gates(pairs: Pairs) -> tuple[Pairs, dict[str, int]]:
-    """The samples that every gate lets in, and how many each gate was the first to refuse."""
-    entering = np.ones(len(pairs.image), dtype=bool)
-    refused = {}
-    for name, gate in GATES.items():
-        allowed = gate(pairs)
-        refused[name] = int((entering & ~allowed).sum())
-        entering &= allowed
-    return Pairs(pairs.image[entering], pairs.label[entering]), refused
+@register
+class Anatomy(Gate):
+    """Classes are shown together, are as large, and have as many pieces and holes, as real canvases have them."""
+
+    name, says = "anatomy", "has areas, pieces or holes that real masks don't have"
+    counted = ("components", "holes")
+
+    def __init__(self, known: Known):
+        super().__init__(known)
+        self._labels = [label for label in known.labels if label > 0]
+        self._together = {tuple(row) for row in self._shown(known.real.label).tolist()}
+        for label in self._labels:
+            real = describe_masks(known.real.label, label)
+            if not (shown := real["presence"] > 0).any():
+                continue
+            least, most = np.quantile(real["area"][shown], [RARE, 1 - RARE], method="nearest")
+            slack = known.margin * (most - least)
+            self.limits[f"class {label} area least"] = float(least - slack)
+            self.limits[f"class {label} area most"] = float(most + slack)
+            for count in self.counted:
+                most = np.quantile(real[count][shown], 1 - RARE, method="nearest")
+                self.limits[f"class {label} {count} most"] = float(np.floor(most * (1 + known.margin)))
+
+    def _shown(self, label: np.ndarray) -> np.ndarray:
+        """`[N, classes]` booleans."""
+        return np.stack([(label == one).reshape(len(label), -1).any(axis=1) for one in self._labels], axis=1)
+
+    def allows(self, samples: Samples) -> np.ndarray:
+        shown = self._shown(samples.label)
+        allowed = np.array([tuple(row) in self._together for row in shown.tolist()], bool)
+        for column, label in enumerate(self._labels):
+            if f"class {label} area most" not in self.limits:
+                continue
+            found = describe_masks(samples.label, label)
+            good = found["area"] >= self.limits[f"class {label} area least"]
+            for what in ("area", *self.counted):
+                good &= found[what] <= self.limits[f"class {label} {what} most"]
+            allowed &= good | ~shown[:, column]
+        return allowed
+
+
+@register
+class Fit(Gate):
+    """The nnU-Net of the real cases of the fold agrees with each class of the mask as it does with real masks.
+
+    The measure is Dice with one voxel in two hundred added to both sides, so that a few voxels of a tiny structure,
+    which nnU-Net misses in real canvases, too, decide nothing.
+    """
+
+    name, says = "fit", "has a mask that nnU-Net sees no reason for in the image"
+
+    def __init__(self, known: Known):
+        super().__init__(known)
+        if known.nnunet is None:
+            raise GateOff("no nnU-Net was trained on the real cases of the fold")
+        self._nnunet = known.nnunet
+        self._labels = [label for label in known.labels if label > 0]
+        agreement = self._agreement(known.real)
+        for label, dice in zip(self._labels, agreement.T, strict=True):
+            if len(there := dice[~np.isnan(dice)]):
+                least = np.quantile(there, FIT_RARE, method="lower")
+                self.limits[f"class {label} Dice least"] = float(least - known.margin * least)
+
+    def _agreement(self, samples: Samples) -> np.ndarray:
+        """`[N, classes]` Dice; NaN where neither mask nor nnU-Net shows the class."""
+        seen = self._nnunet.segment(samples)
+        slack = np.prod(samples.canvas) / 200
+        columns = []
+        for label in self._labels:
+            ours, theirs = ((side == label).reshape(len(side), -1) for side in (samples.label, seen))
+            both, either = (ours & theirs).sum(axis=1), ours.sum(axis=1) + theirs.sum(axis=1)
+            columns.append(np.where(either > 0, (2 * both + slack) / (either + slack), np.nan))
+        return np.stack(columns, axis=1)
+
+    def allows(self, samples: Samples) -> np.ndarray:
+        least = [self.limits.get(f"class {label} Dice least", 0.0) for label in self._labels]
+        agreement = self._agreement(samples)
+        return (np.isnan(agreement) | (agreement >= least)).all(axis=1)
+
+
+@register
+class Copy(Gate):
+    """The nearest training case is no nearer, for the next ones' distance, than it is to real canvases of others.
+
+    In pixels by the largest normalised cross-correlation over small shifts, and in features; see `metrics.copies`.
+    """
+
+    name, says = "copy", "is nearly a canvas of a training case"
+
+    def __init__(self, known: Known):
+        super().__init__(known)
+        if (cases := len(np.unique(known.reference.groups()))) < FEWEST_CASES:
+            raise GateOff(f"with {cases} training cases nobody knows what is usual; it takes {FEWEST_CASES}")
+        inner = known.reference.cropped(known.real.canvas)
+        features = known.nnunet or RandomPyramid()
+        self._searches: dict[str, Find] = {
+            "pixels": by_correlation(known.reference),
+            "features": by_features(inner, features(inner), features),
+        }
+        own = case_numbers(known.reference, known.real)
+        for name, find in self._searches.items():
+            self.limits[f"score in {name}, least"] = float(np.quantile(find(known.real, own).score, ALARMS))
+
+    def allows(self, samples: Samples) -> np.ndarray:
+        scores = {name: find(samples, None).score for name, find in self._searches.items()}
+        return np.all([score >= self.limits[f"score in {name}, least"] for name, score in scores.items()], axis=0)
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The gates of a bank, in the order in which they look; a sample is told by the first that refuses it."""
+
+    gates: tuple[Gate, ...]
+    off: dict[str, str]  # reason by name
+
+    @classmethod
+    def learn(cls, known: Callable[[], Known], without: Collection[str] = ()) -> Gates:
+        """Make all gates but those of `without`; `known` is called where a gate learns anything."""
+        gates, off = [], dict.fromkeys(without, NOT_WANTED)
+        wanted = [gate for name, gate in GATES.items() if name not in off]
+        learnt = known() if any(gate is not Finite for gate in wanted) else None
+        for gate in tqdm(wanted, desc="Learning what is real", unit="gate", leave=False, delay=2):
+            try:
+                gates.append(gate(learnt))
+            except GateOff as reason:
+                off[gate.name] = str(reason)
+        return cls(tuple(gates), {name: off[name] for name in GATES if name in off})
+
+    def records(self) -> dict[str, GateRecord]:
+        """What `bank.json` says of them before they have looked at anything."""
+        limits = {gate.name: gate.limits for gate in self.gates}
+        return {name: GateRecord(limits=limits.get(name, {}), off=self.off.get(name)) for name in GATES}
+
+    @torch.inference_mode()
+    def first_refusal(self, samples: Samples) -> list[str | None]:
+        """For each sample, the name of the first gate that refuses it; None for those that may enter."""
+        verdicts: list[str | None] = [None] * len(samples)
+        left = np.arange(len(samples))
+        for gate in self.gates:
+            if not len(left):
+                break
+            allowed = gate.allows(samples.take(left))
+            for index in left[~allowed]:
+                verdicts[index] = gate.name
+            left = left[allowed]
+        return verdicts

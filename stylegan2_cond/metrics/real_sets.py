@@ -42,7 +42,7 @@ def read_real_sets(preprocessed: Preprocessed, plan: Plan, held_out: Sequence[st
     """Cut all of them; the same ones for every snapshot of a plan. Nobody looks for copies of masks alone."""
     training = plan.source.training_cases
     real = cut_canvases(preprocessed, plan, training, count, REAL)
-    reference, thinned = (real, 1) if plan.variant == "mask" else _reference(preprocessed, plan)
+    reference, thinned = (real, 1) if plan.variant == "mask" else read_reference(preprocessed, plan)
     return RealSets(
         real=real,
         again=cut_canvases(preprocessed, plan, training, count, AGAIN),
@@ -74,7 +74,7 @@ def as_judged(samples: Samples, plan: Plan) -> Samples:
     return Samples(one_hot, samples.label, samples.case, samples.asked)
 
 
-def _reference(preprocessed: Preprocessed, plan: Plan) -> tuple[Samples, int]:
+def read_reference(preprocessed: Preprocessed, plan: Plan) -> tuple[Samples, int]:
     names = plan.source.training_cases
     cases = [preprocessed.load(name) for name in names]
     places = sum(len(covering_places(case.image.shape[1:], plan.canvas, RIM)) for case in cases)

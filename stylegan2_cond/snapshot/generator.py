@@ -92,14 +92,30 @@ class PairGenerator:
             UserError: the training cases, whose masks are wanted, are not there.
         """
         ask = Ask(with_classes, position, areas)
+        return self._sample(range(first, first + n), seed, truncation, ask, masks)
+
+    def sample_numbers(
+        self,
+        numbers: Sequence[int],
+        *,
+        seed: int = 0,
+        with_classes: Sequence[int] | None = None,
+        masks: MaskSource | None = None,
+    ) -> Pairs:
+        """Draw these samples of a stream, in this order; otherwise as `sample`."""
+        return self._sample(numbers, seed, 1.0, Ask(with_classes), masks)
+
+    def _sample(
+        self, numbers: Sequence[int], seed: int, truncation: float, ask: Ask, masks: MaskSource | None
+    ) -> Pairs:
         if masks is not None and not self.plan.given_mask:
             raise ValueError(f"a snapshot of the variant '{self.plan.variant}' draws its own masks")
         if masks is None and self.plan.given_mask:
             masks = open_real_masks(self.plan, deformed=True)
         size = max(1, self.plan.batch_size // self.plan.accumulate)
         batches = [
-            self._batch(range(start, min(start + size, first + n)), seed, truncation, ask, masks)
-            for start in range(first, first + n, size)
+            self._batch(numbers[start : start + size], seed, truncation, ask, masks)
+            for start in range(0, len(numbers), size)
         ]
         plan = self.plan
         if not batches:
@@ -111,7 +127,7 @@ class PairGenerator:
         return Pairs(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
 
     def _batch(
-        self, indices: range, seed: int, truncation: float, ask: Ask, masks: MaskSource | None
+        self, indices: Sequence[int], seed: int, truncation: float, ask: Ask, masks: MaskSource | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         codec, given = self.plan.codec, None
         drawn = [self._inputs(np.random.default_rng([seed, index]), ask) for index in indices]

@@ -1,0 +1,66 @@
+"""A bank that was begun before: gone on with, where the same is wanted, and refused otherwise."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.gates import NOT_WANTED, Gates
+from stylegan2_cond.errors import UserError
+
+
+def begun_bank(folder: Path, wanted: BankRecord, without: set[str]) -> BankRecord | None:
+    """The record of the bank to go on with, which may be wanted larger now; None where there is none yet.
+
+    Raises:
+        UserError: what lies there is another bank, or none.
+    """
+    if not (folder / RECORD_FILE).exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} exists and is no bank. Choose another name with --name.")
+        return None
+    record = BankRecord.load(folder / RECORD_FILE)
+    if differing := _difference(record, wanted, without):
+        raise UserError(f"Bank {folder} exists, with {differing}. Choose another name with --name.")
+    for scratch in folder.glob(".filling_*"):
+        shutil.rmtree(scratch)
+    return record.model_copy(update={"requested": max(wanted.requested, record.samples)})
+
+
+def _difference(record: BankRecord, wanted: BankRecord, without: set[str]) -> str | None:
+    """What keeps a bank from being gone on with."""
+
+    def drawn_by(one: BankRecord) -> list:
+        masks = one.mask_snapshot and one.mask_snapshot.weights_sha256
+        return [masks, *((snapshot.weights_sha256, snapshot.weight) for snapshot in one.snapshots)]
+
+    if drawn_by(record) != drawn_by(wanted):
+        return "other snapshots"
+    for key in ("seed", "masks", "balanced", "margin"):
+        if (then := getattr(record, key)) != getattr(wanted, key):
+            return f"{key} {then}"
+    if {name for name, gate in record.gates.items() if gate.off == NOT_WANTED} != without:
+        return "other gates"
+    return None
+
+
+def refuse_other_gates(folder: Path, record: BankRecord, gates: Gates) -> None:
+    """What enters a bank has passed the same gates, from the first sample to the last.
+
+    Raises:
+        UserError: a gate has other limits than when the bank was begun.
+    """
+    for name, now in gates.records().items():
+        then = record.gates[name]
+        if then.limits.keys() == now.limits.keys() and np.allclose(
+            list(then.limits.values()), list(now.limits.values()), rtol=1e-3, atol=1e-6
+        ):
+            continue
+        states = [f"off ({gate.off})" if gate.off else "open" for gate in (then, now)]
+        raise UserError(
+            f"The gate '{name}' of bank {folder} was another when it was begun: then {states[0]}, now {states[1]}, or "
+            f"with other limits, perhaps of another nnU-Net. Choose another name with --name."
+        )

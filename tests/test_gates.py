@@ -1,0 +1,209 @@
+"""Gates let real canvases pass, refuse what each is there to refuse, and count it."""
+
+import numpy as np
+import pytest
+from conftest import STRICT
+from scipy import ndimage
+
+from nnunet_synth.bank import filling, gates
+from nnunet_synth.bank.filling import fill_bank
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.gates import GATES, Anatomy, Copy, Fit, GateOff, Gates, Known, Range
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.metrics.real_sets import AGAIN, REAL, cut_canvases, read_reference
+from stylegan2_cond.metrics.samples import Samples
+
+
+class Oracle:
+    """In the place of nnU-Net: it sees the class wherever the first channel is bright."""
+
+    def segment(self, samples):
+        return (samples.image[:, 0] > 0.5).astype(np.int16)
+
+    def __call__(self, samples):
+        import torch
+
+        return torch.from_numpy(samples.image.reshape(len(samples), -1))
+
+
+def disc(rng, radius, side=32):
+    """A bright disc on noise, and its mask."""
+    y, x = np.indices((side, side)) - rng.uniform(12, 20, 2).reshape(2, 1, 1)
+    mask = y**2 + x**2 < radius**2
+    texture = ndimage.gaussian_filter(rng.standard_normal((side, side)), 2)
+    return (mask + 0.2 * texture / texture.std()).clip(-0.45, 1.45)[None].astype(np.float32), mask.astype(np.int16)
+
+
+def discs(rng, count, radii=(4, 8), cases=20):
+    image, label = zip(*(disc(rng, rng.uniform(*radii)) for _ in range(count)), strict=True)
+    return Samples(np.stack(image), np.stack(label), np.array([f"case_{i % cases:02d}" for i in range(count)]))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def known(rng):
+    real = discs(rng, 400)
+    image = np.where(real.label[:, None] > 0, real.image.clip(0.55), real.image.clip(None, 0.45))
+    real = Samples(image.astype(np.float32), real.label, real.case)
+    return Known(real, real, (0, 1), Oracle(), 0.0)
+
+
+def test_real_canvases_pass_every_gate_as_often_as_its_limits_say(known):
+    verdicts = Gates.learn(lambda: known).first_refusal(Samples(known.real.image, known.real.label))
+    # RARE at three limits, FIT_RARE at one. Copies are not asked for: these are all.
+    refused = [verdict for verdict in verdicts if verdict not in (None, "copy")]
+    assert len(refused) <= len(verdicts) * (4 * gates.RARE + gates.FIT_RARE)
+
+
+def change(samples, **parts):
+    return Samples(parts.get("image", samples.image.copy()), parts.get("label", samples.label.copy()))
+
+
+def test_intensities_that_are_no_numbers_are_refused_first(known):
+    drawn = change(known.real.take(slice(4)))
+    drawn.image[2, 0, 3, 3] = np.nan
+    assert Gates.learn(lambda: known, without=("copy",)).first_refusal(drawn) == [None, None, "finite", None]
+
+
+@pytest.mark.parametrize(("margin", "allowed"), [(0.0, False), (0.2, True)])
+def test_the_range_is_that_of_real_canvases_and_a_margin(known, margin, allowed):
+    gate = Range(Known(known.real, known.reference, known.labels, None, margin))
+    least, most = known.real.image.min(), known.real.image.max()
+    drawn = change(known.real.take(slice(2)))
+    drawn.image[0, 0, 0, 0] = most + 0.1 * (most - least)
+    assert gate.allows(drawn).tolist() == [allowed, True]
+    drawn.image[0, 0, 0, 0] = least - 0.3 * (most - least)
+    assert gate.allows(drawn).tolist() == [False, True]
+
+
+def masks_of(*boxes):
+    label = np.zeros((len(boxes), 32, 32), np.int16)
+    for mask, parts in zip(label, boxes, strict=True):
+        for value, *box in parts:
+            mask[box[0] : box[1], box[2] : box[3]] = value
+    return Samples(np.zeros((len(boxes), 1, 32, 32), np.float32), label)
+
+
+def test_masks_unlike_any_real_one_are_refused(known):
+    drawn = masks_of(
+        [(1, 10, 20, 10, 20)],  # like a disc
+        [(1, 2, 30, 2, 30)],  # too large
+        [(1, 10, 11, 10, 11)],  # too small
+        [(1, 4, 10, 4, 10), (1, 20, 26, 20, 26)],  # in two pieces
+        [(1, 10, 20, 10, 20), (0, 14, 15, 14, 15)],  # with a hole
+        [],  # empty, as no real canvas is
+    )
+    assert Anatomy(known).allows(drawn).tolist() == [True, False, False, False, False, False]
+
+
+def test_classes_that_real_canvases_never_show_together_are_refused():
+    real = masks_of([(1, 4, 9, 4, 9)], [(2, 4, 9, 4, 9)], [])
+    gate = Anatomy(Known(real, real, (0, 1, 2), None, 0.0))
+    drawn = masks_of([(1, 4, 9, 4, 9)], [], [(1, 4, 9, 4, 9), (2, 14, 19, 14, 19)])
+    assert gate.allows(drawn).tolist() == [True, True, False]
+
+
+def test_a_mask_that_nnunet_does_not_see_is_refused(known):
+    moved = change(known.real.take(slice(3)))
+    moved.label[1] = np.roll(moved.label[1], 14, axis=0)
+    assert Fit(known).allows(moved).tolist() == [True, False, True]
+
+
+def test_without_an_nnunet_the_gate_is_off_and_says_so(known):
+    made = Gates.learn(lambda: Known(known.real, known.reference, known.labels, None, 0.0), without=("copy",))
+    records = made.records()
+    assert list(records) == list(GATES)
+    assert records["fit"].off == "no nnU-Net was trained on the real cases of the fold"
+    assert records["copy"].off == "not wanted"
+    assert records["range"].off is None
+    with pytest.raises(GateOff, match="with 2 training cases"):
+        Copy(Known(known.real, discs(np.random.default_rng(1), 8, cases=2), known.labels, Oracle(), 0.0))
+
+
+def test_copies_are_refused_and_others_are_not(known, rng):
+    shifted = np.roll(known.real.image[:20], 1, axis=3) + rng.normal(0, 0.02, (20, 1, 32, 32)).astype(np.float32)
+    fresh = discs(rng, 40)
+    gate = Copy(known)
+    assert not gate.allows(Samples(shifted, known.real.label[:20])).any()
+    assert gate.allows(Samples(fresh.image, fresh.label)).mean() > 0.9
+
+
+def test_the_first_gate_that_refuses_is_told(known):
+    drawn = masks_of([(1, 2, 30, 2, 30)])
+    drawn.image[0] += 9
+    assert Gates.learn(lambda: known).first_refusal(drawn) == ["range"]
+    assert Gates.learn(lambda: known, without=("range",)).first_refusal(drawn) == ["anatomy"]
+
+
+def test_real_canvases_of_a_preprocessed_fold_pass(preprocessed, plan):
+    """Cut anew, they are refused about as rarely as the limits promise."""
+    real = cut_canvases(preprocessed, plan, plan.source.training_cases, 300, REAL)
+    known = Known(real, read_reference(preprocessed, plan)[0], plan.codec.labels, None, 0.0)
+    again = cut_canvases(preprocessed, plan, plan.source.training_cases, 300, AGAIN)
+    verdicts = Gates.learn(lambda: known, without=("copy",)).first_refusal(again)
+    assert sum(verdict is not None for verdict in verdicts) <= 0.06 * len(verdicts)
+
+
+class Refusing(gates.Gate):
+    """About every third sample, decided by the sample itself."""
+
+    name, says = "range", "is refused for a test"
+
+    def allows(self, samples):
+        return np.abs(samples.image.reshape(len(samples), -1)).sum(axis=1).round(2) * 100 % 3 > 1
+
+
+class RefusingAll(Refusing):
+    def allows(self, samples):
+        return np.zeros(len(samples), bool)
+
+
+def test_a_bank_counts_and_shows_what_its_gates_refused(preprocessed, generator_run, monkeypatch):
+    monkeypatch.setitem(gates.GATES, "range", Refusing)
+    folder = fill_bank(preprocessed, "0", samples=100, name="counted", without=("anatomy", "fit", "copy"))
+    record = BankRecord.load(folder / RECORD_FILE)
+    refused = record.gates["range"].refused
+    assert refused > 10
+    assert record.samples == 100
+    assert record.drawn == 100 + refused
+    numbers = [number for shard in record.shards for number in shard.numbers]
+    assert numbers == sorted(set(numbers))
+    assert (folder / "refused_range.png").exists()
+    assert not (folder / "refused_finite.png").exists()
+
+
+def test_filling_gives_up_when_the_gates_refuse_nearly_all(preprocessed, generator_run, monkeypatch):
+    monkeypatch.setitem(gates.GATES, "range", RefusingAll)
+    with pytest.raises(UserError, match=r"refused 64 of 64 samples, most of them the gate 'range'.*--without range"):
+        fill_bank(preprocessed, "0", samples=10, name="hopeless", without=("anatomy", "fit", "copy"))
+    folder = filling.banks_folder(preprocessed, "0") / "hopeless"
+    assert sorted(path.name for path in folder.iterdir()) == [RECORD_FILE, "refused_range.png"]
+
+
+def test_a_bank_goes_on_with_the_gates_that_it_was_begun_with(preprocessed, generator_run, monkeypatch):
+    without = ("anatomy", "fit", "copy")
+    monkeypatch.setattr(gates.Range, "allows", lambda self, samples: np.ones(len(samples), bool))
+    folder = fill_bank(preprocessed, "0", samples=10, name="begun", without=without)
+    learn = gates.Range.__init__
+
+    def other(self, known):
+        learn(self, known)
+        self.limits["channel 0 most"] += 1
+
+    monkeypatch.setattr(gates.Range, "__init__", other)
+    with pytest.raises(UserError, match=r"The gate 'range' of bank .*begun was another when it was begun"):
+        fill_bank(preprocessed, "0", samples=20, name="begun", without=without)
+    assert BankRecord.load(folder / RECORD_FILE).samples == 10
+
+
+def test_a_gate_that_is_not_there_is_named_with_those_that_are(preprocessed):
+    with pytest.raises(UserError, match=r"--without fitness: there is no such gate.*fit, copy, all"):
+        fill_bank(preprocessed, "0", samples=10, without=("fitness",))
+
+
+def test_strict_gates_are_gates():
+    assert set(STRICT) < set(GATES)
