@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_PLANS
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_synth.bank.format import BankDataset, verify_bank
+from nnunet_synth.training.framing import Margins, Mirrored
 from nnunet_synth.training.leak_guard import LeakError, refuse_leaks
 from nnunet_synth.training.mixing import MixedDataset, MixingControl
 from nnunet_synth.training.schedule import ratio_at
@@ -26,22 +31,22 @@ from stylegan2_cond.planning import Source
 def mixed(bank, preprocessed):
     record = verify_bank(bank)
     real = preprocessed.dataset_class(str(preprocessed.folder), list(preprocessed.fold(0).training))
-    return MixedDataset(real, BankDataset(str(bank)), record, MixingControl())
+    return MixedDataset(real, BankDataset(str(bank)), record, MixingControl((1, 2)), Margins((0,) * 3, (0,) * 3))
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.25, 0.9])
 def test_the_realised_share_is_the_ratio(mixed, ratio):
     mixed.control.ratio = ratio
-    mixed.real.load_case = mixed.bank.load_case = lambda name: name
-    drawn = [mixed.load_case("real").startswith("synth") for _ in range(10_000)]
-    assert mixed.control.take() == (10_000 - sum(drawn), sum(drawn))
+    mixed.real.load_case = mixed.bank.load_case = lambda name: (None, np.zeros(1), name, None)
+    drawn = [mixed.load_case("real")[2].startswith("synth") for _ in range(10_000)]
+    assert mixed.control.take().draws == (10_000 - sum(drawn), sum(drawn))
     assert abs(np.mean(drawn) - ratio) < 4 * np.sqrt(ratio * (1 - ratio) / 10_000)
 
 
 def test_shards_are_drawn_in_proportion_to_their_samples(mixed):
     mixed.control.ratio = 1
-    mixed.bank.load_case = lambda name: name
-    drawn = [mixed.load_case("real") for _ in range(5_000)]
+    mixed.bank.load_case = lambda name: (None, np.zeros(1), name, None)
+    drawn = [mixed.load_case("real")[2] for _ in range(5_000)]
     assert abs(drawn.count("synth_00000") / 5_000 - 0.64) < 4 * np.sqrt(0.64 * 0.36 / 5_000)
 
 
@@ -49,6 +54,89 @@ def test_ratio_0_draws_nothing_from_numpys_random_state(mixed):
     before = np.random.get_state()[1].copy()
     mixed.load_case(mixed.identifiers[0])
     assert np.array_equal(np.random.get_state()[1], before)
+
+
+def test_shards_that_are_filled_while_training_goes_on_are_drawn_too(mixed):
+    mixed.control.ratio, mixed.control.new_shards = 1, 2
+    mixed.bank.load_case = lambda name: (None, np.zeros(1), name, None)
+    drawn = [mixed.load_case("real")[2] for _ in range(5_000)]
+    for name, samples in (("synth_00000", 64), ("synth_00001", 36), ("synth_00002", 64), ("synth_00003", 64)):
+        share = samples / 228
+        assert abs(drawn.count(name) / 5_000 - share) < 4 * np.sqrt(share * (1 - share) / 5_000)
+
+
+def loader_of(dataset, preprocessed, box=None, **options):
+    patch = preprocessed.patch_size
+    return nnUNetDataLoader(dataset, 8, box or patch, patch, preprocessed.label_manager, **options)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_the_share_of_each_class_is_counted_in_what_the_loader_cuts(mixed, preprocessed, ratio):
+    mixed.control.ratio = ratio
+    loader = loader_of(mixed, preprocessed, oversample_foreground_percent=0.5)
+    shown = np.zeros(2, int)
+    for _ in range(10):
+        target = next(loader)["target"].numpy()
+        shown += [sum((crop == label).any() for crop in target) for label in (1, 2)]
+    tally = mixed.control.take()
+    assert tally.draws == ((80, 0) if ratio == 0 else (0, 80))
+    if ratio:
+        assert tally.showing == {1: (0, shown[0]), 2: (0, shown[1])}
+        assert "of crops with class 1 1.0000" in str(tally)
+
+
+def test_foreground_is_oversampled_in_synthetic_cases(mixed, preprocessed):
+    mixed.control.ratio = 1
+    mixed.margins = Margins((0, 2, 1), (0, 2, 2))
+    loader = loader_of(mixed, preprocessed, oversample_foreground_percent=1.0)
+    for _ in range(5):
+        assert (next(loader)["target"].numpy() > 0).reshape(8, -1).any(axis=1).all()
+
+
+@given(
+    arrays(np.int16, (1, 3, 7, 6), elements=st.integers(0, 9)),
+    st.tuples(*[st.integers(0, 5)] * 4),
+    st.tuples(*[st.integers(0, 20)] * 6),
+)
+def test_a_mirrored_array_is_numpys_padded_one(array, margins, corners):
+    margins = Margins((0, *margins[:2]), (0, *margins[2:]))
+    grown = np.pad(array, [(0, 0), *zip(margins.before, margins.after, strict=True)], mode="reflect")
+    mirrored = Mirrored(array, margins)
+    assert mirrored.shape == grown.shape
+    box = (slice(None), *(slice(min(pair), max(pair)) for pair in zip(corners[:3], corners[3:], strict=True)))
+    assert np.array_equal(mirrored[box], grown[box])
+
+
+@pytest.mark.parametrize(
+    ("canvas", "box", "usual", "before", "after"),
+    [
+        ((44, 33), (70, 70), (50, 35), (0, 3, 1), (0, 3, 1)),  # as large as real cases are
+        ((44, 33), (48, 33), (500, 500), (0, 2, 0), (0, 2, 0)),  # no larger than the box
+        ((48, 48), (90, 90), (48, 40), (0, 0, 0), (0, 0, 0)),  # never smaller
+        ((3, 40), (90, 90), (90, 43), (0, 2, 1), (0, 2, 2)),  # no further than a mirror reaches
+        ((8, 16, 16), (12, 20, 20), (9.6, 17.2, 99), (1, 0, 2), (1, 1, 2)),
+    ],
+)
+def test_canvases_grow_to_the_size_of_real_cases(canvas, box, usual, before, after):
+    assert Margins.to_size(canvas, box, usual) == Margins(before, after)
+
+
+def test_synthetic_canvases_show_no_more_frame_than_real_cases(mixed, preprocessed):
+    """The share of voxels that the loader fills (label -1), in the box that it cuts before it rotates and scales."""
+    box = tuple(int(1.5 * length) for length in preprocessed.patch_size)
+    canvas = mixed.bank.load_case("synth_00000")[0].shape[2:]
+    usual = preprocessed.configuration.configuration["median_image_size_in_voxels"]
+    filled = {}
+    for kind, ratio, margins in (
+        ("real", 0, None),
+        ("bare", 1, Margins((0,) * 3, (0,) * 3)),
+        ("grown", 1, Margins.to_size(canvas, box, usual)),
+    ):
+        mixed.control.ratio, mixed.margins = ratio, margins
+        loader = loader_of(mixed, preprocessed, box)
+        filled[kind] = np.mean([(next(loader)["target"].numpy() == -1).mean() for _ in range(20)])
+    assert filled["grown"] < filled["real"] + 0.02
+    assert filled["bare"] > filled["grown"]
 
 
 def draw_and_count(control, ready, go):
@@ -71,8 +159,8 @@ def test_a_new_ratio_reaches_running_workers_and_their_counts_come_back(method):
     go.set()
     for worker in workers:
         worker.join(60)
-    assert control.take() == (0, 1000)
-    assert control.take() == (0, 0)
+    assert control.take().draws == (0, 1000)
+    assert control.take().draws == (0, 0)
 
 
 def trainer_of(cls, preprocessed, **block):

@@ -46,6 +46,19 @@ def make_generator(canvas, factors, output_channels=IMAGES + LABELS, condition_d
     return Generator(mapping, synthesis).eval()
 
 
+def modulations(generator):
+    return [conv.given for conv in generator.synthesis.convs if conv.given is not None]
+
+
+def make_illustrator(canvas, factors):
+    """A generator of images for given masks, as after some training: new ones take no notice of the mask."""
+    generator = make_generator(canvas, factors, output_channels=IMAGES, given_channels=LABELS)
+    for modulation in modulations(generator):
+        for layer in (modulation.scale, modulation.shift):
+            layer.weight.data.normal_()
+    return generator
+
+
 def make_discriminator(canvas, factors, **changes):
     sizes = {"image_channels": IMAGES, "label_channels": LABELS, "condition_dim": CONDITION, **changes}
     return Discriminator(canvas=canvas, factors=factors, channels=[12, 8, 6][-len(factors) - 1 :], **sizes)
@@ -89,7 +102,7 @@ def test_generator_and_discriminator_take_any_canvas_and_any_number_of_channels(
 @every_canvas
 def test_a_score_sends_a_gradient_to_every_weight_of_both_networks(canvas, factors):
     generator, discriminator = make_generator(canvas, factors), make_discriminator(canvas, factors)
-    illustrator = make_generator(canvas, factors, output_channels=IMAGES, given_channels=LABELS)
+    illustrator = make_illustrator(canvas, factors)
     z, condition, noises = draw_inputs(generator, 3)
     condition[0] = 1  # a condition of zeros alone teaches the embeddings nothing
     mask = torch.randn(3, LABELS, *canvas)
@@ -135,8 +148,16 @@ def test_a_given_mask_scales_by_one_plus_gamma_and_shifts_by_beta(canvas):
         np.testing.assert_allclose(found[n], x[n].numpy() * (1 + gamma) + beta, rtol=1e-3, atol=1e-4)
 
 
-def draw_for_masks(canvas, factors, count=2):
+def test_a_new_generator_takes_no_notice_of_the_mask():
+    canvas, factors = CANVASES[0]
     generator = make_generator(canvas, factors, output_channels=IMAGES, given_channels=LABELS)
+    inputs = draw_inputs(generator, 2)
+    one, other = (generator(*inputs, mask=torch.randn(2, LABELS, *canvas)) for _ in range(2))
+    assert torch.equal(one, other)
+
+
+def draw_for_masks(canvas, factors, count=2):
+    generator = make_illustrator(canvas, factors)
     z, condition, noises = draw_inputs(generator, count)
     return generator, (z, condition, noises), torch.randn(count, LABELS, *canvas)
 
@@ -145,14 +166,14 @@ def draw_for_masks(canvas, factors, count=2):
 def test_each_stage_is_modulated_by_the_mask_at_its_own_size(canvas, factors):
     generator, inputs, mask = draw_for_masks(canvas, factors)
     seen = []
-    for modulation in generator.synthesis.masks:
+    for modulation in modulations(generator):
         modulation.register_forward_pre_hook(lambda _, taken: seen.append(taken))
     drawn = generator(*inputs, mask=mask)
     assert drawn.shape == (2, IMAGES, *canvas)
     sizes = pyramid(canvas, factors)
     assert [tuple(x.shape[2:]) for x, _ in seen] == [tuple(given.shape[2:]) for _, given in seen] == sizes
     assert torch.equal(seen[-1][1], mask)
-    for modulation in generator.synthesis.masks:  # and each has a say in what is drawn
+    for modulation in modulations(generator):  # and each has a say in what is drawn
         kept = [layer.weight.data.clone() for layer in (modulation.scale, modulation.shift)]
         for silenced in range(2):
             layers = (modulation.scale, modulation.shift)
@@ -169,7 +190,7 @@ def test_coarse_stages_see_the_mask_averaged_over_what_each_voxel_covers(canvas,
         torch.arange(math.prod(canvas)).float().reshape(1, 1, *canvas).expand(2, LABELS, -1, *[-1] * (len(canvas) - 1))
     )
     coarsest = []
-    generator.synthesis.masks[0].register_forward_pre_hook(lambda _, taken: coarsest.append(taken[1]))
+    modulations(generator)[0].register_forward_pre_hook(lambda _, taken: coarsest.append(taken[1]))
     generator(*inputs, mask=mask.contiguous())
     block = [math.prod(stage[axis] for stage in factors) for axis in range(len(canvas))]  # voxels of the canvas
     first = mask[(0, 0, *(slice(min(length, n)) for length, n in zip(block, canvas, strict=True)))]

@@ -54,7 +54,8 @@ def test_each_variant_draws_its_part_and_what_is_drawn_may_be_judged_alone(varia
     plan = tiny_plan(variant, judge_apart=apart)
     generator, discriminator = build_generator(plan), build_discriminator(plan)
     assert generator.synthesis.heads[0].bias.shape == (drawn,)
-    assert len(generator.synthesis.masks) == (len(plan.channels) if variant == "image" else 0)
+    modulated = sum(conv.given is not None for conv in generator.synthesis.convs)
+    assert modulated == (len(plan.channels) if variant == "image" else 0)
     assert list(discriminator.judges) == judges
 
 

@@ -28,9 +28,10 @@ WITHOUT_PLUGIN = (
 def test_the_share_of_the_epoch_stands_in_nnunets_log(model):
     folder, _ = model
     log = next((folder / "fold_0").glob("training_log_*.txt")).read_text()
-    share, ratio, synthetic, total = re.search(
-        r"Synthetic share ([\d.]+) \(ratio ([\d.]+); (\d+) of (\d+) draws\)", log
+    share, classes, ratio, synthetic, total = re.search(
+        r"Synthetic share ([\d.]+)(.*) \(ratio ([\d.]+); (\d+) of (\d+) draws\)", log
     ).groups()
+    assert re.fullmatch(r"(, of crops with class [12] [\d.]+){2}", classes)
     assert float(ratio) == 0.25
     assert int(total) >= 1000  # 250 iterations of 4, and what workers drew ahead
     assert abs(float(share) - 0.25) < 4 * (0.25 * 0.75 / int(total)) ** 0.5
@@ -104,7 +105,15 @@ HOOKS = [name for name, member in vars(SyntheticDataMixin).items() if inspect.is
 
 def test_every_hook_still_exists_in_nnunet_with_the_same_parameters():
     public = [name for name in HOOKS if not name.startswith("_")]
-    assert public == ["get_tr_and_val_datasets", "on_train_epoch_start", "on_train_epoch_end", "save_checkpoint"]
+    assert public == [
+        "get_tr_and_val_datasets",
+        "configure_rotation_dummyDA_mirroring_and_inital_patch_size",
+        "on_train_start",
+        "on_train_epoch_start",
+        "on_train_epoch_end",
+        "on_train_end",
+        "save_checkpoint",
+    ]
     for name in public:
         ours, theirs = (
             list(inspect.signature(getattr(c, name)).parameters) for c in (SyntheticDataMixin, nnUNetTrainer)
@@ -120,7 +129,7 @@ def test_what_the_hooks_rely_on_is_still_there():
     for attribute in ("plans_manager", "configuration_manager", "configuration_name", "dataset_json", "num_epochs"):
         assert f"self.{attribute} =" in inspect.getsource(nnUNetTrainer.__init__)
     for name in SyntheticDataMixin.__dict__.keys() - {"synth_settings"}:
-        assert name.startswith("__") or name in HOOKS or name == "_control"
+        assert name.startswith("__") or name in HOOKS or name in ("_control", "_refresher", "_box")
     assert not hasattr(nnUNetTrainer, "_ratio_now")
     assert not hasattr(nnUNetTrainer, "synth_settings")
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from nnunet_synth.bank.beginning import begun_bank, refuse_other_gates
 from nnunet_synth.bank.drawing import Judged, Stream
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, banks_folder, write_shard
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, banks_folder, shard_name, write_shard
 from nnunet_synth.bank.gates import GATES, MARGIN, REAL_CANVASES, Gates, Known
 from nnunet_synth.bank.members import Order, open_members
 from nnunet_synth.bank.showing import refused_picture, save_grid, save_preview
@@ -62,6 +64,8 @@ def fill_bank(
     without: Sequence[str] = (),
     margin: float = MARGIN,
     device: str = "cpu",
+    growing: bool = False,
+    wanted_still: Callable[[], bool] = lambda: True,
 ) -> Path:
     """Draw samples into a bank, or go on with one that was begun with the same arguments.
 
@@ -75,6 +79,8 @@ def fill_bank(
         without: gates that are left open.
         margin: how much further than the training cases samples may go, as a share of their range.
         device: that draws.
+        growing: a complete bank stays complete while more is drawn into it.
+        wanted_still: asked before each shard; filling ends where it says no.
 
     Returns:
         The bank's folder.
@@ -102,43 +108,70 @@ def fill_bank(
         release=version("nnunet-synth"),
     )
     folder = _folder(preprocessed, wanted)
-    record = begun_bank(folder, wanted, without)
-    if record is not None and record.complete:
-        return folder
-    nnunet = _nnunet(plan, device, wanted=("fit" not in without) and not (record and record.gates["fit"].off))
-    gates = Gates.learn(lambda: _known(preprocessed, plan, nnunet, margin), without)
-    if record is None:
-        record = wanted.model_copy(update={"gates": gates.records()})
-    refuse_other_gates(folder, record, gates)
-    record.save(folder / RECORD_FILE)
-    stream = Stream(members, seed, order.balanced)
-    refusals = Refusals({name: gate.refused for name, gate in record.gates.items()})
-    try:
-        record = _fill(folder, record, stream, gates, refusals, preprocessed)
-    except KeyboardInterrupt:
-        raise Stopped(f"Stopped; whole shards of {folder} are kept. The same command goes on.") from None
-    finally:
-        refusals.save(folder, plan)
-    save_preview(folder, record, plan)
+    with _alone(folder):
+        record = begun_bank(folder, wanted, without)
+        if record is not None and record.complete:
+            return folder
+        nnunet = _nnunet(plan, device, wanted="fit" not in without and not (record and record.gates["fit"].off))
+        gates = Gates.learn(lambda: _known(preprocessed, plan, nnunet, margin), without)
+        record = record or wanted.model_copy(update={"gates": gates.records()})
+        refuse_other_gates(folder, record, gates)
+        target = record.requested
+        if growing:
+            record = record.model_copy(update={"requested": record.samples})
+        record.save(folder / RECORD_FILE)
+        refusals = Refusals({name: gate.refused for name, gate in record.gates.items()})
+        stream = Stream(members, seed, order.balanced)
+        try:
+            for filled in _shards(folder, record, target, stream, gates, refusals, preprocessed):
+                record = filled
+                if not wanted_still():
+                    break
+        except KeyboardInterrupt:
+            raise Stopped(f"Stopped; whole shards of {folder} are kept. The same command goes on.") from None
+        finally:
+            refusals.save(folder, plan)
+        save_preview(folder, record, plan)
     return folder
 
 
-def _fill(
-    folder: Path, record: BankRecord, stream: Stream, gates: Gates, refusals: Refusals, preprocessed: Preprocessed
-) -> BankRecord:
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else fills the same bank.
+
+    Raises:
+        UserError: somebody does.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.parent / f".{folder.name}.lock", timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"Bank {folder} is being filled by another process. Wait for it, or choose a --name.") from None
+
+
+def _shards(
+    folder: Path,
+    record: BankRecord,
+    target: int,
+    stream: Stream,
+    gates: Gates,
+    refusals: Refusals,
+    preprocessed: Preprocessed,
+) -> Iterator[BankRecord]:
+    """Write shard after shard until the bank holds `target` samples; the record that was saved after each."""
     dims = len(record.canvas)
     per_shard = SLICES_PER_SHARD if dims == 2 else 1
     judged = stream.judged(record.drawn, gates, CHUNK[dims])
-    with tqdm(total=record.requested, initial=record.samples, unit="sample", desc=f"Filling {record.name}") as bar:
-        while not record.complete:
-            wanted = min(per_shard, record.requested - record.samples)
-            entered, last = _enter(judged, wanted, refusals, folder)
-            shard = write_shard(
-                folder, f"synth_{len(record.shards):05d}", *_as_case(entered, dims), last + 1, preprocessed
-            )
+    with tqdm(total=target, initial=record.samples, unit="sample", desc=f"Filling {record.name}") as bar:
+        while record.samples < target:
+            entered, last = _enter(judged, min(per_shard, target - record.samples), refusals, folder)
+            name = shard_name(len(record.shards))
+            shard = write_shard(folder, name, *_as_case(entered, dims), last + 1, preprocessed)
             record = record.model_copy(
                 update={
                     "shards": (*record.shards, shard),
+                    "requested": max(record.requested, record.samples + shard.samples),
                     "gates": {
                         name: gate.model_copy(update={"refused": refusals.counts[name]})
                         for name, gate in record.gates.items()
@@ -147,7 +180,7 @@ def _fill(
             )
             record.save(folder / RECORD_FILE)
             bar.update(shard.samples)
-    return record
+            yield record
 
 
 def _enter(judged: Iterator[Judged], wanted: int, refusals: Refusals, folder: Path) -> tuple[list[Judged], int]:

@@ -123,6 +123,11 @@ def banks_folder(preprocessed: Preprocessed, fold: str) -> Path:
     return preprocessed.base / f"{preprocessed.configuration.data_identifier}_synth" / f"fold_{fold}"
 
 
+def shard_name(number: int) -> str:
+    """Of the shard of a bank, counted from 0."""
+    return f"synth_{number:05d}"
+
+
 def find_banks(preprocessed: Preprocessed, fold: str) -> list[Path]:
     """The complete banks of a fold, oldest first.
 
@@ -199,13 +204,22 @@ def verify_bank(folder: Path) -> BankRecord:
             f"Bank {folder} has {record.samples} of {record.requested} samples. Run the nnunet-synth bank command that "
             f"began it again; it goes on."
         )
-    for shard in record.shards:
+    verify_shards(folder, record.shards)
+    return record
+
+
+def verify_shards(folder: Path, shards: Sequence[Shard]) -> None:
+    """Hold every file of these shards against its checksum.
+
+    Raises:
+        UserError: a file is missing, cut off or changed.
+    """
+    for shard in shards:
         for name, checksum in shard.files.items():
             path = folder / name
             if not path.exists() or sha256(path) != checksum:
                 state = "was changed or cut off" if path.exists() else "is missing"
                 raise UserError(f"{path} {state}. {BankRecord.remedy}")
-    return record
 
 
 class BankDataset(nnUNetDatasetBlosc2):

@@ -22,12 +22,16 @@ class SynthSettings(BaseModel):
         bank: name of a bank of the fold; the newest, when None.
         ratio: probability that a training draw is synthetic.
         schedule: how the ratio follows the epochs; a key of `SCHEDULES`.
+        refresh: samples that the bank may grow to while training goes on; it stays as it is, when None.
+        refresh_device: that draws them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     bank: str | None = None
     ratio: float = Field(default=0.25, ge=0, le=1)
     schedule: str = "linear"
+    refresh: int | None = Field(default=None, ge=1)
+    refresh_device: str = "cpu"
 
     @field_validator("schedule")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -21,8 +22,10 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 )
 
 from nnunet_synth.bank.format import BankDataset, banks_folder, find_banks, verify_bank
+from nnunet_synth.training.framing import Margins
 from nnunet_synth.training.leak_guard import refuse_leaks
 from nnunet_synth.training.mixing import MixedDataset, MixingControl
+from nnunet_synth.training.refreshing import Refresher
 from nnunet_synth.training.schedule import ratio_at
 from nnunet_synth.training.settings import SynthSettings, read_settings
 from stylegan2_cond.data.preprocessed import FOLD_ALL, Fold, Preprocessed
@@ -37,6 +40,8 @@ class SyntheticDataMixin:
     """
 
     _control: MixingControl | None = None
+    _refresher: Refresher | None = None
+    _box: Sequence[int] | None = None  # that nnU-Net's loader cuts before it rotates and scales
 
     @property
     def synth_settings(self) -> SynthSettings:
@@ -62,8 +67,9 @@ class SyntheticDataMixin:
         folder = _choose_bank(preprocessed, fold, settings)
         record = verify_bank(folder)
         refuse_leaks(folder, record, Source.of(preprocessed, fold), fold.validation)
-        self._control = MixingControl()
+        self._control = MixingControl(self.label_manager.foreground_labels)
         self._control.ratio = self._ratio_now()
+        self._refresher = Refresher(folder, record, self.print_to_log_file)
         self.print_to_log_file(
             f"Synthetic pairs: bank {folder}, {record.samples} samples, ratio {settings.ratio}, {settings.schedule}"
         )
@@ -72,21 +78,40 @@ class SyntheticDataMixin:
                 "Fold all: the bank's generator saw every case, and validation cases are training cases."
             )
         bank = BankDataset(str(folder), [shard.name for shard in record.shards])
-        return MixedDataset(training, bank, record, self._control), validation
+        return MixedDataset(training, bank, record, self._control, self._margins(record.canvas)), validation
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
+        """As nnU-Net's; the size of the box is kept."""
+        found = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        self._box = found[2]
+        return found
+
+    def on_train_start(self):
+        super().on_train_start()
+        settings = self.synth_settings
+        if self._refresher is not None and settings.refresh is not None and self.local_rank == 0:
+            self._refresher.start(settings.refresh, settings.refresh_device)
 
     def on_train_epoch_start(self):
         super().on_train_epoch_start()
         if self._control is not None:
             self._control.ratio = self._ratio_now()
+            if self.synth_settings.refresh is not None:
+                self._control.new_shards = self._refresher.new_shards()
 
     def on_train_epoch_end(self, train_outputs: list[dict]):
         super().on_train_epoch_end(train_outputs)
         if self._control is not None:
-            real, synthetic = self._control.take()
+            tally = self._control.take()
+            real, synthetic = tally.draws
             self.print_to_log_file(
-                f"Synthetic share {synthetic / max(1, real + synthetic):.4f} (ratio {self._control.ratio:.4f}; "
-                f"{synthetic} of {real + synthetic} draws)"
+                f"{tally} (ratio {self._control.ratio:.4f}; {synthetic} of {real + synthetic} draws)"
             )
+
+    def on_train_end(self):
+        if self._refresher is not None:
+            self._refresher.stop()
+        super().on_train_end()
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint, naming the trainer whose network this is, so that inference needs no plugin.
@@ -99,6 +124,11 @@ class SyntheticDataMixin:
             self.save_checkpoint(filename)
         finally:
             self.__class__ = own
+
+    def _margins(self, canvas: Sequence[int]) -> Margins:
+        configuration = self.configuration_manager
+        usual = configuration.configuration.get("median_image_size_in_voxels", canvas)
+        return Margins.to_size(canvas, configuration.patch_size if self._box is None else self._box, usual)
 
     def _ratio_now(self) -> float:
         settings = self.synth_settings

@@ -1,0 +1,164 @@
+"""A bank's stream: who draws a sample, for which mask, and what it is asked to be, is decided by its number."""
+
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from conftest import STRICT
+
+from nnunet_synth.bank.drawing import Member, Stream
+from nnunet_synth.bank.filling import fill_bank
+from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord
+from nnunet_synth.bank.gates import Gates
+from nnunet_synth.bank.growing import grow_bank
+from nnunet_synth.bank.members import Order, make_order
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.networks import build_generator
+from stylegan2_cond.snapshot import find_snapshots, load_generator, open_masks, save_snapshot
+
+
+@pytest.fixture(scope="module")
+def make_snapshot(tmp_path_factory, plan):
+    def make(variant="pair", seed=0, **changes):
+        folder = tmp_path_factory.mktemp("snapshots") / f"{variant}_{seed}"
+        codec = (
+            plan.codec if variant != "mask" else plan.codec.model_copy(update={"low": (), "high": (), "outside": None})
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            own = plan.model_copy(update={"variant": variant, "codec": codec, **changes})
+            save_snapshot(folder, build_generator(own), own, 0)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def pair(make_snapshot):
+    return make_snapshot()
+
+
+@pytest.fixture(scope="module")
+def other(make_snapshot):
+    return make_snapshot(seed=1)
+
+
+@pytest.fixture(scope="module")
+def image(make_snapshot):
+    return make_snapshot("image")
+
+
+@pytest.fixture(scope="module")
+def mask(make_snapshot):
+    return make_snapshot("mask")
+
+
+def test_members_draw_in_proportion_to_their_weights(pair, other):
+    one, two = load_generator(pair), load_generator(other)
+    stream = Stream([Member(one, 3.0), Member(two, 1.0)], seed=5)
+    drawn = Counter(stream.member(number) for number in range(4000))
+    assert abs(drawn[0] / 4000 - 0.75) < 4 * (0.75 * 0.25 / 4000) ** 0.5
+    numbers = range(20, 32)
+    samples = stream.draw(numbers)
+    for place, number in enumerate(numbers):
+        alone = [one, two][stream.member(number)].sample(1, seed=5, first=number)
+        np.testing.assert_allclose(samples.image[place], alone.image[0], atol=1e-4)
+        assert (samples.label[place] == alone.label[0]).mean() > 0.99
+
+
+def test_a_sample_depends_on_its_number_not_on_those_drawn_with_it(pair, other):
+    stream = Stream([Member(load_generator(pair), 1.0), Member(load_generator(other), 1.0)], seed=0, balanced=True)
+    whole, part = stream.draw(range(24)), stream.draw([17, 3])
+    np.testing.assert_allclose(part.image, whole.image[[17, 3]], atol=1e-4)
+
+
+def test_every_class_is_asked_for_equally_often_when_balanced(pair, plan):
+    stream = Stream([Member(load_generator(pair), 1.0)], seed=0, balanced=True)
+    asked = [stream.asked(number, 0) for number in range(2000)]
+    assert all(asked)  # an empty canvas is asked for by no class
+    seen = [label for label in plan.conditions.classes if any(label in classes for classes in asked)]
+    assert set(seen) == set(plan.conditions.classes)
+    for label in seen:  # at least its own turn
+        assert np.mean([label in classes for classes in asked]) > 1 / len(seen) - 0.04
+    assert Stream(stream.members, seed=0).asked(0, 0) is None
+
+
+def test_refused_samples_leave_gaps_and_a_bank_goes_on_behind_them(pair):
+    stream = Stream([Member(load_generator(pair), 1.0)], seed=0)
+    judged = stream.judged(10, Gates((), {}), chunk=8)
+    assert [next(judged).number for _ in range(20)] == list(range(10, 30))
+
+
+def contents(folder):
+    dataset = BankDataset(str(folder))
+    cases = [dataset.load_case(name) for name in sorted(dataset.identifiers)]
+    return [np.concatenate([case[part][:] for case in cases], axis=1) for part in (0, 1)]
+
+
+def test_an_ensemble_fills_a_bank_and_stands_in_its_record(preprocessed, pair, other):
+    order = Order((f"{pair}=2", str(other)))
+    folder = fill_bank(preprocessed, "0", samples=70, order=order, without=STRICT)
+    record = BankRecord.load(folder / RECORD_FILE)
+    assert folder.name == "ensemble_2_0k"
+    assert [snapshot.weight for snapshot in record.snapshots] == [2.0, 1.0]
+    assert record.snapshots[0].weights_sha256 != record.snapshots[1].weights_sha256
+    with pytest.raises(UserError, match="exists, with other snapshots"):
+        fill_bank(preprocessed, "0", samples=70, order=Order((str(pair),)), name=folder.name, without=STRICT)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("masks", [None, "real", "snapshot"])
+def test_images_are_drawn_for_the_masks_that_are_wanted(preprocessed, image, mask, masks):
+    text = str(mask) if masks == "snapshot" else masks
+    folder = fill_bank(preprocessed, "0", samples=6, order=Order((str(image),), masks=text), without=STRICT)
+    record = BankRecord.load(folder / RECORD_FILE)
+    assert record.masks == {None: "deformed", "real": "real", "snapshot": "drawn"}[masks]
+    generator = load_generator(image)
+    source = open_masks(text or "deformed", generator.plan)
+    expected = generator.sample(6, masks=source)
+    assert np.array_equal(contents(folder)[1][0], expected.label)
+    assert (record.mask_snapshot is None) == (masks != "snapshot")
+    shutil.rmtree(folder)
+
+
+def test_a_bank_grows_into_what_it_would_have_been(preprocessed, generator_run):
+    complete = []
+
+    def note():
+        complete.append(BankRecord.load(grown / RECORD_FILE).complete)
+        return True
+
+    options = {"without": STRICT, "order": Order((str(find_snapshots(generator_run)[-1]),))}
+    whole = fill_bank(preprocessed, "0", samples=192, name="whole", **options)
+    grown = fill_bank(preprocessed, "0", samples=64, name="grown", **options)
+    grow_bank(grown, 192, wanted_still=note)
+    assert complete == [True, True]
+    for one, two in zip(contents(whole), contents(grown), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-4)
+    one, two = (BankRecord.load(folder / RECORD_FILE) for folder in (whole, grown))
+    assert [shard.numbers for shard in one.shards] == [shard.numbers for shard in two.shards]
+    assert one.gates == two.gates
+    for folder in (whole, grown):
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("order", "problem"),
+    [
+        (lambda s: Order((f"{s['pair']}=none",)), "'none' is no weight"),
+        (lambda s: Order((f"{s['pair']}=-1",)), "'-1' is no weight"),
+        (lambda s: Order((str(s["pair"]),), masks="real"), "none of the snapshots draws images for masks"),
+        (lambda s: Order((str(s["mask"]),)), "draws masks alone"),
+        (lambda s: Order((str(s["image"]),), masks="drawn"), r"No snapshot in .*--variant mask"),
+        (lambda s: Order(variant="image"), r"No snapshot in .*--variant image"),
+        (lambda s: Order((str(s["pair"]), str(s["small"]))), "draws canvases of"),
+        (lambda s: make_order((), "mask", None, balanced=False), "a bank holds images with their masks"),
+    ],
+)
+def test_orders_that_cannot_be_met_are_refused(preprocessed, make_snapshot, pair, mask, image, plan, order, problem):
+    canvas = tuple(length - 2 for length in plan.canvas)
+    snapshots = {"pair": pair, "mask": mask, "image": image, "small": make_snapshot(seed=2, canvas=canvas)}
+    with pytest.raises(UserError, match=problem):
+        fill_bank(preprocessed, "0", samples=4, order=order(snapshots), without=STRICT)
