@@ -51,8 +51,10 @@ def bank(
     from nnunet_synth.bank.format import RECORD_FILE, BankRecord
     from nnunet_synth.bank.members import make_order
     from nnunet_synth.bank.showing import tell_gates
+    from stylegan2_cond.allocation import keep_freed_memory
     from stylegan2_cond.data.preprocessed import open_preprocessed
 
+    keep_freed_memory()
     folder = fill_bank(
         open_preprocessed(dataset, configuration, plans),
         fold,

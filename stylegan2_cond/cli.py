@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from stylegan2_cond.allocation import keep_freed_memory
 from stylegan2_cond.errors import Stopped, UserError
 
 Variant = Literal["pair", "mask", "image"]
@@ -297,4 +298,5 @@ def run_app(app: typer.Typer) -> None:
 
 def main() -> None:
     """Entry point of `stylegan2-cond`."""
+    keep_freed_memory()
     run_app(app)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from stylegan2_cond.allocation import keep_freed_memory
 from stylegan2_cond.bench.measuring import Timing, compare_times, time_of
 from stylegan2_cond.bench.reference import reference_ops
 from stylegan2_cond.data.codec import Codec
@@ -131,6 +132,7 @@ def _by_reference(function: Callable[[], object]) -> Callable[[], object]:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     measured = Plan.model_validate_json(sys.stdin.read())
     small = measured.model_copy(update={"canvas": (8, 8), "factors": (), "channels": measured.channels[:1]})
     with reference_ops() if sys.argv[1] == "reference" else contextlib.nullcontext():

@@ -105,6 +105,7 @@ def _random_canvases(plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def main() -> int:
     """Try the plan that stands in the standard input, on the device that the first argument names."""
+    keep_freed_memory()  # as training does
     plan, device = Plan.model_validate_json(sys.stdin.read()), torch.device(sys.argv[1])
     try:
         print(json.dumps(asdict(_measure(plan, device))))
