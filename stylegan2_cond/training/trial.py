@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
+from stylegan2_cond.allocation import keep_freed_memory
 from stylegan2_cond.metrics.report import peak_bytes
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.training.augment.adaptive import LARGEST_P
