@@ -34,8 +34,8 @@ AUGMENT_KIMG = (25.0, 100.0)  # of the ramp, at least and at most
 KNOWN_AFTER = 20  # times that the discriminator has seen each canvas, by when it may know them by heart
 CONDITION_KIMG = (0.0, 0.0)
 FEW_CANVASES = 1_000
-# Of the losses of Wang et al. 2018 (pix2pixHD), section 3.1, where the weight is 10. Four times as much as now left images
-# of Hippocampus smooth after 6,900 images; without them, their edges were frayed, and masks fitted less.
+# Of the losses of Wang et al. 2018 (pix2pixHD), section 3.1, where the weight is 10. Four times as much as now left
+# images of Hippocampus smooth after 6,900 images; without them, edges were frayed, and masks fitted less.
 FEATURE_WEIGHT = 2.5
 L1_WEIGHT = 2.5
 SEEN_OFTEN = 300  # times that each canvas is seen in a whole training
