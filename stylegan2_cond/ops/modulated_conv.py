@@ -12,7 +12,7 @@ from stylegan2_cond.ops.backends import NATIVE, choose_backend
 from stylegan2_cond.ops.bias_act import apply_epilogue
 from stylegan2_cond.ops.epilogue import Epilogue, check_activations
 from stylegan2_cond.ops.fused import fused_scale
-from stylegan2_cond.ops.resample import NOTHING, upsample
+from stylegan2_cond.ops.resample import NOTHING, downsample, upsample
 
 _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -31,6 +31,7 @@ def modulated_conv(
     eps: float = 1e-8,
     factors: Sequence[int] | None = None,
     size: Sequence[int] | None = None,
+    down: Sequence[int] | None = None,
     epilogue: Epilogue = NOTHING,
     backend: str | None = None,
 ) -> torch.Tensor:
@@ -38,7 +39,8 @@ def modulated_conv(
 
     The style scales the input's channels and the demodulation the output's, which equals scaling the weights of each
     sample (convolution is linear), without a copy of the weights per sample. Demodulation, upsampling and the epilogue
-    are one pass over the output.
+    are one pass over the output. Weights per sample, as a grouped convolution, took 1.5 to 2 times as long to draw with on
+    a CPU, for one sample as for 16, but for one sample at 16² (0.9).
 
     Args:
         x: `[N, I, *spatial]`.
@@ -48,13 +50,21 @@ def modulated_conv(
         eps: against division by zero.
         factors: of an upsampling after the convolution, as `upsample` takes them; none, when None.
         size: that upsampling is cut to.
+        down: factors of an averaging after the convolution, as `downsample` takes them; none, when None.
         epilogue: what happens to the result, without a scale.
         backend: as for `bias_act`.
 
     Returns:
         `[N, O, *size]`.
+
+    Raises:
+        ValueError: both an upsampling and an averaging are wanted.
     """
+    if factors is not None and down is not None:
+        raise ValueError("a convolution is upsampled or averaged, not both")
     x = convolve(_modulate(x, style, backend), weight)
+    if down is not None:
+        x = downsample(x, down, backend=backend)
     if demodulate:
         energy = weight.square().flatten(2).sum(2)  # [O, I]
         norm = (style.square() @ energy.T + eps).rsqrt()  # [N, O]
