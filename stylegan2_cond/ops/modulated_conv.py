@@ -39,8 +39,8 @@ def modulated_conv(
 
     The style scales the input's channels and the demodulation the output's, which equals scaling the weights of each
     sample (convolution is linear), without a copy of the weights per sample. Demodulation, upsampling and the epilogue
-    are one pass over the output. Weights per sample, as a grouped convolution, took 1.5 to 2 times as long to draw with on
-    a CPU, for one sample as for 16, but for one sample at 16² (0.9).
+    are one pass over the output. Weights per sample, as a grouped convolution, took 1.5 to 2 times as long to draw
+    with on a CPU, for one sample as for 16, but for one sample at 16² (0.9).
 
     Args:
         x: `[N, I, *spatial]`.
