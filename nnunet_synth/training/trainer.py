@@ -25,6 +25,7 @@ from nnunet_synth.bank.format import BankDataset, banks_folder, find_banks, veri
 from nnunet_synth.training.framing import Margins
 from nnunet_synth.training.leak_guard import refuse_leaks
 from nnunet_synth.training.mixing import MixedDataset, MixingControl
+from nnunet_synth.training.record import record_use
 from nnunet_synth.training.refreshing import Refresher
 from nnunet_synth.training.schedule import ratio_at
 from nnunet_synth.training.settings import SynthSettings, read_settings
@@ -54,6 +55,7 @@ class SyntheticDataMixin:
         training, validation = super().get_tr_and_val_datasets()
         settings = self.synth_settings
         if settings.ratio == 0:
+            self._record(settings, bank=None)
             return training, validation
         if self.is_cascaded:
             raise UserError(
@@ -67,6 +69,7 @@ class SyntheticDataMixin:
         folder = _choose_bank(preprocessed, fold, settings)
         record = verify_bank(folder)
         refuse_leaks(folder, record, Source.of(preprocessed, fold), fold.validation)
+        self._record(settings, bank=folder)
         self._control = MixingControl(self.label_manager.foreground_labels)
         self._control.ratio = self._ratio_now()
         self._refresher = Refresher(folder, record, self.print_to_log_file)
@@ -129,6 +132,11 @@ class SyntheticDataMixin:
         configuration = self.configuration_manager
         usual = configuration.configuration.get("median_image_size_in_voxels", canvas)
         return Margins.to_size(canvas, configuration.patch_size if self._box is None else self._box, usual)
+
+    def _record(self, settings: SynthSettings, bank: Path | None) -> None:
+        """Leave in the fold's folder what synthetic data the model sees."""
+        if self.local_rank == 0 and self.current_epoch < self.num_epochs:
+            record_use(Path(self.output_folder), type(self).__name__, self.current_epoch, settings, bank)
 
     def _ratio_now(self) -> float:
         settings = self.synth_settings

@@ -1,0 +1,64 @@
+"""Where a bank's samples come from, in a form that may leave the machine: checksums instead of paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnunetv2 import paths as nnunet_paths
+from pydantic import BaseModel, ConfigDict
+
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, GateRecord, SnapshotReference
+from stylegan2_cond.planning import Source
+from stylegan2_cond.snapshot import sha256
+
+
+class BankProvenance(BaseModel):
+    """What a bank was drawn from and how; `bank.json` without its shards.
+
+    Attributes:
+        record_sha256: checksum of `bank.json`, which holds those of all shards.
+        source: the cases that the bank's generators saw.
+        snapshots, mask_snapshot: paths below `$nnUNet_results`, or else a folder's name alone.
+        samples, drawn: how many there are, and how many were drawn to get them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    record_sha256: str
+    source: Source
+    snapshots: tuple[SnapshotReference, ...]
+    masks: str | None
+    mask_snapshot: SnapshotReference | None
+    balanced: bool
+    canvas: tuple[int, ...]
+    seed: int
+    samples: int
+    drawn: int
+    gates: dict[str, GateRecord]
+    margin: float
+    created: str
+    release: str
+
+
+def provenance(folder: Path) -> BankProvenance:
+    """Read that of the bank in `folder`.
+
+    Raises:
+        UserError: no `bank.json`, or one that cannot be read.
+    """
+    record = BankRecord.load(folder / RECORD_FILE)
+    kept = BankProvenance.model_fields.keys() & BankRecord.model_fields.keys()
+    found = {key: getattr(record, key) for key in kept} | {
+        "record_sha256": sha256(folder / RECORD_FILE),
+        "snapshots": tuple(_portable(snapshot) for snapshot in record.snapshots),
+        "mask_snapshot": record.mask_snapshot and _portable(record.mask_snapshot),
+        "samples": record.samples,
+        "drawn": record.drawn,
+    }
+    return BankProvenance(**found)
+
+
+def _portable(snapshot: SnapshotReference) -> SnapshotReference:
+    path, results = Path(snapshot.path), nnunet_paths.nnUNet_results.get()
+    below = results and path.is_relative_to(Path(results).resolve())
+    return snapshot.model_copy(update={"path": str(path.relative_to(Path(results).resolve())) if below else path.name})
