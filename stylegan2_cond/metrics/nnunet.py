@@ -45,10 +45,10 @@ class Model:
 def find_nnunet(source: Source) -> Model | None:
     """The newest nnU-Net of a fold that was trained on the same preprocessing, and on real cases alone.
 
-    Trainers whose name holds "Synth" are left out, since they saw drawn pairs.
+    Trainers whose name holds "Synth" are left out, since they saw drawn pairs, and so are models exported of theirs.
     """
     base = require_folder("nnUNet_results") / source.dataset_name
-    folders = [path for path in base.glob(f"*__*__{source.configuration}") if "Synth" not in path.name]
+    folders = [path for path in base.glob(f"*__*__{source.configuration}") if not _saw_drawn_pairs(path)]
     models = [model for path in folders if (model := _model(path, source)) and not _mismatch(model, source)]
     return max(models, key=lambda model: model.checkpoint.stat().st_mtime, default=None)
 
@@ -128,6 +128,22 @@ class NnUNet(Features):
         return F.pad(image.to(self.device), padding, value=IMAGE_PADDING)
 
 
+def read_checkpoint(path: Path) -> dict:
+    """All of a checkpoint that nnU-Net wrote, on the CPU, by a reader that can't run code.
+
+    Raises:
+        pickle.UnpicklingError, RuntimeError, EOFError: it is cut off, or holds more than tensors and numbers.
+    """
+    with torch.serialization.safe_globals(_SAFE):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _saw_drawn_pairs(folder: Path) -> bool:
+    """By the name of its trainer, or by the card that `nnunet-synth export-model` leaves in dataset.json."""
+    path = folder / "dataset.json"
+    return "Synth" in folder.name or (path.exists() and "synthetic_data" in load_json(str(path)))
+
+
 def _model(folder: Path, source: Source) -> Model | None:
     checkpoints = [folder / f"fold_{source.fold}" / name for name in CHECKPOINTS]
     checkpoint = next((path for path in checkpoints if path.exists()), None)
@@ -162,9 +178,7 @@ def _load_network(model: Model) -> torch.nn.Module:
         deep_supervision=False,
     )
     try:
-        with torch.serialization.safe_globals(_SAFE):
-            weights = torch.load(model.checkpoint, map_location="cpu", weights_only=True)["network_weights"]
-        network.load_state_dict(weights)
+        network.load_state_dict(read_checkpoint(model.checkpoint)["network_weights"])
     except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
         raise UserError(
             f"{model.checkpoint} can't be read as the network of its plans ({str(error).splitlines()[0]}). Name the "
