@@ -111,6 +111,56 @@ def env() -> None:
     print(shell_line())
 
 
+@app.command("export-dataset", epilog='Example: nnunet-synth export-dataset …/fold_0/pair_200k -o "$nnUNet_raw"')
+def export_dataset(
+    bank: Annotated[Path, typer.Argument(metavar="BANK", help="folder with bank.json", show_default=False)],
+    target: Annotated[
+        Path, typer.Option("-o", metavar="FOLDER", help="nnUNet_raw, or what stands for it", show_default=False)
+    ],
+    dataset_id: Annotated[
+        int | None,
+        typer.Option(
+            "--id", metavar="N", help="of the new dataset; free if not given", min=1, max=999, show_default=False
+        ),
+    ] = None,
+    synthetic_only: Annotated[bool, typer.Option("--synthetic-only", help="leave real cases out")] = False,
+    links: Annotated[bool, typer.Option("--links", help="link real cases instead of copying them")] = False,
+    stack: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="slices to a case; those of a volume if not given", min=1, show_default=False),
+    ] = None,
+) -> None:
+    """Write a bank and the real cases of its fold as an nnU-Net raw dataset; after a stop, the same command goes on."""
+    from nnunet_synth.export.dataset import export_dataset as run
+    from nnunet_synth.export.telling import tell_dataset
+
+    print(
+        tell_dataset(*run(bank, target, dataset_id=dataset_id, synthetic_only=synthetic_only, links=links, stack=stack))
+    )
+
+
+@app.command(
+    "export-model", epilog="Example: nnunet-synth export-model …/nnUNetTrainerSynth__nnUNetPlans__2d -o shared"
+)
+def export_model(
+    folder: Annotated[
+        Path, typer.Argument(metavar="TRAINED_FOLDER", help="<trainer>__<plans>__<configuration>", show_default=False)
+    ],
+    target: Annotated[
+        Path, typer.Option("-o", metavar="FOLDER", help="stands for nnUNet_results elsewhere", show_default=False)
+    ],
+    trainer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="of nnU-Net's; the plain one of the model if not given", show_default=False),
+    ] = None,
+) -> None:
+    """Write a trained folder as a model that nnU-Net alone uses, with a card of the synthetic data that it saw."""
+    from nnunet_synth.export.model import export_model as run
+    from nnunet_synth.export.telling import tell_model
+
+    print(tell_model(run(folder, target, trainer)))
+
+
 @app.command(epilog="Example: nnunet-synth demo --folder /tmp/demo")
 def demo(
     folder: Annotated[Path, typer.Option(metavar="FOLDER", help="where everything goes")] = Path("demo"),

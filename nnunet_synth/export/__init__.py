@@ -1,0 +1,1 @@
+"""Out again: a bank as an nnU-Net raw dataset, a trained folder as a model that needs no plugin."""

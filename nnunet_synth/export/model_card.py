@@ -1,0 +1,75 @@
+"""The card of an exported model: what synthetic data each fold saw, for whoever has to tell of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from nnunet_synth.training.record import TRAINING_RECORD_FILE, TrainingRecord, Use
+from stylegan2_cond.documents import Document
+from stylegan2_cond.errors import UserError
+
+CARD_FILE = "synthetic_data.json"
+CARD_KEY = "synthetic_data"  # of dataset.json, which is one of the files that nnU-Net's zip takes along
+
+
+class FoldCard(BaseModel):
+    """One fold.
+
+    Attributes:
+        checkpoints: by file name, the epochs that each was trained for.
+        summary: what it saw, in a sentence.
+        uses: None where nothing was recorded.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    checkpoints: dict[str, int]
+    summary: str
+    uses: tuple[Use, ...] | None
+
+
+class ModelCard(Document):
+    """`synthetic_data.json`.
+
+    Attributes:
+        trainer: that vanilla nnU-Net knows the model by.
+        trained_by: the trainer that made it.
+    """
+
+    remedy: ClassVar[str] = "Export the model again: nnunet-synth export-model …"
+    dataset_name: str
+    plans_name: str
+    configuration: str
+    trainer: str
+    trained_by: str
+    folds: dict[str, FoldCard]
+    release: str
+
+
+def describe_fold(folder: Path, checkpoints: dict[str, int]) -> FoldCard:
+    """The card of a trained fold, from the record that its trainer left there, if it did."""
+    path = folder / TRAINING_RECORD_FILE
+    try:
+        uses = TrainingRecord.load(path).uses
+        summary = " ".join(_tell(use) for use in uses)
+        if uses[0].first_epoch > 0:
+            summary = f"What epochs before {uses[0].first_epoch} saw was not recorded. {summary}"
+    except UserError:
+        uses, state = None, "cannot be read" if path.exists() else "is not there"
+        summary = f"Not known: {folder.name}/{path.name}, which this release's trainers write, {state}."
+    return FoldCard(checkpoints=checkpoints, summary=summary, uses=uses)
+
+
+def _tell(use: Use) -> str:
+    since = f"From epoch {use.first_epoch} on: " if use.first_epoch else ""
+    if use.bank is None:
+        return f"{since}No synthetic data (ratio 0)."
+    growing = f", growing to {use.settings.refresh} meanwhile" if use.settings.refresh else ""
+    bank, drawn_by = use.bank, " and ".join(snapshot.weights_sha256[:12] for snapshot in use.bank.snapshots)
+    return (
+        f"{since}A share of {use.settings.ratio:g} of the training draws ({use.settings.schedule}) came from bank "
+        f"'{bank.name}': {bank.samples} samples{growing}, seed {bank.seed}, drawn by generators (weights {drawn_by}) "
+        f"that saw {len(bank.source.training_cases)} cases of {bank.source.dataset_name}, fold {bank.source.fold}."
+    )
