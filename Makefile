@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/nnunet-synth demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-kernels: install
 	$(BIN)/python -m pytest -m kernels

@@ -17,7 +17,8 @@ from stylegan2_cond.errors import UserError
 DATASET_ID, DATASET = "901", "Dataset901_VirtualBrain"
 PLANS = "nnUNetPlansDemo"
 KIMG, SAMPLES = "8", "500"
-ARMS = {"real cases alone": "nnUNetTrainer_5epochs", "with synthetic pairs": "nnUNetTrainerSynth_5epochs"}
+REAL, SYNTHETIC = "real cases alone", "with synthetic pairs"
+ARMS = {REAL: "nnUNetTrainer_5epochs", SYNTHETIC: "nnUNetTrainerSynth_5epochs"}
 CLASSES = {"1": "grey matter", "2": "white matter"}
 CAVEAT = (
     "A run this short shows the way, not the benefit: the generator saw few images, nnU-Net trained for minutes, once\n"
@@ -44,6 +45,7 @@ def run_demo(folder: Path, device: str) -> None:
     preprocess = ["nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", "2d", "-np", "2", "-npfp", "2"]
     steps.run("preprocess", "nnU-Net plans and preprocesses", preprocess)
     _write_small_plans(folder)
+    _train_and_test(folder, steps, REAL, device)  # first, since the bank's gates ask it whether masks fit
     data = [DATASET_ID, "2d", "0"]
     steps.run(
         "generator",
@@ -57,8 +59,7 @@ def run_demo(folder: Path, device: str) -> None:
         ["nnunet-synth", "bank", *data, "-n", SAMPLES, "--device", device],
         own_bar=True,
     )
-    for arm, trainer in ARMS.items():
-        _train_and_test(folder, steps, arm, trainer, device)
+    _train_and_test(folder, steps, SYNTHETIC, device)
     _report(folder)
 
 
@@ -95,8 +96,9 @@ def _write_small_plans(folder: Path) -> None:
         temporary.write_text(json.dumps(plans, indent=2))
 
 
-def _train_and_test(folder: Path, steps: Steps, arm: str, trainer: str, device: str) -> None:
+def _train_and_test(folder: Path, steps: Steps, arm: str, device: str) -> None:
     """nnU-Net's own train, predict and evaluate for one arm."""
+    trainer = ARMS[arm]
     model, predictions = _model(folder, trainer), _predictions(folder, trainer)
     going_on = ["--c"] if (model / "fold_0" / "checkpoint_best.pth").exists() else []
     steps.run(
