@@ -1,0 +1,1 @@
+"""Do synthetic pairs help here? Arms, runs, statistics and a report."""

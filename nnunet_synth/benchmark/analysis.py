@@ -1,0 +1,225 @@
+"""All that is computed of a benchmark, once: the table that report, verdict and plots read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from nnunet_synth.benchmark.statistics import (
+    DRAWS,
+    P_VALUES,
+    Comparison,
+    Noise,
+    Ranks,
+    bootstrap_interval,
+    case_means,
+    comparable,
+    compare,
+    compare_all,
+    mean,
+    noise_of,
+    rank_arms,
+    rank_correlation,
+    run_means,
+)
+from nnunet_synth.benchmark.tables import METRICS, Benchmark
+
+SEED = 0  # of the bootstrap, so that the same tables make the same report
+POOLED = "pooled"  # in the column size: all sizes together, each counting alike
+CLASSES = "mean"  # in the column label: the mean over classes
+QUALITY = ("kid", "coverage", "copies")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of computing per run, generator included, of an arm and of nnU-Net alone; NaN where not known."""
+
+    arm: float
+    baseline: float
+
+    @property
+    def factor(self) -> float:
+        return self.arm / self.baseline
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was computed.
+
+    Attributes:
+        benchmark: of what.
+        table: a row for each metric, arm, size (or `POOLED`) and label (or `CLASSES`).
+        noise: by metric, of nnU-Net alone, for the mean over classes.
+        ranks: of all arms by Dice, with `cases` or `runs` as blocks; None where there are too few.
+        quality: a row for each run with a generator: its measures, and its gain in Dice.
+        correlations: a row for each measure: its rank correlation with the gain.
+        costs: by arm.
+    """
+
+    benchmark: Benchmark
+    table: pd.DataFrame
+    noise: Mapping[str, Noise]
+    ranks: Mapping[str, Ranks | None]
+    quality: pd.DataFrame
+    correlations: pd.DataFrame
+    costs: Mapping[str, Cost]
+
+    def row(self, arm: str, size: str = POOLED, label: str = CLASSES, metric: str = "dice") -> pd.Series:
+        """The row of that key."""
+        return self.table.loc[(metric, arm, size, label)]
+
+
+def analyse(benchmark: Benchmark, draws: int = DRAWS, *, briefly: bool = False) -> Analysis:
+    """Compute everything.
+
+    Args:
+        draws: of each bootstrap.
+        briefly: only Dice, and only its mean over classes, which is all that a verdict needs.
+    """
+    noise = {metric: _noise(benchmark, metric) for metric in METRICS}
+    metrics, labels = (METRICS[:1], ()) if briefly else (METRICS, benchmark.labels)
+    sizes = (POOLED, *benchmark.sizes)
+    keys = [(metric, size, label) for metric in metrics for size in sizes for label in (CLASSES, *labels)]
+    rows = []
+    for metric, size, label in tqdm(keys, desc="Statistics", unit="table", delay=3):
+        rows += _rows(benchmark, metric, size, label, noise[metric], draws)
+    table = pd.DataFrame(rows).set_index(["metric", "arm", "size", "label"]).sort_index()
+    quality = _quality(benchmark)
+    return Analysis(benchmark, table, noise, _ranks(benchmark), quality, _correlations(quality), _costs(benchmark))
+
+
+def differences(benchmark: Benchmark, index: int, metric: str = "dice", label: str = CLASSES) -> np.ndarray:
+    """`[sizes, repeats, subjects]`: an arm's scores minus those of nnU-Net alone; NaN where either is missing.
+
+    The mean over classes is one of differences, so that a class undefined on one side counts on neither.
+    """
+    scores = benchmark.scores[metric]
+    return benchmark.subject_means(_one_label(benchmark, scores[index] - scores[benchmark.baseline], label))
+
+
+def _one_label(benchmark: Benchmark, scores: np.ndarray, label: str) -> np.ndarray:
+    return mean(scores, axis=-1) if label == CLASSES else scores[..., benchmark.labels.index(label)]
+
+
+def _one_size(benchmark: Benchmark, array: np.ndarray, size: str) -> np.ndarray:
+    """`[sizes, …]` → the same with one size, or with all."""
+    return array if size == POOLED else array[[benchmark.sizes.index(size)]]
+
+
+def _rows(benchmark: Benchmark, metric: str, size: str, label: str, noise: Noise, draws: int) -> list[dict]:
+    paired = {
+        index: _one_size(benchmark, differences(benchmark, index, metric, label), size)
+        for index in range(len(benchmark.arms))
+    }
+    found = compare_all({index: paired[index] for index in benchmark.treatments})
+    if benchmark.again is not None:
+        found[benchmark.again] = compare(paired[benchmark.again])
+    rows = []
+    for index, arm in enumerate(benchmark.arms):
+        row = {"metric": metric, "arm": arm.name, "size": size, "label": label}
+        row |= _mean(benchmark, index, metric, size, label, draws)
+        if index in found:
+            row |= _difference(found[index], paired[index], draws)
+            row["undefined"] = _undefined(benchmark, index, metric, size, label)
+            if label == CLASSES:
+                row["p_noise"] = _p_noise(benchmark, noise, paired[index], size, row["difference"])
+        rows.append(row)
+    return rows
+
+
+def _mean(benchmark: Benchmark, index: int, metric: str, size: str, label: str, draws: int) -> dict:
+    """An arm for itself, over all its runs."""
+    scores = benchmark.subject_means(_one_label(benchmark, benchmark.scores[metric][index], label))
+    scores = _one_size(benchmark, scores, size)
+    by_case, by_run = case_means(scores), run_means(scores)
+    low, high = bootstrap_interval(by_case, np.random.default_rng(SEED), draws)
+    count = np.isfinite(by_run).sum(axis=1)
+    deviation = [np.var(run[np.isfinite(run)], ddof=1) for run in by_run if np.isfinite(run).sum() > 1]
+    return {
+        "runs": int(count.sum()),
+        "mean": float(mean(by_case)),
+        "mean_low": low,
+        "mean_high": high,
+        "sd_repeats": float(np.sqrt(np.mean(deviation))) if deviation else np.nan,
+    }
+
+
+def _difference(found: Comparison, paired: np.ndarray, draws: int) -> dict:
+    cases_low, cases_high = bootstrap_interval(case_means(comparable(paired)), np.random.default_rng(SEED), draws)
+    row = asdict(found)
+    row |= {f"{kind}_holm": row["adjusted"].get(kind, np.nan) for kind in P_VALUES}
+    row |= {"cases_low": cases_low, "cases_high": cases_high, "paired_cases": found.cases, "paired_runs": found.runs}
+    return {name: value for name, value in row.items() if name not in ("cases", "runs", "adjusted")}
+
+
+def _undefined(benchmark: Benchmark, index: int, metric: str, size: str, label: str) -> int:
+    """Scores of paired runs that could not be compared, as one side or both are undefined."""
+    scores = benchmark.scores[metric]
+    pairs = (benchmark.done[index] & benchmark.done[benchmark.baseline])[:, :, None, None]
+    missing = np.isnan(scores[index] - scores[benchmark.baseline]) & pairs
+    missing = missing if label == CLASSES else missing[..., [benchmark.labels.index(label)]]
+    return int(_one_size(benchmark, missing, size).sum())
+
+
+def _noise(benchmark: Benchmark, metric: str) -> Noise:
+    scores = benchmark.subject_means(mean(benchmark.scores[metric], axis=-1))
+    return noise_of(scores[benchmark.baseline], None if benchmark.again is None else scores[benchmark.again])
+
+
+def _p_noise(benchmark: Benchmark, noise: Noise, paired: np.ndarray, size: str, difference: float) -> float:
+    """How often two runs of nnU-Net alone, as many times over, differ as much or more."""
+    of_size = (_one_size(benchmark, part, size) for part in (noise.variance, noise.freedom))
+    runs = np.isfinite(run_means(paired)).sum(axis=1)
+    compared = np.where(runs >= min(2, runs.max()), runs, 0)  # as `comparable` takes them
+    return Noise(*of_size, noise.measured).spread(compared).p(difference)
+
+
+def _ranks(benchmark: Benchmark) -> dict[str, Ranks | None]:
+    """Over cells that all arms share."""
+    scores = benchmark.subject_means(mean(benchmark.scores["dice"], axis=-1))  # [arms, sizes, repeats, subjects]
+    shared = benchmark.done.all(axis=0)
+    scores = np.where(shared[None, :, :, None], scores, np.nan)
+    return {
+        "cases": rank_arms(np.stack([case_means(arm) for arm in scores], axis=1)),
+        "runs": rank_arms(np.stack([run_means(arm).ravel() for arm in scores], axis=1)),
+    }
+
+
+def _quality(benchmark: Benchmark) -> pd.DataFrame:
+    gains = np.stack([run_means(differences(benchmark, index)) for index in range(len(benchmark.arms))])
+    table = benchmark.cells[["arm", "size", "repeat", *QUALITY, "kid_error"]].assign(gain=gains.ravel())
+    treatments = [benchmark.arms[index].name for index in benchmark.treatments]
+    judged = table["arm"].isin(treatments) & table[list(QUALITY)].notna().any(axis=1) & table["gain"].notna()
+    return table[judged].reset_index(drop=True)
+
+
+def _correlations(quality: pd.DataFrame) -> pd.DataFrame:
+    """Over all runs, and with each size's mean taken off, since size alone moves both."""
+    rows = []
+    for measure in QUALITY:
+        known = quality[quality[measure].notna()]
+        within = {name: known[name] - known.groupby("size")[name].transform("mean") for name in (measure, "gain")}
+        rho, p, runs = rank_correlation(known[measure].to_numpy(), known["gain"].to_numpy())
+        # rounding keeps equal values equal after the mean is taken off
+        equal, p_equal, _ = rank_correlation(*(within[name].round(12).to_numpy() for name in (measure, "gain")))
+        rows.append(
+            {"measure": measure, "runs": runs, "rho": rho, "p": p, "rho_equal_size": equal, "p_equal_size": p_equal}
+        )
+    return pd.DataFrame(rows)
+
+
+def _costs(benchmark: Benchmark) -> dict[str, Cost]:
+    """Over the runs that were compared."""
+    training, generator = benchmark.of_cells("seconds_nnunet"), benchmark.of_cells("seconds_generator")
+    costs = {}
+    for index, arm in enumerate(benchmark.arms):
+        drawn = generator[index] if index in benchmark.synthetic else np.nan_to_num(generator[index])
+        pairs = benchmark.done[index] & benchmark.done[benchmark.baseline]
+        both = np.stack([training[index] + drawn, training[benchmark.baseline]])[:, pairs]
+        both = both[:, np.isfinite(both).all(axis=0)]
+        costs[arm.name] = Cost(*(float(mean(seconds)) for seconds in both))
+    return costs

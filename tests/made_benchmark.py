@@ -1,0 +1,103 @@
+"""Benchmarks that nobody ran: tables with effects and luck that are known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nnunet_synth.benchmark.tables import CELL_COLUMNS, SCORE_COLUMNS
+
+TITLES = {
+    "nnunet": "nnU-Net alone",
+    "nnunet-again": "nnU-Net alone, other seeds",
+    "da5": "Stronger augmentation (DA5)",
+    "pairs": "Pairs, ratio 0.25",
+    "deformed": "Images on deformed masks",
+    "half": "Pairs, ratio 0.5",
+}
+SYNTHETIC = {"pairs": 4000, "deformed": 4000, "half": 8000}  # bank's samples
+
+
+def make_benchmark(
+    folder: Path,
+    effects: dict[str, float] | None = None,
+    *,
+    sizes: tuple[int, ...] = (4, 8, 16),
+    repeats: int = 3,
+    cases: int = 40,
+    labels: tuple[str, ...] = ("1", "2"),
+    run_luck: float = 0.004,
+    missing: dict[tuple[str, int, int], str] | None = None,
+    quick: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Write `design.json`, `cells.csv` and `scores.csv`.
+
+    Args:
+        effects: by arm, the gain in Dice at the smallest size; it halves from size to size.
+        run_luck: standard deviation of a run's mean Dice.
+        missing: by arm, size and repeat, the error of a failed cell; an empty one leaves the cell out of the tables.
+    """
+    effects = {"nnunet": 0.0} | (effects if effects is not None else {"nnunet-again": 0.0, "pairs": 0.03, "da5": 0.004})
+    missing, rng = missing or {}, np.random.default_rng(seed)
+    names = [f"case_{number:03d}" for number in range(cases)]
+    hardness = rng.gamma(2, 0.03, (cases, len(labels)))
+    scores, cells = [], []
+    for arm, effect in effects.items():
+        quality = rng.uniform(0.5, 1) if arm in SYNTHETIC else np.nan
+        for step, size in enumerate(sizes):
+            for repeat in range(repeats):
+                error = missing.get((arm, size, repeat))
+                if error == "":
+                    continue
+                cells.append(_cell(arm, size, repeat, error, quality, rng))
+                if error is not None:
+                    continue
+                subset = np.random.default_rng([seed, size, repeat]).normal(0, run_luck)  # the same for all arms
+                level = 0.72 + 0.05 * step + effect / 2**step + subset + rng.normal(0, run_luck)
+                dice = np.clip(level - hardness + rng.normal(0, 0.02, hardness.shape), 0, 1)
+                hd95 = 12 * (1 - dice) + rng.gamma(2, 0.4, dice.shape)
+                scores += [
+                    (arm, size, repeat, name, label, round(dice[c, k], 5), round(hd95[c, k], 3))
+                    for c, name in enumerate(names)
+                    for k, label in enumerate(labels)
+                ]
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(scores, columns=SCORE_COLUMNS).to_csv(folder / "scores.csv", index=False)
+    pd.DataFrame(cells, columns=CELL_COLUMNS).to_csv(folder / "cells.csv", index=False)
+    design = _design(list(effects), sizes, repeats, names, quick)
+    design["labels"] = {label: f"class {label}" for label in labels}
+    (folder / "design.json").write_text(json.dumps(design, indent=1))
+    return folder
+
+
+def _cell(arm: str, size: int, repeat: int, error: str | None, quality: float, rng: np.random.Generator) -> tuple:
+    of_generator = [""] * 7
+    if arm in SYNTHETIC:
+        kid = round(0.2 * quality / size**0.5 + rng.uniform(0, 0.02), 4)
+        coverage, copies = round(quality - rng.uniform(0, 0.2), 3), round(rng.uniform(0, 0.02), 4)
+        of_generator = [round(600 + rng.normal(0, 30), 1), 40000, SYNTHETIC[arm], kid, 0.003, coverage, copies]
+    seconds = round(400 + rng.normal(0, 20), 1)
+    state = "done" if error is None else "failed"
+    trained = " ".join(f"case_{number}" for number in range(100, 100 + size))
+    return (arm, size, repeat, trained, 1250, seconds, *of_generator, state, error or "")
+
+
+def _design(arms: list[str], sizes: tuple[int, ...], repeats: int, cases: list[str], quick: bool) -> dict:
+    return {
+        "format_version": 1,
+        "dataset": "Dataset004_Hippocampus",
+        "configuration": "2d",
+        "plans": "nnUNetPlansQuick" if quick else "nnUNetPlans",
+        "quick": quick,
+        "sizes": list(sizes),
+        "repeats": repeats,
+        "test_cases": cases,
+        "arms": [{"name": arm, "title": TITLES.get(arm, arm), "baseline": arm == "nnunet"} for arm in arms],
+        "iterations": 1250,
+        "epochs": 5,
+        "network": {"features": [8, 16, 32], "batch_size": 4},
+        "machine": {"processor": "two cores", "threads": 2},
+        "release": "0.1.0",
+    }
