@@ -1,0 +1,350 @@
+"""A report promises to be made of the tables alone, to leave out nothing silently, and to say what they lack."""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_benchmark import make_benchmark
+from scipy import stats
+
+from nnunet_synth.benchmark.analysis import CLASSES, POOLED, analyse
+from nnunet_synth.benchmark.prose import notes
+from nnunet_synth.benchmark.report import write_report
+from nnunet_synth.benchmark.tables import read_benchmark
+from nnunet_synth.benchmark.theme import THEME
+from nnunet_synth.benchmark.verdict import Effect, conclude, verdict
+from nnunet_synth.benchmark.wording import duration, interval, listing, number, points, probability
+from stylegan2_cond.errors import UserError
+
+FAILED = ("pairs", 8, 1)
+ARMS = {"nnunet-again": 0.0, "da5": 0.004, "pairs": 0.05, "half": -0.05}
+
+
+@pytest.fixture(scope="session")
+def benchmark(tmp_path_factory):
+    """A strong effect, a harmful arm, a failed cell and one that never began; small, so that it is quick."""
+    folder = make_benchmark(
+        tmp_path_factory.mktemp("benchmark"),
+        ARMS,
+        sizes=(4, 8),
+        repeats=4,
+        cases=20,
+        missing={FAILED: "CUDA | out of memory", ("da5", 4, 0): ""},
+    )
+    write_report(folder)
+    return folder
+
+
+def test_the_report_is_made_of_the_tables_alone_and_twice_the_same(benchmark, tmp_path):
+    for name in ("design.json", "cells.csv", "scores.csv"):
+        (tmp_path / name).write_bytes((benchmark / name).read_bytes())
+    assert write_report(tmp_path) == tmp_path / "report.html"
+    made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert len(made) == 3 + 4 + 2 * 5
+    for path in made:
+        assert (tmp_path / path).read_bytes() == (benchmark / path).read_bytes(), path
+
+
+def test_the_sentence_says_where_by_how_much_at_what_cost(benchmark):
+    analysis = analyse(read_benchmark(benchmark), briefly=True)
+    row, sentence = analysis.row("pairs"), verdict(benchmark)
+    assert row["difference"] == pytest.approx((0.05 + 0.025) / 2, abs=0.01)  # as it was made
+    assert f"the arm “Pairs, ratio 0.25” raises mean Dice by {points(row['difference'], sign=False)} points" in sentence
+    assert interval(row["low"], row["high"], scale=100) in sentence
+    assert sentence.startswith("Synthetic pairs help on Dataset004_Hippocampus (2d)")
+    assert "4 and 8 training cases" in sentence
+    assert "2.5 times the computing" in sentence  # 400 s of nnU-Net, and 600 s of the generator
+    assert "“Pairs, ratio 0.5” harms" in sentence
+    for file in ("report.md", "report.html"):
+        assert sentence in (benchmark / file).read_text()
+
+
+def test_statistics_hold_every_number_and_stem_from_paired_cells_only(benchmark):
+    table = pd.read_csv(benchmark / "statistics.csv", dtype={"size": str, "label": str})
+    assert len(table) == 2 * 5 * 3 * 3  # metrics, arms, sizes and pooled, labels and mean
+    table = table.set_index(["metric", "arm", "size", "label"])
+    scores = pd.read_csv(benchmark / "scores.csv")
+    means = scores[scores["size"] == 8].groupby(["arm", "repeat", "case"])["dice"].mean().unstack("arm")
+    paired = (means["pairs"] - means["nnunet"]).dropna()
+    row = table.loc[("dice", "pairs", "8", CLASSES)]
+    assert row["paired_runs"] == row["runs"] == 3
+    assert row["difference"] == pytest.approx(paired.groupby("case").mean().mean(), abs=1e-6)
+    assert table.loc[("dice", "nnunet", "8", CLASSES), "runs"] == 4
+    assert table.loc[("hd95", "pairs", "8", "1"), "difference"] < 0  # mm; nearer
+    assert table.loc[("dice", "nnunet-again", POOLED, CLASSES)].isna()["p_cases_holm"]  # no member of the family
+
+
+def test_cells_that_are_missing_are_named(benchmark):
+    for file in ("report.md", "report.html"):
+        text = (benchmark / file).read_text()
+        assert "2 of 40 cells are not done" in text
+        assert "out of memory" in text
+        assert "38 of 40 cells are done" in text
+    assert "| Pairs, ratio 0.25 | 8 | 1 | failed | CUDA \\| out of memory |" in (benchmark / "report.md").read_text()
+    assert "| Stronger augmentation (DA5) | 4 | 0 | missing |  |" in (benchmark / "report.md").read_text()
+
+
+class Tags(HTMLParser):
+    """What a page is made of, and whether its tags are closed."""
+
+    VOID = ("meta", "link", "br", "img", "hr", "input")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen, self.ids, self.links = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append(tag)
+        for name, value in attributes:
+            self.ids += [value] if name == "id" else []
+            self.links += [value] if name in ("src", "href", "xlink:href") else []
+        self.open += [] if tag in self.VOID else [tag]
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_from_elsewhere(benchmark):
+    text = (benchmark / "report.html").read_text()
+    tags = Tags(text)
+    assert tags.open == []
+    assert not {"script", "link", "img", "iframe", "object"} & set(tags.seen)
+    assert all(link.startswith("#") for link in tags.links)
+    assert {link[1:] for link in tags.links} <= set(tags.ids)
+    assert len(tags.ids) == len(set(tags.ids))  # of five figures on one page
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert tags.seen.count("svg") == 5
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_every_figure_is_there_with_words_for_those_who_cannot_see_it(benchmark):
+    markdown = (benchmark / "report.md").read_text()
+    for alt, path in re.findall(r"!\[(.*?)\]\((.*?)\)", markdown):
+        assert len(alt) > 60
+        assert (benchmark / path).stat().st_size > 5000
+    assert markdown.count("![") == 5
+    assert (benchmark / "report.html").read_text().count('role="img" aria-labelledby=') == 5
+
+
+def test_drawings_have_both_lights_and_no_colour_that_would_vanish(benchmark):
+    for path in (benchmark / "figures").glob("*.svg"):
+        text = path.read_text()
+        ElementTree.fromstring(text)
+        bare = re.sub(r"<style>@media.*?</style>|var\([^)]*\)", "", text)
+        assert set(re.findall(r"#[0-9a-f]{6}\b", bare)) <= set()
+    for light, dark in THEME.items():
+        if light not in ("#dfe2e6", "#ebedf0", "#fffffe"):  # grid, band and paper lie behind
+            assert _contrast(light, "#ffffff") >= 2.9
+            assert _contrast(dark, "#16191d") >= 4.5
+
+
+def _contrast(first, second):
+    """WCAG 2.1, contrast ratio."""
+
+    def luminance(colour):
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return np.dot(linear, [0.2126, 0.7152, 0.0722])
+
+    dark, light = sorted([luminance(first), luminance(second)])
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_markdown_tables_are_whole(benchmark):
+    lines = (benchmark / "report.md").read_text().splitlines()
+    widths = {}
+    for number_, line in enumerate(lines):
+        if line.startswith("|"):
+            width = len(re.findall(r"(?<!\\)\|", line))
+            assert widths.get(number_ - 1, width) == width, line
+            widths[number_] = width
+    assert len(widths) > 30
+
+
+@pytest.mark.parametrize(
+    ("effects", "options", "effect", "words"),
+    [
+        ({"pairs": -0.05}, {}, Effect.HARMS, "Synthetic pairs harm"),
+        ({"pairs": 0.0, "half": 0.0}, {}, Effect.NO_EVIDENCE, "No evidence that synthetic pairs help"),
+        ({"pairs": 0.05}, {"repeats": 1}, Effect.TOO_FEW, "Not enough repeats to say"),
+        ({"pairs": 0.05}, {"quick": True}, Effect.HELPS, "In a quick run, synthetic pairs help"),
+        ({"da5": 0.05}, {}, Effect.HELPS, "The arms help"),
+        (
+            {"pairs": 0.05},
+            {"missing": {("pairs", size, repeat): "" for size in (4, 8) for repeat in range(4)}},
+            Effect.NOTHING,
+            "Nothing can be said yet",
+        ),
+    ],
+)
+def test_verdicts(tmp_path, effects, options, effect, words):
+    options = {"sizes": (4, 8), "repeats": 4, "cases": 20, "run_luck": 0.002} | options
+    analysis = analyse(read_benchmark(make_benchmark(tmp_path, effects, **options)), briefly=True)
+    concluded = conclude(analysis)
+    assert concluded.effect is effect
+    assert concluded.sentence.startswith(words)
+    assert concluded.sentence == verdict(tmp_path)
+
+
+def test_an_arm_that_helps_is_not_hidden_by_one_with_a_lucky_run(tmp_path):
+    make_benchmark(tmp_path, {"pairs": 0.03, "half": 0.0}, sizes=(4,), repeats=4, cases=20, run_luck=0.002)
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    scores.loc[(scores["arm"] == "half") & (scores["repeat"] == 2), "dice"] = 1.0
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    analysis = analyse(read_benchmark(tmp_path), briefly=True)
+    assert analysis.row("half")["difference"] > analysis.row("pairs")["difference"]
+    concluded = conclude(analysis)
+    assert concluded.effect is Effect.HELPS
+    assert "the arm “Pairs, ratio 0.25” raises" in concluded.sentence
+
+
+def test_what_is_lowered_is_told_as_an_amount(tmp_path):
+    make_benchmark(tmp_path, {"pairs": -0.05}, sizes=(4,), repeats=4, cases=20, run_luck=0.002)
+    amount, low, high = map(
+        float,
+        re.search(
+            r"lowers mean Dice by ([\d.]+) points \(95 % interval ([\d.]+) to ([\d.]+)\)", verdict(tmp_path)
+        ).groups(),
+    )
+    assert 4 < low < amount < high < 6
+
+
+def test_the_yardstick_and_nnunet_alone_are_never_the_verdict(tmp_path):
+    make_benchmark(tmp_path, {"nnunet-again": 0.3, "pairs": 0.0}, sizes=(4,), repeats=4, cases=20)
+    assert verdict(tmp_path).startswith("No evidence")
+
+
+def test_the_smallest_benchmark_has_a_report_that_says_what_it_lacks(tmp_path):
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), repeats=1, cases=3, labels=("1+2",), quick=True)
+    text = write_report(tmp_path).read_text()
+    for words in ("no test over runs", "only 3 test cases", "quick run", "needs three arms"):
+        assert words in text
+    assert "nan" not in re.sub(r"<[^>]*>", "", text).lower().split()
+
+
+def test_undefined_scores_are_counted(tmp_path):
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), repeats=2, cases=8)
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    lost = (scores["arm"] == "pairs") & (scores["case"] == "case_003") & (scores["label"] == 2)
+    scores.loc[lost, "hd95"] = np.nan
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    analysis = analyse(read_benchmark(tmp_path), draws=99)
+    assert analysis.row("pairs", label="2", metric="hd95")["undefined"] == 2  # once a repeat
+    assert analysis.row("pairs", label="2", metric="hd95")["paired_cases"] == 7
+    assert analysis.row("pairs", label="1", metric="hd95")["undefined"] == 0
+    assert any("HD95 is undefined" in note and note.endswith("ratio 0.25” 2.") for note in notes(analysis))
+
+
+def test_cases_of_one_subject_are_one_witness(tmp_path):
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), repeats=2, cases=24)
+    design = json.loads((tmp_path / "design.json").read_text())
+    apart = analyse(read_benchmark(tmp_path), briefly=True).row("pairs")
+    design["subjects"] = {case: f"subject {int(case[-3:]) // 4}" for case in design["test_cases"]}
+    (tmp_path / "design.json").write_text(json.dumps(design))
+    analysis = analyse(read_benchmark(tmp_path), briefly=True)
+    row = analysis.row("pairs")
+    scores = pd.read_csv(tmp_path / "scores.csv").groupby(["arm", "case"])["dice"].mean()
+    by_subject = (scores["pairs"] - scores["nnunet"]).groupby(lambda case: int(case[-3:]) // 4).mean()
+    assert row["p_cases"] == pytest.approx(stats.wilcoxon(by_subject).pvalue)
+    assert (row["paired_cases"], apart["paired_cases"]) == (6, 24)
+    assert row["difference"] == pytest.approx(apart["difference"])
+
+
+def test_size_alone_makes_no_correlation_at_equal_size(tmp_path):
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4, 8), repeats=4, cases=8)
+    cells, scores = pd.read_csv(tmp_path / "cells.csv"), pd.read_csv(tmp_path / "scores.csv")
+    cells["coverage"] = cells["size"] / 10
+    of_pairs = scores["arm"] == "pairs"
+    scores.loc[of_pairs & (scores["size"] == 8), "dice"] = 1.0
+    cells.to_csv(tmp_path / "cells.csv", index=False)
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    row = analyse(read_benchmark(tmp_path), briefly=True).correlations.set_index("measure").loc["coverage"]
+    assert row["rho"] > 0.8
+    assert np.isnan(row["rho_equal_size"])
+
+
+def spoil(folder, file, spoiling):
+    table = pd.read_csv(folder / file, dtype=str, keep_default_na=False)
+    spoiling(table).to_csv(folder / file, index=False)
+
+
+def without_done(table):
+    return table.assign(state=["failed" if arm == "nnunet" else "done" for arm in table["arm"]])
+
+
+@pytest.mark.parametrize(
+    ("file", "spoiling", "words"),
+    [
+        ("scores.csv", lambda table: table.drop(columns=["hd95", "label"]), "lacks the columns label, hd95"),
+        ("cells.csv", lambda table: table.drop(columns="state"), "lacks the column state"),
+        ("scores.csv", lambda table: table.assign(dice=["x", *table["dice"][1:]]), "line 2: dice is 'x'"),
+        ("scores.csv", lambda table: table.assign(arm="other"), "arm other is not in design.json"),
+        ("scores.csv", lambda table: pd.concat([table, table[:1]]), "two rows for arm nnunet, size 4, repeat 0"),
+        ("cells.csv", without_done, "no cell of nnU-Net alone (nnunet) is done"),
+        ("scores.csv", lambda table: table[:0], "no cell of nnU-Net alone"),
+        ("scores.csv", lambda table: table.assign(dice=""), "no Dice at all"),
+    ],
+)
+def test_tables_that_are_not_whole_are_told(tmp_path, file, spoiling, words):
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), repeats=1, cases=3)
+    spoil(tmp_path, file, spoiling)
+    with pytest.raises(UserError, match=re.escape(words)):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda design: [arm.pop("baseline") for arm in design["arms"]], "none has"),
+        (lambda design: [arm.update(baseline=True) for arm in design["arms"]], "nnunet, pairs have"),
+        (lambda design: [arm.update(name="nnunet") for arm in design["arms"][1:]], "two arms have the same name"),
+        (lambda design: design.pop("arms"), "key 'arms' must be a list"),
+    ],
+)
+def test_a_design_without_one_nnunet_alone_is_told(tmp_path, change, words):
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), repeats=1, cases=3)
+    design = json.loads((tmp_path / "design.json").read_text())
+    change(design)
+    (tmp_path / "design.json").write_text(json.dumps(design))
+    with pytest.raises(UserError, match=re.escape(words)):
+        read_benchmark(tmp_path)
+
+
+def test_missing_and_broken_files_are_told(tmp_path):
+    with pytest.raises(UserError, match=r"design.json does not exist"):
+        read_benchmark(tmp_path)
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), repeats=1, cases=3)
+    (tmp_path / "scores.csv").unlink()
+    with pytest.raises(UserError, match=r"scores.csv does not exist"):
+        read_benchmark(tmp_path)
+    (tmp_path / "scores.csv").write_text("")
+    with pytest.raises(UserError, match=r"scores.csv cannot be read"):
+        read_benchmark(tmp_path)
+    (tmp_path / "design.json").write_text("{")
+    with pytest.raises(UserError, match=r"design.json cannot be read"):
+        read_benchmark(tmp_path)
+
+
+def test_numbers_are_written_as_in_print():
+    assert [points(0.019), points(-0.0061), points(-0.0001), points(0.019, sign=False)] == [
+        "+1.9",
+        "−0.6",
+        "0.0",
+        "1.9",
+    ]
+    assert [probability(p) for p in (0.0004, 0.0123, 0.41, np.nan)] == ["< 0.001", "0.012", "0.41", "–"]
+    assert interval(-0.006, 0.012, scale=100) == "−0.6 to 1.2"
+    assert interval(np.nan, 1) == "–"
+    assert [listing(words) for words in (["4"], ["4", "8"], ["4", "8", "16"])] == ["4", "4 and 8", "4, 8 and 16"]
+    assert [duration(seconds) for seconds in (43, 720, 12600)] == ["43 s", "12 min", "3.5 h"]
+    assert number(-0.04, 1) == "0.0"
