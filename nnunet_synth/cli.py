@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from stylegan2_cond.cli import Configuration, Dataset, Device, FoldName, Plans, default_device, run_app
+from stylegan2_cond.cli import Configuration, Dataset, Device, FoldName, Kimg, Plans, default_device, run_app
+from stylegan2_cond.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -159,6 +160,78 @@ def export_model(
     from nnunet_synth.export.telling import tell_model
 
     print(tell_model(run(folder, target, trainer)))
+
+
+@app.command(epilog="Example: nnunet-synth benchmark 4 2d --quick -o hippocampus --sizes 4,8,16 --test-cases 40")
+def benchmark(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="as for the other commands")] = "",
+    configuration: Annotated[str, typer.Argument(metavar="CONFIGURATION", help="e.g. 2d")] = "",
+    plans: Plans = "nnUNetPlans",
+    folder: Annotated[Path, typer.Option("-o", metavar="FOLDER", help="where everything goes")] = Path("benchmark"),
+    quick: Annotated[bool, typer.Option("--quick", help="narrow nnU-Net, short trainings: minutes on a CPU")] = False,
+    sizes: Annotated[
+        str | None, typer.Option(metavar="N,…", help="of training sets; 4,8,16,32,all", show_default=False)
+    ] = None,
+    repeats: Annotated[int, typer.Option(metavar="N", help="training sets of each size", min=1)] = 3,
+    test_cases: Annotated[
+        str | None, typer.Option(metavar="N|FILE", help="how many, or their names; drawn", show_default=False)
+    ] = None,
+    subjects: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="finds a case's subject in its name", show_default=False)
+    ] = None,
+    arm: Annotated[list[str] | None, typer.Option(metavar="NAME", help="run this; repeatable")] = None,
+    arms: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="arms of your own, as TOML", show_default=False)
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="of nnU-Net", min=1, show_default=False)] = None,
+    iterations: Annotated[int | None, typer.Option(metavar="N", help="of an epoch", min=1, show_default=False)] = None,
+    kimg: Kimg = None,
+    jobs: Annotated[int | None, typer.Option(metavar="J", help="at a time", min=1, show_default=False)] = None,
+    slurm: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="of sbatch: run there")] = None,
+    device: Device = "",
+    seed: Annotated[int, typer.Option(metavar="S", help="of all draws of cases", min=0)] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="tell what there is to do, do nothing")] = False,
+    report_only: Annotated[bool, typer.Option("--report-only", help="from FOLDER's tables alone")] = False,
+    show_arms: Annotated[bool, typer.Option("--show-arms", help="print the arms that there are, as TOML")] = False,
+) -> None:
+    """Do synthetic pairs help here? Arms on equal cases, a report; after a stop, the same command goes on."""
+    from nnunet_synth.benchmark.arms import DEFAULT_ARMS
+    from nnunet_synth.benchmark.start import Asked, report, run_benchmark, sentence
+
+    if show_arms:
+        print(DEFAULT_ARMS.read_text(encoding="utf-8"), end="")
+        return
+    if report_only:
+        print(sentence(report(folder)))
+        return
+    if not (dataset and configuration):
+        raise UserError("Which data? Type for example: nnunet-synth benchmark 4 2d --quick -o hippocampus")
+    asked = Asked(
+        dataset=dataset,
+        configuration=configuration,
+        plans=plans,
+        folder=folder,
+        arms_file=arms,
+        arms=tuple(arm or ()),
+        sizes=sizes,
+        repeats=repeats,
+        test_cases=test_cases,
+        subjects=subjects,
+        quick=quick,
+        epochs=epochs,
+        iterations=iterations,
+        kimg=kimg,
+        jobs=jobs,
+        slurm=tuple(slurm or ()),
+        device=device or default_device(),
+        seed=seed,
+    )
+    if (done := run_benchmark(asked, dry=dry_run)) is None:
+        return
+    print(sentence(done.report))
+    if done.without_result:
+        print(f"{done.without_result} of {done.cells} cells have no result; the same command tries them again.")
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: nnunet-synth demo --folder /tmp/demo")

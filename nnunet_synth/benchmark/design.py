@@ -1,0 +1,284 @@
+"""What a benchmark compares on which cases: drawn once from a seed, written down, and held to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from nnunet_synth.benchmark.arms import Arm
+from nnunet_synth.benchmark.quick import Effort
+from nnunet_synth.benchmark.subjects import whole_subjects
+from stylegan2_cond.data.preprocessed import Preprocessed
+from stylegan2_cond.documents import Document
+from stylegan2_cond.errors import UserError
+
+DESIGN_FILE = "design.json"
+LEAST_TEST_CASES = 5  # below, no paired test over cases could find anything: 2 · 0.5⁵ > 0.05
+FEW_TEST_CASES = 10
+DEFAULT_TEST_CASES = 40
+LARGEST_TEST_SHARE = 1 / 3  # of all cases, unless the user says more
+SIZES = {True: ("4", "8", "16"), False: ("4", "8", "16", "32", "all")}  # by `quick`
+ALL = "all"
+
+# What may grow in a folder that is there already; a cell that is done stays what it was.
+_MAY_GROW = ("arms", "sizes", "repeats", "folds")
+_OF_THE_MACHINE = ("machine", "release", "format_version")
+
+
+class TrainingSet(BaseModel):
+    """The training cases of one size in one repeat; its place in the list is the number of nnU-Net's fold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    size: int
+    repeat: int
+    cases: tuple[str, ...]
+
+
+class Design(Document):
+    """`design.json`.
+
+    Attributes:
+        quick: nnU-Net is narrower and its training shorter, for a machine without a GPU.
+        sizes: numbers of training cases.
+        test_cases: that no arm trains on.
+        pool: the cases that training sets are drawn from.
+        subjects: of each case, where several cases are of one subject; then no subject is on both sides.
+        folds: the training sets. Within a repeat the smaller ones are part of the larger ones.
+        labels: names of the classes or regions, by the `label` of `scores.csv`.
+        effort: of nnU-Net and the generators; the same for all arms.
+        network: features per stage and batch size of nnU-Net.
+    """
+
+    remedy: ClassVar[str] = "Start a new benchmark in another folder (-o)."
+    dataset: str
+    configuration: str
+    plans: str
+    quick: bool
+    seed: int
+    sizes: tuple[int, ...]
+    repeats: int
+    arms: tuple[Arm, ...]
+    test_cases: tuple[str, ...]
+    pool: tuple[str, ...]
+    subjects: dict[str, str] | None
+    folds: tuple[TrainingSet, ...]
+    labels: dict[str, str]
+    effort: Effort
+    network: dict[str, int | tuple[int, ...]]
+    machine: dict[str, int | str]
+    release: str
+
+    @property
+    def baseline(self) -> Arm:
+        """nnU-Net alone."""
+        return next(arm for arm in self.arms if arm.baseline)
+
+    def fold(self, size: int, repeat: int) -> int:
+        """The number of nnU-Net's fold that holds a training set."""
+        return next(i for i, fold in enumerate(self.folds) if (fold.size, fold.repeat) == (size, repeat))
+
+
+def make_design(
+    preprocessed: Preprocessed,
+    arms: Sequence[Arm],
+    *,
+    sizes: Sequence[str],
+    repeats: int,
+    test_cases: str | None,
+    subjects: str | None,
+    effort: Effort,
+    network: Mapping[str, int | tuple[int, ...]],
+    device: str,
+    seed: int = 0,
+) -> Design:
+    """Draw the test cases and the nested training sets.
+
+    Args:
+        preprocessed: the data.
+        arms: one of them the baseline.
+        sizes: numbers of training cases, or `all`.
+        repeats: training sets of each size.
+        test_cases: how many, or a file that names them; drawn if None.
+        subjects: how the names of cases tell their subject, as `whole_subjects` explains.
+
+    Raises:
+        UserError: too few cases, or sizes, test cases or subjects that do not fit the data.
+    """
+    names = preprocessed.case_names()
+    subject_of = whole_subjects(names, subjects)
+    test = _test_cases(names, subject_of, test_cases, np.random.default_rng([seed, 0]))
+    held_out = {subject_of[case] for case in test}
+    pool = [name for name in names if subject_of[name] not in held_out]
+    numbers = _sizes(sizes, pool, preprocessed.dataset_name)
+    return Design(
+        dataset=preprocessed.dataset_name,
+        configuration=preprocessed.configuration_name,
+        plans=preprocessed.plans_name,
+        quick=effort.quick,
+        seed=seed,
+        sizes=numbers,
+        repeats=repeats,
+        arms=tuple(arms),
+        test_cases=test,
+        pool=tuple(pool),
+        subjects=subject_of if len(set(subject_of.values())) < len(names) else None,
+        folds=training_sets(pool, subject_of, numbers, repeats, seed),
+        labels=_labels(preprocessed),
+        effort=effort,
+        network=dict(network),
+        machine={"cores": os.cpu_count() or 1, "torch": version("torch"), "device": device},
+        release=version("nnunet-synth"),
+    )
+
+
+def training_sets(
+    pool: Sequence[str], subject_of: Mapping[str, str], sizes: Sequence[int], repeats: int, seed: int
+) -> tuple[TrainingSet, ...]:
+    """Each repeat shuffles the pool's subjects anew; each size takes the first cases, so smaller sets are in larger.
+
+    A repeat's order depends on the seed and its own number alone, so sizes and repeats can be added later.
+    """
+    sets = []
+    for repeat in range(repeats):
+        subjects = sorted({subject_of[name] for name in pool})
+        shuffled = np.random.default_rng([seed, 1 + repeat]).permutation(subjects)
+        cases = [name for subject in shuffled for name in sorted(pool) if subject_of[name] == subject]
+        sets += [TrainingSet(size=size, repeat=repeat, cases=tuple(sorted(cases[:size]))) for size in sizes]
+    return tuple(sets)
+
+
+def settle(asked: Design, folder: Path) -> Design:
+    """The design of a folder: what was asked for, or what lies there and was asked for again, perhaps with more.
+
+    Arms, sizes and repeats may be added; everything else must be as it was.
+
+    Raises:
+        UserError: what differs, or a folder that holds other things.
+    """
+    path = folder / DESIGN_FILE
+    if not path.exists():
+        if folder.exists() and any(entry for entry in folder.iterdir() if not entry.name.startswith(".")):
+            raise UserError(f"{folder} holds other things. Choose another folder with -o.")
+        asked.save(path)
+        return asked
+    there = Design.load(path)
+    if differing := _differences(there, asked):
+        raise UserError(
+            f"{folder} holds a benchmark of another design: {'; '.join(differing)}. Type what was typed then, or "
+            f"choose another folder with -o."
+        )
+    grown = _grow(there, asked)
+    if grown != there:
+        grown.save(path)
+    return grown
+
+
+def _grow(there: Design, asked: Design) -> Design:
+    """What is there, and after it what was added; so the number of each fold stays."""
+    sizes, repeats = tuple(sorted({*there.sizes, *asked.sizes})), max(there.repeats, asked.repeats)
+    known = {(fold.size, fold.repeat) for fold in there.folds}
+    subject_of = there.subjects or {case: case for case in there.pool}
+    sets = training_sets(there.pool, subject_of, sizes, repeats, there.seed)
+    return there.model_copy(
+        update={
+            "arms": (*there.arms, *(arm for arm in asked.arms if arm not in there.arms)),
+            "sizes": sizes,
+            "repeats": repeats,
+            "folds": (*there.folds, *(fold for fold in sets if (fold.size, fold.repeat) not in known)),
+        }
+    )
+
+
+def _differences(there: Design, asked: Design) -> list[str]:
+    """In words, what is asked for otherwise than it is there."""
+    found = [
+        f"{key} is {_short(getattr(there, key))} there, now {_short(getattr(asked, key))}"
+        for key in Design.model_fields
+        if key not in (*_MAY_GROW, *_OF_THE_MACHINE) and getattr(there, key) != getattr(asked, key)
+    ]
+    arms = {arm.name: arm for arm in there.arms}
+    found += [f"arm {arm.name} is another" for arm in asked.arms if arms.get(arm.name, arm) != arm]
+    folds = {(fold.size, fold.repeat): fold for fold in there.folds}
+    found += [
+        f"the training cases of size {fold.size}, repeat {fold.repeat}, are others"
+        for fold in asked.folds
+        if folds.get((fold.size, fold.repeat), fold) != fold
+    ]
+    return found
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _test_cases(
+    names: Sequence[str], subject_of: Mapping[str, str], asked: str | None, random: np.random.Generator
+) -> tuple[str, ...]:
+    """The cases of a file, or cases of subjects drawn until there are enough."""
+    if asked is not None and not asked.isdecimal():
+        return _named_cases(names, Path(asked))
+    wanted = int(asked) if asked is not None else min(DEFAULT_TEST_CASES, int(len(names) * LARGEST_TEST_SHARE))
+    if wanted >= len(names):
+        raise UserError(f"--test-cases {wanted} of {len(names)} cases leave none to train on. Ask for fewer.")
+    if wanted < LEAST_TEST_CASES:
+        raise UserError(
+            f"{wanted} test cases are too few for a test: with fewer than {LEAST_TEST_CASES}, no difference can be "
+            f"told from chance. There are {len(names)} cases; say how many to test on with --test-cases."
+        )
+    test: list[str] = []
+    for subject in random.permutation(sorted(set(subject_of.values()))):
+        if len(test) >= wanted:
+            break
+        test += [name for name in names if subject_of[name] == subject]
+    return tuple(sorted(test))
+
+
+def _named_cases(names: Sequence[str], path: Path) -> tuple[str, ...]:
+    try:
+        cases = sorted({*path.read_text(encoding="utf-8").split()})
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--test-cases {path} is neither a number nor a readable file ({error}). Name a file with one case a line."
+        ) from None
+    if unknown := [case for case in cases if case not in set(names)]:
+        raise UserError(f"{path} names {unknown[0]}, which is no preprocessed case. There are e.g. {names[0]}.")
+    if len(cases) < LEAST_TEST_CASES:
+        raise UserError(f"{path} names {len(cases)} cases; a test needs {LEAST_TEST_CASES} or more.")
+    return tuple(cases)
+
+
+def _sizes(asked: Sequence[str], pool: Sequence[str], dataset: str) -> tuple[int, ...]:
+    """As numbers; a default size that the data do not have is left out."""
+    try:
+        numbers = sorted({len(pool) if size.strip() == ALL else int(size) for size in asked})
+    except ValueError:
+        raise UserError(
+            f"--sizes {','.join(asked)} is no list of numbers. Type for example --sizes 4,8,16,all"
+        ) from None
+    if numbers[0] < 1 or numbers[-1] > len(pool):
+        raise UserError(
+            f"--sizes asks for {numbers[-1] if numbers[-1] > len(pool) else numbers[0]} training cases; {dataset} has "
+            f"{len(pool)} beside the test cases. Type for example --sizes {min(4, len(pool))},{ALL}, or ask for fewer "
+            f"--test-cases."
+        )
+    return tuple(numbers)
+
+
+def _labels(preprocessed: Preprocessed) -> dict[str, str]:
+    """`{"1": "anterior"}`, regions as `"1+2"`: the classes that nnU-Net evaluates."""
+    manager = preprocessed.label_manager
+    names = {label_key(value): name for name, value in preprocessed.dataset_json["labels"].items()}
+    classes = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+    return {label_key(label): names.get(label_key(label), label_key(label)) for label in classes}
+
+
+def label_key(label: int | Sequence[int]) -> str:
+    """`1` → `"1"`, `(1, 2)` → `"1+2"`."""
+    return "+".join(map(str, label)) if isinstance(label, (tuple, list)) else str(label)

@@ -1,0 +1,207 @@
+"""Running what is left of a benchmark, a few jobs at a time, through submitit: on this machine or a SLURM cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import submitit
+from filelock import FileLock, Timeout
+
+from nnunet_synth.benchmark.cells import Task, tasks_of
+from nnunet_synth.benchmark.design import Design
+from nnunet_synth.benchmark.estimate import Estimate, estimate
+from nnunet_synth.benchmark.jobs import Job, TaskRecord, log_path, read_record
+from nnunet_synth.benchmark.view import View
+from stylegan2_cond.errors import Stopped, UserError
+
+LOCK_FILE, HOLDER_FILE = ".lock", ".running.json"
+POLL_SECONDS = 0.5
+STOP_SECONDS = 20  # that cancelled jobs have to end
+LONGEST_HOURS = 24 * 14  # of a job on this machine; submitit wants a limit
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where jobs run.
+
+    Attributes:
+        jobs: at a time.
+        threads: of each job.
+        slurm: options of sbatch, as `{"partition": "gpu"}`; None for this machine.
+        gpus: of this machine, which jobs take in turn.
+    """
+
+    jobs: int
+    threads: int
+    slurm: Mapping[str, str] | None = None
+    gpus: int = 0
+
+
+@dataclass
+class Run:
+    """The state of all tasks, and the jobs that are running.
+
+    Attributes:
+        tasks: by name, each after those that it needs.
+        records: by name.
+        jobs: that were submitted and have not ended, with the GPU that they took.
+    """
+
+    folder: Path
+    design: Design
+    where: Where
+    view: View
+    tasks: dict[str, Task] = field(init=False)
+    records: dict[str, TaskRecord] = field(init=False)
+    jobs: dict[str, tuple[submitit.Job, int]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tasks = tasks_of(self.design)
+        self.records = {name: read_record(self.folder, name) for name in self.tasks}
+        self.waiting = [name for name, record in self.records.items() if record.state != "done"]
+        self.executor = _executor(self.folder, self.where)
+
+    def finish(self) -> None:
+        """Do everything that is left; a first cell alone, by which the rest is estimated.
+
+        Raises:
+            Stopped: after Ctrl-C or a termination, with all jobs ended.
+        """
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs would ignore it
+        try:
+            if self._measured_cells() == 0:
+                self._loop([name for name in self.waiting if self.tasks[name].kind == "cell"][:1])
+            self.view.say(str(self.estimate()))
+            self._loop(self.waiting)
+        except KeyboardInterrupt:
+            self.stop()
+            raise Stopped(
+                f"Stopped. The same command goes on in {self.folder}; nothing that is done is done again."
+            ) from None
+
+    def estimate(self) -> Estimate:
+        left = [self.tasks[name] for name in (*self.jobs, *self.waiting)]
+        measured = {self.tasks[name]: r.seconds for name, r in self.records.items() if r.state == "done"}
+        return estimate(left, measured, self.where.jobs)
+
+    def stop(self) -> None:
+        """Cancel all jobs, and wait until they have ended."""
+        self.view.say("Stopping …")
+        for job, _ in self.jobs.values():
+            job.cancel()
+        until = time.monotonic() + STOP_SECONDS
+        while any(not job.done() for job, _ in self.jobs.values()) and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
+
+    def _measured_cells(self) -> int:
+        return sum(r.state == "done" and self.tasks[name].kind == "cell" for name, r in self.records.items())
+
+    def _loop(self, wanted: list[str]) -> None:
+        """Submit what is ready of `wanted`, in order, and wait until nothing of it is left to do."""
+        wanted = list(wanted)
+        while wanted or self.jobs:
+            for name in list(self.jobs):
+                self._collect(name)
+            for name in self._ready(wanted):
+                wanted.remove(name)
+                self.waiting.remove(name)
+                self._submit(name)
+            if hopeless := [name for name in wanted if self._hopeless(name)]:
+                for name in hopeless:
+                    wanted.remove(name)
+                    self.waiting.remove(name)
+            self.view.show(self.tasks, self.records, self.estimate)
+            if wanted or self.jobs:
+                time.sleep(POLL_SECONDS)
+
+    def _ready(self, wanted: list[str]) -> list[str]:
+        """The next tasks that there is room for, and whose needs are done."""
+        done = {name for name, record in self.records.items() if record.state == "done"}
+        under_way = {*self.waiting, *self.jobs}
+        ready = [
+            name
+            for name in wanted
+            if done.issuperset(self.tasks[name].needs) and under_way.isdisjoint(self.tasks[name].after)
+        ]
+        return ready[: max(0, self.where.jobs - len(self.jobs))]
+
+    def _hopeless(self, name: str) -> bool:
+        """Whether a task needs one that failed, or one that needs one; its record says so."""
+        for need in self.tasks[name].needs:
+            if self.records[need].state == "failed" or self._lost(need):
+                error = self.records[need].error if self._lost(need) else f"{self.tasks[need]} failed"
+                self.records[name] = TaskRecord(state="missing", error=error)
+                return True
+        return False
+
+    def _lost(self, name: str) -> bool:
+        record = self.records[name]
+        return record.state == "missing" and bool(record.error) and name not in self.waiting
+
+    def _submit(self, name: str) -> None:
+        taken = {gpu for _, gpu in self.jobs.values()}
+        gpu = next((gpu for gpu in range(self.where.gpus) if gpu not in taken), 0)
+        if self.where.slurm is None and self.where.gpus:
+            self.executor.update_parameters(visible_gpus=(gpu,))
+        self.executor.update_parameters(name=name)
+        self.jobs[name] = (self.executor.submit(Job(), self.folder, name, self.where.threads), gpu)
+        self.records[name] = self.records[name].model_copy(update={"state": "running", "error": ""})
+        self.view.tell(self.tasks[name], self.records[name])
+
+    def _collect(self, name: str) -> None:
+        """Take note of a job that has ended."""
+        job, _ = self.jobs[name]
+        if not job.done():
+            return
+        record = read_record(self.folder, name)
+        if record.state not in ("done", "failed"):
+            error = f"the job ended without a word; see {log_path(self.folder, name)} and {job.paths.stderr}"
+            record = record.model_copy(update={"state": "failed", "error": error})
+        del self.jobs[name]
+        self.records[name] = record
+        self.view.tell(self.tasks[name], record)
+
+
+def _executor(folder: Path, where: Where) -> submitit.AutoExecutor:
+    executor = submitit.AutoExecutor(folder=folder / "jobs", cluster="local" if where.slurm is None else "slurm")
+    gpus = {"gpus_per_node": 1} if where.gpus else {}
+    executor.update_parameters(cpus_per_task=where.threads, **gpus)
+    if where.slurm is None:
+        executor.update_parameters(timeout_min=LONGEST_HOURS * 60)
+    else:
+        executor.update_parameters(**{f"slurm_{key}": value for key, value in where.slurm.items()})
+    return executor
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder; one benchmark runs in it at a time.
+
+    Raises:
+        UserError: another one does; which, and since when.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / HOLDER_FILE
+    try:
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            told = {"process": os.getpid(), "machine": os.uname().nodename, "since": time.strftime("%Y-%m-%d %H:%M")}
+            holder.write_text(json.dumps(told))
+            yield
+            holder.unlink(missing_ok=True)
+    except Timeout:
+        raise UserError(f"Another benchmark runs in {folder}{_holder(holder)}. Wait for it, or stop it.") from None
+
+
+def _holder(path: Path) -> str:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        told = json.loads(path.read_text())
+        return f": process {told['process']} on {told['machine']}, since {told['since']}"
+    return ""

@@ -1,0 +1,119 @@
+"""What a cell's predictions are worth, per test case and class: nnU-Net's own Dice, and the 95 % Hausdorff distance."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from nnunetv2.evaluation.evaluate_predictions import load_summary_json, region_or_label_to_mask
+from tqdm import tqdm
+
+from nnunet_synth.benchmark.design import label_key
+from stylegan2_cond.data.preprocessed import Preprocessed
+from stylegan2_cond.documents import write_atomically
+from stylegan2_cond.errors import UserError
+
+COLUMNS = ("case", "label", "dice", "hd95")
+PERCENTILE = 95
+
+
+def score_predictions(preprocessed: Preprocessed, predictions: Path, cases: Sequence[str]) -> list[dict]:
+    """One row per case and class, as `COLUMNS`.
+
+    Args:
+        preprocessed: whose `gt_segmentations` hold the truth.
+        predictions: nnU-Net's `validation` folder, with its `summary.json`.
+        cases: that must be there.
+
+    Raises:
+        UserError: nnU-Net did not predict these cases.
+    """
+    summary = load_summary_json(str(predictions / "summary.json"))
+    found = {_case_name(row["prediction_file"], preprocessed): row["metrics"] for row in summary["metric_per_case"]}
+    if set(found) != set(cases):
+        raise UserError(f"{predictions} has predictions of {len(found)} cases, not of the {len(cases)} test cases.")
+    rows = []
+    for case in tqdm(cases, desc="Measuring distances", unit="case", leave=False):
+        truth, prediction, ignored, spacing = _read(preprocessed, predictions, case)
+        for label, metrics in found[case].items():
+            masks = (region_or_label_to_mask(part, label) & ~ignored for part in (truth, prediction))
+            figures = {"dice": metrics["Dice"], "hd95": hausdorff_95(*masks, spacing)}
+            rows.append({"case": case, "label": label_key(label)} | {k: _text(v) for k, v in figures.items()})
+    return rows
+
+
+def hausdorff_95(truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]) -> float:
+    """The larger of the two directed 95th percentiles of distances between the surfaces, NaN where a mask is empty.
+
+    A surface is the voxels of a mask that have a face in common with a voxel outside of it, or with the image's edge.
+    Distances are those of centres of voxels (Maier-Hein et al. 2024, Metrics reloaded, supplement, HD95).
+
+    Args:
+        truth, prediction: bool, of one shape; axes of length 1 count for nothing.
+        spacing: of the axes, in mm.
+    """
+    if not (truth.any() and prediction.any()):
+        return math.nan
+    long = [axis for axis, length in enumerate(truth.shape) if length > 1 or truth.ndim <= 2]
+    box = _around(truth | prediction)
+    surfaces = [
+        _surface(mask[box].reshape([mask[box].shape[axis] for axis in long]), [spacing[axis] for axis in long])
+        for mask in (truth, prediction)
+    ]
+    return max(_directed(*surfaces), _directed(*surfaces[::-1]))
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[dict]) -> None:
+    """Write a table as CSV, whole or not at all."""
+    with write_atomically(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a CSV table; all values are text."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _around(mask: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that holds a mask."""
+    return tuple(slice(int(where.min()), int(where.max()) + 1) for where in np.nonzero(mask))
+
+
+def _surface(mask: np.ndarray, spacing: Sequence[float]) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.pad(mask, 1).astype(np.uint8))
+    image.SetSpacing([float(length) for length in reversed(spacing)])
+    return sitk.LabelContour(image, fullyConnected=False)
+
+
+def _directed(of: sitk.Image, to: sitk.Image) -> float:
+    """95th percentile of the distances from each voxel of one surface to the nearest of another."""
+    distances = sitk.GetArrayViewFromImage(
+        sitk.SignedMaurerDistanceMap(to, squaredDistance=False, useImageSpacing=True)
+    )
+    return float(np.percentile(np.abs(distances[sitk.GetArrayViewFromImage(of) > 0]), PERCENTILE))
+
+
+def _read(preprocessed: Preprocessed, predictions: Path, case: str) -> tuple[np.ndarray, ...]:
+    """Truth, prediction and what is ignored, `[z, y, x]`, and the spacing, as nnU-Net's reader has them."""
+    reader = preprocessed.plans_manager.image_reader_writer_class()
+    ending = preprocessed.dataset_json["file_ending"]
+    truth, properties = reader.read_seg(str(preprocessed.base / "gt_segmentations" / f"{case}{ending}"))
+    prediction, _ = reader.read_seg(str(predictions / f"{case}{ending}"))
+    ignore = preprocessed.label_manager.ignore_label
+    ignored = truth[0] == ignore if ignore is not None else np.zeros(truth[0].shape, dtype=bool)
+    return truth[0], prediction[0], ignored, properties["spacing"]
+
+
+def _case_name(file: str, preprocessed: Preprocessed) -> str:
+    return Path(file).name.removesuffix(preprocessed.dataset_json["file_ending"])
+
+
+def _text(value: float) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.6g}"

@@ -1,0 +1,175 @@
+"""`nnunet-synth benchmark`: from what was typed to a design, its tasks, its tables, and its report."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_synth.benchmark.arms import choose_arms
+from nnunet_synth.benchmark.cells import commands, tasks_of
+from nnunet_synth.benchmark.design import DESIGN_FILE, FEW_TEST_CASES, SIZES, Design, make_design, settle
+from nnunet_synth.benchmark.gathering import gather
+from nnunet_synth.benchmark.quick import choose_effort, with_effort
+from nnunet_synth.benchmark.roots import prepare_roots
+from nnunet_synth.benchmark.running import Run, Where, alone
+from nnunet_synth.benchmark.view import View
+from stylegan2_cond.data.preprocessed import Preprocessed, open_preprocessed
+from stylegan2_cond.errors import UserError
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was typed; what is None is derived."""
+
+    dataset: str
+    configuration: str
+    plans: str
+    folder: Path
+    arms_file: Path | None = None
+    arms: tuple[str, ...] = ()
+    sizes: str | None = None
+    repeats: int = 3
+    test_cases: str | None = None
+    subjects: str | None = None
+    quick: bool = False
+    epochs: int | None = None
+    iterations: int | None = None
+    kimg: float | None = None
+    jobs: int | None = None
+    slurm: tuple[str, ...] = ()
+    device: str = "cpu"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a benchmark came to: its report, and how many of its cells have no result."""
+
+    report: Path
+    cells: int
+    without_result: int
+
+
+def run_benchmark(asked: Asked, *, dry: bool = False) -> Done | None:
+    """Do what is left of a benchmark, and write its report.
+
+    Args:
+        asked: what was typed.
+        dry: only tell what there is to do; nothing is written.
+
+    Returns:
+        The report, and the cells; None where only told.
+
+    Raises:
+        UserError: bad input, a design that differs from the folder's, or another benchmark in the folder.
+        Stopped: after Ctrl-C.
+    """
+    preprocessed = open_preprocessed(asked.dataset, asked.configuration, asked.plans)
+    where = choose_where(asked)
+    design = _design(asked, preprocessed)
+    folder = asked.folder.resolve()
+    if dry:
+        _tell(design, folder)
+        return None
+    with alone(folder):
+        design = settle(design, folder)
+        prepare_roots(folder, design, preprocessed)
+        _warn(design)
+        with View() as view:
+            run = Run(folder, design, where, view)
+            try:
+                run.finish()
+            finally:
+                gather(folder, design, run.records)
+        cells = [run.records[name].state for name, task in run.tasks.items() if task.kind == "cell"]
+        return Done(report(folder), len(cells), sum(state != "done" for state in cells))
+
+
+def report(folder: Path) -> Path:
+    """Write the report of a folder from its tables alone.
+
+    Raises:
+        UserError: there is no benchmark, or no cell of it is done.
+    """
+    from nnunet_synth.benchmark.report import write_report
+
+    if not (folder / DESIGN_FILE).exists():
+        raise UserError(f"{folder} holds no benchmark. Name its folder with -o.")
+    return write_report(folder)
+
+
+def sentence(path: Path) -> str:
+    """The sentence at the top of a report, and where the report lies."""
+    lines = path.with_suffix(".md").read_text(encoding="utf-8").splitlines()
+    first = next((line for line in lines if line.strip() and not line.startswith("#")), "")
+    return f"{first.strip('* ')}\nReport: {path}\nTables: {path.parent}/*.csv"
+
+
+def choose_where(asked: Asked) -> Where:
+    """As many jobs at a time as there are GPUs, or else as many as leave each of this machine's cores one thread.
+
+    Raises:
+        UserError: an option of SLURM that is no KEY=VALUE.
+    """
+    if asked.slurm:
+        pairs = [option.partition("=") for option in asked.slurm]
+        if wrong := [key for key, sign, value in pairs if not (key and sign and value)]:
+            raise UserError(f"--slurm {wrong[0]} is no KEY=VALUE. Type for example --slurm partition=gpu")
+        gpus = 1 if asked.device != "cpu" else 0
+        return Where(asked.jobs or 16, threads=8, slurm={key: value for key, _, value in pairs}, gpus=gpus)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    gpus = _gpus() if asked.device != "cpu" else 0
+    jobs = asked.jobs or (gpus or max(1, min(cores, 8)))
+    return Where(jobs, threads=max(1, cores // jobs), gpus=gpus)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _design(asked: Asked, preprocessed: Preprocessed) -> Design:
+    effort = choose_effort(quick=asked.quick, epochs=asked.epochs, iterations=asked.iterations, kimg=asked.kimg)
+    changed = with_effort(preprocessed.plans_manager.plans, asked.configuration, effort)
+    configuration = changed["configurations"][asked.configuration]
+    network = {
+        "features": tuple(configuration["architecture"]["arch_kwargs"]["features_per_stage"]),
+        "batch": configuration["batch_size"],
+    }
+    return make_design(
+        preprocessed,
+        choose_arms(asked.arms_file, asked.arms),
+        sizes=asked.sizes.split(",") if asked.sizes else SIZES[asked.quick],
+        repeats=asked.repeats,
+        test_cases=asked.test_cases,
+        subjects=asked.subjects,
+        effort=effort,
+        network=network,
+        device=asked.device.split(":")[0],
+        seed=asked.seed,
+    )
+
+
+def _warn(design: Design) -> None:
+    if len(design.test_cases) < FEW_TEST_CASES:
+        print(
+            f"Only {len(design.test_cases)} test cases: a difference must go the same way in nearly all of them to be "
+            f"told from chance.",
+            file=sys.stderr,
+        )
+
+
+def _tell(design: Design, folder: Path) -> None:
+    """What there is to do, and with which commands, without doing it."""
+    tasks = tasks_of(design)
+    print(
+        f"{design.dataset}: {len(design.arms)} arms × {len(design.sizes)} sizes × {design.repeats} repeats, "
+        f"{len(design.test_cases)} test cases; {len(tasks)} jobs:"
+    )
+    for task in tasks.values():
+        print(f"  {task}" + (f"  (needs {', '.join(task.needs)})" if task.needs else ""))
+    first = next(task for task in tasks.values() if task.kind == "cell")
+    print(f"For example: {' '.join(next(commands(first, design, folder)))}")

@@ -1,0 +1,45 @@
+"""Any nnU-Net trainer with the length that a plans file says, so that all arms train equally long."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from nnunet_synth.benchmark.quick import BLOCK, SUFFIX, Length
+
+SAVES = 4  # checkpoints of a training, so that a stopped one goes on
+
+
+class FixedLength(nnUNetTrainer):
+    """Put before any trainer: as long as the plans file says, on as many threads as `OMP_NUM_THREADS` says."""
+
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.length = Length.model_validate(self.configuration_manager.configuration.get(BLOCK, {}))
+        self.num_epochs = self.length.epochs or self.num_epochs
+        self.num_iterations_per_epoch = self.length.iterations or self.num_iterations_per_epoch
+        self.num_val_iterations_per_epoch = self.length.validation_iterations or self.num_val_iterations_per_epoch
+        self.save_every = max(1, min(self.save_every, self.num_epochs // SAVES))
+        if threads := os.environ.get("OMP_NUM_THREADS"):  # nnU-Net takes all cores, however many cells run beside it
+            torch.set_num_threads(int(threads))
+
+    def perform_actual_validation(self, save_probabilities: bool = False):
+        if not self.length.mirroring:
+            self.inference_allowed_mirroring_axes = None
+        super().perform_actual_validation(save_probabilities)
+
+
+def with_fixed_length(name: str) -> type[nnUNetTrainer]:
+    """The class that nnU-Net finds under `name`, a trainer's name and `SUFFIX`.
+
+    Raises:
+        AttributeError: the name has no such suffix.
+        RuntimeError: nnU-Net knows no such trainer.
+    """
+    if not name.endswith(SUFFIX):
+        raise AttributeError(name)
+    trainer = recursive_find_trainer_class_by_name(name.removesuffix(SUFFIX))
+    return type(name, (FixedLength, trainer), {})

@@ -1,0 +1,558 @@
+"""A benchmark's running half: who is trained and tested on what, and that nothing that is done is done again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from conftest import DATASET, TINY_PLANS, run
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from scipy import ndimage
+
+from nnunet_synth.benchmark import jobs, running
+from nnunet_synth.benchmark.arms import Arm, choose_arms, read_arms
+from nnunet_synth.benchmark.cells import Task, tasks_of
+from nnunet_synth.benchmark.design import Design, make_design, settle, training_sets
+from nnunet_synth.benchmark.estimate import estimate
+from nnunet_synth.benchmark.gathering import gather
+from nnunet_synth.benchmark.jobs import last_error, read_record, run_task
+from nnunet_synth.benchmark.quick import choose_effort, with_effort
+from nnunet_synth.benchmark.roots import plans_of, prepare_roots
+from nnunet_synth.benchmark.running import Run, Where, alone
+from nnunet_synth.benchmark.scores import hausdorff_95, read_rows, write_rows
+from nnunet_synth.benchmark.subjects import whole_subjects
+from nnunet_synth.benchmark.view import View, table
+from stylegan2_cond.data.preprocessed import open_preprocessed
+from stylegan2_cond.errors import Stopped, UserError
+
+ALONE = Arm(name="nnunet", title="nnU-Net alone", baseline=True)
+PAIR = Arm(name="pair", variant="pair")
+IMAGE = Arm(name="image", variant="image", masks="deformed")
+
+
+def design_of(preprocessed, **changes) -> Design:
+    asked = {
+        "arms": (ALONE, PAIR),
+        "sizes": ("2", "3"),
+        "repeats": 2,
+        "test_cases": "5",
+        "subjects": None,
+        "effort": choose_effort(quick=True),
+        "network": {"features": (8, 8), "batch": 4},
+        "device": "cpu",
+    }
+    return make_design(preprocessed, **asked | changes)
+
+
+# --- who is trained and tested on what
+
+names = st.lists(st.integers(0, 999), min_size=8, max_size=40, unique=True).map(
+    lambda numbers: [f"case_{number:03d}" for number in numbers]
+)
+
+
+@given(names, st.integers(1, 4), st.integers(0, 9), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_smaller_training_sets_lie_within_larger_ones_and_repeats_differ(cases, repeats, seed, of_one_subject):
+    subject_of = {case: case[: -1 if of_one_subject > 2 else None] for case in cases}
+    sizes = (2, 4, len(cases))
+    sets = {(one.size, one.repeat): one.cases for one in training_sets(cases, subject_of, sizes, repeats, seed)}
+    for repeat in range(repeats):
+        small, middle, all_cases = (set(sets[size, repeat]) for size in sizes)
+        assert small < middle <= all_cases == set(cases)
+        assert [len(small), len(middle)] == [2, 4]
+    more = training_sets(cases, subject_of, (2, 3, 4), repeats + 1, seed)  # sizes and repeats can be added later
+    assert {(one.size, one.repeat): one.cases for one in more}.items() >= {
+        key: cases for key, cases in sets.items() if key[0] < len(all_cases)
+    }.items()
+
+
+def test_repeats_train_on_other_cases():
+    cases = [f"case_{number}" for number in range(100)]
+    first, second, third = (set(one.cases) for one in training_sets(cases, {case: case for case in cases}, (10,), 3, 0))
+    assert len({frozenset(one) for one in (first, second, third)}) == 3
+
+
+@given(st.integers(0, 50), st.sampled_from(["5", "6", "7"]))
+@settings(max_examples=20, deadline=None)
+def test_no_training_set_has_a_test_case(preprocessed, seed, wanted):
+    design = design_of(preprocessed, test_cases=wanted, seed=seed)
+    assert len(design.test_cases) == int(wanted)
+    for fold in design.folds:
+        assert not {*fold.cases} & {*design.test_cases}
+
+
+def test_other_seeds_draw_other_test_cases(preprocessed):
+    assert len({design_of(preprocessed, seed=seed).test_cases for seed in range(8)}) > 1
+
+
+def test_a_subject_is_never_on_both_sides(preprocessed):
+    pattern = "[0-6]?$"  # the cases whose numbers end in 7, 8 and 9 are of one subject, called ""
+    subjects = whole_subjects(preprocessed.case_names(), pattern)
+    assert sorted(map(list(subjects.values()).count, set(subjects.values()))) == [1] * 7 + [3]
+    for seed in range(12):
+        design = design_of(preprocessed, subjects=pattern, sizes=("1", "2"), seed=seed)
+        assert design.subjects == subjects
+        for fold in design.folds:
+            assert not {subjects[case] for case in fold.cases} & {subjects[case] for case in design.test_cases}
+
+
+def test_names_that_look_like_slices_of_one_patient_are_asked_about():
+    slices = [f"patient{patient:02d}_z{place:03d}" for patient in range(3) for place in range(20)]
+    with pytest.raises(UserError, match="patient00_z000 and patient00_z001 look as if they were of one subject"):
+        whole_subjects(slices, None)
+    assert len(set(whole_subjects(slices, "^[^0-9]*[0-9]+").values())) == 3
+    assert len(set(whole_subjects(slices, "each").values())) == 60
+    whole_subjects([f"hippocampus_{number:03d}" for number in range(60)], None)
+    whole_subjects([f"BRATS2021_{number:03d}" for number in (*range(0, 60, 2),)] + ["BRATS"], "each")
+    with pytest.raises(UserError, match="finds nothing in the name of case patient00_z000"):
+        whole_subjects(slices, "case")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test_cases": "4"}, "4 test cases are too few for a test"),
+        ({"test_cases": "10"}, "leave none to train on"),
+        ({"test_cases": None}, "3 test cases are too few"),
+        ({"test_cases": "nowhere.txt"}, "neither a number nor a readable file"),
+        ({"sizes": ("6",)}, "asks for 6 training cases; Dataset901_Virtual has 5 beside the test cases"),
+        ({"sizes": ("0",)}, "asks for 0 training cases"),
+        ({"sizes": ("many",)}, "no list of numbers"),
+    ],
+)
+def test_designs_that_cannot_be_are_refused(preprocessed, changes, message):
+    with pytest.raises(UserError, match=message):
+        design_of(preprocessed, **changes)
+
+
+def test_test_cases_can_be_named(preprocessed, tmp_path):
+    chosen = preprocessed.case_names()[2:8]
+    (tmp_path / "test.txt").write_text("\n".join(chosen))
+    assert design_of(preprocessed, test_cases=str(tmp_path / "test.txt")).test_cases == tuple(chosen)
+    (tmp_path / "test.txt").write_text("\n".join([*chosen, "nobody"]))
+    with pytest.raises(UserError, match="names nobody, which is no preprocessed case"):
+        design_of(preprocessed, test_cases=str(tmp_path / "test.txt"))
+
+
+# --- a folder is of one design
+
+
+def test_another_design_in_the_same_folder_is_refused_with_what_differs(preprocessed, tmp_path):
+    settle(design_of(preprocessed), tmp_path / "b")
+    for changes, message in [
+        ({"test_cases": "6"}, "test_cases is"),
+        ({"seed": 1}, "seed is 0 there, now 1"),
+        ({"effort": choose_effort(quick=True, epochs=7)}, "effort is"),
+        ({"arms": (ALONE, PAIR.model_copy(update={"ratio": 0.5}))}, "arm pair is another"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            settle(design_of(preprocessed, **changes), tmp_path / "b")
+
+
+def test_arms_sizes_and_repeats_can_be_added_and_folds_keep_their_numbers(preprocessed, tmp_path):
+    first = settle(design_of(preprocessed), tmp_path)
+    grown = settle(design_of(preprocessed, arms=(ALONE, IMAGE), sizes=("4",), repeats=3), tmp_path)
+    assert [arm.name for arm in grown.arms] == ["nnunet", "pair", "image"]
+    assert (grown.sizes, grown.repeats) == ((2, 3, 4), 3)
+    assert grown.folds[: len(first.folds)] == first.folds
+    assert {(fold.size, fold.repeat) for fold in grown.folds} == {(s, r) for s in (2, 3, 4) for r in range(3)}
+    assert len(grown.folds) == 9
+    assert settle(design_of(preprocessed), tmp_path) == grown
+
+
+def test_a_folder_with_other_things_is_left_alone(preprocessed, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="holds other things"):
+        settle(design_of(preprocessed), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_second_benchmark_in_a_folder_is_told_who_holds_it(tmp_path):
+    told = r"Another benchmark runs in .*: process \d+ on "
+    with alone(tmp_path), pytest.raises(UserError, match=told), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass
+
+
+# --- arms
+
+
+def test_the_shipped_arms_are_sound():
+    arms, default = read_arms()
+    assert set(default) == {"nnunet", "nnunet-again", "da5", "pair", "image"}
+    assert len({arm.name for arm in arms}) == len(arms) > 10
+    assert [arm.trainer_name for arm in arms[:4]] == [
+        "nnUNetTrainer",
+        "nnUNetTrainer",
+        "nnUNetTrainerDA5",
+        "nnUNetTrainerSynth",
+    ]
+    assert [arm.name for arm in choose_arms(None, ["pair"])] == ["nnunet", "pair"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a]", "no arm is the baseline"),
+        ("[a]\nbaseline = true\n[b]\nbaseline = true", "a and b are the baseline"),
+        ("[a]\nbaseline = true\nvariant = 'pair'", "without a generator"),
+        ("[a]\nbaseline = true\n[b]\nvariant = 'pears'", "there are pair, image, pair"),
+        ("[a]\nbaseline = true\n[b]\nvariant = 'pair'\nmasks = 'real'", "no images are drawn for masks"),
+        ("[a]\nbaseline = true\n[b]\nratoi = 0.5", "did you mean 'ratio'"),
+        ("[a]\nbaseline = true\n[b]\nratio = 2", "less than or equal to 1"),
+        ("[a]\nbaseline = true\n[b]\ntrainer = 'nnUNetTrainerSynth'", "needs a generator"),
+        ("[A b]\nbaseline = true", "cannot be read as TOML"),
+        ("x = 1", "outside of any arm"),
+    ],
+)
+def test_arms_that_make_no_sense_are_refused(tmp_path, text, message):
+    (tmp_path / "arms.toml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_arms(tmp_path / "arms.toml")
+
+
+def test_arms_that_differ_in_training_alone_share_generator_and_bank(preprocessed):
+    half = Arm(name="half", variant="pair", ratio=0.5, schedule="pretrain")
+    ungated = Arm(name="ungated", variant="pair", without=("fit",))
+    design = design_of(preprocessed, arms=(ALONE, PAIR, half, ungated), sizes=("2",), repeats=1)
+    kinds = [task.kind for task in tasks_of(design).values()]
+    assert (kinds.count("generator"), kinds.count("bank"), kinds.count("cell")) == (1, 2, 4)
+
+
+def test_a_bank_waits_for_its_generators_and_for_every_nnunet_without_pairs(preprocessed):
+    da5 = Arm(name="da5", trainer="nnUNetTrainerDA5")
+    drawn = Arm(name="drawn", variant="image", masks="drawn")
+    tasks = tasks_of(design_of(preprocessed, arms=(ALONE, drawn, da5), sizes=("2",), repeats=1))
+    bank = tasks["bank_image_drawn_2_0"]
+    assert set(bank.needs) == {"cell_nnunet_2_0", "generator_image_2_0", "generator_mask_2_0"}
+    assert set(bank.after) == {"cell_nnunet_2_0", "cell_da5_2_0"}
+    order = list(tasks)
+    for task in tasks.values():
+        assert all(order.index(need) < order.index(task.name) for need in (*task.needs, *task.after))
+
+
+# --- what nnU-Net is given
+
+
+def test_all_arms_train_equally_long_and_only_those_with_pairs_have_settings(preprocessed):
+    design = design_of(preprocessed, arms=(ALONE, PAIR))
+    alone_plans, pair_plans = (plans_of(design, arm, preprocessed.plans_manager.plans) for arm in design.arms)
+    a, b = (plans["configurations"]["2d"] for plans in (alone_plans, pair_plans))
+    assert b.pop("synth") == {"bank": "pair", "ratio": 0.25, "schedule": "linear"}
+    assert a == b
+    assert a["benchmark"]["epochs"] == design.effort.length.epochs
+    assert a["architecture"]["arch_kwargs"]["features_per_stage"][:4] == [8, 16, 32, 64]
+
+
+def test_without_quick_the_network_is_nnunets_own(preprocessed):
+    plans = preprocessed.plans_manager.plans
+    changed = with_effort(plans, "2d", choose_effort(quick=False))["configurations"]["2d"]
+    assert changed.pop("benchmark") == {"mirroring": True}
+    assert changed == plans["configurations"]["2d"]
+
+
+def test_the_folds_of_the_benchmark_are_nnunets_folds(preprocessed, tmp_path, monkeypatch):
+    design = settle(design_of(preprocessed), tmp_path)
+    prepare_roots(tmp_path, design, preprocessed)
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "nnUNet_preprocessed"))
+    inside = open_preprocessed(DATASET, "2d")
+    for number, fold in enumerate(design.folds):
+        found = inside.fold(number)
+        assert (found.training, found.validation) == (fold.cases, design.test_cases)
+    assert inside.case_names() == preprocessed.case_names()
+
+
+# --- the 95 % Hausdorff distance
+
+
+def hausdorff_by_scipy(a, b, spacing):
+    """The same by definition: erosion for surfaces, Euclidean distance transforms for distances."""
+    surfaces = [mask & ~ndimage.binary_erosion(mask, border_value=0) for mask in (a, b)]
+    to = [ndimage.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces]
+    return max(np.percentile(to[1][surfaces[0]], 95), np.percentile(to[0][surfaces[1]], 95))
+
+
+def blob(random, shape):
+    return ndimage.gaussian_filter(random.normal(size=shape), 1.5) > 0.03
+
+
+@given(st.integers(0, 10_000), st.sampled_from([(9, 12, 7), (14, 11), (5, 5, 5)]))
+@settings(max_examples=40, deadline=None)
+def test_hd95_is_that_of_scipy_for_any_spacing(seed, shape):
+    random = np.random.default_rng(seed)
+    spacing = random.uniform(0.3, 4, size=len(shape))
+    a, b = blob(random, shape), blob(random, shape)
+    a.flat[random.integers(a.size)] = b.flat[random.integers(b.size)] = True
+    assert hausdorff_95(a, b, spacing) == pytest.approx(hausdorff_by_scipy(a, b, spacing), rel=1e-5, abs=1e-5)
+
+
+def test_hd95_of_two_shifted_cubes_is_the_shift_in_mm():
+    a, b = np.zeros((2, 20, 20, 20), dtype=bool)
+    a[4:10, 5:10, 5:10] = b[7:13, 5:10, 5:10] = True
+    assert hausdorff_95(a, b, (2.0, 1.0, 1.0)) == pytest.approx(6.0)
+    assert hausdorff_95(a, a, (2.0, 1.0, 1.0)) == 0
+
+
+def test_hd95_of_a_slice_knows_no_third_axis():
+    a, b = np.zeros((2, 1, 12, 12), dtype=bool)
+    a[0, 2:8, 2:8] = b[0, 2:8, 5:11] = True
+    assert hausdorff_95(a, b, (999, 1.0, 0.5)) == hausdorff_95(a[0], b[0], (1.0, 0.5)) == pytest.approx(1.5)
+
+
+def test_hd95_is_undefined_where_a_mask_is_empty():
+    a, b = np.zeros((2, 5, 5), dtype=bool)
+    a[2, 2] = True
+    assert np.isnan(hausdorff_95(a, b, (1, 1)))
+    assert np.isnan(hausdorff_95(b, b, (1, 1)))
+
+
+# --- running: each task is a command that notes that it was run
+
+
+class Inline:
+    """An executor that does each job at once, in this process."""
+
+    def __init__(self):
+        self.interrupt_at = None
+
+    def update_parameters(self, **_):
+        pass
+
+    def submit(self, job, folder, name, threads):
+        if name == self.interrupt_at:
+            raise KeyboardInterrupt
+        run_task(folder, name, threads)
+        return self
+
+    def done(self):
+        return True
+
+
+@pytest.fixture
+def bench(preprocessed, tmp_path, monkeypatch):
+    """A benchmark whose commands write their task's name to `ran`, and fail where `broken` names them."""
+    design = settle(design_of(preprocessed, arms=(ALONE, PAIR), sizes=("2",), repeats=2), tmp_path)
+    ran, broken, executor = tmp_path / "ran", tmp_path / "broken", Inline()
+
+    def noted(task, design, folder):
+        yield [
+            "python",
+            "-c",
+            f"import os\nopen({str(ran)!r}, 'a').write('{task.name}\\n')\n"
+            f"if os.path.exists({str(broken)!r}) and open({str(broken)!r}).read() == '{task.name}':\n"
+            "    print('warming up'); raise SystemExit('Error: the disk is full')",
+        ]
+
+    def scored(task, design, folder):
+        write_rows(
+            jobs.scores_path(folder, task.name), ("case", "label", "dice", "hd95"), [{"case": "a", "label": "1"}]
+        )
+
+    monkeypatch.setattr(jobs, "commands", noted)
+    monkeypatch.setattr(jobs, "_score", scored)
+    monkeypatch.setattr(running, "_executor", lambda folder, where: executor)
+    monkeypatch.setattr(running, "POLL_SECONDS", 0.0)
+
+    class Bench:
+        folder = tmp_path
+
+        def finish(self):
+            view = View(Console(file=open(tmp_path / "told", "a"), width=200))  # noqa: SIM115
+            done = Run(tmp_path, design, Where(jobs=2, threads=1), view)
+            done.finish()
+            gather(tmp_path, design, done.records)
+            return done
+
+        def ran(self):
+            return ran.read_text().split() if ran.exists() else []
+
+    bench = Bench()
+    bench.design, bench.broken, bench.executor = design, broken, executor
+    return bench
+
+
+def test_everything_is_done_once_in_an_order_that_serves_needs(bench):
+    run = bench.finish()
+    assert sorted(bench.ran()) == sorted(tasks_of(bench.design))
+    for task in tasks_of(bench.design).values():
+        assert all(bench.ran().index(need) < bench.ran().index(task.name) for need in task.needs)
+    assert bench.ran()[0].startswith("cell_nnunet")  # by which the rest is estimated
+    assert {record.state for record in run.records.values()} == {"done"}
+    bench.finish()
+    assert len(bench.ran()) == len(tasks_of(bench.design))
+
+
+def test_a_stopped_benchmark_goes_on_and_does_nothing_twice(bench):
+    bench.executor.interrupt_at = "bank_pair_2_0"
+    with pytest.raises(Stopped, match="The same command goes on"):
+        bench.finish()
+    before = bench.ran()
+    assert before
+    assert "bank_pair_2_0" not in before
+    bench.executor.interrupt_at = None
+    bench.finish()
+    assert bench.ran()[: len(before)] == before
+    assert sorted(bench.ran()) == sorted(tasks_of(bench.design))
+
+
+def test_a_failed_task_is_told_what_needs_it_waits_and_the_others_go_on(bench):
+    bench.broken.write_text("generator_pair_2_0")
+    run = bench.finish()
+    assert run.records["generator_pair_2_0"].state == "failed"
+    assert run.records["generator_pair_2_0"].error == "python: Error: the disk is full"
+    assert "✗ generator pair, 2 cases, repeat 1: python: Error: the disk is full" in (bench.folder / "told").read_text()
+    assert run.records["cell_pair_2_0"].state == "missing"
+    assert run.records["cell_pair_2_1"].state == "done"
+    rows = {(row["arm"], row["repeat"]): row for row in read_rows(bench.folder / "cells.csv")}
+    assert rows["pair", "0"]["state"] == "missing"
+    assert rows["pair", "0"]["error"] == "generator pair, 2 cases, repeat 1 failed"
+    assert rows["pair", "1"]["state"] == "done"
+    assert {(row["arm"], row["repeat"]) for row in read_rows(bench.folder / "scores.csv")} == {
+        ("nnunet", "0"),
+        ("nnunet", "1"),
+        ("pair", "1"),
+    }
+    before = bench.ran()
+    bench.broken.unlink()
+    run = bench.finish()
+    assert bench.ran()[len(before) :] == ["generator_pair_2_0", "bank_pair_2_0", "cell_pair_2_0"]
+    assert {record.state for record in run.records.values()} == {"done"}
+
+
+def test_the_cases_of_a_cell_stand_in_its_row(bench):
+    bench.finish()
+    for row in read_rows(bench.folder / "cells.csv"):
+        fold = bench.design.folds[bench.design.fold(int(row["size"]), int(row["repeat"]))]
+        assert tuple(row["training_cases"].split()) == fold.cases
+        length = bench.design.effort.length
+        assert int(row["iterations"]) == length.epochs * length.iterations
+
+
+def test_a_job_that_outlived_its_benchmark_is_awaited_and_not_done_again(bench):
+    name = "cell_nnunet_2_0"
+    (bench.folder / "tasks").mkdir()
+    with ThreadPoolExecutor(1) as pool, FileLock(bench.folder / "tasks" / f".{name}.lock"):
+        second = pool.submit(run_task, bench.folder, name, 1)
+        time.sleep(0.5)
+        assert not second.done()
+        jobs.TaskRecord(state="done").save(jobs.record_path(bench.folder, name))
+    second.result(timeout=10)
+    assert bench.ran() == []
+
+
+def test_a_job_that_dies_is_told(bench, monkeypatch):
+    monkeypatch.setattr(bench.executor, "submit", lambda job, *arguments: bench.executor)
+    monkeypatch.setattr(Inline, "paths", type("Paths", (), {"stderr": "its.err"}), raising=False)
+    run = bench.finish()
+    assert "the job ended without a word; see" in run.records["cell_nnunet_2_0"].error
+
+
+def test_a_stopped_command_is_killed_and_its_time_is_kept(tmp_path, preprocessed):
+    design = settle(design_of(preprocessed, arms=(ALONE,), sizes=("2",), repeats=1), tmp_path)
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from pathlib import Path; from nnunet_synth.benchmark import jobs\n"
+        "jobs.commands = lambda *_: iter([['sleep', '4242']])\n"
+        "jobs.run_task(Path(sys.argv[1]), 'cell_nnunet_2_0', 1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL)
+    log = jobs.log_path(tmp_path, next(iter(tasks_of(design))))
+    while not (log.exists() and "sleep" in log.read_text()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.send_signal(2)
+    process.wait(timeout=20)
+    sleeping = subprocess.run(["pgrep", "-f", "sleep 4242"], capture_output=True, text=True).stdout
+    assert not sleeping
+    record = read_record(tmp_path, "cell_nnunet_2_0")
+    assert record.state == "missing"
+    assert record.seconds > 0.4
+
+
+def test_the_error_of_a_log_is_its_last_line_that_is_no_bar_or_traceback(tmp_path):
+    log = tmp_path / "log"
+    log.write_text(
+        "$ nnUNetv2_train\nEpoch 0\rEpoch 1\nTraceback (most recent call last):\n  File x, line 1\n    raise\n"
+        "RuntimeError: out of memory\n/x/y.py:3: FutureWarning: old\n  warnings.warn(\n\n"
+    )
+    assert last_error(log) == "RuntimeError: out of memory"
+    assert last_error(log, start=log.stat().st_size) == ""
+
+
+# --- how long it takes, and how far it is
+
+
+def test_the_estimate_counts_what_is_left_at_what_the_like_of_it_took():
+    done = {Task("cell", "nnunet", 4, 0): 100.0, Task("cell", "pair", 4, 0): 140.0}
+    left = [Task("cell", "nnunet", 4, 1), Task("cell", "pair", 4, 1), Task("cell", "image", 4, 1)]
+    found = estimate(left, done, jobs=2)
+    assert found.seconds == 100 + 140 + 120
+    assert str(found) == "3 cells left: about 3 min at 2 jobs at a time (6 min of jobs)."
+    found = estimate([*left, Task("generator", "pair", 4, 1)], done, jobs=8)
+    assert (found.unmeasured, found.jobs) == (("generator",), 4)
+    assert "more for the generators" in str(found)
+    assert str(estimate([], done, 2)) == "Nothing is left to do."
+
+
+def test_the_view_has_a_mark_for_every_task(bench):
+    run = bench.finish()
+    console = Console(width=100, record=True, file=open(bench.folder / "drawn", "w"))  # noqa: SIM115
+    console.print(table(run.tasks, run.records))
+    text = console.export_text()
+    assert text.count("✓") == len(run.tasks)
+    assert "generator pair" in text
+
+
+# --- all of it, with nnU-Net's own commands
+
+
+def test_a_small_benchmark_from_command_to_tables(preprocessed, tmp_path):
+    """Real trainings, a real generator and bank; and what nnU-Net alone does is what nnU-Net's own trainer does."""
+    folder = tmp_path / "benchmark"
+    typed = (
+        *("nnunet-synth", "benchmark", "901", "2d", "-p", TINY_PLANS, "--quick", "-o", str(folder)),
+        *("--sizes", "3", "--repeats", "1", "--test-cases", "5", "--arm", "pair"),
+        *("--epochs", "2", "--iterations", "2", "--kimg", "0.048", "--jobs", "2", "--device", "cpu"),
+    )
+    done = run(*typed, check=False)
+    design = Design.load(folder / "design.json")
+    cells = read_rows(folder / "cells.csv")
+    assert [(row["arm"], row["state"], row["error"]) for row in cells] == [("nnunet", "done", ""), ("pair", "done", "")]
+    pair = cells[1]
+    assert int(pair["bank_samples"]) == design.effort.samples
+    assert float(pair["seconds_generator"]) > 0
+    assert float(pair["kid"]) > -1
+    with (folder / "scores.csv").open() as file:
+        scores = list(csv.DictReader(file))
+    assert {(row["arm"], row["case"], row["label"]) for row in scores} == {
+        (arm, case, label) for arm in ("nnunet", "pair") for case in design.test_cases for label in design.labels
+    }
+    base = folder / "nnUNet_results" / DATASET
+    summary = json.loads(
+        (base / f"nnUNetTrainer_benchmark__{TINY_PLANS}_nnunet__2d" / "fold_0/validation/summary.json").read_text()
+    )
+    by_case = {
+        row["prediction_file"].split("/")[-1].split(".")[0]: row["metrics"] for row in summary["metric_per_case"]
+    }
+    for row in scores:
+        if row["arm"] == "nnunet" and row["dice"]:
+            assert float(row["dice"]) == pytest.approx(by_case[row["case"]][row["label"]]["Dice"], abs=1e-5)
+    log = next(
+        (base / f"nnUNetTrainerSynth_benchmark__{TINY_PLANS}_pair__2d" / "fold_0").glob("training_log*")
+    ).read_text()
+    assert "Synthetic pairs: bank" in log
+    again = run(*typed, check=False)
+    assert "Nothing is left to do." in again.stdout
+    assert done.returncode == again.returncode == 0, done.stderr
