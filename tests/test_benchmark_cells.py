@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 from nnunet_synth.benchmark import jobs, running
 from nnunet_synth.benchmark.arms import Arm, choose_arms, read_arms
@@ -276,11 +277,16 @@ def test_the_folds_of_the_benchmark_are_nnunets_folds(preprocessed, tmp_path, mo
 # --- the 95 % Hausdorff distance
 
 
-def hausdorff_by_scipy(a, b, spacing):
-    """The same by definition: erosion for surfaces, Euclidean distance transforms for distances."""
-    surfaces = [mask & ~ndimage.binary_erosion(mask, border_value=0) for mask in (a, b)]
-    to = [ndimage.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces]
-    return max(np.percentile(to[1][surfaces[0]], 95), np.percentile(to[0][surfaces[1]], 95))
+def hausdorff_by_definition(a, b, spacing):
+    """Every surface voxel against every other: a voxel with a face towards the outside is of the surface."""
+
+    def surface(mask):
+        padded = np.pad(mask, 1)
+        inner = [np.roll(padded, step, axis) for axis in range(mask.ndim) for step in (-1, 1)]
+        return np.argwhere(padded & ~np.all(inner, axis=0)) * spacing
+
+    distances = cdist(surface(a), surface(b))
+    return max(np.percentile(distances.min(axis=axis), 95) for axis in (0, 1))
 
 
 def blob(random, shape):
@@ -289,12 +295,12 @@ def blob(random, shape):
 
 @given(st.integers(0, 10_000), st.sampled_from([(9, 12, 7), (14, 11), (5, 5, 5)]))
 @settings(max_examples=40, deadline=None)
-def test_hd95_is_that_of_scipy_for_any_spacing(seed, shape):
+def test_hd95_is_that_of_all_pairs_of_surface_voxels_for_any_spacing(seed, shape):
     random = np.random.default_rng(seed)
     spacing = random.uniform(0.3, 4, size=len(shape))
     a, b = blob(random, shape), blob(random, shape)
     a.flat[random.integers(a.size)] = b.flat[random.integers(b.size)] = True
-    assert hausdorff_95(a, b, spacing) == pytest.approx(hausdorff_by_scipy(a, b, spacing), rel=1e-5, abs=1e-5)
+    assert hausdorff_95(a, b, spacing) == pytest.approx(hausdorff_by_definition(a, b, spacing), rel=1e-5, abs=1e-5)
 
 
 def test_hd95_of_two_shifted_cubes_is_the_shift_in_mm():

@@ -53,6 +53,7 @@ class Design(Document):
         labels: names of the classes or regions, by the `label` of `scores.csv`.
         effort: of nnU-Net and the generators; the same for all arms.
         network: features per stage and batch size of nnU-Net.
+        epochs, iterations: of nnU-Net's training; all iterations together.
     """
 
     remedy: ClassVar[str] = "Start a new benchmark in another folder (-o)."
@@ -71,6 +72,8 @@ class Design(Document):
     labels: dict[str, str]
     effort: Effort
     network: dict[str, int | tuple[int, ...]]
+    epochs: int
+    iterations: int
     machine: dict[str, int | str]
     release: str
 
@@ -132,6 +135,8 @@ def make_design(
         labels=_labels(preprocessed),
         effort=effort,
         network=dict(network),
+        epochs=effort.epochs,
+        iterations=effort.epochs * effort.iterations,
         machine={"cores": os.cpu_count() or 1, "torch": version("torch"), "device": device},
         release=version("nnunet-synth"),
     )

@@ -16,7 +16,6 @@ from stylegan2_cond.snapshot import find_best
 SCORES_FILE, CELLS_FILE = "scores.csv", "cells.csv"
 KEY = ("arm", "size", "repeat")
 EVALUATION_FILE = "evaluation.json"
-NNUNET_EPOCHS, NNUNET_ITERATIONS = 1000, 250  # where the design leaves them to the trainer
 CELL_COLUMNS = (
     *KEY,
     "training_cases",
@@ -61,10 +60,10 @@ def _cell(
     folder: Path, design: Design, arm: Arm, records: Mapping[str, TaskRecord], name: str, which: tuple[int, int]
 ) -> dict:
     """The row of one cell. A generator's time stands in the rows of all arms that use it, though it was spent once."""
-    record, length, fold = records[name], design.effort.length, design.fold(*which)
+    record, fold = records[name], design.fold(*which)
     row = {
         "training_cases": " ".join(design.folds[fold].cases),
-        "iterations": (length.epochs or NNUNET_EPOCHS) * (length.iterations or NNUNET_ITERATIONS),
+        "iterations": design.iterations,
         "seconds_nnunet": f"{record.seconds:.1f}" if record.seconds else "",
         "state": "missing" if record.state == "running" else record.state,
         "error": record.error,

@@ -28,6 +28,7 @@ class Length(BaseModel):
     mirroring: bool = True
 
 
+NNUNET_EPOCHS, NNUNET_ITERATIONS = 1000, 250  # nnUNetTrainer's own
 QUICK_LENGTH = Length(epochs=20, iterations=75, validation_iterations=1, mirroring=False)
 QUICK_KIMG = 12.0
 QUICK_SAMPLES, FULL_SAMPLES = 1000, 5000
@@ -53,6 +54,15 @@ class Effort(BaseModel):
     kimg: float | None = Field(default=None, gt=0)
     samples: int = Field(default=FULL_SAMPLES, ge=1)
     judged: int | None = Field(default=None, ge=20)
+
+    @property
+    def epochs(self) -> int:
+        return self.length.epochs or NNUNET_EPOCHS
+
+    @property
+    def iterations(self) -> int:
+        """Of an epoch."""
+        return self.length.iterations or NNUNET_ITERATIONS
 
 
 def choose_effort(

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json, region_or_label_to_mask
+from scipy import ndimage
 from tqdm import tqdm
 
 from nnunet_synth.benchmark.design import label_key
@@ -60,11 +60,9 @@ def hausdorff_95(truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[fl
         return math.nan
     long = [axis for axis, length in enumerate(truth.shape) if length > 1 or truth.ndim <= 2]
     box = _around(truth | prediction)
-    surfaces = [
-        _surface(mask[box].reshape([mask[box].shape[axis] for axis in long]), [spacing[axis] for axis in long])
-        for mask in (truth, prediction)
-    ]
-    return max(_directed(*surfaces), _directed(*surfaces[::-1]))
+    spacing = [spacing[axis] for axis in long]
+    surfaces = [_surface(np.squeeze(mask[box], tuple({*range(truth.ndim)} - {*long}))) for mask in (truth, prediction)]
+    return max(_directed(*surfaces, spacing), _directed(*surfaces[::-1], spacing))
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[dict]) -> None:
@@ -86,18 +84,16 @@ def _around(mask: np.ndarray) -> tuple[slice, ...]:
     return tuple(slice(int(where.min()), int(where.max()) + 1) for where in np.nonzero(mask))
 
 
-def _surface(mask: np.ndarray, spacing: Sequence[float]) -> sitk.Image:
-    image = sitk.GetImageFromArray(np.pad(mask, 1).astype(np.uint8))
-    image.SetSpacing([float(length) for length in reversed(spacing)])
-    return sitk.LabelContour(image, fullyConnected=False)
+def _surface(mask: np.ndarray) -> np.ndarray:
+    return mask & ~ndimage.binary_erosion(mask, border_value=0)
 
 
-def _directed(of: sitk.Image, to: sitk.Image) -> float:
-    """95th percentile of the distances from each voxel of one surface to the nearest of another."""
-    distances = sitk.GetArrayViewFromImage(
-        sitk.SignedMaurerDistanceMap(to, squaredDistance=False, useImageSpacing=True)
-    )
-    return float(np.percentile(np.abs(distances[sitk.GetArrayViewFromImage(of) > 0]), PERCENTILE))
+def _directed(of: np.ndarray, to: np.ndarray, spacing: Sequence[float]) -> float:
+    """95th percentile of the distances from each voxel of one surface to the nearest of another.
+
+    By scipy's transform: that of SimpleITK (`SignedMaurerDistanceMap`, 2.5.7) gave 1,703 mm for 7.7 mm, now and then.
+    """
+    return float(np.percentile(ndimage.distance_transform_edt(~to, sampling=spacing)[of], PERCENTILE))
 
 
 def _read(preprocessed: Preprocessed, predictions: Path, case: str) -> tuple[np.ndarray, ...]:

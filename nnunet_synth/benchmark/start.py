@@ -104,7 +104,7 @@ def sentence(path: Path) -> str:
     """The sentence at the top of a report, and where the report lies."""
     lines = path.with_suffix(".md").read_text(encoding="utf-8").splitlines()
     first = next((line for line in lines if line.strip() and not line.startswith("#")), "")
-    return f"{first.strip('* ')}\nReport: {path}\nTables: {path.parent}/*.csv"
+    return f"{first.strip('>* ')}\nReport: {path}\nTables: {path.parent}/*.csv"
 
 
 def choose_where(asked: Asked) -> Where:
