@@ -80,11 +80,10 @@ def generator_folder(folder: Path, design: Design, variant: str, fold: int) -> P
     return folder / "nnUNet_results" / design.dataset / model / f"fold_{fold}"
 
 
-def commands(task: Task, design: Design, folder: Path) -> Iterator[list[str]]:
+def commands(task: Task, design: Design, folder: Path, device: str) -> Iterator[list[str]]:
     """The commands of a task, one after the other; a later one may depend on what an earlier one has left."""
     fold = design.fold(task.size, task.repeat)
     data = [design.dataset, design.configuration, str(fold)]
-    device = str(design.machine["device"])
     if task.kind == "generator":
         yield from _generator(task, design, generator_folder(folder, design, task.what, fold), data, device)
     elif task.kind == "bank":

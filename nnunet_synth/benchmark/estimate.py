@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -51,6 +52,15 @@ def estimate(left: Sequence[Task], measured: Mapping[Task, float], jobs: int) ->
     kinds = ("generator", "bank", "cell")
     counts = {kind: sum(task.kind == kind for task in left) for kind in kinds}
     return Estimate(counts, seconds, max(1, min(jobs, len(left))), tuple(unmeasured))
+
+
+def seconds_by_epochs(log: str, epochs: int) -> float | None:
+    """How long a training takes, by the epochs that nnU-Net's log tells of; None before there are two.
+
+    The first epoch, in which workers start and kernels are chosen, does not count.
+    """
+    times = [float(seconds) for seconds in re.findall(r"Epoch time: ([0-9.]+) s", log)]
+    return fmean(times[1:]) * epochs if len(times) > 1 else None
 
 
 def _duration(seconds: float) -> str:

@@ -66,23 +66,24 @@ def read_record(folder: Path, name: str) -> TaskRecord:
 class Job:
     """What is submitted: does a task. A cluster that stops it for lack of time submits it again, and it goes on."""
 
-    def __call__(self, folder: Path, name: str, threads: int) -> None:
+    def __call__(self, folder: Path, name: str, threads: int, device: str) -> None:
         os.environ.update(variables(folder, threads))  # of this job's own process
-        run_task(folder, name, threads)
+        run_task(folder, name, threads, device)
 
-    def checkpoint(self, folder: Path, name: str, threads: int):
+    def checkpoint(self, *arguments: object):
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self, folder, name, threads)
+        return DelayedSubmission(self, *arguments)
 
 
-def run_task(folder: Path, name: str, threads: int) -> None:
+def run_task(folder: Path, name: str, threads: int, device: str) -> None:
     """Do a task that is not done, and write down what became of it.
 
     Args:
         folder: of the benchmark.
         name: of the task.
         threads: that its commands may use.
+        device: that they compute on.
     """
     design = Design.load(folder / DESIGN_FILE)
     task = tasks_of(design)[name]
@@ -94,7 +95,7 @@ def run_task(folder: Path, name: str, threads: int) -> None:
         began = time.monotonic()
         try:
             _clear_failed(before, task, design, folder)
-            _do(task, design, folder, threads)
+            _do(task, design, folder, threads, device)
         except Exception as error:
             failed = {"state": "failed", "failures": before.failures + 1, "error": str(error) or repr(error)}
             before.model_copy(update=failed).save(record_path(folder, name))
@@ -107,9 +108,9 @@ def run_task(folder: Path, name: str, threads: int) -> None:
         done.save(record_path(folder, name))
 
 
-def _do(task: Task, design: Design, folder: Path, threads: int) -> None:
+def _do(task: Task, design: Design, folder: Path, threads: int, device: str) -> None:
     with log_path(folder, task.name).open("ab") as log:
-        for command in commands(task, design, folder):
+        for command in commands(task, design, folder, device):
             _run(command, os.environ | variables(folder, threads), log)
     if task.kind == "cell":
         _score(task, design, folder)

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from nnunet_synth.benchmark.cells import Task, tasks_of
 from nnunet_synth.benchmark.design import Design
-from nnunet_synth.benchmark.estimate import Estimate, estimate
+from nnunet_synth.benchmark.estimate import Estimate, estimate, seconds_by_epochs
 from nnunet_synth.benchmark.jobs import Job, TaskRecord, log_path, read_record
 from nnunet_synth.benchmark.view import View
 from stylegan2_cond.errors import Stopped, UserError
@@ -34,14 +34,16 @@ class Where:
     Attributes:
         jobs: at a time.
         threads: of each job.
+        device: as nnU-Net calls it: `cpu`, `cuda` or `mps`.
         slurm: options of sbatch, as `{"partition": "gpu"}`; None for this machine.
-        gpus: of this machine, which jobs take in turn.
+        gpus: of this machine, which jobs take in turn; on a cluster, one or none for each job.
     """
 
     jobs: int
     threads: int
+    device: str = "cpu"
     slurm: Mapping[str, str] | None = None
-    gpus: int = 0
+    gpus: tuple[int, ...] = ()
 
 
 @dataclass
@@ -60,12 +62,14 @@ class Run:
     view: View
     tasks: dict[str, Task] = field(init=False)
     records: dict[str, TaskRecord] = field(init=False)
-    jobs: dict[str, tuple[submitit.Job, int]] = field(init=False, default_factory=dict)
+    jobs: dict[str, tuple[submitit.Job, int | None]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.tasks = tasks_of(self.design)
         self.records = {name: read_record(self.folder, name) for name in self.tasks}
         self.waiting = [name for name, record in self.records.items() if record.state != "done"]
+        for name in self.waiting:  # what failed before is tried again
+            self.records[name] = self.records[name].model_copy(update={"state": "missing", "error": ""})
         self.executor = _executor(self.folder, self.where)
 
     def finish(self) -> None:
@@ -78,7 +82,7 @@ class Run:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs would ignore it
         try:
             if self._measured_cells() == 0:
-                self._loop([name for name in self.waiting if self.tasks[name].kind == "cell"][:1])
+                self._loop([name for name in self.waiting if self.tasks[name].kind == "cell"][:1], foretell=True)
             self.view.say(str(self.estimate()))
             self._loop(self.waiting)
         except KeyboardInterrupt:
@@ -104,8 +108,11 @@ class Run:
     def _measured_cells(self) -> int:
         return sum(r.state == "done" and self.tasks[name].kind == "cell" for name, r in self.records.items())
 
-    def _loop(self, wanted: list[str]) -> None:
-        """Submit what is ready of `wanted`, in order, and wait until nothing of it is left to do."""
+    def _loop(self, wanted: list[str], *, foretell: bool = False) -> None:
+        """Submit what is ready of `wanted`, in order, and wait until nothing of it is left to do.
+
+        foretell: say by the first epochs how long all cells will take.
+        """
         wanted = list(wanted)
         while wanted or self.jobs:
             for name in list(self.jobs):
@@ -114,13 +121,26 @@ class Run:
                 wanted.remove(name)
                 self.waiting.remove(name)
                 self._submit(name)
-            if hopeless := [name for name in wanted if self._hopeless(name)]:
-                for name in hopeless:
-                    wanted.remove(name)
-                    self.waiting.remove(name)
+            for name in [name for name in wanted if self._hopeless(name)]:
+                wanted.remove(name)
+                self.waiting.remove(name)
+            foretell = foretell and not self._foretell()
             self.view.show(self.tasks, self.records, self.estimate)
             if wanted or self.jobs:
                 time.sleep(POLL_SECONDS)
+
+    def _foretell(self) -> bool:
+        """Say how long all cells take by the first epochs of the running one, if they are over."""
+        name = next(iter(self.jobs), None)
+        log = log_path(self.folder, name) if name else None
+        if log is None or not log.exists():
+            return False
+        if (seconds := seconds_by_epochs(log.read_text(errors="replace"), self.design.epochs)) is None:
+            return False
+        cells = [task for task in self.tasks.values() if task.kind == "cell"]
+        told = estimate(cells, {self.tasks[name]: seconds}, self.where.jobs)
+        self.view.say(f"By the first epochs of one cell: {told}")
+        return True
 
     def _ready(self, wanted: list[str]) -> list[str]:
         """The next tasks that there is room for, and whose needs are done."""
@@ -148,11 +168,15 @@ class Run:
 
     def _submit(self, name: str) -> None:
         taken = {gpu for _, gpu in self.jobs.values()}
-        gpu = next((gpu for gpu in range(self.where.gpus) if gpu not in taken), 0)
-        if self.where.slurm is None and self.where.gpus:
+        gpu = next(
+            (gpu for gpu in self.where.gpus if gpu not in taken), self.where.gpus[0] if self.where.gpus else None
+        )
+        if self.where.slurm is None and gpu is not None:
             self.executor.update_parameters(visible_gpus=(gpu,))
         self.executor.update_parameters(name=name)
-        self.jobs[name] = (self.executor.submit(Job(), self.folder, name, self.where.threads), gpu)
+        with _errors_to(self.folder / "jobs" / "controllers.log"):
+            job = self.executor.submit(Job(), self.folder, name, self.where.threads, self.where.device)
+        self.jobs[name] = (job, gpu)
         self.records[name] = self.records[name].model_copy(update={"state": "running", "error": ""})
         self.view.tell(self.tasks[name], self.records[name])
 
@@ -171,7 +195,10 @@ class Run:
 
 
 def _executor(folder: Path, where: Where) -> submitit.AutoExecutor:
-    executor = submitit.AutoExecutor(folder=folder / "jobs", cluster="local" if where.slurm is None else "slurm")
+    try:
+        executor = submitit.AutoExecutor(folder=folder / "jobs", cluster="local" if where.slurm is None else "slurm")
+    except RuntimeError as error:
+        raise UserError(f"{error} Without --slurm, jobs run on this machine.") from None
     gpus = {"gpus_per_node": 1} if where.gpus else {}
     executor.update_parameters(cpus_per_task=where.threads, **gpus)
     if where.slurm is None:
@@ -179,6 +206,20 @@ def _executor(folder: Path, where: Where) -> submitit.AutoExecutor:
     else:
         executor.update_parameters(**{f"slurm_{key}": value for key, value in where.slurm.items()})
     return executor
+
+
+@contextlib.contextmanager
+def _errors_to(path: Path) -> Iterator[None]:
+    """Processes started meanwhile write their errors to a file; stopped, submitit's would show tracebacks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = os.dup(2)
+    try:
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,9 @@ from nnunet_synth.benchmark.view import View
 from stylegan2_cond.data.preprocessed import Preprocessed, open_preprocessed
 from stylegan2_cond.errors import UserError
 
+SLURM_JOBS, SLURM_THREADS = 16, 8
+MOST_JOBS = 8  # at a time on a machine without a GPU
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -71,7 +74,7 @@ def run_benchmark(asked: Asked, *, dry: bool = False) -> Done | None:
     design = _design(asked, preprocessed)
     folder = asked.folder.resolve()
     if dry:
-        _tell(design, folder)
+        _tell(design, folder, where.device)
         return None
     with alone(folder):
         design = settle(design, folder)
@@ -113,22 +116,24 @@ def choose_where(asked: Asked) -> Where:
     Raises:
         UserError: an option of SLURM that is no KEY=VALUE.
     """
+    device, _, number = asked.device.partition(":")
     if asked.slurm:
         pairs = [option.partition("=") for option in asked.slurm]
         if wrong := [key for key, sign, value in pairs if not (key and sign and value)]:
             raise UserError(f"--slurm {wrong[0]} is no KEY=VALUE. Type for example --slurm partition=gpu")
-        gpus = 1 if asked.device != "cpu" else 0
-        return Where(asked.jobs or 16, threads=8, slurm={key: value for key, _, value in pairs}, gpus=gpus)
+        options = {key: value for key, _, value in pairs}
+        return Where(asked.jobs or SLURM_JOBS, SLURM_THREADS, device, options, gpus=() if device == "cpu" else (0,))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    gpus = _gpus() if asked.device != "cpu" else 0
-    jobs = asked.jobs or (gpus or max(1, min(cores, 8)))
-    return Where(jobs, threads=max(1, cores // jobs), gpus=gpus)
+    gpus = _gpus(number) if device == "cuda" else ()
+    jobs = asked.jobs or len(gpus) or min(cores, MOST_JOBS)
+    return Where(jobs, max(1, cores // jobs), device, gpus=gpus)
 
 
-def _gpus() -> int:
+def _gpus(number: str) -> tuple[int, ...]:
+    """The GPU that was named, or all."""
     import torch
 
-    return torch.cuda.device_count()
+    return (int(number),) if number else tuple(range(torch.cuda.device_count()))
 
 
 def _design(asked: Asked, preprocessed: Preprocessed) -> Design:
@@ -162,7 +167,7 @@ def _warn(design: Design) -> None:
         )
 
 
-def _tell(design: Design, folder: Path) -> None:
+def _tell(design: Design, folder: Path, device: str) -> None:
     """What there is to do, and with which commands, without doing it."""
     tasks = tasks_of(design)
     print(
@@ -172,4 +177,4 @@ def _tell(design: Design, folder: Path) -> None:
     for task in tasks.values():
         print(f"  {task}" + (f"  (needs {', '.join(task.needs)})" if task.needs else ""))
     first = next(task for task in tasks.values() if task.kind == "cell")
-    print(f"For example: {' '.join(next(commands(first, design, folder)))}")
+    print(f"For example: {' '.join(next(commands(first, design, folder, device)))}")

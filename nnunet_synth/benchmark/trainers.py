@@ -26,6 +26,16 @@ class FixedLength(nnUNetTrainer):
         if threads := os.environ.get("OMP_NUM_THREADS"):  # nnU-Net takes all cores, however many cells run beside it
             torch.set_num_threads(int(threads))
 
+    def on_epoch_end(self):
+        """Draw `progress.png` after the last epoch alone where epochs are few and short: it takes a second or more."""
+        plot = self.logger.plot_progress_png
+        if self.length.epochs and self.current_epoch + 1 < self.num_epochs:
+            self.logger.plot_progress_png = lambda output_folder: None
+        try:
+            super().on_epoch_end()
+        finally:
+            self.logger.plot_progress_png = plot
+
     def perform_actual_validation(self, save_probabilities: bool = False):
         if not self.length.mirroring:
             self.inference_allowed_mirroring_axes = None
