@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -105,6 +107,12 @@ def test_a_subject_is_never_on_both_sides(preprocessed):
         assert design.subjects == subjects
         for fold in design.folds:
             assert not {subjects[case] for case in fold.cases} & {subjects[case] for case in design.test_cases}
+
+
+def test_a_subject_that_is_partly_named_for_testing_is_not_trained_on(preprocessed, tmp_path):
+    (tmp_path / "test.txt").write_text("\n".join(preprocessed.case_names()[3:8]))  # 7 is of one subject with 8 and 9
+    design = design_of(preprocessed, subjects="[0-6]?$", sizes=("1",), test_cases=str(tmp_path / "test.txt"))
+    assert design.pool == tuple(preprocessed.case_names()[:3])
 
 
 def test_names_that_look_like_slices_of_one_patient_are_asked_about():
@@ -371,10 +379,10 @@ def bench(preprocessed, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "POLL_SECONDS", 0.0)
 
     class Bench:
-        folder = tmp_path
+        folder, told = tmp_path, io.StringIO()
 
         def finish(self, jobs=2):
-            view = View(Console(file=open(tmp_path / "told", "a"), width=200))  # noqa: SIM115
+            view = View(Console(file=self.told, width=200))
             done = Run(tmp_path, design, Where(jobs, threads=1), view)
             done.finish()
             gather(tmp_path, design, done.records)
@@ -417,7 +425,7 @@ def test_a_failed_task_is_told_what_needs_it_waits_and_the_others_go_on(bench):
     run = bench.finish()
     assert run.records["generator_pair_2_0"].state == "failed"
     assert run.records["generator_pair_2_0"].error == "python: Error: the disk is full"
-    assert "✗ generator pair, 2 cases, repeat 1: python: Error: the disk is full" in (bench.folder / "told").read_text()
+    assert "✗ generator pair, 2 cases, repeat 1: python: Error: the disk is full" in bench.told.getvalue()
     assert run.records["cell_pair_2_0"].state == "missing"
     assert run.records["cell_pair_2_1"].state == "done"
     rows = {(row["arm"], row["repeat"]): row for row in read_rows(bench.folder / "cells.csv")}
@@ -505,6 +513,60 @@ def test_the_error_of_a_log_is_its_last_line_that_is_no_bar_or_traceback(tmp_pat
     assert last_error(log, start=log.stat().st_size) == ""
 
 
+FAKE_CLUSTER = {
+    "sbatch": """#!/bin/sh
+cp "$1" {folder}/submitted.sh
+SLURM_JOB_ID=77 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0 \\
+    SLURM_JOB_NODELIST=here sh "$1" > {folder}/job.log 2>&1 &
+echo Submitted batch job 77
+""",
+    "srun": """#!/bin/sh
+while [ "${{1#-}}" != "$1" ]; do case "$1" in --unbuffered) shift;; *) shift 2;; esac; done
+exec "$@"
+""",
+    "sacct": """#!/bin/sh
+printf 'JobID|State|NodeList\\n77|RUNNING|here\\n'
+""",
+}
+
+
+def test_jobs_go_through_slurm_with_its_options(preprocessed, tmp_path, monkeypatch):
+    """The cluster is three scripts that do what submitit expects of SLURM."""
+    (tmp_path / "bin").mkdir()
+    for name, text in FAKE_CLUSTER.items():
+        (tmp_path / "bin" / name).write_text(text.format(folder=tmp_path))
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(running, "POLL_SECONDS", 0.1)
+    folder = tmp_path / "benchmark"
+    design = settle(design_of(preprocessed, arms=(ALONE,), sizes=("2",), repeats=1), folder)
+    where = Where(jobs=1, threads=3, slurm={"partition": "fast", "time": "90"})
+    run = Run(folder, design, where, View(Console(file=io.StringIO())))
+    jobs.TaskRecord(state="done", seconds=5).save(jobs.record_path(folder, "cell_nnunet_2_0"))  # so the job is short
+    run.finish()
+    assert run.records["cell_nnunet_2_0"].seconds == 5
+    submitted = (tmp_path / "submitted.sh").read_text()
+    for option in ("--partition=fast", "--time=90", "--cpus-per-task=3", "--job-name=cell_nnunet_2_0"):
+        assert f"#SBATCH {option}\n" in submitted
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"time": "1h"}, "limit of a job in minutes"), ({"partitoin": "fast"}, "partitoin")],
+)
+def test_options_that_slurm_does_not_have_are_refused(tmp_path, monkeypatch, options, message):
+    (tmp_path / "srun").write_text("")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(UserError, match=message):
+        running._executor(tmp_path, Where(jobs=1, threads=1, slurm=options))
+
+
+def test_without_slurm_the_user_is_told(tmp_path):
+    with pytest.raises(UserError, match="Without --slurm, jobs run on this machine"):
+        running._executor(tmp_path, Where(jobs=1, threads=1, slurm={"partition": "fast"}))
+
+
 # --- how long it takes, and how far it is
 
 
@@ -528,7 +590,7 @@ def test_the_first_epochs_foretell_a_training():
 
 def test_the_view_has_a_mark_for_every_task(bench):
     run = bench.finish()
-    console = Console(width=100, record=True, file=open(bench.folder / "drawn", "w"))  # noqa: SIM115
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(table(run.tasks, run.records))
     text = console.export_text()
     assert text.count("✓") == len(run.tasks)

@@ -24,7 +24,7 @@ from stylegan2_cond.errors import Stopped, UserError
 LOCK_FILE, HOLDER_FILE = ".lock", ".running.json"
 POLL_SECONDS = 0.5
 STOP_SECONDS = 20  # that cancelled jobs have to end
-LONGEST_HOURS = 24 * 14  # of a job on this machine; submitit wants a limit
+LONGEST_HOURS = {False: 24 * 14, True: 24}  # of a job here, and on a cluster, where it goes on after that
 
 
 @dataclass(frozen=True)
@@ -195,16 +195,21 @@ class Run:
 
 
 def _executor(folder: Path, where: Where) -> submitit.AutoExecutor:
+    """
+    Raises:
+        UserError: there is no SLURM here, or it has no such option.
+    """
+    options = dict(where.slurm or {})
+    minutes = options.pop("time", LONGEST_HOURS[where.slurm is not None] * 60)
+    gpus = {"gpus_per_node": 1} if where.gpus else {}
     try:
         executor = submitit.AutoExecutor(folder=folder / "jobs", cluster="local" if where.slurm is None else "slurm")
-    except RuntimeError as error:
-        raise UserError(f"{error} Without --slurm, jobs run on this machine.") from None
-    gpus = {"gpus_per_node": 1} if where.gpus else {}
-    executor.update_parameters(cpus_per_task=where.threads, **gpus)
-    if where.slurm is None:
-        executor.update_parameters(timeout_min=LONGEST_HOURS * 60)
-    else:
-        executor.update_parameters(**{f"slurm_{key}": value for key, value in where.slurm.items()})
+        executor.update_parameters(timeout_min=int(minutes), cpus_per_task=where.threads, **gpus)
+        executor.update_parameters(**{f"slurm_{key}": value for key, value in options.items()})
+    except ValueError:
+        raise UserError(f"--slurm time={minutes}: type the limit of a job in minutes, e.g. --slurm time=600") from None
+    except (RuntimeError, NameError, TypeError) as error:
+        raise UserError(f"--slurm: {error} Without --slurm, jobs run on this machine.") from None
     return executor
 
 
