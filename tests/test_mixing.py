@@ -171,8 +171,9 @@ def trainer_of(cls, preprocessed, **block):
     return trainer
 
 
-def test_ratio_0_is_nnunet_bit_for_bit(preprocessed, bank, monkeypatch):
+def test_ratio_0_is_nnunet_bit_for_bit(preprocessed, bank, monkeypatch, tmp_path):
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
     weights = []
     for cls in (nnUNetTrainer, nnUNetTrainerSynth):
         np.random.seed(0)
@@ -186,8 +187,9 @@ def test_ratio_0_is_nnunet_bit_for_bit(preprocessed, bank, monkeypatch):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_the_same_comparison_notices_a_ratio_that_is_not_0(preprocessed, bank, monkeypatch):
+def test_the_same_comparison_notices_a_ratio_that_is_not_0(preprocessed, bank, monkeypatch, tmp_path):
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
     weights = []
     for ratio in (0, 1):
         np.random.seed(0)
