@@ -229,7 +229,8 @@ def _nnunet(plan: Plan, device: str, *, wanted: bool) -> NnUNet | None:
 
 
 def _known(preprocessed: Preprocessed, plan: Plan, nnunet: NnUNet | None, margin: float) -> Known:
-    real = cut_canvases(preprocessed, plan, plan.source.training_cases, REAL_CANVASES, REAL)
+    count = REAL_CANVASES[len(plan.canvas)]
+    real = cut_canvases(preprocessed, plan, plan.source.training_cases, count, REAL)
     return Known(real, read_reference(preprocessed, plan)[0], plan.codec.labels, nnunet, margin)
 
 

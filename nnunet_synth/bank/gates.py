@@ -18,7 +18,7 @@ from stylegan2_cond.metrics.masks import describe_masks
 from stylegan2_cond.metrics.nnunet import NnUNet
 from stylegan2_cond.metrics.samples import Samples
 
-REAL_CANVASES = 1000  # that gates learn from
+REAL_CANVASES = {2: 1000, 3: 200}  # that gates learn from, by the number of axes
 MARGIN = 0.05  # a voxel a little darker than any real one is no reason to refuse a sample
 RARE = 0.005  # share of real canvases beyond each limit of an area
 FIT_RARE = 0.05  # share of real canvases whose mask nnU-Net agrees with less than a sample's mask must
