@@ -1,9 +1,10 @@
 # make install: .venv with everything;  make demo: the whole way on virtual subjects;  make test: all tests
+# make test-slow: a whole benchmark of real trainings, some minutes
 # make test-kernels: the CUDA sources on the CPU, every type, and under sanitizers
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-kernels lint clean
+.PHONY: install demo test test-slow test-kernels lint clean
 
 install: .venv/installed
 
@@ -19,6 +20,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
 
 test-kernels: install
 	$(BIN)/python -m pytest -m kernels

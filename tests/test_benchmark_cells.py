@@ -600,18 +600,22 @@ def test_the_view_has_a_mark_for_every_task(bench):
 # --- all of it, with nnU-Net's own commands
 
 
+@pytest.mark.slow
 def test_a_small_benchmark_from_command_to_tables(preprocessed, tmp_path):
     """Real trainings, a real generator and bank; and what nnU-Net alone does is what nnU-Net's own trainer does."""
     folder = tmp_path / "benchmark"
     typed = (
         *("nnunet-synth", "benchmark", "901", "2d", "-p", TINY_PLANS, "--quick", "-o", str(folder)),
-        *("--sizes", "3", "--repeats", "1", "--test-cases", "5", "--arm", "pair"),
+        *("--sizes", "3", "--repeats", "1", "--test-cases", "5", "--arm", "pair-ungated"),
         *("--epochs", "2", "--iterations", "2", "--kimg", "0.048", "--jobs", "2", "--device", "cpu"),
     )
     done = run(*typed, check=False)
     design = Design.load(folder / "design.json")
     cells = read_rows(folder / "cells.csv")
-    assert [(row["arm"], row["state"], row["error"]) for row in cells] == [("nnunet", "done", ""), ("pair", "done", "")]
+    assert [(row["arm"], row["state"], row["error"]) for row in cells] == [
+        ("nnunet", "done", ""),
+        ("pair-ungated", "done", ""),
+    ]
     pair = cells[1]
     assert int(pair["bank_samples"]) == design.effort.samples
     assert float(pair["seconds_generator"]) > 0
@@ -619,7 +623,10 @@ def test_a_small_benchmark_from_command_to_tables(preprocessed, tmp_path):
     with (folder / "scores.csv").open() as file:
         scores = list(csv.DictReader(file))
     assert {(row["arm"], row["case"], row["label"]) for row in scores} == {
-        (arm, case, label) for arm in ("nnunet", "pair") for case in design.test_cases for label in design.labels
+        (arm, case, label)
+        for arm in ("nnunet", "pair-ungated")
+        for case in design.test_cases
+        for label in design.labels
     }
     base = folder / "nnUNet_results" / DATASET
     summary = json.loads(
@@ -632,7 +639,7 @@ def test_a_small_benchmark_from_command_to_tables(preprocessed, tmp_path):
         if row["arm"] == "nnunet" and row["dice"]:
             assert float(row["dice"]) == pytest.approx(by_case[row["case"]][row["label"]]["Dice"], abs=1e-5)
     log = next(
-        (base / f"nnUNetTrainerSynth_benchmark__{TINY_PLANS}_pair__2d" / "fold_0").glob("training_log*")
+        (base / f"nnUNetTrainerSynth_benchmark__{TINY_PLANS}_pair-ungated__2d" / "fold_0").glob("training_log*")
     ).read_text()
     assert "Synthetic pairs: bank" in log
     again = run(*typed, check=False)
