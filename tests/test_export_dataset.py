@@ -105,6 +105,7 @@ def test_nnunets_preprocessing_gives_the_banks_values_back(folder, kind):
     integers = style.ending in (".png", ".bmp")
     step = (1 / 255 if "RGB" in style.scheme else 1) if integers else 0
     assert card.stored_as == (style.dtype if integers else "float32")
+    assert card.changed == pytest.approx((step / 12**0.5,) * style.channels, rel=0.1, abs=1e-5)  # of uniform rounding
     for found, image, label in zip(preprocessed_again(exported, card, style, data), images, labels, strict=True):
         assert np.array_equal(found[1], label)
         np.testing.assert_allclose(found[0], image, atol=step / 2 + 2e-5, rtol=1e-6)
@@ -114,15 +115,19 @@ def test_nnunets_preprocessing_gives_the_banks_values_back(folder, kind):
             assert np.allclose(spacing, style.transposed[1], rtol=1e-5)
 
 
-def test_new_files_lie_in_space_as_those_of_the_dataset(folder):
-    style = FORMATS["nibabel, reoriented"]
+@pytest.mark.parametrize("kind", ["nibabel", "nibabel, reoriented", "sitk, reoriented"])
+def test_new_files_lie_in_space_as_nnunet_sees_those_of_the_dataset(folder, kind):
+    style = FORMATS[kind]
     data = dataset(folder, style)
     exported, card = export_dataset(make_bank(data, *samples(style, 1)), folder / "nnUNet_raw")
-    theirs, ours = (
-        nibabel.load(case_files(exported, name, style)[0][0]).affine for name in ("case_0", card.synthetic[0])
-    )
-    assert nibabel.aff2axcodes(theirs) == ("L", "A", "I")
-    assert np.allclose(np.abs(theirs[:3, :3]), np.abs(ours[:3, :3]))
+    example = nibabel.load(case_files(exported, "case_0", style)[0][0])
+    if "reoriented" in kind:
+        assert nibabel.aff2axcodes(example.affine) != ("R", "A", "S")
+        example = nibabel.as_closest_canonical(example)
+    for path in case_files(exported, card.synthetic[0], style)[0]:
+        ours, theirs = nibabel.load(path).affine, example.affine
+        assert np.allclose(ours[:3, 3], theirs[:3, 3], atol=1e-4)
+        assert np.allclose(np.sign(ours[:3, :3].round(4)), np.sign(theirs[:3, :3].round(4)))
 
 
 def test_values_beyond_ct_limits_are_clipped_by_nnunet_and_that_is_told(folder):
@@ -168,7 +173,11 @@ def test_a_z_score_is_turned_back_as_in_a_typical_case_and_done_again_by_nnunet(
     raw = reader.read_images(case_files(exported, card.synthetic[0], style)[0])[0]
     np.testing.assert_allclose(raw[0], image[:, 0] * channel.scale + channel.offset, rtol=1e-5)
     (found,) = preprocessed_again(exported, card, style, data)
-    np.testing.assert_allclose(found[0][0], (image[:, 0] - image.mean()) / image.std(), atol=1e-4)
+    again = (image[:, 0] - image.mean()) / image.std()
+    np.testing.assert_allclose(found[0][0], again, atol=1e-4)
+    change = np.sqrt(np.mean((again - image[:, 0]) ** 2))
+    assert card.changed == pytest.approx((change,), rel=1e-3)
+    assert f"differ from the bank's by up to {change:.2g} (RMS)" in tell_dataset(exported, card)
 
 
 def test_a_z_score_within_a_mask_is_measured_within_it(folder, monkeypatch):
@@ -190,6 +199,11 @@ def test_rescaling_is_turned_back_as_in_a_typical_case(folder):
     image, label = samples(style, 5)
     image[0, 0, 0, 0], image[1, 0, 0, 0] = 0, 1
     exported, card = export_dataset(make_bank(data, image, label), folder / "nnUNet_raw")
+    reader = data.plans_manager.image_reader_writer_class()
+    real = [reader.read_images(case_files(exported, name, style)[0])[0] for name in data.fold(0).training]
+    lowest, highest = (np.median([f(case) for case in real]) for f in (np.min, np.max))
+    raw = reader.read_images(case_files(exported, card.synthetic[0], style)[0])[0]
+    assert (raw.min(), raw.max()) == pytest.approx((lowest, highest), rel=1e-5)
     assert card.channels[0].back == "typically"
     (found,) = preprocessed_again(exported, card, style, data)
     np.testing.assert_allclose(found[0][0], image[:, 0], atol=1e-5)
@@ -244,6 +258,7 @@ def test_real_cases_are_unchanged_and_never_among_the_synthetic(volumes):
         assert new["train"] == [*old["train"], *(card.synthetic if number == 0 else ())]
     dataset_json = json.loads((exported / "dataset.json").read_text())
     assert dataset_json["numTraining"] == 6 + 3
+    assert dataset_json["synthetic_data"].startswith("3 of the training cases; synthetic.json tells which")
     assert dataset_json["labels"] == json.loads((original / "dataset.json").read_text())["labels"]
     assert sorted(path.name for path in exported.iterdir()) == [
         "dataset.json", "imagesTr", "labelsTr", "splits_final.json", CARD_FILE,

@@ -17,8 +17,8 @@ from nnunet_synth.bank.provenance import BankProvenance, provenance
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard, Wish
 from nnunet_synth.export.dataset_folder import find_begun, new_folder
 from nnunet_synth.export.image_files import Layout, read_layout, write_case
-from nnunet_synth.export.intensities import learn_channels, storable, turn_back
-from nnunet_synth.export.portable import without_files
+from nnunet_synth.export.intensities import learn_channels, preprocessed_values, storable, turn_back
+from nnunet_synth.export.portable import CARD_KEY, without_files
 from nnunet_synth.export.real_cases import RawDataset, find_raw, put_case
 from nnunet_synth.export.samples import sample_cases
 from nnunet_synth.export.scratch import case_folder, only_writer
@@ -154,7 +154,7 @@ def _names(count: int, taken: Iterable[str]) -> tuple[str, ...]:
 def _write(folder: Path, card: DatasetCard, origin: Origin) -> DatasetCard:
     real = list(origin.raw.cases.values()) if card.real else []
     samples = sample_cases(origin.bank, origin.record, card.samples_per_case)
-    clipped, voxels = np.zeros(len(card.channels), dtype=np.int64), 0
+    tally = _Tally(len(card.channels))
     with tqdm(total=len(real) + len(card.synthetic), unit="case", desc=f"Writing {card.dataset}") as bar:
         for case in real:
             if not _is_whole(folder, case.name, origin):
@@ -163,13 +163,34 @@ def _write(folder: Path, card: DatasetCard, origin: Origin) -> DatasetCard:
             bar.update()
         for name, (image, label) in zip(card.synthetic, samples, strict=True):
             stored, beyond = storable(turn_back(image, label, card.channels), card.channels, origin.layout.dtype)
-            clipped, voxels = clipped + beyond, voxels + label.size
+            tally.add(preprocessed_values(stored, label, origin.preprocessed) - image, beyond)
             if not _is_whole(folder, name, origin):
                 _write_sample(folder, name, stored, label, origin)
             bar.update()
-    card = card.model_copy(update={"clipped": tuple(round(n / voxels, 6) for n in clipped.tolist()), "complete": True})
+    card = card.model_copy(update={"clipped": tally.clipped, "changed": tally.changed, "complete": True})
     _finish(folder, card, origin)
     return card
+
+
+class _Tally:
+    """Sums over all samples, per channel."""
+
+    def __init__(self, channels: int):
+        self._beyond, self._squares, self._voxels = np.zeros(channels), np.zeros(channels), 0
+
+    def add(self, difference: np.ndarray, beyond: np.ndarray) -> None:
+        """difference: `[C, z, y, x]` of preprocessed files to the bank, beyond: `[C]` values that were clipped."""
+        self._squares += np.square(difference, dtype=np.float64).sum(axis=(1, 2, 3))
+        self._beyond += beyond
+        self._voxels += difference[0].size
+
+    @property
+    def clipped(self) -> tuple[float, ...]:
+        return tuple((self._beyond / self._voxels).round(6).tolist())
+
+    @property
+    def changed(self) -> tuple[float, ...]:
+        return tuple(np.sqrt(self._squares / self._voxels).round(6).tolist())
 
 
 def _is_whole(folder: Path, name: str, origin: Origin) -> bool:
@@ -198,7 +219,7 @@ def _finish(folder: Path, card: DatasetCard, origin: Origin) -> None:
     files["dataset.json"] = without_files(origin.raw.dataset_json) | {
         "name": card.dataset.split("_", 1)[1],
         "numTraining": card.real + len(card.synthetic),
-        "synthetic": f"{len(card.synthetic)} of the training cases; {CARD_FILE} tells which, and where they come from",
+        CARD_KEY: f"{len(card.synthetic)} of the training cases; {CARD_FILE} tells which, and where they come from",
     }
     for name, content in files.items():
         with write_atomically(folder / name) as temporary:

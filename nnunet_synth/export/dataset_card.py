@@ -35,6 +35,8 @@ class DatasetCard(Document):
         synthetic: names of the synthetic cases.
         real, links: how many real cases lie beside them, and whether as links.
         clipped: per channel, the share of values that the files could not hold.
+        changed: per channel, by how much the values that nnU-Net makes of the files differ from the bank's; root mean
+            square, in normalised units.
         complete: everything is written.
     """
 
@@ -50,6 +52,7 @@ class DatasetCard(Document):
     real: int
     links: bool
     clipped: tuple[float, ...] = ()
+    changed: tuple[float, ...] = ()
     complete: bool = False
     release: str
 

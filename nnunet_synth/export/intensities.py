@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
@@ -93,6 +94,13 @@ def storable(raw: np.ndarray, channels: Sequence[Channel], dtype: np.dtype) -> t
     return stored, clipped
 
 
+def preprocessed_values(raw: np.ndarray, label: np.ndarray, preprocessed: Preprocessed) -> np.ndarray:
+    """What nnU-Net's own normalisation of a case makes of raw values. raw: `[C, *spatial]`, label: `[*spatial]`."""
+    properties = preprocessed.plans_manager.foreground_intensity_properties_per_channel
+    normalise = DefaultPreprocessor(verbose=False)._normalize
+    return normalise(raw.astype(np.float32), label[None], preprocessed.configuration, properties)
+
+
 def _measure(reader: BaseReaderWriter, files: Sequence[str], masked: Sequence[bool]) -> list[Measured]:
     image, inside, _ = crop_to_nonzero(reader.read_images(files)[0])
     seen = [channel[inside[0] >= 0] if mask else channel for channel, mask in zip(image, masked, strict=True)]
@@ -141,7 +149,7 @@ def _z_score(typical: Measured, cases: int) -> dict:
         "scale": max(typical.deviation, _SMALLEST),
         "offset": typical.mean,
         "note": f"nnU-Net scales each case by its own mean and deviation; these are the medians of {cases} training "
-        f"cases. It scales the samples of a case once more, together, so that they shift a little.",
+        f"cases. It does so once more with the samples of a case, together.",
     }
 
 
@@ -151,7 +159,7 @@ def _rescale(typical: Measured, cases: int) -> dict:
         "scale": max(typical.highest - typical.lowest, _SMALLEST),
         "offset": typical.lowest,
         "note": f"nnU-Net scales each case by its own lowest and highest value; these are the medians of {cases} "
-        f"training cases. It scales the samples of a case once more, together, so that they shift a little.",
+        f"training cases. It does so once more with the samples of a case, together.",
     }
 
 

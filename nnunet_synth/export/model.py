@@ -19,8 +19,8 @@ from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from tqdm import tqdm
 
-from nnunet_synth.export.model_card import CARD_FILE, CARD_KEY, ModelCard, describe_fold
-from nnunet_synth.export.portable import without_block, without_files, without_paths
+from nnunet_synth.export.model_card import CARD_FILE, ModelCard, describe_fold
+from nnunet_synth.export.portable import CARD_KEY, without_block, without_files, without_paths
 from nnunet_synth.export.scratch import only_writer, scratch_folder
 from nnunet_synth.training.record import TRAINING_RECORD_FILE
 from stylegan2_cond.errors import UserError

@@ -12,7 +12,6 @@ from stylegan2_cond.documents import Document
 from stylegan2_cond.errors import UserError
 
 CARD_FILE = "synthetic_data.json"
-CARD_KEY = "synthetic_data"  # of dataset.json, which is one of the files that nnU-Net's zip takes along
 
 
 class FoldCard(BaseModel):

@@ -1,10 +1,12 @@
-"""What an export leaves behind: paths of this machine, and settings that only the plugin knows."""
+"""What an export leaves behind, paths of this machine and settings that only the plugin knows, and what it marks."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath, PureWindowsPath
 
 from nnunet_synth.training.settings import BLOCK
+
+CARD_KEY = "synthetic_data"  # of dataset.json, which nnU-Net hands on from dataset to model to zip
 
 
 def without_paths(content: object) -> object:

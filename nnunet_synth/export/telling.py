@@ -9,6 +9,7 @@ from nnunet_synth.export.model import Exported
 from nnunet_synth.export.model_card import CARD_FILE as MODEL_CARD_FILE
 from stylegan2_cond.data.preprocessed import FOLD_ALL
 
+NOTABLE = 0.001  # in normalised units; what float32 loses is far below, what 8 bits lose above
 _BACK = {"exactly": "turned back", "typically": "turned back as in a typical case", "not": "not turned back"}
 
 
@@ -46,6 +47,8 @@ def _intensities(card: DatasetCard) -> list[str]:
     for channel in card.channels:
         names.setdefault((channel.scheme, _BACK[channel.back], channel.note), []).append(channel.name)
     told = [f"{', '.join(alike)} ({scheme}): {back}. {note}" for (scheme, back, note), alike in names.items()]
+    if (change := max(card.changed)) >= NOTABLE:
+        told.append(f"By all this, nnU-Net will see values that differ from the bank's by up to {change:.2g} (RMS).")
     if (worst := max(card.clipped)) > 0:
         told.append(f"Up to {100 * worst:.2g} % of a channel's values did not fit into the files ({card.stored_as}).")
     return told
