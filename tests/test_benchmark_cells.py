@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -338,12 +338,13 @@ class Inline:
     """An executor that does each job at once, in this process."""
 
     def __init__(self):
-        self.interrupt_at = None
+        self.interrupt_at, self.submitted = None, []
 
     def update_parameters(self, **_):
         pass
 
     def submit(self, job, folder, name, threads, device):
+        self.submitted.append(name)
         if name == self.interrupt_at:
             raise KeyboardInterrupt
         run_task(folder, name, threads, device)
@@ -351,6 +352,19 @@ class Inline:
 
     def done(self):
         return True
+
+
+def wait_until(true):
+    until = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    """Whether a process runs; not one that has ended and waits to be told of."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
+    return bool(state) and not state.startswith("Z")
 
 
 @pytest.fixture
@@ -404,7 +418,7 @@ def test_everything_is_done_once_in_an_order_that_serves_needs(bench):
     assert bench.ran()[0].startswith("cell_nnunet")  # by which the rest is estimated
     assert {record.state for record in run.records.values()} == {"done"}
     bench.finish()
-    assert len(bench.ran()) == len(tasks_of(bench.design))
+    assert len(bench.ran()) == len(bench.executor.submitted) == len(tasks_of(bench.design))
 
 
 def test_a_stopped_benchmark_goes_on_and_does_nothing_twice(bench):
@@ -480,27 +494,50 @@ def test_a_job_that_dies_is_told(bench, monkeypatch):
     assert "the job ended without a word; see" in run.records["cell_nnunet_2_0"].error
 
 
-def test_a_stopped_command_is_killed_and_its_time_is_kept(tmp_path, preprocessed):
-    design = settle(design_of(preprocessed, arms=(ALONE,), sizes=("2",), repeats=1), tmp_path)
-    code = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from pathlib import Path; from nnunet_synth.benchmark import jobs\n"
-        "jobs.commands = lambda *_: iter([['sleep', '4242']])\n"
-        "jobs.run_task(Path(sys.argv[1]), 'cell_nnunet_2_0', 1, 'cpu')"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL)
-    log = jobs.log_path(tmp_path, next(iter(tasks_of(design))))
-    while not (log.exists() and "sleep" in log.read_text()):
-        assert process.poll() is None
-        time.sleep(0.1)
-    time.sleep(0.5)
-    process.send_signal(2)
-    process.wait(timeout=20)
-    sleeping = subprocess.run(["pgrep", "-f", "sleep 4242"], capture_output=True, text=True).stdout
-    assert not sleeping
-    record = read_record(tmp_path, "cell_nnunet_2_0")
+def test_a_stopped_command_is_killed_and_its_time_is_kept(bench, monkeypatch):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        """As if Ctrl-C came half a second after the start."""
+
+        def wait(self, timeout=None):
+            if self.pid in started:
+                return super().wait(timeout)
+            started.append(self.pid)
+            time.sleep(0.5)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "commands", lambda *_: iter([["sleep", "600"]]))
+    monkeypatch.setattr(jobs.subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_task(bench.folder, "cell_nnunet_2_0", 1, "cpu")
+    monkeypatch.undo()
+    assert not is_alive(started[0])
+    record = read_record(bench.folder, "cell_nnunet_2_0")
     assert record.state == "missing"
     assert record.seconds > 0.4
+
+
+def test_a_killed_job_takes_its_command_with_it_and_its_time_is_told_by_its_log(bench, tmp_path):
+    pid = tmp_path / "pid"
+    code = (
+        f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); print('here', flush=True); time.sleep(600)"
+    )
+    job = os.fork()
+    if job == 0:
+        jobs.commands = lambda *_: iter([["python", "-c", code]])
+        run_task(bench.folder, "cell_nnunet_2_0", 1, "cpu")
+        os._exit(0)
+    wait_until(lambda: pid.exists() and pid.read_text())
+    os.kill(job, signal.SIGKILL)
+    os.waitpid(job, 0)
+    wait_until(lambda: not is_alive(int(pid.read_text())))
+    killed = read_record(bench.folder, "cell_nnunet_2_0")
+    assert killed.state == "running"
+    log = jobs.log_path(bench.folder, "cell_nnunet_2_0")
+    os.utime(log, (killed.started + 5000, killed.started + 5000))
+    bench.finish()
+    assert 5000 < read_record(bench.folder, "cell_nnunet_2_0").seconds < 5500
 
 
 def test_the_error_of_a_log_is_its_last_line_that_is_no_bar_or_traceback(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from stylegan2_cond.documents import Document
 
 State = Literal["missing", "running", "done", "failed"]
 ATTEMPTS_BEFORE_ANEW = 2  # failures after which even a finished training is not trusted
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _NO_ERROR = re.compile(r"^\s|^$|Warning|warnings\.warn|^Traceback|^\$ |^During handling|^The above exception")
 
 
@@ -29,13 +31,15 @@ class TaskRecord(Document):
 
     Attributes:
         state: `running` also where the process was killed.
-        seconds: wall time, of all attempts that got somewhere.
+        started: when the last attempt was, in seconds since 1970.
+        seconds: wall time of all attempts but those that failed.
         failures: in a row.
         error: the last line that says what went wrong.
     """
 
     remedy = "Delete the file; the task is then done again, and its commands go on where they were."
     state: State = "missing"
+    started: float = 0.0
     seconds: float = 0.0
     failures: int = 0
     error: str = ""
@@ -91,8 +95,10 @@ def run_task(folder: Path, name: str, threads: int, device: str) -> None:
         before = read_record(folder, name)
         if before.state == "done":
             return
+        before = _with_lost_time(before, log_path(folder, name))
+        began = time.time()
+        before = before.model_copy(update={"started": began})
         before.model_copy(update={"state": "running"}).save(record_path(folder, name))
-        began = time.monotonic()
         try:
             _clear_failed(before, task, design, folder)
             _do(task, design, folder, threads, device)
@@ -101,11 +107,18 @@ def run_task(folder: Path, name: str, threads: int, device: str) -> None:
             before.model_copy(update=failed).save(record_path(folder, name))
             return
         except BaseException:  # stopped: what was done so far took its time all the same
-            spent = {"state": "missing", "seconds": before.seconds + time.monotonic() - began}
+            spent = {"state": "missing", "seconds": before.seconds + time.time() - began}
             before.model_copy(update=spent).save(record_path(folder, name))
             raise
-        done = TaskRecord(state="done", seconds=round(before.seconds + time.monotonic() - began, 1))
+        done = TaskRecord(state="done", started=began, seconds=round(before.seconds + time.time() - began, 1))
         done.save(record_path(folder, name))
+
+
+def _with_lost_time(before: TaskRecord, log: Path) -> TaskRecord:
+    """An attempt that was killed could not write down its time; its log tells how long it lived."""
+    if before.state != "running" or not log.exists():
+        return before
+    return before.model_copy(update={"seconds": before.seconds + max(0.0, log.stat().st_mtime - before.started)})
 
 
 def _do(task: Task, design: Design, folder: Path, threads: int, device: str) -> None:
@@ -152,6 +165,7 @@ def _run(command: list[str], environment: dict[str, str], log) -> None:
         stdout=log,
         stderr=log,
         start_new_session=True,
+        preexec_fn=_die_with_parent,
     )
     try:
         code = process.wait()
@@ -161,6 +175,12 @@ def _run(command: list[str], environment: dict[str, str], log) -> None:
         raise
     if code:
         raise TaskFailed(f"{command[0]}: {last_error(Path(log.name), start) or f'ended with code {code}'}")
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent is killed, which then could not do it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def last_error(log: Path, start: int = 0) -> str:
