@@ -16,6 +16,7 @@ from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.documents import write_atomically
 from stylegan2_cond.errors import UserError
 
+OWN_TRAINERS = Path(__file__).parent / "ext_trainer"
 _COPIED = ("dataset.json", "dataset_fingerprint.json")
 
 
@@ -28,7 +29,8 @@ def variables(folder: Path, threads: int) -> dict[str, str]:
         "nnUNet_raw": str(folder / "nnUNet_raw"),
         "nnUNet_preprocessed": str(folder / "nnUNet_preprocessed"),
         "nnUNet_results": str(folder / "nnUNet_results"),
-        VARIABLE: ext_trainer_path(os.environ.get(VARIABLE)),
+        VARIABLE: os.pathsep.join([ext_trainer_path(os.environ.get(VARIABLE)), str(OWN_TRAINERS)]),
+        "PYTHONUNBUFFERED": "1",  # lest what a command printed before it failed stands behind its error
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",
         "MPLBACKEND": "agg",
