@@ -19,6 +19,8 @@ class Length(BaseModel):
         iterations: of an epoch.
         validation_iterations: of an epoch, for nnU-Net's running Dice, which decides nothing here.
         mirroring: whether the test cases are predicted with all mirrorings, as nnU-Net does.
+        adamw: initial learning rate of AdamW, which takes the place of SGD with momentum 0.99 where trainings are
+            short; it decays as nnU-Net's does.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -26,12 +28,14 @@ class Length(BaseModel):
     iterations: int | None = Field(default=None, ge=1)
     validation_iterations: int | None = Field(default=None, ge=1)
     mirroring: bool = True
+    adamw: float | None = Field(default=None, gt=0)
 
 
 NNUNET_EPOCHS, NNUNET_ITERATIONS = 1000, 250  # nnUNetTrainer's own
-QUICK_LENGTH = Length(epochs=20, iterations=75, validation_iterations=1, mirroring=False)
-QUICK_KIMG = 12.0
-QUICK_SAMPLES, FULL_SAMPLES = 1000, 5000
+# Hippocampus 2d, 8 cases, after 800 steps: Dice 0.70 with SGD at 0.05, 0.77 with AdamW at 0.003, 0.72 at 0.012.
+QUICK_LENGTH = Length(epochs=20, iterations=50, validation_iterations=1, mirroring=False, adamw=3e-3)
+QUICK_KIMG = 8.0
+QUICK_SAMPLES, FULL_SAMPLES = 500, 5000
 FIRST_FEATURES, MOST_FEATURES = 8, 64
 VOXELS = 8 * 56 * 40  # of a batch, about
 LARGEST_BATCH, SMALLEST_BATCH = 8, 2
@@ -76,7 +80,7 @@ def choose_effort(
         length=length.model_copy(update=asked),
         kimg=kimg or (QUICK_KIMG if quick else None),
         samples=QUICK_SAMPLES if quick else FULL_SAMPLES,
-        judged=1000 if quick else None,
+        judged=QUICK_SAMPLES if quick else None,
     )
 
 

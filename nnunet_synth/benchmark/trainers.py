@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 
 import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_synth.benchmark.quick import BLOCK, SUFFIX, Length
 
 SAVES = 4  # checkpoints of a training, so that a stopped one goes on
+ADAMW_WEIGHT_DECAY = 1e-2  # AdamW's own (Loshchilov & Hutter 2019), since it is no gradient's
 
 
 class FixedLength(nnUNetTrainer):
@@ -25,6 +27,13 @@ class FixedLength(nnUNetTrainer):
         self.save_every = max(1, min(self.save_every, self.num_epochs // SAVES))
         if threads := os.environ.get("OMP_NUM_THREADS"):  # nnU-Net takes all cores, however many cells run beside it
             torch.set_num_threads(int(threads))
+
+    def configure_optimizers(self):
+        if not self.length.adamw:
+            return super().configure_optimizers()
+        self.initial_lr = self.length.adamw
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=ADAMW_WEIGHT_DECAY)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def on_epoch_end(self):
         """Draw `progress.png` after the last epoch alone where epochs are few and short: it takes a second or more."""
