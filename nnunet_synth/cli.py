@@ -85,12 +85,19 @@ def plan(
     plans: Plans = "nnUNetPlans",
 ) -> None:
     """Write a plans file that mixes as you say; no new preprocessing. Train with nnunet-synth train … -p NEWPLANS."""
+    from nnunet_synth.bank.format import folds_with_bank
     from nnunet_synth.training.settings import make_settings, write_plans
     from stylegan2_cond.data.preprocessed import open_preprocessed
 
     settings = make_settings(bank=bank_name, ratio=ratio, schedule=schedule)
-    path = write_plans(open_preprocessed(dataset, configuration, plans), settings, name)
+    preprocessed = open_preprocessed(dataset, configuration, plans)
+    path = write_plans(preprocessed, settings, name)
     print(f"Plans: {path}\nTrain: nnunet-synth train {dataset} {configuration} FOLD -p {name}")
+    if bank_name and not folds_with_bank(preprocessed, bank_name):
+        print(
+            f"No fold has a bank {bank_name} yet. Fill it before you train: "
+            f"nnunet-synth bank {dataset} {configuration} FOLD -n 1000 --name {bank_name}"
+        )
 
 
 @app.command(

@@ -73,7 +73,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             nearest = difflib.get_close_matches(str(own), _keys(model, inside), n=1)
             problems.append(f"unknown key '{key}'" + (f" (did you mean '{nearest[0]}'?)." if nearest else "."))
         else:
-            problems.append(f"key '{key}': {problem['msg']}, got {str(problem.get('input'))[:80]}.")
+            said = problem["msg"].removeprefix("Value error, ")  # what a validator of ours says
+            problems.append(f"key '{key}': {said}, got {str(problem.get('input'))[:80]}.")
     return " ".join(problems)
 
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from conftest import DATASET, TINY_PLANS, run
 from filelock import FileLock
 from hypothesis import given, settings
@@ -28,12 +29,14 @@ from nnunet_synth.benchmark.design import Design, make_design, settle, training_
 from nnunet_synth.benchmark.estimate import estimate, seconds_by_epochs
 from nnunet_synth.benchmark.gathering import gather
 from nnunet_synth.benchmark.jobs import last_error, read_record, run_task
-from nnunet_synth.benchmark.quick import choose_effort, with_effort
+from nnunet_synth.benchmark.quick import SUFFIX, choose_effort, with_effort
 from nnunet_synth.benchmark.roots import plans_of, prepare_roots
 from nnunet_synth.benchmark.running import Run, Where, alone
 from nnunet_synth.benchmark.scores import hausdorff_95, read_rows, write_rows
 from nnunet_synth.benchmark.subjects import whole_subjects
+from nnunet_synth.benchmark.trainers import with_fixed_length
 from nnunet_synth.benchmark.view import View, table
+from nnunet_synth.launching import ext_trainer_path
 from stylegan2_cond.data.preprocessed import open_preprocessed
 from stylegan2_cond.errors import Stopped, UserError
 
@@ -210,6 +213,14 @@ def test_the_shipped_arms_are_sound():
     assert [arm.name for arm in choose_arms(None, ["pair"])] == ["nnunet", "pair"]
 
 
+def test_nnunet_alone_is_nothing_to_compare_with(tmp_path):
+    with pytest.raises(UserError, match=r"only nnunet, and nothing to compare.* --arm: nnunet-again, da5, pair"):
+        choose_arms(None, ["nnunet"])
+    (tmp_path / "arms.toml").write_text("[a]\nbaseline = true")
+    with pytest.raises(UserError, match=r"nothing to compare it with. Add an arm to .*arms.toml"):
+        choose_arms(tmp_path / "arms.toml", [])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -269,6 +280,21 @@ def test_without_quick_the_network_is_nnunets_own(preprocessed):
     changed = with_effort(plans, "2d", choose_effort(quick=False))["configurations"]["2d"]
     assert changed.pop("benchmark") == {"mirroring": True}
     assert changed == plans["configurations"]["2d"]
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainerDA5", "nnUNetTrainerSynth"])
+def test_quick_trainings_take_adamw_whose_rate_falls_as_nnunets_does(preprocessed, name, monkeypatch):
+    monkeypatch.setenv("nnUNet_extTrainer", ext_trainer_path(None))
+    plans = plans_of(design_of(preprocessed), ALONE, preprocessed.plans_manager.plans) | {"continue_training": False}
+    trainer = with_fixed_length(name + SUFFIX)(plans, "2d", 0, preprocessed.dataset_json, torch.device("cpu"))
+    trainer.network = torch.nn.Linear(2, 2)
+    optimizer, scheduler = trainer.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.AdamW)
+    rates = []
+    for epoch in range(trainer.num_epochs):
+        scheduler.step(epoch)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.003 * (1 - epoch / 20) ** 0.9 for epoch in range(20)])
 
 
 def test_the_folds_of_the_benchmark_are_nnunets_folds(preprocessed, tmp_path, monkeypatch):

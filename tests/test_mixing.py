@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_PLANS
+from conftest import TINY_PLANS, run
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -257,8 +257,20 @@ def test_plans_of_no_plain_name_are_refused(preprocessed, name):
 
 
 def test_an_unknown_schedule_is_answered_by_those_that_are_known():
-    with pytest.raises(UserError, match="constant, linear, cosine, pretrain"):
+    with pytest.raises(UserError, match=r"^'--schedule': there are constant, linear, cosine, pretrain, got sometimes"):
         make_settings(bank=None, ratio=0.5, schedule="sometimes")
+
+
+def test_new_plans_tell_of_a_bank_that_no_fold_has(preprocessed, bank):
+    arguments = ["nnunet-synth", "plan", preprocessed.dataset_name, "2d", "--ratio", "0.5", "-p", TINY_PLANS]
+    try:
+        there = run(*arguments, "-o", "nnUNetPlansThere", "--bank", bank.name).stdout
+        missing = run(*arguments, "-o", "nnUNetPlansMissing", "--bank", "nowhere").stdout
+    finally:
+        for name in ("There", "Missing"):
+            (preprocessed.base / f"nnUNetPlans{name}.json").unlink(missing_ok=True)
+    assert "No fold" not in there
+    assert "No fold has a bank nowhere yet" in missing
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,12 @@ def banks_folder(preprocessed: Preprocessed, fold: str) -> Path:
     return preprocessed.base / f"{preprocessed.configuration.data_identifier}_synth" / f"fold_{fold}"
 
 
+def folds_with_bank(preprocessed: Preprocessed, name: str) -> list[str]:
+    """The folds that have a bank of this name, complete or not."""
+    found = banks_folder(preprocessed, "*").relative_to(preprocessed.base) / name / RECORD_FILE
+    return sorted(path.parent.parent.name.removeprefix("fold_") for path in preprocessed.base.glob(str(found)))
+
+
 def shard_name(number: int) -> str:
     """Of the shard of a bank, counted from 0."""
     return f"synth_{number:05d}"

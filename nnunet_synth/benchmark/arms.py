@@ -130,14 +130,21 @@ def choose_arms(path: Path | None, names: Sequence[str]) -> tuple[Arm, ...]:
     """The arms of a file (the shipped one, when None) that are named, or else the default ones; always the baseline.
 
     Raises:
-        UserError: as `read_arms`; no arm of such a name.
+        UserError: as `read_arms`; no arm of such a name; nothing to compare with the baseline.
     """
     arms, default = read_arms(path or DEFAULT_ARMS)
     known = [arm.name for arm in arms]
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"There is no arm {unknown[0]} in {path or DEFAULT_ARMS}. There are: {', '.join(known)}.")
     wanted = set(names or default)
-    return tuple(arm for arm in arms if arm.baseline or arm.name in wanted)
+    chosen = tuple(arm for arm in arms if arm.baseline or arm.name in wanted)
+    if len(chosen) < 2:
+        others = [arm.name for arm in arms if not arm.baseline]
+        raise UserError(
+            f"There is only {chosen[0].name}, and nothing to compare it with. "
+            + (f"Add one with --arm: {', '.join(others)}." if others else f"Add an arm to {path}, e.g. [again]")
+        )
+    return chosen
 
 
 def _with_masks(table: dict) -> dict:

@@ -83,8 +83,7 @@ def draw_gain(analysis: Analysis) -> tuple[Figure, str, str]:
             _gains(gain, analysis, arm.name, places + shift, style)
     _noise_band(gain, analysis, places)
     gain.axhline(0, color=INK, linewidth=1.2, zorder=2)
-    if len(benchmark.arms) > 1:
-        _clip(gain, analysis)
+    _clip(gain, analysis)
     for axis, title in ((level, "Mean Dice of each run, in points"), (gain, "Gain over nnU-Net alone, in Dice points")):
         axis.set_title(title)
         axis.set_xticks(places, benchmark.sizes)

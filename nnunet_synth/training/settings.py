@@ -62,7 +62,7 @@ def make_settings(*, bank: str | None, ratio: float, schedule: str) -> SynthSett
     try:
         return SynthSettings(bank=bank, ratio=ratio, schedule=schedule)
     except ValidationError as error:
-        raise UserError(explain(error, SynthSettings)) from None
+        raise UserError(explain(error, SynthSettings).replace("key '", "'--")) from None
 
 
 def write_plans(preprocessed: Preprocessed, settings: SynthSettings, name: str) -> Path:
