@@ -1,0 +1,44 @@
+"""What CONTRIBUTING shows works as it stands there."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnunet_synth.bank import gates
+from nnunet_synth.bank.gates import GATES, Known
+from stylegan2_cond.metrics import METRICS, Samples, compare, swd
+
+SHOWN = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+METRIC, GATE = re.findall(r"```python\n(.*?)```", SHOWN, flags=re.DOTALL)
+
+
+def samples(random, contrast=1.0, brightness=0.0):
+    image = brightness + contrast * random.standard_normal((200, 2, 8, 8)).astype(np.float32)
+    return Samples(image=image, label=np.zeros((200, 8, 8), np.int16))
+
+
+def test_the_metric_that_is_shown_is_one():
+    try:
+        exec(METRIC, vars(swd) | {})
+        random = np.random.default_rng(0)
+        brighter = compare(samples(random), samples(random, brightness=0.5), metrics=["brightness"])["brightness"]
+        alike = compare(samples(random), samples(random), metrics=["brightness"])["brightness"]
+    finally:
+        METRICS.pop("brightness", None)
+    assert brighter.value > 10 * brighter.standard_error
+    assert alike.value < 4 * alike.standard_error
+
+
+@pytest.mark.parametrize(("contrast", "allowed"), [(1.0, True), (0.5, False)])
+def test_the_gate_that_is_shown_is_one(contrast, allowed):
+    random = np.random.default_rng(0)
+    real = samples(random)
+    try:
+        exec(GATE, vars(gates) | {})
+        gate = GATES["contrast"](Known(real, real, (0, 1), None, margin=0.0))
+    finally:
+        GATES.pop("contrast", None)
+    assert (gate.allows(samples(random, contrast)).mean() > 0.95) == allowed
+    assert gate.limits["least"] == pytest.approx(1, abs=0.3)
