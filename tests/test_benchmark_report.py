@@ -19,6 +19,7 @@ from nnunet_synth.benchmark.theme import THEME
 from nnunet_synth.benchmark.verdict import Effect, conclude, verdict
 from nnunet_synth.benchmark.wording import duration, interval, listing, number, points, probability
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.pictures import save_picture
 
 FAILED = ("pairs", 8, 1)
 ARMS = {"nnunet-again": 0.0, "da5": 0.004, "pairs": 0.05, "half": -0.05}
@@ -47,6 +48,17 @@ def test_the_report_is_made_of_the_tables_alone_and_twice_the_same(benchmark, tm
     assert len(made) == 3 + 4 + 2 * 5
     for path in made:
         assert (tmp_path / path).read_bytes() == (benchmark / path).read_bytes(), path
+
+
+def test_examples_stand_in_the_report_where_they_were_drawn(benchmark, tmp_path):
+    for name in ("design.json", "cells.csv", "scores.csv"):
+        (tmp_path / name).write_bytes((benchmark / name).read_bytes())
+    (tmp_path / "figures").mkdir()
+    save_picture(tmp_path / "figures" / "example-pairs.png", np.zeros((8, 8, 3), np.uint8))
+    page = write_report(tmp_path)
+    assert "](figures/example-pairs.png)" in page.with_suffix(".md").read_text(encoding="utf-8")
+    assert '<img src="data:image/png;base64,' in page.read_text(encoding="utf-8")
+    assert "example-" not in (benchmark / "report.md").read_text(encoding="utf-8")
 
 
 def test_the_sentence_says_where_by_how_much_at_what_cost(benchmark):

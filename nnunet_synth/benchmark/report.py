@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nnunet_synth.benchmark.analysis import CLASSES, POOLED, Analysis, analyse
+from nnunet_synth.benchmark.examples import found_examples
 from nnunet_synth.benchmark.plots import FIGURES, RATES, Picture, draw_figures
 from nnunet_synth.benchmark.prose import methods, notes
 from nnunet_synth.benchmark.statistics import Spread
@@ -95,10 +97,12 @@ def write_report(folder: Path) -> Path:
         with write_atomically(folder / name) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
     pictures = draw_figures(analysis, folder)
-    page = build_page(analysis, pictures)
+    page = build_page(analysis, pictures, found_examples(folder))
     page.drawings.update(
         {name: inline(folder / FIGURES / f"{name}.svg", picture) for name, picture in pictures.items()}
     )
+    for picture in found_examples(folder):
+        page.drawings[picture.name] = embed(folder / FIGURES / f"{picture.name}.png", picture)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nnunet_synth.benchmark"),
         autoescape=jinja2.select_autoescape(enabled_extensions=("html",), default=False),
@@ -127,7 +131,13 @@ def inline(path: Path, picture: Picture) -> str:
     return svg.replace(f' width="{width}pt"', style, 1)
 
 
-def build_page(analysis: Analysis, pictures: dict[str, Picture]) -> Page:
+def embed(path: Path, picture: Picture) -> str:
+    """A PNG as part of a page."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="" aria-labelledby="{picture.name}-caption">'
+
+
+def build_page(analysis: Analysis, pictures: dict[str, Picture], examples: Sequence[Picture] = ()) -> Page:
     """All parts of the report, in their order."""
     concluded, design = conclude(analysis), analysis.benchmark.design
     sections = [
@@ -140,6 +150,7 @@ def build_page(analysis: Analysis, pictures: dict[str, Picture]) -> Page:
         _noise(analysis),
         _ranks(analysis, pictures),
         *_quality(analysis, pictures),
+        *(Section(title, picture=picture) for title, picture in zip(EXAMPLES, examples, strict=False)),
         Section("Dice of each arm", MEANS, tables=(_means(analysis, "dice", 1, 100),), folded=True),
         Section("HD95 of each arm", MEANS, tables=(_means(analysis, "hd95", 2, 1),), folded=True),
         *_cells(analysis),
@@ -152,6 +163,7 @@ def build_page(analysis: Analysis, pictures: dict[str, Picture]) -> Page:
     return Page(title, effect, concluded.sentence, notes(analysis), sections)
 
 
+EXAMPLES = ("Examples", "More examples")
 MEANS = (
     "Over all runs of an arm: mean, bootstrap interval over cases, which holds for these runs, and the standard "
     "deviation over "
@@ -159,8 +171,8 @@ MEANS = (
 )
 FILES = (
     "statistics.csv holds every number above and those of each class at each size; quality.csv the runs with a "
-    "generator. Both, "
-    "and this report with its figures, are made of design.json, cells.csv and scores.csv alone."
+    "generator. Both, and this report with its figures but the examples, are made of design.json, cells.csv and "
+    "scores.csv alone."
 )
 
 

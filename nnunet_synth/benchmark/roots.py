@@ -50,6 +50,12 @@ def model_folder(folder: Path, design: Design, arm: Arm) -> Path:
     return folder / "nnUNet_results" / design.dataset / name
 
 
+def bank_folder(folder: Path, design: Design, preprocessed: Preprocessed, arm: Arm, fold: int) -> Path:
+    """Where the bank of an arm lies."""
+    banks = f"{preprocessed.configuration.data_identifier}_synth"
+    return folder / "nnUNet_preprocessed" / design.dataset / banks / f"fold_{fold}" / arm.bank
+
+
 def prepare_roots(folder: Path, design: Design, preprocessed: Preprocessed) -> None:
     """Write what is missing: links to the cases, `splits_final.json`, the plans, and those of each arm.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from nnunet_synth.benchmark.arms import choose_arms
 from nnunet_synth.benchmark.cells import commands, tasks_of
 from nnunet_synth.benchmark.design import DESIGN_FILE, FEW_TEST_CASES, SIZES, Design, make_design, settle
+from nnunet_synth.benchmark.examples import draw_examples
 from nnunet_synth.benchmark.gathering import gather
 from nnunet_synth.benchmark.quick import choose_effort, with_effort
 from nnunet_synth.benchmark.roots import prepare_roots
@@ -86,6 +87,7 @@ def run_benchmark(asked: Asked, *, dry: bool = False) -> Done | None:
                 run.finish()
             finally:
                 gather(folder, design, run.records)
+        draw_examples(folder, design, preprocessed)
         cells = [run.records[name].state for name, task in run.tasks.items() if task.kind == "cell"]
         return Done(report(folder), len(cells), sum(state != "done" for state in cells))
 
