@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from stylegan2_cond.cli import Configuration, Dataset, Device, FoldName, Kimg, Plans, default_device, run_app
+from stylegan2_cond.cli import Configuration, Dataset, Device, FoldName, Kimg, Plans, Version, default_device, run_app
 from stylegan2_cond.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.callback()
-def _commands() -> None:
+def _commands(version: Version = False) -> None:
     """Synthetic image-mask pairs in nnU-Net's training."""
 
 

@@ -48,8 +48,19 @@ Seed = Annotated[
 ]
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"nnunet-synth {version('nnunet-synth')}, nnunetv2 {version('nnunetv2')}, torch {version('torch')}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", help="tell the release", is_eager=True, callback=_tell_version)]
+
+
 @app.callback()
-def _commands() -> None:
+def _commands(version: Version = False) -> None:
     """Learn from one nnU-Net fold to draw new images with their masks."""
 
 

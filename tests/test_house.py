@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from conftest import run
@@ -27,3 +28,9 @@ def test_help_needs_neither_torch_nor_nnunet():
         code = f"import sys, {package}.cli; sys.exit('torch' in sys.modules or 'nnunetv2' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert "Commands:" in run("nnunet-synth", "--help").stdout
+
+
+def test_both_commands_tell_the_releases_that_matter():
+    for command in ("stylegan2-cond", "nnunet-synth"):
+        told = run(command, "--version").stdout
+        assert all(f"{name} {version(name)}" in told for name in ("nnunet-synth", "nnunetv2", "torch"))
