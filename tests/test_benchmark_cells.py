@@ -18,11 +18,12 @@ from conftest import DATASET, TINY_PLANS, run
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from rich.console import Console
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from nnunet_synth.benchmark import jobs, running
+from nnunet_synth.benchmark import jobs, running, trainers
 from nnunet_synth.benchmark.arms import Arm, choose_arms, read_arms
 from nnunet_synth.benchmark.cells import Task, tasks_of
 from nnunet_synth.benchmark.design import Design, make_design, settle, training_sets
@@ -30,11 +31,11 @@ from nnunet_synth.benchmark.estimate import estimate, seconds_by_epochs
 from nnunet_synth.benchmark.gathering import gather
 from nnunet_synth.benchmark.jobs import last_error, read_record, run_task
 from nnunet_synth.benchmark.quick import SUFFIX, choose_effort, with_effort
-from nnunet_synth.benchmark.roots import plans_of, prepare_roots
+from nnunet_synth.benchmark.roots import OWN_TRAINERS, plans_of, prepare_roots
 from nnunet_synth.benchmark.running import Run, Where, alone
 from nnunet_synth.benchmark.scores import hausdorff_95, read_rows, write_rows
 from nnunet_synth.benchmark.subjects import whole_subjects
-from nnunet_synth.benchmark.trainers import with_fixed_length
+from nnunet_synth.benchmark.trainers import nnUNetTrainerElastic, with_fixed_length
 from nnunet_synth.benchmark.view import View, table
 from nnunet_synth.launching import ext_trainer_path
 from stylegan2_cond.data.preprocessed import open_preprocessed
@@ -202,19 +203,22 @@ def test_a_second_benchmark_in_a_folder_is_told_who_holds_it(tmp_path):
 
 def test_the_shipped_arms_are_sound():
     arms, default = read_arms()
-    assert set(default) == {"nnunet", "nnunet-again", "da5", "pair", "image"}
+    assert set(default) == {"nnunet", "nnunet-again", "da5", "elastic", "pair", "image"}
     assert len({arm.name for arm in arms}) == len(arms) > 10
-    assert [arm.trainer_name for arm in arms[:4]] == [
+    assert [arm.trainer_name for arm in arms[:5]] == [
         "nnUNetTrainer",
         "nnUNetTrainer",
         "nnUNetTrainerDA5",
+        "nnUNetTrainerElastic",
         "nnUNetTrainerSynth",
     ]
     assert [arm.name for arm in choose_arms(None, ["pair"])] == ["nnunet", "pair"]
 
 
 def test_nnunet_alone_is_nothing_to_compare_with(tmp_path):
-    with pytest.raises(UserError, match=r"only nnunet, and nothing to compare.* --arm: nnunet-again, da5, pair"):
+    with pytest.raises(
+        UserError, match=r"only nnunet, and nothing to compare.* --arm: nnunet-again, da5, elastic, pair"
+    ):
         choose_arms(None, ["nnunet"])
     (tmp_path / "arms.toml").write_text("[a]\nbaseline = true")
     with pytest.raises(UserError, match=r"nothing to compare it with. Add an arm to .*arms.toml"):
@@ -282,9 +286,28 @@ def test_without_quick_the_network_is_nnunets_own(preprocessed):
     assert changed == plans["configurations"]["2d"]
 
 
-@pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainerDA5", "nnUNetTrainerSynth"])
+def test_the_elastic_arm_bends_image_and_mask_together(monkeypatch):
+    monkeypatch.setattr(trainers, "ELASTIC_SHARE", 1.0)
+    settings = ((40, 40), (0.0, 0.0), None, (), False)
+    plain = nnUNetTrainer.get_training_transforms(*settings)
+    elastic = nnUNetTrainerElastic.get_training_transforms(*settings)
+    assert [type(one) for one in plain.transforms] == [type(one) for one in elastic.transforms]
+    spatial = elastic.transforms[0]
+    spatial.p_scaling = 0.0
+    square = torch.zeros(1, 40, 40)
+    square[:, 10:30, 10:30] = 1
+    moved = []
+    for _ in range(20):
+        bent = spatial(image=square.clone(), segmentation=square.to(torch.int16))
+        agreement = ((bent["image"] > 0.5) == (bent["segmentation"] > 0)).float().mean()
+        assert agreement > 0.97
+        moved.append(float(((bent["segmentation"] > 0) != (square > 0)).float().mean()))
+    assert 0.005 < np.mean(moved) < 0.1
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainerDA5", "nnUNetTrainerElastic", "nnUNetTrainerSynth"])
 def test_quick_trainings_take_adamw_whose_rate_falls_as_nnunets_does(preprocessed, name, monkeypatch):
-    monkeypatch.setenv("nnUNet_extTrainer", ext_trainer_path(None))
+    monkeypatch.setenv("nnUNet_extTrainer", f"{ext_trainer_path(None)}{os.pathsep}{OWN_TRAINERS}")
     plans = plans_of(design_of(preprocessed), ALONE, preprocessed.plans_manager.plans) | {"continue_training": False}
     trainer = with_fixed_length(name + SUFFIX)(plans, "2d", 0, preprocessed.dataset_json, torch.device("cpu"))
     trainer.network = torch.nn.Linear(2, 2)

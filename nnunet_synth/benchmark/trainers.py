@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -13,6 +16,9 @@ from nnunet_synth.benchmark.quick import BLOCK, SUFFIX, Length
 
 SAVES = 4  # checkpoints of a training, so that a stopped one goes on
 ADAMW_WEIGHT_DECAY = 1e-2  # AdamW's own (Loshchilov & Hutter 2019), since it is no gradient's
+
+# As far as masks are deformed for the variant `image` (`stylegan2_cond.data.deformation`), in shares of the patch.
+ELASTIC_SHARE, ELASTIC_SMOOTHNESS, ELASTIC_REACH = 0.3, (0.1, 0.2), 0.08
 
 
 class FixedLength(nnUNetTrainer):
@@ -49,6 +55,24 @@ class FixedLength(nnUNetTrainer):
         if not self.length.mirroring:
             self.inference_allowed_mirroring_axes = None
         super().perform_actual_validation(save_probabilities)
+
+
+class nnUNetTrainerElastic(nnUNetTrainer):
+    """nnU-Net with elastic deformation of real cases: the rival, without a generator, of images for deformed masks."""
+
+    @staticmethod
+    def get_training_transforms(*args, **kwargs):
+        transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        spatial = next(one for one in transforms.transforms if isinstance(one, SpatialTransform))
+        spatial.p_elastic_deform = ELASTIC_SHARE
+        spatial.elastic_deform_scale = ELASTIC_SMOOTHNESS
+        spatial.elastic_deform_magnitude = _largest_displacement
+        return transforms
+
+
+def _largest_displacement(image: torch.Tensor, dim: int, patch_size: Sequence[int], deformation_scale: float) -> float:
+    """In voxels, along one axis."""
+    return np.random.uniform(0, ELASTIC_REACH) * patch_size[dim]  # noqa: NPY002, the transform draws all else so
 
 
 def with_fixed_length(name: str) -> type[nnUNetTrainer]:

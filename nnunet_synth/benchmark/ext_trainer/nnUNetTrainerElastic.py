@@ -1,0 +1,3 @@
+"""Where nnU-Net finds the trainer of the arm `elastic`."""
+
+from nnunet_synth.benchmark.trainers import nnUNetTrainerElastic  # noqa: F401
