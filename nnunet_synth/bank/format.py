@@ -176,7 +176,7 @@ def write_shard(
         with explained_write(folder / name):
             _save_case(scratch, name, image, label, properties, preprocessed)
             read_image, read_label, _, _ = nnUNetDatasetBlosc2(str(scratch), [name]).load_case(name)
-            if not (np.array_equal(read_image[:], image) and np.array_equal(read_label[:], label)):
+            if not (np.array_equal(read_image[:], image, equal_nan=True) and np.array_equal(read_label[:], label)):
                 raise UserError(f"{folder / name} was not stored as it was written. Is the disk full or damaged?")
             for ending in SHARD_ENDINGS:
                 os.replace(scratch / (name + ending), folder / (name + ending))
