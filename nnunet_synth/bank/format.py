@@ -16,6 +16,7 @@ import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from pydantic import BaseModel, ConfigDict, Field
+from tqdm import tqdm
 
 from stylegan2_cond.data.preprocessed import OUTSIDE, Preprocessed
 from stylegan2_cond.documents import Document, explained_write
@@ -25,6 +26,11 @@ from stylegan2_cond.snapshot import sha256
 
 RECORD_FILE = "bank.json"
 SHARD_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
+MOST_NAMED = 5  # damaged files in an error
+
+
+class DamagedBank(UserError):
+    """Files of a bank are not what its record says."""
 
 
 class Shard(BaseModel):
@@ -202,7 +208,8 @@ def verify_bank(folder: Path) -> BankRecord:
     """Read `bank.json` and hold every file against its checksum.
 
     Raises:
-        UserError: the bank is not complete, or a file is missing, cut off or changed.
+        UserError: the bank is not complete.
+        DamagedBank: files are missing, cut off or changed.
     """
     record = BankRecord.load(folder / RECORD_FILE)
     if not record.complete:
@@ -214,18 +221,25 @@ def verify_bank(folder: Path) -> BankRecord:
     return record
 
 
-def verify_shards(folder: Path, shards: Sequence[Shard]) -> None:
-    """Hold every file of these shards against its checksum.
+def verify_shards(folder: Path, shards: Sequence[Shard]) -> int:
+    """Hold every file of these shards against its checksum; their size in bytes, all together.
 
     Raises:
-        UserError: a file is missing, cut off or changed.
+        DamagedBank: files are missing, cut off or changed.
     """
-    for shard in shards:
-        for name, checksum in shard.files.items():
-            path = folder / name
-            if not path.exists() or sha256(path) != checksum:
-                state = "was changed or cut off" if path.exists() else "is missing"
-                raise UserError(f"{path} {state}. {BankRecord.remedy}")
+    files = [(folder / name, checksum) for shard in shards for name, checksum in shard.files.items()]
+    problems, size = [], 0
+    for path, checksum in tqdm(files, desc="Checking the files", unit="file", leave=False, delay=2):
+        if not path.exists():
+            problems.append(f"{path} is missing")
+        elif sha256(path) != checksum:
+            problems.append(f"{path} was changed or cut off")
+        else:
+            size += path.stat().st_size
+    if problems:
+        more = [f"{len(problems) - MOST_NAMED} more"] if len(problems) > MOST_NAMED else []
+        raise DamagedBank(f"{'; '.join([*problems[:MOST_NAMED], *more])}. {BankRecord.remedy}")
+    return size
 
 
 class BankDataset(nnUNetDatasetBlosc2):
