@@ -38,7 +38,7 @@ def overlay_grid(
         label: `[N, *canvas]` integers.
         low, high: per channel, the intensities drawn black and white.
         labels: label values in the order of their colours; the background 0 and -1 stay uncoloured.
-        columns: samples per row; 8 slices or 4 volumes, when None.
+        columns: samples per row; 8 slices or 4 volumes, or as many as there are, when None.
 
     Returns:
         `[height, width, 3]` uint8.
@@ -51,7 +51,7 @@ def overlay_grid(
     scale = max(1, math.ceil(SMALLEST_TILE / max(label.shape[1:])))
     frame = 0.0 if dims == 2 and image.shape[1] else FRAME  # what is black itself needs another
     tiles = [_framed(tile.repeat(scale, 0).repeat(scale, 1), ((GAP, GAP), (GAP, GAP)), frame) for tile in tiles]
-    columns = columns or COLUMNS[dims]
+    columns = columns or min(COLUMNS[dims], len(tiles))
     tiles += [np.full_like(tiles[0], frame)] * (-len(tiles) % columns)
     rows = [np.concatenate(tiles[start : start + columns], axis=1) for start in range(0, len(tiles), columns)]
     return (np.concatenate(rows, axis=0) * 255).astype(np.uint8)

@@ -33,6 +33,12 @@ def test_a_grid_has_a_tile_per_channel_and_one_with_the_mask_for_each_sample(cha
     assert picture.shape == (rows * (height + 2 * GAP), columns * ((channels + 1) * width + 2 * GAP), 3)
 
 
+@pytest.mark.parametrize("canvas", [(100, 120), (8, 24, 16)])
+def test_a_row_is_no_longer_than_there_are_samples(canvas):
+    pairs = make_pairs(2, 1, canvas)
+    assert np.array_equal(grid(*pairs), grid(*pairs, columns=2))
+
+
 @pytest.mark.parametrize("canvas", [(10, 7), (95, 20)])
 def test_small_canvases_are_magnified_by_a_whole_number(canvas):
     picture = grid(*make_pairs(1, 1, canvas), columns=1)
