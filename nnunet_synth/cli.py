@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +69,29 @@ def bank(
         device=device or default_device(),
     )
     print(f"{tell_gates(BankRecord.load(folder / RECORD_FILE))}\nBank: {folder}\nPreview: {folder / 'previews.png'}")
+
+
+@app.command(epilog="Example: nnunet-synth inspect $nnUNet_preprocessed/…/nnUNetPlans_2d_synth/fold_0/pair_200k")
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="BANK", help="folder of the bank", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", metavar="FILE.html", help="inspection.html in the bank, if not given", show_default=False),
+    ] = None,
+) -> None:
+    """Hold a bank's files against their checksums, and show what is in it on a page that needs nothing else.
+
+    Exit code 1 if a file is missing or damaged.
+    """
+    from nnunet_synth.bank.format import DamagedBank
+    from nnunet_synth.bank.inspection import inspect_bank
+
+    try:
+        path, headline, facts = inspect_bank(folder, output)
+    except DamagedBank as error:
+        print(f"Error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(headline, *(f"{fact.title}: {fact.text}" for fact in facts), f"Page: {path}", sep="\n")
 
 
 @app.command(epilog="Example: nnunet-synth plan 4 2d --ratio 0.5 --schedule cosine -o nnUNetPlansHalf")

@@ -44,7 +44,7 @@ def _show(axes: Sequence, comparison: Comparison, found: CopySearch, plan: Plan,
     partner = int(found.drawn.index[number])
     image, mask = _scaled(drawn.image[number], plan), drawn.label[number]
     corner = align(drawn.image[number], reference.image[partner])
-    there, its_mask = _beneath(_scaled(reference.image[partner], plan), reference.label[partner], corner, drawn.canvas)
+    there, its_mask = beneath(_scaled(reference.image[partner], plan), reference.label[partner], corner, drawn.canvas)
     for axis, (grey, labels) in zip(axes[:2], ((image, mask), (there, its_mask)), strict=True):
         axis.imshow(colour_mask(*_middle(grey, labels), plan.codec.labels))
     axes[2].imshow(_middle(image - there, mask)[0], cmap="gray", vmin=-1, vmax=1)
@@ -53,14 +53,17 @@ def _show(axes: Sequence, comparison: Comparison, found: CopySearch, plan: Plan,
     axes[1].set_title(str(reference.case[partner])[-16:], fontsize=7)
 
 
-def _beneath(
+def beneath(
     image: np.ndarray, mask: np.ndarray, corner: Sequence[int], canvas: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a training canvas under a sample whose inner part fits at `corner`; 0 beyond its end."""
+    """The part of a training canvas under a sample whose inner part fits at `corner`; 0 beyond its end.
+
+    image: `[*channels, *size]`, mask: `[*size]` → `[*channels, *canvas]`, `[*canvas]`.
+    """
     starts = [place - rim for place, rim in zip(corner, rims(canvas), strict=True)]
-    padded = [np.pad(part, RIM, constant_values=value) for part, value in ((image, 0), (mask, 0))]
-    box = tuple(slice(start + RIM, start + RIM + length) for start, length in zip(starts, canvas, strict=True))
-    return padded[0][box], padded[1][box]
+    box = (..., *(slice(start + RIM, start + RIM + length) for start, length in zip(starts, canvas, strict=True)))
+    around = [(RIM, RIM)] * mask.ndim
+    return np.pad(image, [(0, 0)] * (image.ndim - mask.ndim) + around)[box], np.pad(mask, around)[box]
 
 
 def _scaled(image: np.ndarray, plan: Plan) -> np.ndarray:

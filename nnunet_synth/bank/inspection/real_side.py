@@ -1,0 +1,79 @@
+"""The training cases that a bank is held against, where they are still there, as its generators saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_synth.bank.format import BankRecord
+from stylegan2_cond.data.canvases import covering_places
+from stylegan2_cond.data.preprocessed import Preprocessed
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.metrics.correlation import RIM
+from stylegan2_cond.metrics.real_sets import read_real_sets
+from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.planning import Plan
+from stylegan2_cond.snapshot import CARD_FILE, Card, open_same_cases
+
+CANVASES = {2: 1000, 3: 150}  # real ones, by the number of axes
+
+
+@dataclass(frozen=True)
+class RealSide:
+    """What samples are held against.
+
+    Attributes:
+        canvases: of the training cases, drawn as the generator's training draws them.
+        again: the same, drawn once more: how far apart two draws of the same thing are.
+        reference: all canvases of the training cases, with a margin, among which neighbours are looked for.
+        thinned: the reference holds every so-many-th canvas; 1 where it holds all.
+        places: for each canvas of the reference, where it is from, in words.
+        positions: `[M]`, where in its volume each slice of the reference lies, from 0 to 1; None for volumes, or where
+            each case is a single slice.
+    """
+
+    canvases: Samples
+    again: Samples
+    reference: Samples
+    thinned: int
+    places: Sequence[str]
+    positions: np.ndarray | None
+
+
+def open_real(record: BankRecord) -> tuple[Preprocessed, Plan]:
+    """The training cases as they were, and the plan that the bank's first generator was trained by.
+
+    Raises:
+        UserError: the cases or the snapshot are gone, or not the same any more.
+    """
+    reference = record.snapshots[0]
+    card = Card.load(Path(reference.path) / CARD_FILE)
+    if card.weights_sha256 != reference.weights_sha256:
+        raise UserError(f"In {reference.path} lies another generator now.")
+    plan = card.plan.model_copy(update={"source": record.source})
+    return open_same_cases(plan), plan
+
+
+def read_real_side(preprocessed: Preprocessed, plan: Plan) -> RealSide:
+    """Cut all of it, the same canvases each time."""
+    sets = read_real_sets(preprocessed, plan, (), CANVASES[len(plan.canvas)])
+    places, positions = _places(preprocessed, plan, sets.thinned)
+    return RealSide(sets.real, sets.again, sets.reference, sets.thinned, places, positions)
+
+
+def _places(preprocessed: Preprocessed, plan: Plan, every: int) -> tuple[list[str], np.ndarray | None]:
+    """Where the canvases of the reference are from, in its order (`metrics.real_sets.read_reference`)."""
+    words, positions, flat = [], [], len(plan.canvas) == 2
+    for name in plan.source.training_cases:
+        shape = preprocessed.load(name).image.shape[1:]
+        for lower in covering_places(shape, plan.canvas, RIM)[::every]:
+            if flat:
+                words.append(f"{name}, slice {lower[0] + 1} of {shape[0]}" if shape[0] > 1 else name)
+            else:
+                words.append(f"{name}, from voxel {', '.join(map(str, np.maximum(lower, 0)))}")
+            positions.append((lower[0] + 0.5) / shape[0])
+    varied = flat and len(set(positions)) > 1
+    return words, np.array(positions) if varied else None
