@@ -19,7 +19,7 @@ def _commands(version: Version = False) -> None:
     """Synthetic image-mask pairs in nnU-Net's training."""
 
 
-@app.command(epilog="Example: nnunet-synth bank 4 2d 0 -n 1000")
+@app.command(short_help="Fill a bank with drawn pairs.", epilog="Example: nnunet-synth bank 4 2d 0 -n 1000")
 def bank(
     dataset: Dataset,
     configuration: Configuration,
@@ -71,7 +71,10 @@ def bank(
     print(f"{tell_gates(BankRecord.load(folder / RECORD_FILE))}\nBank: {folder}\nPreview: {folder / 'previews.png'}")
 
 
-@app.command(epilog="Example: nnunet-synth inspect $nnUNet_preprocessed/…/nnUNetPlans_2d_synth/fold_0/pair_200k")
+@app.command(
+    short_help="Check a bank, and show it on a page.",
+    epilog="Example: nnunet-synth inspect $nnUNet_preprocessed/…/nnUNetPlans_2d_synth/fold_0/pair_200k",
+)
 def inspect(
     folder: Annotated[Path, typer.Argument(metavar="BANK", help="folder of the bank", show_default=False)],
     output: Annotated[
@@ -94,7 +97,10 @@ def inspect(
     print(headline, *(f"{fact.title}: {fact.text}" for fact in facts), f"Page: {path}", sep="\n")
 
 
-@app.command(epilog="Example: nnunet-synth plan 4 2d --ratio 0.5 --schedule cosine -o nnUNetPlansHalf")
+@app.command(
+    short_help="Write a plans file that mixes as you say.",
+    epilog="Example: nnunet-synth plan 4 2d --ratio 0.5 --schedule cosine -o nnUNetPlansHalf",
+)
 def plan(
     dataset: Dataset,
     configuration: Configuration,
@@ -125,6 +131,7 @@ def plan(
 
 
 @app.command(
+    short_help="nnUNetv2_train with synthetic pairs.",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
     epilog="nnUNetv2_train -h lists the arguments. Example: nnunet-synth train 4 2d 0 -device cpu",
 )
@@ -135,7 +142,10 @@ def train(context: typer.Context) -> None:
     launch_training(context.args)
 
 
-@app.command(epilog='Example: eval "$(nnunet-synth env)" && nnUNetv2_train 4 2d 0 -tr nnUNetTrainerSynth')
+@app.command(
+    short_help="Let nnU-Net's own commands find the trainer.",
+    epilog='Example: eval "$(nnunet-synth env)" && nnUNetv2_train 4 2d 0 -tr nnUNetTrainerSynth',
+)
 def env() -> None:
     """Print the line that lets nnU-Net's own commands find nnUNetTrainerSynth."""
     from nnunet_synth.launching import shell_line
@@ -143,7 +153,11 @@ def env() -> None:
     print(shell_line())
 
 
-@app.command("export-dataset", epilog='Example: nnunet-synth export-dataset …/fold_0/pair_200k -o "$nnUNet_raw"')
+@app.command(
+    "export-dataset",
+    short_help="Write a bank as an nnU-Net raw dataset.",
+    epilog='Example: nnunet-synth export-dataset …/fold_0/pair_200k -o "$nnUNet_raw"',
+)
 def export_dataset(
     bank: Annotated[Path, typer.Argument(metavar="BANK", help="folder with bank.json", show_default=False)],
     target: Annotated[
@@ -172,7 +186,9 @@ def export_dataset(
 
 
 @app.command(
-    "export-model", epilog="Example: nnunet-synth export-model …/nnUNetTrainerSynth__nnUNetPlans__2d -o shared"
+    "export-model",
+    short_help="Write a model that needs no plugin.",
+    epilog="Example: nnunet-synth export-model …/nnUNetTrainerSynth__nnUNetPlans__2d -o shared",
 )
 def export_model(
     folder: Annotated[
@@ -193,7 +209,10 @@ def export_model(
     print(tell_model(run(folder, target, trainer)))
 
 
-@app.command(epilog="Example: nnunet-synth benchmark 4 2d --quick -o hippocampus --sizes 4,8,16 --test-cases 40")
+@app.command(
+    short_help="Do synthetic pairs help here?",
+    epilog="Example: nnunet-synth benchmark 4 2d --quick -o hippocampus --sizes 4,8,16 --test-cases 40",
+)
 def benchmark(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="as for the other commands")] = "",
     configuration: Annotated[str, typer.Argument(metavar="CONFIGURATION", help="e.g. 2d")] = "",
@@ -265,7 +284,7 @@ def benchmark(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: nnunet-synth demo --folder /tmp/demo")
+@app.command(short_help="The whole way on virtual subjects.", epilog="Example: nnunet-synth demo --folder /tmp/demo")
 def demo(
     folder: Annotated[Path, typer.Option(metavar="FOLDER", help="where everything goes")] = Path("demo"),
     device: Device = "",

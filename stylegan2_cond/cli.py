@@ -64,7 +64,10 @@ def _commands(version: Version = False) -> None:
     """Learn from one nnU-Net fold to draw new images with their masks."""
 
 
-@app.command(epilog="Example: stylegan2-cond plan 4 2d 0 --memory-gb 4 --set batch_size=8")
+@app.command(
+    short_help="Derive how to train, with reasons.",
+    epilog="Example: stylegan2-cond plan 4 2d 0 --memory-gb 4 --set batch_size=8",
+)
 def plan(
     dataset: Dataset,
     configuration: Configuration,
@@ -105,7 +108,7 @@ def plan(
     print(f"\n{costs(found)}\n{'Written to' if found.made else 'Read from'} {found.path}")
 
 
-@app.command(epilog="Example: stylegan2-cond train 4 2d 0 --kimg 50")
+@app.command(short_help="Train a generator on a fold.", epilog="Example: stylegan2-cond train 4 2d 0 --kimg 50")
 def train(
     dataset: Dataset,
     configuration: Configuration,
@@ -140,7 +143,10 @@ def train(
     print(f"Snapshot: {find_snapshots(folder)[-1]}{best}\nPreviews: {folder / 'previews'}")
 
 
-@app.command(epilog="Example: stylegan2-cond generate …/best -n 100 -o drawn --with-class 2")
+@app.command(
+    short_help="Draw samples as NIfTI files.",
+    epilog="Example: stylegan2-cond generate …/best -n 100 -o drawn --with-class 2",
+)
 def generate(
     snapshot: Annotated[Path, typer.Argument(metavar="SNAPSHOT", help="folder with card.json", show_default=False)],
     samples: Annotated[int, typer.Option("-n", metavar="N", help="samples to draw", min=1, show_default=False)],
@@ -188,7 +194,7 @@ def generate(
     print(summary(record, folder))
 
 
-@app.command(epilog="Example: stylegan2-cond evaluate …/fold_0/snapshots/000200000")
+@app.command(short_help="Judge a snapshot.", epilog="Example: stylegan2-cond evaluate …/fold_0/snapshots/000200000")
 def evaluate(
     snapshot: Annotated[Path, typer.Argument(metavar="SNAPSHOT", help="folder with card.json", show_default=False)],
     metric: Annotated[
@@ -234,7 +240,7 @@ def evaluate(
         print(f"Samples and their nearest real neighbours: {snapshot / PICTURE_FILE}")
 
 
-@app.command(epilog="Example: stylegan2-cond bench --json speed.json")
+@app.command(short_help="Measure the speed on this machine.", epilog="Example: stylegan2-cond bench --json speed.json")
 def bench(
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="where figures go too", show_default=False)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="small shapes and few repeats: minutes")] = False,
@@ -250,7 +256,7 @@ def bench(
         print(f"Figures: {json}")
 
 
-@app.command(epilog="Example: stylegan2-cond doctor --build")
+@app.command(short_help="Tell what there is to compute with.", epilog="Example: stylegan2-cond doctor --build")
 def doctor(
     build: Annotated[bool, typer.Option("--build", help="compile the ops now, even where that failed before")] = False,
 ) -> None:
