@@ -151,7 +151,7 @@ def test_every_help_fits_on_a_screen_and_shows_an_example(command):
     overview = run(command, "--help").stdout
     names = re.findall(r"^  ([a-z-]+)  ", overview.split("Commands:")[1], re.MULTILINE)
     assert names
-    assert "..." not in overview  # nothing that typer had to cut off
+    assert "..." not in overview.split("Commands:")[1]  # which typer puts where it cuts a sentence off
     for name in names:
         text = subprocess.run([BIN / command, name, "--help"], capture_output=True, text=True).stdout
         assert len(text.splitlines()) <= 40
