@@ -16,7 +16,7 @@ from nnunet_synth.benchmark.prose import notes
 from nnunet_synth.benchmark.report import write_report
 from nnunet_synth.benchmark.tables import read_benchmark
 from nnunet_synth.benchmark.theme import THEME
-from nnunet_synth.benchmark.verdict import Effect, conclude, verdict
+from nnunet_synth.benchmark.verdict import Effect, conclude, judge_row, verdict
 from nnunet_synth.benchmark.wording import duration, interval, listing, number, points, probability
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.pictures import save_picture
@@ -48,6 +48,17 @@ def test_the_report_is_made_of_the_tables_alone_and_twice_the_same(benchmark, tm
     assert len(made) == 3 + 4 + 2 * 5
     for path in made:
         assert (tmp_path / path).read_bytes() == (benchmark / path).read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("p_noise", "measured", "effect"),
+    [(0.11, True, Effect.NO_EVIDENCE), (0.01, True, Effect.HELPS), (0.11, False, Effect.HELPS)],
+)
+def test_what_nnunet_alone_has_to_itself_is_no_effect(benchmark, p_noise, measured, effect):
+    row = analyse(read_benchmark(benchmark), briefly=True).row("pairs").copy()
+    assert judge_row(row) is Effect.HELPS
+    row["p_noise"], row["noise_measured"] = p_noise, measured
+    assert judge_row(row) is effect
 
 
 def test_examples_stand_in_the_report_where_they_were_drawn(benchmark, tmp_path):

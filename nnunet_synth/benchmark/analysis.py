@@ -127,6 +127,7 @@ def _rows(benchmark: Benchmark, metric: str, size: str, label: str, noise: Noise
             row["undefined"] = _undefined(benchmark, index, metric, size, label)
             if label == CLASSES:
                 row["p_noise"] = _p_noise(benchmark, noise, paired[index], size, row["difference"])
+                row["noise_measured"] = noise.measured
         rows.append(row)
     return rows
 

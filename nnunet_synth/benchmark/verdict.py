@@ -47,20 +47,23 @@ def verdict(folder: Path) -> str:
     return conclude(analyse(read_benchmark(folder), briefly=True)).sentence
 
 
-def effect_of(difference: float, rank_biserial: float, p_cases: float, p_both: float) -> Effect:
-    """An effect is one that cases and runs both attest, after Holm, in the same direction.
+def effect_of(
+    difference: float, rank_biserial: float, p_cases: float, p_both: float, p_noise: float = math.nan
+) -> Effect:
+    """An effect is one that cases and runs both attest, after Holm, and that nnU-Net alone hardly has to itself.
 
     Args:
         difference: mean of the arm minus nnU-Net alone, in Dice.
         rank_biserial: over cases.
         p_cases, p_both: Holm-corrected over the arms.
+        p_noise: how often nnU-Net alone differs from itself as much; NaN where no arm measures it.
     """
     if not math.isfinite(difference):
         return Effect.NOTHING
     if not (math.isfinite(p_cases) and math.isfinite(p_both)):
         return Effect.TOO_FEW
     agreed = max(p_cases, p_both) <= 1 - LEVEL + 1e-12 and np.sign(difference) == np.sign(rank_biserial)
-    if not agreed or difference == 0:
+    if not agreed or difference == 0 or p_noise > 1 - LEVEL:
         return Effect.NO_EVIDENCE
     return Effect.HELPS if difference > 0 else Effect.HARMS
 
@@ -72,7 +75,8 @@ def judge(found: Comparison) -> Effect:
 
 def judge_row(row: pd.Series) -> Effect:
     """The same of a row of an analysis' table."""
-    return effect_of(row["difference"], row["rank_biserial"], row["p_cases_holm"], row["p_both_holm"])
+    p_noise = row["p_noise"] if row.get("noise_measured") else math.nan
+    return effect_of(row["difference"], row["rank_biserial"], row["p_cases_holm"], row["p_both_holm"], p_noise)
 
 
 def conclude(analysis: Analysis) -> Verdict:
