@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -54,8 +55,16 @@ class Mirrored:
         """The part of `box`, a slice without steps for each axis; along axes without margins, no more is read."""
         margins = list(zip((0, *self.margins.before), (0, *self.margins.after), strict=True))
         read = self.array[tuple(slice(None) if any(m) else part for m, part in zip(margins, box, strict=True))]
-        grown = np.pad(read, margins, mode="reflect")
-        return grown[tuple(part if any(m) else slice(None) for m, part in zip(margins, box, strict=True))]
+        for axis, (margin, part) in enumerate(zip(margins, box, strict=True)):
+            if any(margin):
+                read = read.take(_reflected(self.array.shape[axis], *margin)[part], axis=axis)
+        return read
+
+
+@lru_cache(maxsize=64)
+def _reflected(length: int, before: int, after: int) -> np.ndarray:
+    """Indices of an axis grown by its mirror image; np.pad would work them out at every draw."""
+    return np.pad(np.arange(length), (before, after), mode="reflect")
 
 
 def shifted(class_locations: Mapping, margins: Margins) -> dict:
