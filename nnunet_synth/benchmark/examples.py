@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from nnunet_synth.bank.format import BankRecord
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.bank.showing import first_samples
 from nnunet_synth.benchmark.arms import Arm
 from nnunet_synth.benchmark.cells import generator_folder
@@ -89,7 +89,7 @@ def _pairs(folder: Path, design: Design, preprocessed: Preprocessed) -> Iterator
             bank = bank_folder(folder, design, preprocessed, arm, fold)
             if read_record(folder, f"bank_{arm.bank}_{size}_0").state != "done":
                 continue
-            record = BankRecord.load(bank / "bank.json")
+            record = BankRecord.load(bank / RECORD_FILE)
             codec = Plan.load(generator_folder(folder, design, arm.generators[0], fold) / "plan.json").codec
             columns = COLUMNS[len(record.canvas)]
             shown = first_samples(bank, record, columns)

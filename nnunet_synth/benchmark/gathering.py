@@ -10,27 +10,10 @@ from nnunet_synth.benchmark.arms import Arm
 from nnunet_synth.benchmark.cells import generator_folder, tasks_of
 from nnunet_synth.benchmark.design import Design
 from nnunet_synth.benchmark.jobs import TaskRecord, read_record, scores_path
-from nnunet_synth.benchmark.scores import COLUMNS, read_rows, write_rows
+from nnunet_synth.benchmark.scores import read_rows, write_rows
+from nnunet_synth.benchmark.tables import CELL_COLUMNS, CELLS_FILE, SCORE_COLUMNS, SCORES_FILE
+from stylegan2_cond.metrics.evaluation import EVALUATION_FILE
 from stylegan2_cond.snapshot import find_best
-
-SCORES_FILE, CELLS_FILE = "scores.csv", "cells.csv"
-KEY = ("arm", "size", "repeat")
-EVALUATION_FILE = "evaluation.json"
-CELL_COLUMNS = (
-    *KEY,
-    "training_cases",
-    "iterations",
-    "seconds_nnunet",
-    "seconds_generator",
-    "generator_images",
-    "bank_samples",
-    "kid",
-    "kid_error",
-    "coverage",
-    "copies",
-    "state",
-    "error",
-)
 
 
 def gather(folder: Path, design: Design, records: Mapping[str, TaskRecord] | None = None) -> None:
@@ -52,7 +35,7 @@ def gather(folder: Path, design: Design, records: Mapping[str, TaskRecord] | Non
             scores += [key | row for row in read_rows(scores_path(folder, name))]
         arm = next(arm for arm in design.arms if arm.name == task.what)
         cells.append(key | _cell(folder, design, arm, records, name, (task.size, task.repeat)))
-    write_rows(folder / SCORES_FILE, (*KEY, *COLUMNS), scores)
+    write_rows(folder / SCORES_FILE, SCORE_COLUMNS, scores)
     write_rows(folder / CELLS_FILE, CELL_COLUMNS, cells)
 
 

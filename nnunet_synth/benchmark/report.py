@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from nnunet_synth.bank.inspection.tiles import picture_of
 from nnunet_synth.benchmark.analysis import CLASSES, POOLED, Analysis, analyse
 from nnunet_synth.benchmark.examples import found_examples
 from nnunet_synth.benchmark.plots import FIGURES, RATES, Picture, draw_figures
@@ -133,8 +133,7 @@ def inline(path: Path, picture: Picture) -> str:
 
 def embed(path: Path, picture: Picture) -> str:
     """A PNG as part of a page."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="" aria-labelledby="{picture.name}-caption">'
+    return f'<img src="{picture_of(path)}" alt="" aria-labelledby="{picture.name}-caption">'
 
 
 def build_page(analysis: Analysis, pictures: dict[str, Picture], examples: Sequence[Picture] = ()) -> Page:

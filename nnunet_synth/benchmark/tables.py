@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nnunet_synth.benchmark.design import DESIGN_FILE
 from nnunet_synth.benchmark.statistics import mean
 from stylegan2_cond.errors import UserError
 
-DESIGN_FILE, CELLS_FILE, SCORES_FILE = "design.json", "cells.csv", "scores.csv"
+CELLS_FILE, SCORES_FILE = "cells.csv", "scores.csv"
 KEY = ("arm", "size", "repeat")
 METRICS = ("dice", "hd95")
 SCORE_COLUMNS = (*KEY, "case", "label", *METRICS)
