@@ -13,7 +13,16 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nn
 
 from nnunet_synth.bank import filling
 from nnunet_synth.bank.filling import fill_bank
-from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, find_banks, load_properties, verify_bank
+from nnunet_synth.bank.format import (
+    RECORD_FILE,
+    BankDataset,
+    BankRecord,
+    class_locations,
+    find_banks,
+    load_properties,
+    verify_bank,
+    write_shard,
+)
 from nnunet_synth.bank.members import Order
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.snapshot import find_snapshots, load_generator
@@ -59,6 +68,29 @@ def test_class_locations_are_where_the_classes_are(bank):
         for value, voxels in properties["class_locations"].items():
             assert (len(voxels) > 0) == (label == value).any()
             assert all(label[tuple(voxel)] == value for voxel in voxels)
+
+
+def test_of_a_large_class_a_part_of_the_places_is_kept(preprocessed):
+    """nnU-Net keeps up to 10,000 of a case, but a shard is unpickled at every draw."""
+    label = np.ones((1, 64, 40, 40), dtype=np.int16)
+    label[:, :32] = 2
+    label[0, 0, 0, 0] = 1
+    locations = class_locations(label, preprocessed)
+    for value in (1, 2):
+        assert len(np.unique(locations[value], axis=0)) == 2000
+        assert (label[tuple(locations[value].T)] == value).all()
+        low, high = (0, 32) if value == 2 else (32, 64)
+        counts = np.bincount(locations[value][:, 1], minlength=64)[low:high]
+        assert counts.min() > 0  # every sample can be drawn for its foreground
+
+
+def test_a_shard_that_was_filled_anew_is_read_anew(bank, preprocessed, tmp_path):
+    """Though a process keeps shards open."""
+    image, label = np.zeros((2, 4, 32, 24), np.float32), np.zeros((1, 4, 32, 24), np.int16)
+    for value in (1.0, 2.0):
+        write_shard(tmp_path, "synth_00000", image + value, label, range(4), 4, preprocessed)
+        data, _, _, _ = BankDataset(str(tmp_path)).load_case("synth_00000")
+        assert (data[:] == value).all()
 
 
 def test_our_reader_of_properties_agrees_with_nnunets(bank):

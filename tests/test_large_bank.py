@@ -1,4 +1,4 @@
-"""10,000 samples open without one of them being read, and cost a worker nothing each."""
+"""10,000 samples open without one of them being read, and cost a worker no more than a small bank's."""
 
 import gc
 import os
@@ -126,3 +126,16 @@ def test_a_worker_keeps_nothing_of_what_it_has_drawn(large, preprocessed):
     grown = -kept_after(20) + kept_after(2 * len(record.shards))
     tracemalloc.stop()
     assert grown < 2**20  # 3 kB a draw, where a shard has 400 kB and its properties 20; measured: some tens of bytes
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="the system does not list open files")
+def test_a_worker_keeps_few_shards_open(large, preprocessed):
+    """Those that it needs again open at once; 157 would be 314 files."""
+    _, record = large
+    mixed = open_bank(large[0], preprocessed)
+    mixed.control.ratio = 1
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(4 * len(record.shards)):
+        mixed.load_case(mixed.identifiers[0])
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) - before <= 2 * 32

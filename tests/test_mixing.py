@@ -85,6 +85,20 @@ def test_the_share_of_each_class_is_counted_in_what_the_loader_cuts(mixed, prepr
         assert "of crops with class 1 1.0000" in str(tally)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 9, 7), (1, 70, 80, 90)])
+def test_classes_are_found_in_small_crops_and_large_ones(shape):
+    """Labels that do not fit into a byte, and nnU-Net's -1, are taken for no other."""
+    control = MixingControl((1, 2, 44, 254, 255, 300))
+    crop = np.full(shape, -1, dtype=np.int16)
+    crop[:, :, 3:] = 2
+    crop[..., -6:] = 254
+    crop[:, :, 0] = 300  # 44, of a byte
+    control.count_classes(crop, True)
+    assert control.take().showing == {1: (0, 0), 2: (0, 1), 44: (0, 0), 254: (0, 1)}
+    control.count_classes(np.minimum(crop, 44).astype(np.int8), False)  # nnU-Net's type for few labels
+    assert control.take().showing == {1: (0, 0), 2: (1, 0), 44: (1, 0), 254: (0, 0)}
+
+
 def test_foreground_is_oversampled_in_synthetic_cases(mixed, preprocessed):
     mixed.control.ratio = 1
     mixed.margins = Margins((0, 2, 1), (0, 2, 2))

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,6 +28,8 @@ from stylegan2_cond.snapshot import sha256
 RECORD_FILE = "bank.json"
 SHARD_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 MOST_NAMED = 5  # damaged files in an error
+_LOCATIONS = 2000  # of a class in a shard, where there are so many: every draw reads them
+_KEPT_OPEN = 32  # shards in a process, a quarter of a MB each; opening takes longer than reading a sample
 
 
 class DamagedBank(UserError):
@@ -201,7 +204,7 @@ def class_locations(label: np.ndarray, preprocessed: Preprocessed) -> dict:
     wanted = list(manager.foreground_regions if manager.has_regions else manager.foreground_labels)
     if manager.has_ignore_label:
         wanted.append([OUTSIDE, *manager.all_labels])
-    return DefaultPreprocessor._sample_foreground_locations(label, wanted)
+    return DefaultPreprocessor._sample_foreground_locations(label, wanted, min_num_samples=_LOCATIONS)
 
 
 def verify_bank(folder: Path) -> BankRecord:
@@ -248,12 +251,17 @@ class BankDataset(nnUNetDatasetBlosc2):
     def load_case(self, identifier: str):
         """As nnU-Net's: image, label, None (no previous stage), properties."""
         base = os.path.join(self.source_folder, identifier)
-        image, label = (
-            blosc2.open(urlpath=base + ending, mode="r", dparams={"nthreads": 1}, **self.mmap_kwargs)
-            for ending in SHARD_ENDINGS[:2]
-        )
         with open(base + SHARD_ENDINGS[2], "rb") as file:
+            image, label = _open_arrays(base, os.fstat(file.fileno()).st_mtime_ns, **self.mmap_kwargs)
             return image, label, None, load_properties(file.read())
+
+
+@lru_cache(maxsize=_KEPT_OPEN)
+def _open_arrays(base: str, written: int, **mapping: str) -> tuple[blosc2.NDArray, ...]:
+    """Image and label of a shard, opened but not read; `written` tells one that was filled anew from the one before."""
+    return tuple(
+        blosc2.open(urlpath=base + ending, mode="r", dparams={"nthreads": 1}, **mapping) for ending in SHARD_ENDINGS[:2]
+    )
 
 
 class _PlainUnpickler(pickle.Unpickler):
