@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,18 @@ def test_a_model_of_another_fold_or_preprocessing_is_not_taken(source, plain_mod
     assert find_nnunet(source) is None
     with pytest.raises(UserError, match="preprocessed differently"):
         open_nnunet(plain_model, source)
+
+
+def test_a_model_of_older_splits_is_not_taken(model, source, plain_model):
+    """It may have been trained on cases that are kept for validation now."""
+    shutil.copytree(model[0] / "fold_0" / "validation", plain_model / "fold_0" / "validation")
+    assert find_nnunet(source).folder == plain_model
+    summary = json.loads((plain_model / "fold_0" / "validation" / "summary.json").read_text())
+    name = Path(summary["metric_per_case"][0]["prediction_file"]).name.split(".")[0]
+    resplit = source.model_copy(update={"training_cases": (*source.training_cases, name)})
+    assert find_nnunet(resplit) is None
+    with pytest.raises(UserError, match=f"other splits: it was validated on {name}"):
+        open_nnunet(plain_model, resplit)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(source, plain_model, tmp_path):

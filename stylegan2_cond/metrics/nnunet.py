@@ -163,7 +163,19 @@ def _mismatch(model: Model, source: Source) -> str | None:
         return f"has no configuration {source.configuration}"
     if theirs.fingerprint != source.preprocessing:
         return "was trained on cases that were preprocessed differently than the generator's"
+    if source.fold != "all" and (moved := sorted(_validated(model) & set(source.training_cases))):
+        return f"was trained under other splits: it was validated on {moved[0]}, which the generator learnt from"
     return None
+
+
+def _validated(model: Model) -> set[str]:
+    """The cases that nnU-Net's validation of the fold was on, once it has run; its checkpoints name no cases."""
+    path = model.checkpoint.parent / "validation" / "summary.json"
+    if not path.exists():
+        return set()
+    ending = model.preprocessed.dataset_json["file_ending"]
+    files = [case["prediction_file"] for case in load_json(str(path))["metric_per_case"]]
+    return {Path(file).name.removesuffix(ending) for file in files}
 
 
 def _load_network(model: Model) -> torch.nn.Module:
