@@ -165,7 +165,8 @@ def test_another_design_in_the_same_folder_is_refused_with_what_differs(preproce
     for changes, message in [
         ({"test_cases": "6"}, "test_cases is"),
         ({"seed": 1}, "seed is 0 there, now 1"),
-        ({"effort": choose_effort(quick=True, epochs=7)}, "effort is"),
+        ({"effort": choose_effort(quick=True, epochs=7)}, "design: epochs is 20 there, now 7;"),
+        ({"effort": choose_effort(quick=True, kimg=0.5)}, r"design: kimg is 8.0 there, now 0.5\. "),
         ({"arms": (ALONE, PAIR.model_copy(update={"ratio": 0.5}))}, "arm pair is another"),
     ]:
         with pytest.raises(UserError, match=message):

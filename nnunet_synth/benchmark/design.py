@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
@@ -202,11 +202,7 @@ def _grow(there: Design, asked: Design) -> Design:
 
 def _differences(there: Design, asked: Design) -> list[str]:
     """In words, what is asked for otherwise than it is there."""
-    found = [
-        f"{key} is {_short(getattr(there, key))} there, now {_short(getattr(asked, key))}"
-        for key in Design.model_fields
-        if key not in (*_MAY_GROW, *_OF_THE_MACHINE) and getattr(there, key) != getattr(asked, key)
-    ]
+    found = list(dict.fromkeys(_fields_unlike(there, asked, without=(*_MAY_GROW, *_OF_THE_MACHINE))))
     arms = {arm.name: arm for arm in there.arms}
     found += [f"arm {arm.name} is another" for arm in asked.arms if arms.get(arm.name, arm) != arm]
     folds = {(fold.size, fold.repeat): fold for fold in there.folds}
@@ -215,6 +211,17 @@ def _differences(there: Design, asked: Design) -> list[str]:
         for fold in asked.folds
         if folds.get((fold.size, fold.repeat), fold) != fold
     ]
+    return found
+
+
+def _fields_unlike(there: BaseModel, asked: BaseModel, without: Collection[str] = ()) -> list[str]:
+    found = []
+    for key in sorted(type(there).model_fields.keys() - set(without)):
+        one, other = getattr(there, key), getattr(asked, key)
+        if isinstance(one, BaseModel) and isinstance(other, BaseModel):
+            found += _fields_unlike(one, other)
+        elif one != other:
+            found.append(f"{key} is {_short(one)} there, now {_short(other)}")
     return found
 
 
