@@ -10,4 +10,4 @@
 # with others, other cases are drawn. Which ones were trained and tested on stands in design.json.
 set -euo pipefail
 nnunet-synth benchmark 4 2d --quick -o "${1:-hippocampus_benchmark}" --sizes 4,8,16 --repeats 3 --test-cases 40 \
-  --arm nnunet --arm nnunet-again --arm da5 --arm pair --arm image --arm image-pretrain
+  --arm nnunet --arm nnunet-again --arm da5 --arm elastic --arm pair --arm image --arm image-pretrain
