@@ -5,7 +5,7 @@
 #
 # FOLDER  where everything goes; ./hippocampus_longer if not given
 #
-# About an hour and a half on two CPU cores; after a stop, the same command goes on. The dataset's preprocessed folder had
+# About two hours on two CPU cores; after a stop, the same command goes on. The dataset's preprocessed folder had
 # the 160 cases that are no test cases in ../hippocampus_benchmark/design.json, so that nothing is learnt from those.
 set -euo pipefail
 nnunet-synth benchmark 4 2d --quick -o "${1:-hippocampus_longer}" --sizes 4 --repeats 2 --test-cases 40 --seed 11 \
