@@ -29,7 +29,7 @@ RECORD_FILE = "bank.json"
 SHARD_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 MOST_NAMED = 5  # damaged files in an error
 _LOCATIONS = 2000  # of a class in a shard, where there are so many: every draw reads them
-_KEPT_OPEN = 32  # shards in a process, a quarter of a MB each; opening takes longer than reading a sample
+_KEPT_OPEN = 128  # shards in a process, a quarter of a MB each; opening takes longer than reading a sample
 
 
 class DamagedBank(UserError):
