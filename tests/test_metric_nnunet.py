@@ -79,6 +79,15 @@ def test_a_model_of_older_splits_is_not_taken(model, source, plain_model):
         open_nnunet(plain_model, resplit)
 
 
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_a_model_whose_splits_cannot_be_read_is_not_taken(source, plain_model, content):
+    (plain_model / "fold_0" / "validation").mkdir()
+    (plain_model / "fold_0" / "validation" / "summary.json").write_text(content)
+    assert find_nnunet(source) is None
+    with pytest.raises(UserError, match=r"no readable validation/summary.json \(nnUNetv2_train … --val"):
+        open_nnunet(plain_model, source)
+
+
 def test_a_checkpoint_that_would_run_code_is_refused(source, plain_model, tmp_path):
     class Trap:
         def __reduce__(self):

@@ -79,7 +79,7 @@ class MixingControl:
         if crop.size > _MOST_LOOKED_AT:
             step = int(np.ceil((crop.size / _MOST_LOOKED_AT) ** (1 / 3)))
             crop = crop[..., ::step, ::step, ::step]
-        if crop.itemsize > 1:
+        if crop.itemsize > 1:  # a byte would take 300 for 44
             crop = np.minimum(crop, _NOT_COUNTED)
         seen = crop.astype(np.uint8).tobytes()  # nothing finds a value faster than bytes do
         row = self._width * (os.getpid() % _ROWS)

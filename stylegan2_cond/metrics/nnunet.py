@@ -25,6 +25,7 @@ from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import sha256
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+_SUMMARY = "validation/summary.json"  # of a fold
 # Types beside tensors that nnU-Net's checkpoints hold; with no others allowed, reading one can't run code.
 _SAFE = [np.dtype, np.ndarray, np.core.multiarray.scalar, *(type(np.dtype(kind)) for kind in "fdilqb")]
 
@@ -163,14 +164,18 @@ def _mismatch(model: Model, source: Source) -> str | None:
         return f"has no configuration {source.configuration}"
     if theirs.fingerprint != source.preprocessing:
         return "was trained on cases that were preprocessed differently than the generator's"
-    if source.fold != "all" and (moved := sorted(_validated(model) & set(source.training_cases))):
+    try:
+        moved = sorted(_validated(model) & set(source.training_cases)) if source.fold != "all" else ()
+    except (ValueError, KeyError, TypeError):
+        return f"has no readable {_SUMMARY} (nnUNetv2_train … --val writes it again)"
+    if moved:
         return f"was trained under other splits: it was validated on {moved[0]}, which the generator learnt from"
     return None
 
 
 def _validated(model: Model) -> set[str]:
     """The cases that nnU-Net's validation of the fold was on, once it has run; its checkpoints name no cases."""
-    path = model.checkpoint.parent / "validation" / "summary.json"
+    path = model.checkpoint.parent / _SUMMARY
     if not path.exists():
         return set()
     ending = model.preprocessed.dataset_json["file_ending"]
