@@ -33,7 +33,7 @@ def score_predictions(preprocessed: Preprocessed, predictions: Path, cases: Sequ
         UserError: nnU-Net did not predict these cases.
     """
     summary = load_summary_json(str(predictions / "summary.json"))
-    found = {_case_name(row["prediction_file"], preprocessed): row["metrics"] for row in summary["metric_per_case"]}
+    found = {preprocessed.case_of(row["prediction_file"]): row["metrics"] for row in summary["metric_per_case"]}
     if set(found) != set(cases):
         raise UserError(f"{predictions} has predictions of {len(found)} cases, not of the {len(cases)} test cases.")
     rows = []
@@ -105,10 +105,6 @@ def _read(preprocessed: Preprocessed, predictions: Path, case: str) -> tuple[np.
     ignore = preprocessed.label_manager.ignore_label
     ignored = truth[0] == ignore if ignore is not None else np.zeros(truth[0].shape, dtype=bool)
     return truth[0], prediction[0], ignored, properties["spacing"]
-
-
-def _case_name(file: str, preprocessed: Preprocessed) -> str:
-    return Path(file).name.removesuffix(preprocessed.dataset_json["file_ending"])
 
 
 def _text(value: float) -> str:

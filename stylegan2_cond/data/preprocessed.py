@@ -112,6 +112,10 @@ class Preprocessed:
         """All cases of the folder, sorted."""
         return sorted(self.dataset_class.get_identifiers(str(self.folder)))
 
+    def case_of(self, file: str) -> str:
+        """The case that a raw file, or a prediction of nnU-Net's, is named after."""
+        return Path(file).name.removesuffix(self.dataset_json["file_ending"])
+
     def load(self, name: str) -> Case:
         """Open one case.
 

@@ -178,9 +178,8 @@ def _validated(model: Model) -> set[str]:
     path = model.checkpoint.parent / _SUMMARY
     if not path.exists():
         return set()
-    ending = model.preprocessed.dataset_json["file_ending"]
-    files = [case["prediction_file"] for case in load_json(str(path))["metric_per_case"]]
-    return {Path(file).name.removesuffix(ending) for file in files}
+    cases = load_json(str(path))["metric_per_case"]
+    return {model.preprocessed.case_of(case["prediction_file"]) for case in cases}
 
 
 def _load_network(model: Model) -> torch.nn.Module:
