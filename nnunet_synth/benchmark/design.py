@@ -19,10 +19,11 @@ from stylegan2_cond.documents import Document
 from stylegan2_cond.errors import UserError
 
 DESIGN_FILE = "design.json"
-LEAST_TEST_CASES = 5  # below, no paired test over cases could find anything: 2 · 0.5⁵ > 0.05
+LEAST_TEST_CASES = 5  # that may be asked for
+FEWEST_BY_DEFAULT = 6  # with fewer, no paired test over cases could find anything: 2 · 0.5⁵ > 0.05
 FEW_TEST_CASES = 10
 DEFAULT_TEST_CASES = 40
-LARGEST_TEST_SHARE = 1 / 3  # of all cases, unless the user says more
+LARGEST_TEST_SHARE = 1 / 3  # of all cases, unless the user says more or the cases are few
 SIZES = {True: ("4", "8", "16"), False: ("4", "8", "16", "32", "all")}  # by `quick`
 ALL = "all"
 
@@ -91,7 +92,7 @@ def make_design(
     preprocessed: Preprocessed,
     arms: Sequence[Arm],
     *,
-    sizes: Sequence[str],
+    sizes: Sequence[str] | None,
     repeats: int,
     test_cases: str | None,
     subjects: str | None,
@@ -105,7 +106,7 @@ def make_design(
     Args:
         preprocessed: the data.
         arms: one of them the baseline.
-        sizes: numbers of training cases, or `all`.
+        sizes: numbers of training cases, or `all`; the default ones, as far as the data go, if None.
         repeats: training sets of each size.
         test_cases: how many, or a file that names them; drawn if None.
         subjects: how the names of cases tell their subject, as `whole_subjects` explains.
@@ -113,14 +114,20 @@ def make_design(
     Raises:
         UserError: too few cases, or sizes, test cases or subjects that do not fit the data.
     """
-    names = preprocessed.case_names()
+    names, dataset = preprocessed.case_names(), preprocessed.dataset_name
     subject_of = whole_subjects(names, subjects)
-    test = _test_cases(names, subject_of, test_cases, np.random.default_rng([seed, 0]))
+    asked = _read_sizes(sizes) if sizes is not None else None
+    test = _test_cases(names, subject_of, test_cases, np.random.default_rng([seed, 0]), dataset)
     held_out = {subject_of[case] for case in test}
     pool = [name for name in names if subject_of[name] not in held_out]
-    numbers = _sizes(sizes, pool, preprocessed.dataset_name)
+    if not pool:
+        raise UserError(
+            f"{len(test)} test cases of {len(held_out)} subjects leave none of the {len(names)} cases of {dataset} to "
+            f"train on. Ask for fewer with --test-cases, or say with --subjects which cases are of one subject."
+        )
+    numbers = _sizes_in(pool, asked, dataset) if asked is not None else _default_sizes(len(pool), quick=effort.quick)
     return Design(
-        dataset=preprocessed.dataset_name,
+        dataset=dataset,
         configuration=preprocessed.configuration_name,
         plans=preprocessed.plans_name,
         quick=effort.quick,
@@ -231,18 +238,18 @@ def _short(value: object) -> str:
 
 
 def _test_cases(
-    names: Sequence[str], subject_of: Mapping[str, str], asked: str | None, random: np.random.Generator
+    names: Sequence[str], subject_of: Mapping[str, str], asked: str | None, random: np.random.Generator, dataset: str
 ) -> tuple[str, ...]:
     """The cases of a file, or cases of subjects drawn until there are enough."""
-    if asked is not None and not asked.isdecimal():
+    if asked is not None and not (asked.isdecimal() and len(asked) < 10):
         return _named_cases(names, Path(asked))
-    wanted = int(asked) if asked is not None else min(DEFAULT_TEST_CASES, int(len(names) * LARGEST_TEST_SHARE))
+    wanted = int(asked) if asked is not None else _default_test_cases(len(names), dataset)
     if wanted >= len(names):
         raise UserError(f"--test-cases {wanted} of {len(names)} cases leave none to train on. Ask for fewer.")
     if wanted < LEAST_TEST_CASES:
         raise UserError(
-            f"{wanted} test cases are too few for a test: with fewer than {LEAST_TEST_CASES}, no difference can be "
-            f"told from chance. There are {len(names)} cases; say how many to test on with --test-cases."
+            f"--test-cases {wanted} is too few for a test: with fewer than {LEAST_TEST_CASES}, no difference can be "
+            f"told from chance. There are {len(names)} cases."
         )
     test: list[str] = []
     for subject in random.permutation(sorted(set(subject_of.values()))):
@@ -250,6 +257,16 @@ def _test_cases(
             break
         test += [name for name in names if subject_of[name] == subject]
     return tuple(sorted(test))
+
+
+def _default_test_cases(cases: int, dataset: str) -> int:
+    """A third of the cases, at least `FEWEST_BY_DEFAULT` and at most `DEFAULT_TEST_CASES`."""
+    if cases <= FEWEST_BY_DEFAULT:
+        raise UserError(
+            f"A benchmark needs at least {FEWEST_BY_DEFAULT + 1} cases, {FEWEST_BY_DEFAULT} of them to test on; "
+            f"{dataset} has {cases}. With so few, whether synthetic pairs help can't be measured."
+        )
+    return max(FEWEST_BY_DEFAULT, min(DEFAULT_TEST_CASES, int(cases * LARGEST_TEST_SHARE)))
 
 
 def _named_cases(names: Sequence[str], path: Path) -> tuple[str, ...]:
@@ -266,21 +283,34 @@ def _named_cases(names: Sequence[str], path: Path) -> tuple[str, ...]:
     return tuple(cases)
 
 
-def _sizes(asked: Sequence[str], pool: Sequence[str], dataset: str) -> tuple[int, ...]:
-    """As numbers; a default size that the data do not have is left out."""
+def _read_sizes(asked: Sequence[str]) -> list[str | int]:
+    """Numbers from 1 on, and `all`."""
     try:
-        numbers = sorted({len(pool) if size.strip() == ALL else int(size) for size in asked})
+        sizes = [ALL if size.strip() == ALL else int(size) for size in asked]
     except ValueError:
         raise UserError(
-            f"--sizes {','.join(asked)} is no list of numbers. Type for example --sizes 4,8,16,all"
+            f"--sizes {','.join(asked)} is not a list of numbers. Type for example --sizes 4,8,16,all"
         ) from None
-    if numbers[0] < 1 or numbers[-1] > len(pool):
+    if wrong := [size for size in sizes if size != ALL and size < 1]:
         raise UserError(
-            f"--sizes asks for {numbers[-1] if numbers[-1] > len(pool) else numbers[0]} training cases; {dataset} has "
-            f"{len(pool)} beside the test cases. Type for example --sizes {min(4, len(pool))},{ALL}, or ask for fewer "
-            f"--test-cases."
+            f"--sizes asks for {wrong[0]} training cases; it takes 1 or more. Type for example --sizes 4,{ALL}"
+        )
+    return sizes
+
+
+def _sizes_in(pool: Sequence[str], asked: Sequence[str | int], dataset: str) -> tuple[int, ...]:
+    numbers = sorted({len(pool) if size == ALL else size for size in asked})
+    if numbers[-1] > len(pool):
+        raise UserError(
+            f"--sizes asks for {numbers[-1]} training cases; {dataset} has {len(pool)} beside the test cases. Type for "
+            f"example --sizes {min(4, len(pool))},{ALL}, or ask for fewer --test-cases."
         )
     return tuple(numbers)
+
+
+def _default_sizes(pool: int, *, quick: bool) -> tuple[int, ...]:
+    """The default sizes; in the place of those that the data do not have, all that there are."""
+    return tuple(sorted({pool if size == ALL else min(int(size), pool) for size in SIZES[quick]}))
 
 
 def _labels(preprocessed: Preprocessed) -> dict[str, str]:

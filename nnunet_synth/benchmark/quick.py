@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stylegan2_cond.errors import UserError
+
 BLOCK = "benchmark"  # of a configuration in a plans file
 SUFFIX = "_benchmark"  # of the name of a trainer that reads the block
 
@@ -55,7 +57,7 @@ class Effort(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     quick: bool = False
     length: Length = Length()
-    kimg: float | None = Field(default=None, gt=0)
+    kimg: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     samples: int = Field(default=FULL_SAMPLES, ge=1)
     judged: int | None = Field(default=None, ge=20)
 
@@ -72,7 +74,13 @@ class Effort(BaseModel):
 def choose_effort(
     *, quick: bool, epochs: int | None = None, iterations: int | None = None, kimg: float | None = None
 ) -> Effort:
-    """The quick or the full amount, with what was asked for in its place."""
+    """The quick or the full amount, with what was asked for in its place.
+
+    Raises:
+        UserError: an endless training.
+    """
+    if kimg is not None and not math.isfinite(kimg):
+        raise UserError(f"--kimg {kimg} is not a number of images. Type for example --kimg {QUICK_KIMG:g}")
     length = QUICK_LENGTH if quick else Length()
     asked = {key: value for key, value in {"epochs": epochs, "iterations": iterations}.items() if value is not None}
     return Effort(

@@ -19,6 +19,7 @@ from nnunet_synth.benchmark.design import Design
 from nnunet_synth.benchmark.estimate import Estimate, estimate, seconds_by_epochs
 from nnunet_synth.benchmark.jobs import Job, TaskRecord, log_path, read_record
 from nnunet_synth.benchmark.view import View
+from stylegan2_cond.documents import explained_write, write_atomically
 from stylegan2_cond.errors import Stopped, UserError
 
 LOCK_FILE, HOLDER_FILE = ".lock", ".running.json"
@@ -232,18 +233,25 @@ def alone(folder: Path) -> Iterator[None]:
     """Hold a folder; one benchmark runs in it at a time.
 
     Raises:
-        UserError: another one does; which, and since when.
+        UserError: another one does; which, and since when; or the folder can't be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    holder = folder / HOLDER_FILE
+    holder, lock = folder / HOLDER_FILE, FileLock(folder / LOCK_FILE, timeout=0)
     try:
-        with FileLock(folder / LOCK_FILE, timeout=0):
-            told = {"process": os.getpid(), "machine": os.uname().nodename, "since": time.strftime("%Y-%m-%d %H:%M")}
-            holder.write_text(json.dumps(told))
-            yield
-            holder.unlink(missing_ok=True)
+        with explained_write(folder / LOCK_FILE):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
     except Timeout:
         raise UserError(f"Another benchmark runs in {folder}{_holder(holder)}. Wait for it, or stop it.") from None
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"-o {folder}: no folder can be made there ({error.strerror}). Choose another place.") from None
+    try:
+        told = {"process": os.getpid(), "machine": os.uname().nodename, "since": time.strftime("%Y-%m-%d %H:%M")}
+        with write_atomically(holder) as temporary:
+            temporary.write_text(json.dumps(told))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
 
 
 def _holder(path: Path) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_synth.benchmark.arms import choose_arms
 from nnunet_synth.benchmark.cells import commands, tasks_of
-from nnunet_synth.benchmark.design import DESIGN_FILE, FEW_TEST_CASES, SIZES, Design, make_design, settle
+from nnunet_synth.benchmark.design import ALL, DESIGN_FILE, FEW_TEST_CASES, SIZES, Design, make_design, settle
 from nnunet_synth.benchmark.examples import draw_examples
 from nnunet_synth.benchmark.gathering import gather
 from nnunet_synth.benchmark.quick import choose_effort, with_effort
@@ -18,9 +19,11 @@ from nnunet_synth.benchmark.running import Run, Where, alone
 from nnunet_synth.benchmark.view import View
 from stylegan2_cond.data.preprocessed import Preprocessed, open_preprocessed
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.snapshot import open_device
 
 SLURM_JOBS, SLURM_THREADS = 16, 8
 MOST_JOBS = 8  # at a time on a machine without a GPU
+DEVICES = ("cpu", "cuda", "mps")  # that nnU-Net's commands take
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,17 @@ def run_benchmark(asked: Asked, *, dry: bool = False) -> Done | None:
     preprocessed = open_preprocessed(asked.dataset, asked.configuration, asked.plans)
     where = choose_where(asked)
     design = _design(asked, preprocessed)
-    folder = asked.folder.resolve()
+    folder = Path(os.path.realpath(asked.folder))
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"-o {folder} is not a folder. Choose another place with -o.")
     if dry:
-        _tell(design, folder, where.device)
+        _tell(design, folder, where.device, notes(design, asked))
         return None
     with alone(folder):
         design = settle(design, folder)
         prepare_roots(folder, design, preprocessed)
-        _warn(design)
+        for note in notes(design, asked):
+            print(note, file=sys.stderr)
         with View() as view:
             run = Run(folder, design, where, view)
             try:
@@ -116,9 +122,13 @@ def choose_where(asked: Asked) -> Where:
     """As many jobs at a time as there are GPUs, or else as many as leave each of this machine's cores one thread.
 
     Raises:
-        UserError: an option of SLURM that is no KEY=VALUE.
+        UserError: an option of SLURM that is no KEY=VALUE, or no such device.
     """
     device, _, number = asked.device.partition(":")
+    if device not in DEVICES:
+        raise UserError(f"--device {asked.device} is not one of {', '.join(DEVICES)}. Try --device cpu")
+    if not asked.slurm:
+        open_device(asked.device)
     if asked.slurm:
         pairs = [option.partition("=") for option in asked.slurm]
         if wrong := [key for key, sign, value in pairs if not (key and sign and value)]:
@@ -149,7 +159,7 @@ def _design(asked: Asked, preprocessed: Preprocessed) -> Design:
     return make_design(
         preprocessed,
         choose_arms(asked.arms_file, asked.arms),
-        sizes=asked.sizes.split(",") if asked.sizes else SIZES[asked.quick],
+        sizes=asked.sizes.split(",") if asked.sizes else None,
         repeats=asked.repeats,
         test_cases=asked.test_cases,
         subjects=asked.subjects,
@@ -160,21 +170,31 @@ def _design(asked: Asked, preprocessed: Preprocessed) -> Design:
     )
 
 
-def _warn(design: Design) -> None:
-    if len(design.test_cases) < FEW_TEST_CASES:
-        print(
-            f"Only {len(design.test_cases)} test cases: a difference must go the same way in nearly all of them to be "
-            f"told from chance.",
-            file=sys.stderr,
+def notes(design: Design, asked: Asked) -> list[str]:
+    """What few cases mean for a design: sizes that were derived from what there is, and few test cases."""
+    found, cases = [], len(design.pool)
+    if asked.sizes is None and cases < max(int(size) for size in SIZES[asked.quick] if size != ALL):
+        found.append(
+            f"{design.dataset} has {len(design.test_cases) + cases} cases. {len(design.test_cases)} are to test on, so "
+            f"{cases} are left to train on, and the sizes are {','.join(map(str, design.sizes))}."
         )
+    if len(design.test_cases) < FEW_TEST_CASES:
+        found.append(
+            f"Only {len(design.test_cases)} test cases: a difference must go the same way in nearly all of them to be "
+            f"told from chance."
+        )
+    return found
 
 
-def _tell(design: Design, folder: Path, device: str) -> None:
+def _tell(design: Design, folder: Path, device: str, told: Sequence[str]) -> None:
     """What there is to do, and with which commands, without doing it."""
     tasks = tasks_of(design)
     print(
-        f"{design.dataset}: {len(design.arms)} arms × {len(design.sizes)} sizes × {design.repeats} repeats, "
-        f"{len(design.test_cases)} test cases; {len(tasks)} jobs:"
+        f"{design.dataset}: {len(design.arms)} arms × {len(design.sizes)} sizes "
+        f"({', '.join(map(str, design.sizes))}) × {design.repeats} repeats, {len(design.test_cases)} test cases; "
+        f"{len(tasks)} jobs:",
+        *told,
+        sep="\n",
     )
     for task in tasks.values():
         print(f"  {task}" + (f"  (needs {', '.join(task.needs)})" if task.needs else ""))

@@ -1,0 +1,174 @@
+"""A benchmark of few cases: what is designed, what is refused, and that what a user typed is never changed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from raw_cases import LABELS, cohort, own_folders, preprocess
+
+from nnunet_synth.benchmark.arms import Arm
+from nnunet_synth.benchmark.design import DESIGN_FILE, make_design
+from nnunet_synth.benchmark.quick import choose_effort
+from nnunet_synth.cli import main
+from stylegan2_cond.errors import UserError
+
+ARMS = (Arm(name="nnunet", title="nnU-Net alone", baseline=True), Arm(name="pair", variant="pair"))
+DEFAULTS = {True: (4, 8, 16), False: (4, 8, 16, 32)}  # by --quick; a full benchmark also takes all there are
+SMALLEST_P = 0.05  # of a two-sided signed-rank test of n cases: 2 / 2^n
+
+
+def data_of(count: int):
+    """A stand-in for a preprocessed dataset, of which a design reads names only."""
+    labels = SimpleNamespace(has_regions=False, foreground_labels=[1, 2])
+    return SimpleNamespace(
+        dataset_name="Dataset950_Small",
+        configuration_name="2d",
+        plans_name="nnUNetPlans",
+        case_names=lambda: [f"case_{number:03d}" for number in range(count)],
+        label_manager=labels,
+        dataset_json={"labels": LABELS},
+    )
+
+
+def design_of(count: int, *, quick: bool = False, **changes: object):
+    asked = {"sizes": None, "repeats": 3, "test_cases": None, "subjects": None, "network": {}, "device": "cpu"}
+    return make_design(data_of(count), ARMS, effort=choose_effort(quick=quick), **asked | changes)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("count", range(1, 61))
+def test_the_default_design_fits_any_number_of_cases(count, quick):
+    if count < 7:
+        with pytest.raises(UserError, match=rf"at least 7 cases.*Dataset950_Small has {count}\b"):
+            design_of(count, quick=quick)
+        return
+    design = design_of(count, quick=quick)
+    assert 2 / 2 ** len(design.test_cases) < SMALLEST_P
+    assert len(design.test_cases) == max(6, min(40, count // 3))
+    assert sorted([*design.test_cases, *design.pool]) == data_of(count).case_names()
+    pool = len(design.pool)
+    allowed = {size for size in DEFAULTS[quick] if size <= pool}
+    everything = {pool} if not quick or pool < max(DEFAULTS[quick]) else set()
+    assert design.sizes == tuple(sorted(allowed | everything))
+    assert {(fold.size, fold.repeat) for fold in design.folds} == {(s, r) for s in design.sizes for r in range(3)}
+    for fold in design.folds:
+        assert len(fold.cases) == fold.size
+        assert {*fold.cases} <= {*design.pool}
+
+
+@given(
+    st.integers(1, 60),
+    st.one_of(st.none(), st.integers(0, 70)),
+    st.one_of(st.none(), st.lists(st.one_of(st.integers(-1, 70), st.just("all")), min_size=1, max_size=4)),
+)
+@settings(max_examples=300, deadline=None)
+def test_what_was_typed_is_done_or_refused_by_its_option(count, test_cases, sizes):
+    typed = {
+        "test_cases": None if test_cases is None else str(test_cases),
+        "sizes": None if sizes is None else [str(size) for size in sizes],
+    }
+    try:
+        design = design_of(count, **typed)
+    except UserError as error:
+        option = "--sizes" in str(error) and sizes is not None
+        option |= "--test-cases" in str(error) and test_cases is not None
+        assert option or (count < 7 and test_cases is None)
+        return
+    if test_cases is not None:
+        assert len(design.test_cases) == test_cases
+    if sizes is not None:
+        assert set(design.sizes) == {len(design.pool) if size == "all" else size for size in sizes}
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "many", ""])
+def test_a_size_that_cannot_be_is_refused_before_the_cases_are_counted(size):
+    with pytest.raises(UserError, match="--sizes"):
+        design_of(3, sizes=[size])
+
+
+def test_cases_of_one_subject_leave_none_to_train_on():
+    with pytest.raises(UserError, match=r"--test-cases.*--subjects"):
+        design_of(30, subjects="^case")
+
+
+# --- the command
+
+
+@pytest.fixture(scope="module")
+def one_case(tmp_path_factory):
+    """A preprocessed dataset of one case, to be copied."""
+    base = tmp_path_factory.mktemp("small")
+    with pytest.MonkeyPatch.context() as patch:
+        preprocess(own_folders(base, patch), cohort(1), LABELS)
+    return base
+
+
+@pytest.fixture
+def benchmark(one_case, tmp_path, monkeypatch, capsys):
+    """Call `nnunet-synth benchmark 950 2d` on so many cases; its exit code, and what it printed."""
+
+    def call(count: int, *options: str):
+        base = own_folders(tmp_path, monkeypatch)
+        shutil.copytree(one_case / "nnUNet_preprocessed", base, dirs_exist_ok=True)
+        folder = base / "Dataset950_Small" / "nnUNetPlans_2d"
+        for number in range(1, count):
+            for ending in (".b2nd", "_seg.b2nd", ".pkl"):
+                os.link(folder / f"case_0{ending}", folder / f"case_{number}{ending}")
+        typed = ["nnunet-synth", "benchmark", "950", "2d", "--device", "cpu", "-o", str(tmp_path / "out"), *options]
+        monkeypatch.setattr(sys, "argv", typed)
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes", "test"), [(12, "4,6", 6), (16, "4,8,10", 6), (40, "4,8,16,27", 13), (47, "4,8,16,32", 15)]
+)
+def test_the_command_says_what_few_cases_allow(benchmark, tmp_path, count, sizes, test):
+    code, printed = benchmark(count, "--dry-run")
+    assert code in (0, None)
+    assert f"{test} test cases" in printed
+    assert sizes in printed.replace(", ", ",")
+    assert f"has {count} cases" in printed or count == 47
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "named"),
+    [
+        (3, (), "has 3"),
+        (12, ("--sizes", "0"), "--sizes"),
+        (12, ("--sizes", "7"), "--sizes"),
+        (12, ("--kimg", "inf"), "--kimg inf"),
+        (12, ("--device", "tpu"), "--device tpu"),
+        (12, ("--device", "cuda:77"), "cuda:77"),
+        (12, ("-o", "/etc/passwd"), "/etc/passwd"),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_what_cannot_be_is_refused_in_one_line_and_leaves_nothing(benchmark, tmp_path, count, options, named, dry):
+    code, printed = benchmark(count, *options, *["--dry-run"] * dry)
+    assert code == 2
+    assert printed.startswith("Error: ")
+    assert named in printed
+    assert len(printed.splitlines()) == 1
+    assert not (tmp_path / "out" / DESIGN_FILE).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(benchmark):
+    code, printed = benchmark(12, "-o", "/proc/nothing")
+    assert code == 2
+    assert "/proc/nothing" in printed
+    assert len(printed.splitlines()) == 1
