@@ -14,20 +14,24 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import EVERYTHING, PAIRED, assert_same_way, step, tiny_plan, tiny_state, weights
+from torch.distributed import distributed_c10d
 
 from stylegan2_cond.cli import main
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.snapshot import find_snapshots
 from stylegan2_cond.training import judging, loop
-from stylegan2_cond.training.world import World, join_world
+from stylegan2_cond.training.world import World, join_world, own_device
 
+DEFAULT_PATIENCE = 1.0  # seconds that torch lets a process wait for others by default, shortened from half an hour
 STEPS = 3
 SEEN_ALIKE = {"batch_size": 16, "augment_target": 0.0, "judge_apart": True, **EVERYTHING}
 PLANS = {
@@ -112,6 +116,40 @@ def test_what_one_process_wishes_all_agree_to(steps_of_two):
         assert found["agreed"] == [False, True, True]
 
 
+def test_a_process_waits_longer_for_the_leader_than_torch_would_by_default(steps_of_two):
+    assert [found["waited"] for found in steps_of_two["mask, in parts"]] == [True, True]
+
+
+# --- devices
+
+
+@pytest.mark.parametrize(("name", "own"), [("cuda", "cuda:3"), ("cpu", "cpu"), ("mps", "mps")])
+def test_each_process_of_a_machine_has_the_device_of_its_number(monkeypatch, name, own):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device(name) == name
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert own_device(name) == own
+
+
+def test_a_gpu_by_number_is_refused_to_several_processes_of_a_machine_but_not_to_one_on_each(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match=r"--device cuda:0.*--device cuda\b"):
+        own_device("cuda:0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert own_device("cuda:0") == "cuda:0"
+
+
+def test_training_touches_no_device_before_its_own(monkeypatch):
+    touched = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(loop, "open_device", lambda name: touched.append(str(name)) or torch.device("cpu"))
+    monkeypatch.setattr(loop, "join_world", lambda device: pytest.fail("far enough", pytrace=False))
+    with pytest.raises(pytest.fail.Exception, match="far enough"):
+        loop.train(SimpleNamespace(fold=lambda name: None), "0", device="cuda")
+    assert touched == ["cuda:1"]
+
+
 # --- a real training
 
 
@@ -154,7 +192,20 @@ def _take_steps(plans: list[Plan], folder: Path, rank: int) -> None:
             found = walk(plan, world)
             wishes = ((False, False), (False, True), (True, True))
             found["agreed"] = [world.agree(wish[rank], torch.device("cpu")) for wish in wishes]
+            if number == len(plans) - 1:
+                found["waited"] = _waits(world)
             torch.save(found, folder / f"{number}_{rank}.pt")
+
+
+def _waits(world: World) -> bool:
+    """Whether a process can wait for a leader that has something to do."""
+    if world.leads:
+        time.sleep(2 * DEFAULT_PATIENCE)
+    try:
+        world.wait()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _refuse_to_write(event: str, arguments: tuple) -> None:
@@ -190,6 +241,7 @@ def _fork(work: Callable[[int], None], rank: int) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "steps":
+        distributed_c10d.default_pg_timeout = timedelta(seconds=DEFAULT_PATIENCE)
         plans = [Plan.model_validate_json(line) for line in sys.stdin]
         work = partial(_take_steps, plans, Path(sys.argv[2]))
     else:

@@ -259,6 +259,15 @@ def test_a_plan_that_does_not_fit_is_computed_in_parts_before_it_loses_channels(
     assert narrower.accumulate in (1, 2, 4)
 
 
+@pytest.mark.parametrize("processes", [2, 8])
+def test_processes_that_share_a_batch_need_the_memory_of_a_share_each(processes):
+    plan, share = (plan_of((64, 64), batch_size=size) for size in (32, 32 // processes))
+    assert fit_memory(plan, training_bytes(share), processes) == plan
+    assert fit_memory(plan, training_bytes(share)) != plan
+    less = fit_memory(plan, below(share), processes)
+    assert (less.batch_size, less.accumulate) == (32, fit_memory(share, below(share)).accumulate)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0.01, 1.2), st.sampled_from([4, 6, 8, 16, 18, 32]), st.integers(1, 2))
 def test_a_plan_fits_with_as_few_parts_and_as_many_channels_as_it_can_or_is_refused(share, batch_size, accumulate):
@@ -582,6 +591,9 @@ def test_cases_that_are_kept_in_memory_take_their_part_of_it(folders, monkeypatc
     assert planned(preprocessed, free_bytes=training_bytes(plan) + kept - 1).accumulate == 2
     monkeypatch.setattr(deriving, "CACHE_BYTES", 1000)
     assert planned(preprocessed, free_bytes=training_bytes(plan) + 1000).accumulate == 1
+    share = training_bytes(plan.model_copy(update={"batch_size": plan.batch_size // 2}))
+    assert planned(preprocessed, free_bytes=2 * (share + 1000), processes=2).accumulate == 1
+    assert planned(preprocessed, free_bytes=2 * (share + 1000) - 2, processes=2).accumulate == 2
 
 
 # --- as people read it

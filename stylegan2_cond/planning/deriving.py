@@ -39,6 +39,7 @@ def make_plan(
     free_bytes: int | None = None,
     overrides: Mapping[str, object] | None = None,
     device: torch.device | str = "cpu",
+    processes: int = 1,
 ) -> Plan:
     """Derive a plan.
 
@@ -53,6 +54,7 @@ def make_plan(
         free_bytes: memory that training may take; unlimited, when None.
         overrides: further keys of the plan, instead of what is derived for them.
         device: that will train.
+        processes: that will train together, each on its share of a batch; on GPUs of their own, or all on one CPU.
 
     Raises:
         UserError: the canvas does not fit the patch size, the pyramid or the memory, an override is wrong, or there is
@@ -79,7 +81,7 @@ def make_plan(
         },
         **{key: choice.value for key, choice in chosen.items()},
     )
-    plan = fit_memory(plan, _room(free_bytes, seen, device))
+    plan = fit_memory(plan, _room(free_bytes, seen, device, processes), processes)
     return plan.model_copy(update={"conditions": _conditions(preprocessed, plan, _classes(preprocessed))})
 
 
@@ -176,11 +178,11 @@ def _classes(preprocessed: Preprocessed) -> list[int]:
     return [int(label) for label in preprocessed.label_manager.all_labels if label != 0]
 
 
-def _room(free_bytes: int | None, seen: Survey, device: torch.device) -> int | None:
-    """What is left for a step: on a CPU, the cases that are kept in memory lie beside it."""
+def _room(free_bytes: int | None, seen: Survey, device: torch.device, processes: int) -> int | None:
+    """What is left for a process's step: on a CPU, they share the memory, and each keeps cases in its part of it."""
     if free_bytes is None or device.type != "cpu":
         return free_bytes
-    return max(0, free_bytes - min(CACHE_BYTES, seen.bytes))
+    return max(0, free_bytes // processes - min(CACHE_BYTES, seen.bytes))
 
 
 def _conditions(preprocessed: Preprocessed, plan: Plan, classes: Sequence[int]) -> Conditions:

@@ -14,18 +14,23 @@ FEWEST_CHANNELS = 32  # that the limit is lowered to
 FEWEST_FINEST = 16  # channels of the finest stage, which takes most of the memory
 
 
-def fit_memory(plan: Plan, budget: int | None) -> Plan:
+def fit_memory(plan: Plan, budget: int | None, processes: int = 1) -> Plan:
     """The same plan, its batch computed in parts, and its channels fewer, as far as the budget, in bytes, demands.
+
+    Args:
+        plan: may need more than there is.
+        budget: of each process.
+        processes: that each compute an equal share of the batch.
 
     Raises:
         UserError: it would not fit however it were done.
     """
     if budget is None:
         return plan
-    smallest = plan
-    for smallest in _ever_smaller(plan):
+    share = smallest = plan.model_copy(update={"batch_size": -(-plan.batch_size // processes)})
+    for smallest in _ever_smaller(share):
         if training_bytes(smallest) <= budget:
-            return _with_reasons(plan, smallest, budget)
+            return _with_reasons(share, smallest, budget).model_copy(update={"batch_size": plan.batch_size})
     raise too_large(smallest, training_bytes(smallest), budget)
 
 

@@ -25,7 +25,7 @@ from stylegan2_cond.training.settling import settle_plan
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
 from stylegan2_cond.training.telling import Teller
-from stylegan2_cond.training.world import World, join_world
+from stylegan2_cond.training.world import World, join_world, own_device
 
 LOG_INTERVAL = 1_000  # images
 CHECKPOINT_SECONDS = 120.0
@@ -84,11 +84,12 @@ def train(
         Stopped: after Ctrl-C or SIGTERM, when all is saved.
     """
     fold = preprocessed.fold(fold_name)
-    chosen = open_device(device)
+    chosen = open_device(own_device(device))
     with join_world(chosen) as world:
         settings = {"variant": variant, "canvas": canvas, "kimg": kimg, "seed": seed, "overrides": overrides}
         settings["device"] = chosen
         settings["free_bytes"] = free_bytes(chosen) if memory_gb is None else int(memory_gb * 2**30)
+        settings["processes"] = world.size
         if world.leads:
             settle_plan(preprocessed, fold, **settings)
         world.wait()

@@ -27,6 +27,7 @@ def settle_plan(
     free_bytes: int | None = None,
     overrides: Mapping[str, object] | None = None,
     device: torch.device | str = "cpu",
+    processes: int = 1,
 ) -> Plan:
     """The plan of the run folder, made if there is none; only the length of training may change later.
 
@@ -49,6 +50,7 @@ def settle_plan(
             free_bytes=free_bytes,
             overrides=overrides,
             device=device,
+            processes=processes,
         )
         plan.save(path)
         return plan

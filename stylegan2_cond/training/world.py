@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed
 
 from stylegan2_cond.errors import UserError
+
+PATIENCE = timedelta(hours=12)  # of a process that waits while the leader reads all cases, or judges a snapshot
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,42 @@ class World:
             distributed.barrier()
 
 
+def own_device(name: str) -> str:
+    """The device of this process: `cuda` is the one of the same number as the process has on its machine.
+
+    To be asked before any device is touched, since each that is takes half a GiB.
+
+    Raises:
+        UserError: several processes of this machine would share one GPU.
+    """
+    if _processes() == 1 or not name.startswith("cuda"):
+        return name
+    if name == "cuda":
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])) > 1:
+        raise UserError(f"--device {name} puts all processes of torchrun on one GPU. Use --device cuda: one GPU each.")
+    return name
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def join_world(device: torch.device) -> Iterator[World]:
     """The processes that torchrun started; a world of one without it.
 
-    They part when all are done, so that what the one that leads has written is there for each. `cuda` without a number
-    is the device of the same number as the process on its machine.
+    They part when all are done, so that what the one that leads has written is there for each.
+
+    Args:
+        device: this process's own, as `own_device` names it.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    if _processes() == 1:
         yield World()
         return
-    if device.type == "cuda" and device.index is None:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         world = World(distributed.get_rank(), distributed.get_world_size())
         yield world
