@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import BIN, DATASET, run
 from safetensors.torch import load_file
+from tiny import step, tiny_plan, tiny_state
 
 from stylegan2_cond.cli import main
 from stylegan2_cond.data.survey import survey
@@ -24,7 +25,7 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import make_plan, run_folder
 from stylegan2_cond.snapshot import find_snapshots
 from stylegan2_cond.training import judging, loop, telling
-from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, GOOD_CHECKPOINT_FILE, save_checkpoint
+from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from stylegan2_cond.training.loop import train
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
@@ -221,6 +222,27 @@ def test_a_damaged_checkpoint_says_so_and_stays(fresh_run, preprocessed, plan):
     with pytest.raises(UserError, match=r"checkpoint_latest.pt is damaged"):
         train(preprocessed, "0", kimg=0.1)
     assert path.stat().st_size == 1000
+
+
+def test_what_a_checkpoint_brings_back_lies_on_the_devices_where_a_fresh_training_has_it(tmp_path):
+    """Adam's counters are on the CPU; on the networks' device, each step would wait for it once per weight."""
+    plan, networks = tiny_plan(), ("generator", "discriminator")
+    state = tiny_state(plan)
+    step(state)
+    save_checkpoint(tmp_path, state)
+    fresh, resumed = (TrainingState.start(plan, torch.device("meta")) for _ in range(2))
+    for name in networks:
+        for weight in getattr(fresh, name).parameters():
+            weight.grad = torch.zeros_like(weight)
+        getattr(fresh, f"{name}_optimizer").step()
+    assert load_checkpoint(tmp_path, resumed)
+    for name in networks:
+        expected, found = (getattr(one, f"{name}_optimizer").state.values() for one in (fresh, resumed))
+        assert len(found) == len(expected) > 0
+        for mine, theirs in zip(found, expected, strict=True):
+            assert {key: value.device for key, value in mine.items()} == {
+                key: value.device for key, value in theirs.items()
+            }
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_it(plan, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def load_checkpoint(folder: Path, state: TrainingState, name: str = CHECKPOINT_F
     if not path.exists():
         return False
     try:
-        state.load_state_dict(torch.load(path, map_location=state.device, weights_only=True))
+        state.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (
         RuntimeError,
         KeyError,
