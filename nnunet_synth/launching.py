@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import sys
@@ -29,6 +30,13 @@ def launch_training(arguments: Sequence[str]) -> None:
     from nnunetv2.run.run_training import run_training_entry
 
     os.environ[VARIABLE] = ext_trainer_path(os.environ.get(VARIABLE))
-    trainer = [] if "-tr" in arguments else ["-tr", DEFAULT_TRAINER]
+    trainer = [] if _names_trainer(arguments) else ["-tr", DEFAULT_TRAINER]
     sys.argv = ["nnUNetv2_train", *arguments, *trainer]
     run_training_entry()
+
+
+def _names_trainer(arguments: Sequence[str]) -> bool:
+    """Whether argparse, which nnU-Net uses, finds the option -tr here: `-tr NAME` or `-tr=NAME`."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-tr")
+    return parser.parse_known_args(list(arguments))[0].tr is not None

@@ -19,6 +19,7 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from rich.console import Console
 from scipy import ndimage
 from scipy.spatial.distance import cdist
@@ -318,6 +319,29 @@ def test_quick_trainings_take_adamw_whose_rate_falls_as_nnunets_does(preprocesse
         scheduler.step(epoch)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.003 * (1 - epoch / 20) ** 0.9 for epoch in range(20)])
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("nnUNetTrainer", "nnUNetTrainer"),
+        ("nnUNetTrainerDA5", "nnUNetTrainerDA5"),
+        ("nnUNetTrainerElastic", "nnUNetTrainer"),
+        ("nnUNetTrainerSynth", "nnUNetTrainer"),
+        ("nnUNetTrainerDA5Synth", "nnUNetTrainerDA5"),
+    ],
+)
+def test_checkpoints_name_a_trainer_that_nnunet_alone_finds(preprocessed, tmp_path, name, plain, monkeypatch):
+    monkeypatch.setenv("nnUNet_extTrainer", f"{ext_trainer_path(None)}{os.pathsep}{OWN_TRAINERS}")
+    plans = plans_of(design_of(preprocessed), ALONE, preprocessed.plans_manager.plans) | {"continue_training": False}
+    trainer = with_fixed_length(name + SUFFIX)(plans, "2d", 0, preprocessed.dataset_json, torch.device("cpu"))
+    trainer.network = torch.nn.Linear(2, 2)
+    trainer.optimizer, _ = trainer.configure_optimizers()
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert torch.load(tmp_path / "checkpoint.pth", weights_only=False)["trainer_name"] == plain
+    assert type(trainer).__name__ == name + SUFFIX
+    monkeypatch.delenv("nnUNet_extTrainer")
+    assert recursive_find_trainer_class_by_name(plain).__name__ == plain
 
 
 def test_the_folds_of_the_benchmark_are_nnunets_folds(preprocessed, tmp_path, monkeypatch):

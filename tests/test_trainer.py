@@ -100,6 +100,26 @@ def test_every_trainer_is_found_by_its_name(monkeypatch, name):
     assert recursive_find_trainer_class_by_name(name) is getattr(trainers, name)
 
 
+@pytest.mark.parametrize(
+    ("typed", "trainer", "plans"),
+    [
+        ([], "nnUNetTrainerSynth", "nnUNetPlans"),
+        (["-p=Other"], "nnUNetTrainerSynth", "Other"),
+        (["-tr", "nnUNetTrainerDA5Synth"], "nnUNetTrainerDA5Synth", "nnUNetPlans"),
+        (["-tr=nnUNetTrainerDA5Synth", "-p", "Other"], "nnUNetTrainerDA5Synth", "Other"),
+    ],
+)
+def test_a_trainer_that_was_named_in_any_way_is_the_one_that_trains(typed, trainer, plans, monkeypatch):
+    from nnunetv2.run import run_training
+
+    asked = []
+    monkeypatch.setattr(run_training, "run_training", lambda *arguments, **_: asked.append(arguments[:5]))
+    monkeypatch.setattr("sys.argv", ["nnunet-synth"])
+    monkeypatch.setenv(launching.VARIABLE, "")
+    launching.launch_training(["4", "2d", "0", *typed, "-device", "cpu"])
+    assert asked == [("4", "2d", "0", trainer, plans)]
+
+
 HOOKS = [name for name, member in vars(SyntheticDataMixin).items() if inspect.isfunction(member)]
 
 

@@ -122,7 +122,7 @@ class SyntheticDataMixin:
         nnU-Net writes the name of the object's class, so the object is one of the plain class while it does.
         """
         own = self.__class__
-        self.__class__ = next(base for base in own.__mro__ if not issubclass(base, SyntheticDataMixin))
+        self.__class__ = own.__mro__[own.__mro__.index(SyntheticDataMixin) + 1]
         try:
             self.save_checkpoint(filename)
         finally:
