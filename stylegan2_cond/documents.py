@@ -5,62 +5,142 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import hashlib
 import json
 import math
 import os
+import reprlib
 import shutil
+import socket
+import time
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from typing_extensions import Self
 
 from stylegan2_cond.errors import UserError
 
 DISK_IS_FULL = 64 * 1024  # bytes left
+OUTDATED_SECONDS = 24 * 3600  # after which another machine's temporary file is taken for a leftover
+_SHORT = reprlib.Repr()
+_SHORT.maxother = 80
 
 
 class Document(BaseModel):
-    """A JSON file with a `format_version`; unknown keys and wrong types are errors that name file, key and remedy."""
+    """A JSON file with a `format_version`; unknown keys and wrong types are errors that name file, key and remedy.
+
+    All its numbers are finite: JSON knows no others.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     remedy: ClassVar[str] = "Mend the file, or delete it and run the command that writes it again."
     format_version: int = 1
+
+    @model_validator(mode="after")
+    def _is_finite(self) -> Self:
+        if broken := next(_not_finite(self.model_dump(warnings=False)), None):
+            raise ValueError(f"{broken[0]} must be a finite number, not {broken[1]}")
+        return self
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Self:
         """Read and check `path`.
 
         Raises:
-            UserError: the file is missing, is no JSON, is of another format version, or a key or type is wrong.
+            UserError: the file can't be read, is of another format version, or a key or type is wrong.
         """
-        path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-            content = json.loads(text)
-        except FileNotFoundError:
-            raise UserError(f"{path} does not exist. {cls.remedy}") from None
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}). {cls.remedy}") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid JSON, perhaps cut off ({error}). {cls.remedy}") from None
+        content = read_json(path, cls.remedy)
         version = content.get("format_version") if isinstance(content, dict) else None
         if version != cls.model_fields["format_version"].default:
             raise UserError(
                 f"{path} has format_version {version!r}, this release reads "
                 f"{cls.model_fields['format_version'].default}. Use the release that wrote it. {cls.remedy}"
             )
+        return cls._checked(cls._opened(content, path), path)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the document to `path`, whole or not at all.
+
+        Raises:
+            UserError: a value is not finite or of a wrong type, so that the file could not be read again.
+        """
+        if broken := next(_not_finite(self.model_dump(warnings=False)), None):
+            raise UserError(f"{path} is left as it was: key '{broken[0]}' must be a finite number, not {broken[1]}.")
+        content = json.loads(self.model_dump_json(warnings=False))
+        self._checked(content, path)
+        with write_atomically(path) as temporary:
+            text = json.dumps(self._closed(content), indent=2, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def _checked(cls, content: dict, path: str | os.PathLike) -> Self:
         try:
-            return cls.model_validate_json(text, strict=True)
+            return cls.model_validate_json(json.dumps(content), strict=True)
         except ValidationError as error:
             raise UserError(f"{path}: {explain(error, cls)} {cls.remedy}") from None
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the document to `path`, whole or not at all."""
-        with write_atomically(path) as temporary:
-            temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    @classmethod
+    def _opened(cls, content: dict, path: str | os.PathLike) -> dict:
+        """What of a file's content the document itself is."""
+        return content
+
+    @classmethod
+    def _closed(cls, content: dict) -> dict:
+        """What a file holds for the document."""
+        return content
+
+
+class Record(Document):
+    """A document of which the file holds a checksum over the rest of itself, against accidents.
+
+    It does not protect against someone who edits on purpose: whoever can change the file can renew the checksum.
+    """
+
+    @classmethod
+    def _opened(cls, content: dict, path: str | os.PathLike) -> dict:
+        if content.get("checksum") != checksum(content):
+            raise UserError(f"{path} was changed or damaged after it was written: its checksum differs. {cls.remedy}")
+        return {key: value for key, value in content.items() if key != "checksum"}
+
+    @classmethod
+    def _closed(cls, content: dict) -> dict:
+        return content | {"checksum": checksum(content)}
+
+
+def checksum(content: Mapping[str, object]) -> str:
+    """SHA-256 of a record's content but for the key `checksum`, independent of order and white space."""
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_json(path: str | os.PathLike, remedy: str) -> Any:
+    """The content of a JSON file, whatever it is; NaN and Infinity pass, since nnU-Net writes them.
+
+    Raises:
+        UserError: the file is missing, can't be read or is not valid JSON; `remedy` ends the message.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist. {remedy}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}). {remedy}") from None
+    except RecursionError:
+        raise UserError(f"{path} is not valid JSON (nested too deeply). {remedy}") from None
+    except ValueError as error:  # also: no UTF-8, an integer of thousands of digits, a NUL in the path
+        raise UserError(f"{path!s} is not valid JSON, perhaps cut off ({error}). {remedy}") from None
+
+
+def _not_finite(part: object, key: str = "") -> Iterator[tuple[str, float]]:
+    """Where in a document a number is infinite or NaN, and which."""
+    if isinstance(part, float) and not math.isfinite(part):
+        yield key, part
+    inside = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, (list, tuple)) else ()
+    for name, value in inside:
+        yield from _not_finite(value, f"{key}.{name}" if key else str(name))
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -74,8 +154,13 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             problems.append(f"unknown key '{key}'" + (f" (did you mean '{nearest[0]}'?)." if nearest else "."))
         else:
             said = problem["msg"].removeprefix("Value error, ")  # what a validator of ours says
-            problems.append(f"key '{key}': {said}, got {str(problem.get('input'))[:80]}.")
+            problems.append(f"key '{key}': {said}, got {_short(problem.get('input'))}.")
     return " ".join(problems)
+
+
+def _short(value: object) -> str:
+    """What fits a line; also of lists within lists that Python itself refuses to write out."""
+    return value[:80] if isinstance(value, str) else _SHORT.repr(value)
 
 
 def _keys(part: object, inside: Sequence[int | str]) -> list[str]:
@@ -90,19 +175,69 @@ def _keys(part: object, inside: Sequence[int | str]) -> list[str]:
 def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary name beside `path`; rename it when the block ends well, remove it when it does not.
 
+    After a power cut, the old or the new content is there. What killed processes left of the same file is removed.
+
     Raises:
-        UserError: the disk is full, or the folder cannot be written to.
+        UserError: the disk is full, or the path cannot be written to.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{socket.gethostname()}.tmp")
     try:
         with explained_write(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path)
             yield temporary
+            _sync(temporary)
             os.replace(temporary, path)
+            with contextlib.suppress(OSError):  # not every file system knows it for folders
+                _sync(path.parent)
     finally:
         with contextlib.suppress(OSError):  # a read-only disk refuses to remove even what is not there
             temporary.unlink()
+
+
+def copy_atomically(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Copy a file's content; killed at any moment, `target` is whole or as it was before.
+
+    Raises:
+        UserError: the disk is full, or `target` cannot be written to.
+    """
+    with write_atomically(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files for `path` of processes that are no more."""
+    start = f".{path.name}."
+    for entry in os.scandir(path.parent):
+        if entry.name.startswith(start) and entry.name.endswith(".tmp"):
+            pid, _, host = entry.name[len(start) : -len(".tmp")].partition(".")
+            with contextlib.suppress(OSError, ValueError, OverflowError):
+                if _has_ended(int(pid)) if host == socket.gethostname() else _is_outdated(entry):
+                    os.unlink(entry.path)
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        pass
+    return False
+
+
+def _is_outdated(entry: os.DirEntry) -> bool:
+    return time.time() - entry.stat().st_mtime > OUTDATED_SECONDS
 
 
 @contextlib.contextmanager
@@ -127,6 +262,10 @@ def as_user_error(error: Exception, path: Path) -> Exception:
         return UserError(f"No space left while writing {path}. Free some space and run the same command again.")
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return UserError(f"No permission to write {path}. Choose a folder that you may write to.")
+    if isinstance(error, (OSError, RuntimeError)) and not os.path.isdir(path.parent):
+        return UserError(f"{path} cannot be written: {path.parent} is not a folder. Choose another path.")
+    if number in (errno.EISDIR, errno.ENAMETOOLONG):
+        return UserError(f"{path} cannot be written ({error.strerror}). Choose another name.")
     return error
 
 

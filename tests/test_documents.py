@@ -2,13 +2,20 @@
 
 import errno
 import json
+import math
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from stylegan2_cond.documents import Document, write_atomically
+from stylegan2_cond.documents import Document, Record, checksum, copy_atomically, read_json, write_atomically
 from stylegan2_cond.errors import UserError
 
 
@@ -109,6 +116,110 @@ def test_a_missing_file_is_named(tmp_path):
     assert "does not exist" in refusal(tmp_path / "settings.json")
 
 
+def folder_in_place(path):
+    path.mkdir()
+
+
+def loop_of_links(path):
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        folder_in_place,
+        loop_of_links,
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: path.write_text('{"format_version": 1, "batch_size": ' + "9" * 6_000 + "}"),
+        lambda path: path.write_text('{"format_version": 1, "batch_size": ' + "[" * 150 + "]" * 150 + "}"),
+        lambda path: path.write_bytes(b"\0" * 40),
+        lambda path: path.write_text("\ufeff{}"),
+    ],
+    ids=["folder", "loop", "nested", "digits", "list", "zeros", "mark"],
+)
+def test_whatever_lies_in_place_of_a_document_is_refused(tmp_path, make):
+    make(tmp_path / "settings.json")
+    assert "\n" not in refusal(tmp_path / "settings.json")
+
+
+def test_a_name_that_no_file_can_have_is_refused():
+    for name in ("a\0b", "a" * 300, "/dev/null/settings.json"):
+        with pytest.raises(UserError, match="a file of mine"):
+            read_json(name, "Choose a file of mine.")
+
+
+def test_nan_is_read_where_another_program_wrote_it(tmp_path):
+    (tmp_path / "summary.json").write_text('{"Dice": NaN}')
+    assert math.isnan(read_json(tmp_path / "summary.json", "")["Dice"])
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e400"])
+def test_a_number_that_is_not_finite_is_refused_wherever_it_stands(tmp_path, number):
+    path = tmp_path / "settings.json"
+    path.write_text('{"format_version": 1, "optimizer": {"momentum": %s}}' % number)  # noqa: UP031
+    assert "optimizer.momentum" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"optimizer": Optimizer(momentum=math.inf)}, {"batch_size": "many"}, {"canvas": (4, math.nan)}]
+)
+def test_a_copy_that_could_not_be_read_again_is_not_saved(tmp_path, change):
+    Settings(batch_size=3).save(tmp_path / "settings.json")
+    with pytest.raises(UserError, match=next(iter(change))):
+        Settings().model_copy(update=change).save(tmp_path / "settings.json")
+    assert Settings.load(tmp_path / "settings.json").batch_size == 3
+
+
+# --- records
+
+
+class Seen(Record):
+    remedy: ClassVar[str] = "Count again."
+    cases: tuple[str, ...] = ("first", "grün")
+    share: float = 0.1
+
+
+def test_a_record_comes_back_as_it_was_saved_and_in_any_order_of_keys(tmp_path):
+    path = tmp_path / "seen.json"
+    Seen(share=1e-7).save(path)
+    assert Seen.load(path) == Seen(share=1e-7)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(reversed(content.items()))))
+    assert Seen.load(path) == Seen(share=1e-7)
+
+
+def test_no_flipped_bit_of_a_record_passes_unless_it_changes_nothing(tmp_path):
+    path = tmp_path / "seen.json"
+    Seen().save(path)
+    written, refused = path.read_bytes(), 0
+    for place in range(len(written)):
+        changed = bytearray(written)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            assert Seen.load(path) == Seen()
+        except UserError:
+            refused += 1
+    assert refused > 0.9 * len(written)
+
+
+def test_a_record_that_was_edited_is_refused_and_one_whose_checksum_was_renewed_is_read(tmp_path):
+    path = tmp_path / "seen.json"
+    Seen().save(path)
+    content = json.loads(path.read_text()) | {"cases": []}
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"seen\.json.*checksum.*Count again"):
+        Seen.load(path)
+    path.write_text(json.dumps(content | {"checksum": checksum(content)}))
+    assert Seen.load(path).cases == ()
+
+
+def test_a_record_without_a_checksum_is_refused(tmp_path):
+    (tmp_path / "seen.json").write_text('{"format_version": 1}')
+    with pytest.raises(UserError, match="checksum"):
+        Seen.load(tmp_path / "seen.json")
+
+
 # --- writing
 
 
@@ -175,3 +286,75 @@ def test_an_error_that_a_user_cannot_mend_comes_back_unchanged(tmp_path):
     with pytest.raises(OSError, match="simulated") as caught, write_atomically(tmp_path / "file"):
         raise error
     assert caught.value is error
+
+
+def ended_process():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed_when_the_file_is_written_again(tmp_path):
+    host, dead = socket.gethostname(), ended_process()
+    gone = [tmp_path / f".file.{dead}.{host}.tmp", tmp_path / f".file.{dead}.elsewhere.tmp"]
+    stays = [
+        tmp_path / f".file.{os.getppid()}.{host}.tmp",  # being written
+        tmp_path / f".file.{dead}.another.tmp",  # a process of another machine may be alive
+        tmp_path / f".file.more.{dead}.{host}.tmp",  # of another file
+        tmp_path / ".file.mine.tmp",
+    ]
+    for path in gone + stays:
+        path.write_text("half")
+    os.utime(gone[1], (time.time() - 2 * 24 * 3600,) * 2)
+    Settings().save(tmp_path / "file")
+    assert sorted(tmp_path.iterdir()) == sorted([*stays, tmp_path / "file"])
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_nothing_after_the_next_write(tmp_path):
+    code = (
+        "import os, signal, sys\nfrom stylegan2_cond.documents import write_atomically\n"
+        "with write_atomically(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "file"], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    Settings().save(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_file_and_folder_are_on_the_disk_before_and_after_the_new_name(tmp_path, monkeypatch):
+    done, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append(os.fstat(number).st_ino), sync(number)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (done.append("renamed"), replace(old, new)))
+    Settings().save(tmp_path / "file")
+    assert done == [(tmp_path / "file").stat().st_ino, "renamed", tmp_path.stat().st_ino]
+
+
+def test_a_copy_is_whole_or_not_there(tmp_path, monkeypatch):
+    (tmp_path / "source").write_bytes(bytes(range(256)) * 100)
+    copy_atomically(tmp_path / "source", tmp_path / "new" / "copy")
+    assert (tmp_path / "new" / "copy").read_bytes() == (tmp_path / "source").read_bytes()
+    with pytest.raises(FileNotFoundError, match="gone"):
+        copy_atomically(tmp_path / "gone", tmp_path / "new" / "copy")
+    assert (tmp_path / "new" / "copy").read_bytes() == (tmp_path / "source").read_bytes()
+    assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+@pytest.mark.parametrize("place", ["file/x", "file/x/y", "folder", "a" * 300, "/dev/null/x", "/proc/nothing/x"])
+def test_a_path_that_cannot_be_written_is_named(tmp_path, place):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / place))):
+        Settings().save(tmp_path / place)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_is_moved_while_a_file_is_written_is_named(tmp_path):
+    def write():
+        with write_atomically(tmp_path / "folder" / "file") as temporary:
+            temporary.write_text("new")
+            (tmp_path / "folder").rename(tmp_path / "moved")
+
+    with pytest.raises(UserError, match=str(tmp_path / "folder")):
+        write()
+    assert not (tmp_path / "folder").exists()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from stylegan2_cond.documents import checksum
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.snapshot import find_snapshots, load_generator, save_snapshot
 
@@ -65,10 +66,17 @@ def test_a_cut_off_card_is_named(snapshot):
         load_generator(snapshot)
 
 
+def test_a_card_that_was_changed_is_refused(snapshot):
+    card = snapshot / "card.json"
+    card.write_text(card.read_text().replace("virtual_00", "virtual_90", 1))
+    with pytest.raises(UserError, match=r"card.json .*checksum"):
+        load_generator(snapshot)
+
+
 def test_a_card_of_another_network_does_not_pass(snapshot):
     card = json.loads((snapshot / "card.json").read_text())
     card["plan"]["style_dim"] = 32
-    (snapshot / "card.json").write_text(json.dumps(card))
+    (snapshot / "card.json").write_text(json.dumps(card | {"checksum": checksum(card)}))
     with pytest.raises(UserError, match="does not fit its card"):
         load_generator(snapshot)
 

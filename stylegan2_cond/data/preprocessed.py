@@ -18,7 +18,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-from stylegan2_cond.documents import write_atomically
+from stylegan2_cond.documents import read_json, write_atomically
 from stylegan2_cond.errors import UserError
 
 # What decides the values that a preprocessed voxel has; two plans that agree in these can share cases.
@@ -167,7 +167,7 @@ class Preprocessed:
         path = self.base / "splits_final.json"
         if path.exists():
             remedy = "Mend it, or delete it; nnU-Net and this command make it again."
-            splits = _read_json(path, remedy)
+            splits = read_json(path, remedy)
             if not _is_split(splits):
                 raise UserError(f"{path} is no list of folds, each with the lists 'train' and 'val'. {remedy}")
             return splits
@@ -206,13 +206,13 @@ def open_preprocessed(dataset: str | int, configuration: str, plans_name: str = 
             + (f"There are: {', '.join(sorted(known))}; choose one with -p. " if known else "")
             + f"Or make them: {preprocess_command(name, configuration, plans_name)}"
         )
-    plans = PlansManager(_read_json(plans_path, preprocess_command(name, configuration, plans_name)))
+    plans = PlansManager(read_json(plans_path, preprocess_command(name, configuration, plans_name)))
     if configuration not in plans.available_configurations:
         raise UserError(
             f"Configuration '{configuration}' is not in {plans_path}. "
             f"It has: {', '.join(plans.available_configurations)}."
         )
-    dataset_json = _read_json(base / name / "dataset.json", preprocess_command(name, configuration, plans_name))
+    dataset_json = read_json(base / name / "dataset.json", preprocess_command(name, configuration, plans_name))
     found = Preprocessed(name, plans, configuration, dataset_json)
     if not found.folder.is_dir() or not any(found.folder.iterdir()):
         raise UserError(f"{found.folder} has no cases: not preprocessed yet. Type: {found.preprocess_command}")
@@ -255,15 +255,6 @@ def _dataset_name(dataset: str, base: Path) -> str:
     )
 
 
-def _read_json(path: Path, remedy: str):
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist. {remedy}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}). {remedy}") from None
-
-
 def _is_split(content: object) -> bool:
     return isinstance(content, list) and all(
         isinstance(fold, dict) and all(isinstance(fold.get(part), list) for part in ("train", "val"))
@@ -273,7 +264,7 @@ def _is_split(content: object) -> bool:
 
 def _peek(path: Path) -> dict | None:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        content = read_json(path, "")
+    except UserError:
         return None
     return content if isinstance(content, dict) else None

@@ -96,17 +96,14 @@ def begin_folder(folder: Path, record: SamplesRecord) -> SamplesRecord:
         UserError: the folder holds something else, or can't be written to.
     """
     path = folder / RECORD_FILE
-    try:
-        with explained_write(path):
-            if path.exists():
-                begun = SamplesRecord.load(path)
-                _refuse_others(folder, begun, record)
-                return begun.model_copy(update={"requested": max(record.requested, len(begun.samples))})
-            if folder.is_dir() and any(folder.iterdir()):
-                raise UserError(f"{folder} exists and holds other files. Choose another folder with -o.")
-            record.save(path)
-    except (NotADirectoryError, FileExistsError):
-        raise UserError(f"{folder} can't be a folder, since there is a file. Choose another one with -o.") from None
+    with explained_write(path):
+        if path.exists():
+            begun = SamplesRecord.load(path)
+            _refuse_others(folder, begun, record)
+            return begun.model_copy(update={"requested": max(record.requested, len(begun.samples))})
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"{folder} exists and holds other files. Choose another folder with -o.")
+        record.save(path)
     return record
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from safetensors.torch import save
 
-from stylegan2_cond.documents import Document, write_atomically
+from stylegan2_cond.documents import Record, write_atomically
 from stylegan2_cond.networks import Generator
 from stylegan2_cond.planning import Plan
 
@@ -19,11 +19,11 @@ CARD_FILE = "card.json"
 BEST = "best"  # the link in a run's folder
 
 
-class Card(Document):
+class Card(Record):
     """What a generator is: its plan, which cases it saw, how far it was trained, and the checksum of its weights."""
 
     remedy: ClassVar[str] = "Choose another snapshot, or train the generator again: stylegan2-cond train …"
-    format_version: int = 2
+    format_version: int = 3
     plan: Plan
     images_seen: int
     weights_sha256: str
