@@ -1,10 +1,13 @@
 """Large blocks are reused: the kernel is asked for their pages once, not at every step."""
 
 import ctypes
+import os
 import subprocess
 import sys
 
 import pytest
+
+from stylegan2_cond.allocation import keep_freed_memory
 
 PAGE_FAULTS = """
 import resource, sys, numpy as np
@@ -18,6 +21,19 @@ for step in range(20):
     del blocks
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+
+
+@pytest.mark.parametrize("name", [None, "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_blocks_on_a_gpu_may_grow_unless_the_user_has_other_settings(monkeypatch, name):
+    for variable in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.setenv(variable, "")  # so that what is set is taken back
+        monkeypatch.delenv(variable)
+    if name:
+        monkeypatch.setenv(name, "max_split_size_mb:32")
+    keep_freed_memory()
+    found = {key: value for key, value in os.environ.items() if key.endswith("ALLOC_CONF")}
+    expected = {name: "max_split_size_mb:32"} if name else {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    assert found == expected
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this C library has no mallopt")

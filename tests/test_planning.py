@@ -24,6 +24,7 @@ from stylegan2_cond.planning import (
     choices,
     deriving,
     fit_memory,
+    free_bytes,
     make_plan,
     next_smaller,
     parse_overrides,
@@ -360,6 +361,11 @@ def test_a_job_may_take_what_its_limit_and_those_above_leave(system):
     assert available_bytes() == 0
     system("other", 1)
     assert available_bytes() == 0
+
+
+def test_a_part_of_a_gpus_memory_is_kept_back(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (20 * 2**30, 24 * 2**30))
+    assert 15 * 2**30 < free_bytes(torch.device("cuda")) < 19 * 2**30
 
 
 def test_where_nobody_tells_nothing_is_known(monkeypatch, tmp_path):

@@ -320,13 +320,15 @@ def test_a_canvas_larger_than_memory_names_a_smaller_one(preprocessed):
 
 def test_running_out_of_memory_names_a_smaller_canvas(fresh_run, preprocessed, monkeypatch):
     fresh_run("memory")
+    errors = iter([RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), MemoryError()])
 
     def exhausted(*_):
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        raise next(errors)
 
     monkeypatch.setattr(loop, "take_step", exhausted)
-    with pytest.raises(UserError, match=r"Out of memory at canvas .*accumulate in plan.json"):
-        train(preprocessed, "0", kimg=0.1)
+    for said in ("CUBLAS_STATUS_ALLOC_FAILED", "MemoryError"):
+        with pytest.raises(UserError, match=rf"Out of memory at canvas .*{said}.*accumulate in plan.json"):
+            train(preprocessed, "0", kimg=0.1)
 
 
 def test_the_command_ends_with_the_paths_of_its_results(generator_run):

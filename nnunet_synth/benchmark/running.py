@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -245,7 +246,7 @@ def alone(folder: Path) -> Iterator[None]:
     except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"-o {folder}: no folder can be made there ({error.strerror}). Choose another place.") from None
     try:
-        told = {"process": os.getpid(), "machine": os.uname().nodename, "since": time.strftime("%Y-%m-%d %H:%M")}
+        told = {"process": os.getpid(), "machine": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M")}
         with write_atomically(holder) as temporary:
             temporary.write_text(json.dumps(told))
         yield

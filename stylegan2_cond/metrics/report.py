@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 from pathlib import Path
 from typing import ClassVar
 
@@ -132,12 +131,16 @@ def table(evaluation: Evaluation) -> str:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held."""
+    """The most memory that this process has held; 0 where no system call tells."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss would count the parent's, before the fork
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(peak.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of macOS, in bytes
 
 
 def _obedience(details: dict[str, float | None]) -> str:

@@ -9,11 +9,12 @@ import torch
 MEMINFO = Path("/proc/meminfo")
 OWN_CGROUP = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")  # Linux' control groups, version 2: the limits of containers and of a cluster's jobs
+GPU_SHARE = 0.92  # of a GPU's free memory; the rest is for gaps between blocks, and libraries' workspaces
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What a device can give now; None where it can't be told."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+    """What training may take of a device now; None where it can't be told."""
+    return int(GPU_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_bytes()
 
 
 def available_bytes() -> int | None:

@@ -25,6 +25,7 @@ from stylegan2_cond.training.settling import settle_plan
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
 from stylegan2_cond.training.telling import Teller
+from stylegan2_cond.training.trial import is_out_of_memory
 from stylegan2_cond.training.world import World, join_world, own_device
 
 LOG_INTERVAL = 1_000  # images
@@ -96,10 +97,8 @@ def train(
         plan = settle_plan(preprocessed, fold, **settings)
         try:
             return _train(plan, preprocessed, fold, chosen, world)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise _out_of_memory(plan, error) from error
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
                 raise _out_of_memory(plan, error) from error
             raise
 
@@ -199,9 +198,13 @@ def _headline(
 
 def _out_of_memory(plan: Plan, error: BaseException) -> UserError:
     return UserError(
-        f"Out of memory at canvas {list(plan.canvas)}, batch {plan.batch_size} ({str(error).splitlines()[0]}). Raise "
+        f"Out of memory at canvas {list(plan.canvas)}, batch {plan.batch_size} ({_first_line(error)}). Raise "
         f"accumulate in plan.json, or begin anew with a smaller canvas: --canvas {smaller_canvas(plan.canvas)}"
     )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _passed(before: int, after: int, interval: int) -> bool:

@@ -21,7 +21,16 @@ from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
 
 OUT_OF_MEMORY = 12  # exit code; ENOMEM
-KILLED = {-signal.SIGKILL, 128 + signal.SIGKILL}  # as Linux does when memory runs out
+_SIGKILL = getattr(signal, "SIGKILL", 9)  # Windows has none
+KILLED = {-_SIGKILL, 128 + _SIGKILL}  # as Linux does when memory runs out
+NO_MEMORY = (  # what torch says; cuBLAS and cuDNN also fail in these ways where none is left for what they need
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "STATUS_ALLOC_FAILED",
+    "STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+)
 PATIENCE = 60.0  # seconds of the first step, from which on it is not taken again only to time it better
 
 
@@ -56,9 +65,8 @@ def try_step(plan: Plan, device: torch.device | str) -> Trial:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch, numpy or Python say by this that memory ran out."""
-    texts = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
     )
 
 
@@ -77,7 +85,7 @@ def _measure(plan: Plan, device: torch.device) -> Trial:
     plain, full = (_timed_step(state, step, batch) for step in (due + 1, due)) if first < PATIENCE else (first, first)
     intervals = {plan.r1_interval if plan.r1_weight else 0, plan.path_length_interval if plan.path_length_weight else 0}
     rest = max(0.0, full - plain) / min(intervals - {0}, default=1)
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes() - before
+    peak = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_bytes() - before
     return Trial(peak_bytes=peak, seconds_per_step=plain + rest)
 
 
