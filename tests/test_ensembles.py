@@ -2,11 +2,13 @@
 
 import shutil
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import STRICT
+from tiny import tiny_plan
 
 from nnunet_synth.bank.drawing import Member, Stream
 from nnunet_synth.bank.filling import fill_bank
@@ -14,9 +16,15 @@ from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord
 from nnunet_synth.bank.gates import Gates
 from nnunet_synth.bank.growing import grow_bank
 from nnunet_synth.bank.members import Order, make_order
+from stylegan2_cond.data.canvases import Canvases
+from stylegan2_cond.data.conditioning import Conditions
+from stylegan2_cond.data.measured_canvases import read_rows
+from stylegan2_cond.data.preprocessed import Case
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.networks import build_generator
-from stylegan2_cond.snapshot import find_snapshots, load_generator, open_masks, save_snapshot
+from stylegan2_cond.planning import condition_canvases, deriving
+from stylegan2_cond.snapshot import Ask, find_snapshots, load_generator, open_masks, save_snapshot
+from stylegan2_cond.snapshot.masks import RealMasks
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +91,67 @@ def test_every_class_is_asked_for_equally_often_when_balanced(pair, plan):
     for label in seen:  # at least its own turn
         assert np.mean([label in classes for classes in asked]) > 1 / len(seen) - 0.04
     assert Stream(stream.members, seed=0).asked(0, 0) is None
+
+
+def rare_masks(classes=13, cases=24):
+    """Real masks of a plan for slices that show few of many organs, most combinations of them once or never."""
+    rng = np.random.default_rng(3)
+    labels = np.zeros((cases, 20, 8, 6), np.int16)
+    for organ in range(1, classes + 1):  # the rarest lies in a single slice of all
+        for case in range(1 if organ == classes else max(1, cases // organ)):
+            first, length = rng.integers(20), 1 if organ == classes else 1 + rng.integers(4)
+            labels[case, first : first + length, rng.integers(8), rng.integers(6)] = organ
+    names = [f"case_{number}" for number in range(cases)]
+    plan = tiny_plan("image")
+    plan = plan.model_copy(update={"source": plan.source.model_copy(update={"training_cases": tuple(names)})})
+
+    def load(name):
+        label = labels[names.index(name)]
+        places = {value: np.argwhere(label[None] == value) for value in range(1, classes + 1)}
+        return Case(name, np.zeros((2, *label.shape), np.float32), label[None], places)
+
+    preprocessed = SimpleNamespace(load=load)
+    stream = Canvases(preprocessed, names, plan.canvas, foreground_share=plan.foreground_share, seed=plan.seed)
+    shown = np.stack([stream.draw(number)[1] for number in range(condition_canvases(plan.canvas))])
+    conditions = Conditions.from_canvases(range(1, classes + 1), shown, stream.positions(0, len(shown)))
+    return RealMasks(preprocessed, plan.model_copy(update={"conditions": conditions}), deformed=False)
+
+
+@pytest.fixture
+def few_canvases(monkeypatch):
+    monkeypatch.setattr(deriving, "CONDITION_CANVASES", 500)
+
+
+def test_a_balanced_bank_of_images_gets_a_mask_of_every_combination_that_it_asks_for(few_canvases):
+    source = rare_masks()
+    stream = Stream([Member(SimpleNamespace(plan=source.plan), 1.0, source)], seed=0, balanced=True)
+    asked = {number: stream.asked(number, 0) for number in range(150)}
+    combinations = Counter(asked.values())
+    assert min(combinations.values()) == 1  # rare ones are among them
+    assert any(13 in classes for classes in combinations)
+    drawn = {number: source.draw(0, [number], Ask(classes)) for number, classes in asked.items()}
+    for number, classes in asked.items():
+        assert set(np.unique(drawn[number][0])) - {0} == set(classes)
+    again = rare_masks()
+    for number in (149, 7, 120):  # in another order, by another object
+        label, place = again.draw(0, [number], Ask(asked[number]))
+        np.testing.assert_array_equal(label, drawn[number][0])
+        np.testing.assert_array_equal(place, drawn[number][1])
+    some = [number for number in range(150) if asked[number] == asked[0]][:5]
+    label, place = again.draw(0, some, Ask(asked[0]))
+    np.testing.assert_array_equal(label, np.concatenate([drawn[number][0] for number in some]))
+    np.testing.assert_array_equal(place, np.concatenate([drawn[number][1] for number in some]))
+
+
+def test_a_combination_that_no_canvas_shows_any_more_gets_the_mask_that_shows_most_of_it(few_canvases):
+    source = rare_masks()
+    conditions = source.plan.conditions
+    most = read_rows(conditions.rows, 13, has_position=True).shown.sum(axis=1).max()
+    everything = f"1 {' '.join(['-3.00'] * 13)} 0.500"  # as if the cases were others when the plan was made
+    conditions = conditions.model_copy(update={"rows": (*conditions.rows, everything)})
+    source.plan = source.plan.model_copy(update={"conditions": conditions})
+    label, _ = source.draw(0, range(5), Ask(conditions.classes))
+    assert [len(set(np.unique(mask)) - {0}) for mask in label] == [most] * 5
 
 
 def test_refused_samples_leave_gaps_and_a_bank_goes_on_behind_them(pair):

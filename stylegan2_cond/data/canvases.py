@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 
@@ -44,7 +45,6 @@ class Canvases:
         self.foreground_share = foreground_share
         self.seed = seed
         self._cached: dict[str, Case] = {}
-        self._cached_bytes = 0
 
     def batch(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Canvases `first` … `first + count - 1`: images `[N, C, *canvas]` float32, labels `[N, *canvas]` int16."""
@@ -56,6 +56,18 @@ class Canvases:
         rng = np.random.default_rng([self.seed, index])
         case = self._case(self._draw_name(rng))
         return _cut(case, self.canvas, self._place(case, _size(self.canvas), rng))
+
+    def label(self, index: int) -> np.ndarray:
+        """Label map of canvas `index`, `[*canvas]` int16; its image is not cut."""
+        rng = np.random.default_rng([self.seed, index])
+        case = self._case(self._draw_name(rng))
+        return _cut_label(case, self.canvas, self._place(case, _size(self.canvas), rng))
+
+    def with_seed(self, seed: int) -> Canvases:
+        """The stream of another seed; both keep the same cases in memory."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
 
     def case_name(self, index: int) -> str:
         """The case that canvas `index` is cut from."""
@@ -109,10 +121,10 @@ class Canvases:
             return self._cached[name]
         case = self.preprocessed.load(name)
         size = int(np.prod(case.image.shape)) * 4 + int(np.prod(case.label.shape)) * 2
-        if self._cached_bytes + size <= CACHE_BYTES:
+        used = sum(kept.image.nbytes + kept.label.nbytes for kept in [*self._cached.values()])  # a thread may add one
+        if used + size <= CACHE_BYTES:
             case = Case(name, case.image[:], case.label[:], case.class_locations)
             self._cached[name] = case
-            self._cached_bytes += size
         return case
 
 
@@ -147,7 +159,14 @@ def _size(canvas: Sequence[int]) -> np.ndarray:
 
 
 def _cut(case: Case, canvas: Sequence[int], lower: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    box = [[int(low), int(low + length)] for low, length in zip(lower, _size(canvas), strict=True)]
-    image = crop_and_pad_nd(case.image, box, IMAGE_PADDING)
-    label = crop_and_pad_nd(case.label, box, OUTSIDE)
-    return image.reshape(-1, *canvas).astype(np.float32), label.reshape(canvas).astype(np.int16)
+    image = crop_and_pad_nd(case.image, _box(canvas, lower), IMAGE_PADDING)
+    return image.reshape(-1, *canvas).astype(np.float32), _cut_label(case, canvas, lower)
+
+
+def _cut_label(case: Case, canvas: Sequence[int], lower: Sequence[int]) -> np.ndarray:
+    label = crop_and_pad_nd(case.label, _box(canvas, lower), OUTSIDE)
+    return label.reshape(canvas).astype(np.int16)
+
+
+def _box(canvas: Sequence[int], lower: Sequence[int]) -> list[list[int]]:
+    return [[int(low), int(low + length)] for low, length in zip(lower, _size(canvas), strict=True)]

@@ -140,7 +140,7 @@ def _check(ask: Ask, conditions: Conditions, source: MaskSource | None, seed: in
             conditions.draw(rng, classes=part.classes, position=part.position, areas=part.areas)
     if source is not None and ask != Ask():
         with _naming(ask):
-            source.draw(seed, 0, ask)
+            source.draw(seed, [0], ask)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The generator's self-configuration: what nnU-Net's plans and one look at the training cases decide."""
 
 from stylegan2_cond.planning.available import available_bytes, free_bytes
-from stylegan2_cond.planning.deriving import make_plan
+from stylegan2_cond.planning.deriving import condition_canvases, make_plan
 from stylegan2_cond.planning.fitting import fit_memory, next_smaller, smaller_canvas, too_large
 from stylegan2_cond.planning.memory import training_bytes
 from stylegan2_cond.planning.overrides import parse_overrides
@@ -14,6 +14,7 @@ __all__ = [
     "Source",
     "Variant",
     "available_bytes",
+    "condition_canvases",
     "fit_memory",
     "free_bytes",
     "make_plan",

@@ -185,6 +185,11 @@ def _room(free_bytes: int | None, seen: Survey, device: torch.device, processes:
     return max(0, free_bytes // processes - min(CACHE_BYTES, seen.bytes))
 
 
+def condition_canvases(canvas: Sequence[int]) -> int:
+    """How many canvases of the plan's stream its conditions are measured on."""
+    return min(CONDITION_CANVASES, max(FEWEST_CONDITION_CANVASES, CONDITION_BYTES // (2 * math.prod(canvas))))
+
+
 def _conditions(preprocessed: Preprocessed, plan: Plan, classes: Sequence[int]) -> Conditions:
     stream = Canvases(
         preprocessed,
@@ -193,7 +198,7 @@ def _conditions(preprocessed: Preprocessed, plan: Plan, classes: Sequence[int]) 
         foreground_share=plan.foreground_share,
         seed=plan.seed,
     )
-    count = min(CONDITION_CANVASES, max(FEWEST_CONDITION_CANVASES, CONDITION_BYTES // (2 * math.prod(plan.canvas))))
+    count = condition_canvases(plan.canvas)
     labels = np.stack([stream.draw(index)[1] for index in range(count)])
     positions = stream.positions(0, count)
     return Conditions.from_canvases(classes, labels, positions if np.ptp(positions) > 0 else None)

@@ -100,10 +100,12 @@ class PairGenerator:
         *,
         seed: int = 0,
         with_classes: Sequence[int] | None = None,
+        position: float | None = None,
+        areas: Mapping[int, float] | None = None,
         masks: MaskSource | None = None,
     ) -> Pairs:
         """Draw these samples of a stream, in this order; otherwise as `sample`."""
-        return self._sample(numbers, seed, 1.0, Ask(with_classes), masks)
+        return self._sample(numbers, seed, 1.0, Ask(with_classes, position, areas), masks)
 
     def _sample(
         self, numbers: Sequence[int], seed: int, truncation: float, ask: Ask, masks: MaskSource | None
@@ -133,7 +135,7 @@ class PairGenerator:
         drawn = [self._inputs(np.random.default_rng([seed, index]), ask) for index in indices]
         z, condition, *noises = (torch.stack(parts).to(self.device) for parts in zip(*drawn, strict=True))
         if masks is not None:
-            label, place = (np.stack(parts) for parts in zip(*(masks.draw(seed, i, ask) for i in indices), strict=True))
+            label, place = masks.draw(seed, indices, ask)
             label = torch.from_numpy(label).to(self.device)
             condition = self.plan.conditions.measure(label, torch.from_numpy(place).to(self.device))
             given = codec.encode_label(label)

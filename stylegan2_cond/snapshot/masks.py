@@ -2,73 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from stylegan2_cond.data.canvases import Canvases
 from stylegan2_cond.data.deformation import deform
+from stylegan2_cond.data.measured_canvases import read_rows
 from stylegan2_cond.data.preprocessed import Preprocessed, open_preprocessed
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.planning import Plan
+from stylegan2_cond.planning import Plan, condition_canvases
 
 if TYPE_CHECKING:
     from stylegan2_cond.snapshot.generator import Ask, PairGenerator
 
-TRIES = 2000  # canvases that are looked at for one that shows the classes asked for
-MASKS = 77  # the stream of random numbers that masks are deformed by
+TRIES = 20  # canvases of its own that a sample looks at for one that shows the classes asked for
+MASKS, CATALOGUE = 77, 80  # streams of random numbers: masks are deformed by one, and chosen by the other
 
 
 class MaskSource(Protocol):
-    """Mask number `index` of the stream that `seed` names, which depends on nothing else."""
+    """Masks of the stream that `seed` names; each depends on seed, number, and what was asked alone."""
 
-    def draw(self, seed: int, index: int, ask: Ask) -> tuple[np.ndarray, np.float32]:
-        """Label map `[*canvas]` int16, and the position of the slice in its volume, from 0 to 1."""
+    def draw(self, seed: int, indices: Sequence[int], ask: Ask) -> tuple[np.ndarray, np.ndarray]:
+        """Label maps `[N, *canvas]` int16, and the positions of slices in their volumes, `[N]` float32 from 0 to 1."""
 
 
 class RealMasks:
-    """Masks of the training cases, cut as the generator's training cuts them; deformed, if wanted."""
+    """Masks of the training cases, cut as the generator's training cuts them; deformed, if wanted.
+
+    Where classes are asked for, a sample looks at a few canvases of its own. Where none shows exactly these classes,
+    one is chosen of those that the plan's conditions were measured on, which show every combination that is asked for.
+    """
 
     def __init__(self, preprocessed: Preprocessed, plan: Plan, *, deformed: bool):
         self.plan = plan
         self.deformed = deformed
         self.preprocessed = preprocessed
-        self._streams: dict[int, Canvases] = {}
+        self._measured = Canvases(
+            preprocessed,
+            plan.source.training_cases,
+            plan.canvas,
+            foreground_share=plan.foreground_share,
+            seed=plan.seed,
+        )
 
-    def draw(self, seed: int, index: int, ask: Ask) -> tuple[np.ndarray, np.float32]:
+    def draw(self, seed: int, indices: Sequence[int], ask: Ask) -> tuple[np.ndarray, np.ndarray]:
         """As `MaskSource`.
 
         Raises:
-            ValueError: an area or a place is asked for, or classes that no canvas shows.
+            ValueError: an area or a place is asked for, or classes that no canvas shows together.
         """
         if ask.areas is not None or ask.position is not None:
             raise ValueError("real masks are as they are: areas and positions can be asked of a mask snapshot only")
-        stream = self._stream(seed)
-        for number in self._numbers(index, ask):
-            label = stream.draw(number)[1]
-            if ask.classes is None or self._shown(label) == set(ask.classes):
-                return self._deform(label, seed, index), stream.position(number)
-        raise ValueError(f"{TRIES} canvases were looked at, none shows just the classes {sorted(ask.classes)}")
+        drawn = [self._one(seed, index, ask) for index in indices]
+        return np.stack([label for label, _ in drawn]), np.array([place for _, place in drawn], np.float32)
 
-    def _numbers(self, index: int, ask: Ask) -> range:
-        return range(index, index + 1) if ask.classes is None else range(index * TRIES, (index + 1) * TRIES)
+    def _one(self, seed: int, index: int, ask: Ask) -> tuple[np.ndarray, float]:
+        stream = self._measured.with_seed(seed)
+        stream, number = (stream, index) if ask.classes is None else self._showing(stream, seed, index, ask.classes)
+        return self._deform(stream.label(number), seed, index), stream.position(number)
 
-    def _shown(self, label: np.ndarray) -> set[int]:
-        return set(np.unique(label).tolist()) & set(self.plan.conditions.classes)
+    def _showing(self, own: Canvases, seed: int, index: int, classes: Sequence[int]) -> tuple[Canvases, int]:
+        """A canvas that shows just these classes; of those that the plan knows together, the nearest there is."""
+        known = self.plan.conditions.classes
+        if unknown := sorted(set(classes) - set(known)):
+            raise ValueError(f"class {unknown[0]} is not one that this generator knows: {list(known)}")
+        wanted = np.isin(known, classes)
+        for number in range(index * TRIES, (index + 1) * TRIES):
+            if (self._shown(own.label(number)) == wanted).all():
+                return own, number
+        missing = (wanted & ~self._catalogue).sum(axis=1)
+        surplus = (~wanted & self._catalogue).sum(axis=1)
+        best = np.lexsort((surplus, missing))[0]
+        nearest = np.flatnonzero((missing == missing[best]) & (surplus == surplus[best]))
+        if missing[best] + surplus[best] and not self._is_known(wanted):
+            looked_at = TRIES + len(missing)
+            raise ValueError(f"{looked_at} canvases were looked at, none shows just the classes {sorted(classes)}")
+        return self._measured, int(np.random.default_rng([seed, CATALOGUE, index]).choice(nearest))
+
+    @cached_property
+    def _catalogue(self) -> np.ndarray:
+        """`[canvases, classes]` booleans: what the canvases show that the plan's conditions were measured on."""
+        count = condition_canvases(self.plan.canvas)
+        return np.stack([self._shown(self._measured.label(number)) for number in range(count)])
+
+    def _shown(self, label: np.ndarray) -> np.ndarray:
+        """`[classes]` booleans."""
+        return np.isin(self.plan.conditions.classes, np.unique(label))
+
+    def _is_known(self, wanted: np.ndarray) -> bool:
+        conditions = self.plan.conditions
+        table = read_rows(conditions.rows, len(conditions.classes), has_position=conditions.has_position)
+        return bool((table.shown == wanted).all(axis=1).any())
 
     def _deform(self, label: np.ndarray, seed: int, index: int) -> np.ndarray:
         if not self.deformed:
             return label
         spacing = self.plan.spacing
         return deform(label, np.random.default_rng([seed, MASKS, index]), spacing=spacing)
-
-    def _stream(self, seed: int) -> Canvases:
-        if seed not in self._streams:
-            share = self.plan.foreground_share
-            self._streams[seed] = Canvases(
-                self.preprocessed, self.plan.source.training_cases, self.plan.canvas, foreground_share=share, seed=seed
-            )
-        return self._streams[seed]
 
 
 class DrawnMasks:
@@ -78,14 +111,14 @@ class DrawnMasks:
         self.generator = generator
         self.plan = plan
 
-    def draw(self, seed: int, index: int, ask: Ask) -> tuple[np.ndarray, np.float32]:
+    def draw(self, seed: int, indices: Sequence[int], ask: Ask) -> tuple[np.ndarray, np.ndarray]:
         """As `MaskSource`; what is asked is asked of the mask snapshot."""
-        drawn = self.generator.sample(
-            1, seed=seed, first=index, with_classes=ask.classes, position=ask.position, areas=ask.areas
+        drawn = self.generator.sample_numbers(
+            indices, seed=seed, with_classes=ask.classes, position=ask.position, areas=ask.areas
         )
         conditions = self.generator.plan.conditions
-        place = (drawn.condition[0, -1] + 1) / 2 if conditions.has_position else 0.5
-        return drawn.label[0], np.float32(place)
+        places = (drawn.condition[:, -1] + 1) / 2 if conditions.has_position else np.full(len(indices), 0.5)
+        return drawn.label, places.astype(np.float32)
 
 
 def open_real_masks(plan: Plan, *, deformed: bool) -> RealMasks:
