@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ.update(  # before anything imports torch: two cores, and no thread that spins while another works
-    OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", nnUNet_n_proc_DA="1", nnUNet_def_n_proc="1", MPLBACKEND="agg"
-)
+os.environ.update(nnUNet_n_proc_DA="1", nnUNet_def_n_proc="1", MPLBACKEND="agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch: two workers share two cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # no thread spins while another works
 
 from nnunet_synth.bank.filling import fill_bank
 from nnunet_synth.demo.cohort import write_cohort

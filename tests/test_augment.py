@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 from scipy.spatial.transform import Rotation
+from tolerance import assert_rounded, rounding
 from torch.autograd import gradcheck, gradgradcheck
 
 from stylegan2_cond.training.augment import AdaptiveProbability, Augment, geometry, strengths
@@ -65,7 +66,9 @@ def test_a_slice_of_the_parameters_does_to_a_slice_of_the_batch_what_the_whole_d
     parameters = draw(augment, 6, p, canvas, seed)
     sliced = parameters[a:b]
     assert len(sliced) == len(range(6)[a:b])
-    torch.testing.assert_close(augment(pairs[a:b], sliced), augment(pairs, parameters)[a:b], rtol=0, atol=1e-6)
+    whole = augment(pairs, parameters)
+    terms = 2**dims * max(canvas)  # corners, whose weights are fractions of coordinates as large as the canvas
+    assert_rounded(augment(pairs[a:b], sliced), whole[a:b], terms=terms, scale=whole.abs().max().item())
 
 
 @every_dimension
@@ -77,7 +80,7 @@ def test_two_draws_after_each_other_are_one_draw_of_as_many_samples(dims, image_
     first, second = (augment.draw(count, 0.5, canvas, rng, "cpu") for count in (2, 3))
     for field in fields(whole):
         parts = [getattr(part, field.name) for part in (first, second)]
-        assert torch.equal(getattr(whole, field.name), torch.cat(parts)), field.name
+        torch.testing.assert_close(getattr(whole, field.name), torch.cat(parts))
     assert not torch.equal(draw(augment, 5, 0.5, canvas, seed=1).warp, whole.warp)
 
 
@@ -243,7 +246,7 @@ def test_motions_are_drawn_as_the_table_says(dims, monkeypatch):
     np.testing.assert_allclose(diagonal, np.repeat(diagonal[:, :1], dims, axis=1), rtol=1e-6)
 
     stretches = np.log(np.diagonal(warps(STRETCH=True)[:, :, :dims], axis1=1, axis2=2))
-    np.testing.assert_allclose(stretches.sum(axis=1), 0, atol=1e-6)
+    np.testing.assert_allclose(stretches.sum(axis=1), 0, atol=rounding(8, dims))
     assert_distributed(stretches, stats.norm(0, strengths.STRETCH * math.sqrt(1 - 1 / dims)))  # less the mean
 
     assert_distributed(warps(SHIFT=True)[:, :, dims] / 2, stats.norm(0, strengths.SHIFT))
@@ -478,7 +481,7 @@ def test_the_bent_curve_rises_everywhere_and_stays_finite(bend):
 def test_gamma_never_bends_further_than_the_curve_rises(monkeypatch):
     monkeypatch.setattr("stylegan2_cond.training.augment.intensity.GAMMA", 3.0)
     bends = draw(Augment(1, 2), 500, 1.0, (2, 2)).bend
-    torch.testing.assert_close(bends.abs().max().item(), STEEPEST_BEND)
+    torch.testing.assert_close(bends.abs().max(), torch.tensor(STEEPEST_BEND))
 
 
 def test_blur_keeps_a_constant():
