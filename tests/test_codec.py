@@ -6,6 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+from tiny import Operations
+from torch.nn import functional as F
 
 from stylegan2_cond.data.codec import Codec, soften
 from stylegan2_cond.data.preprocessed import OUTSIDE
@@ -115,6 +118,22 @@ def test_softening_blends_neighbours_and_leaves_each_voxel_the_majority_of_itsel
     assert (soft >= 0).all()
     torch.testing.assert_close(soft.sum(dim=1), torch.ones(label.shape))
     assert (soft[one_hot.bool()] > 0.5).all()
+
+
+@pytest.mark.parametrize("canvas", [(11, 9), (5, 7, 6)])
+def test_softened_classes_sum_to_one_as_float32_has_it_and_no_convolution_could_round_them(canvas):
+    label = torch.randint(3, (4, *canvas), generator=torch.Generator().manual_seed(0))
+    one_hot = F.one_hot(label, 3).movedim(-1, 1).float()
+    with torch.autocast("cpu", torch.bfloat16), Operations() as operations:
+        soft = soften(one_hot)
+    assert not any("conv" in name or name in ("mm", "bmm", "addmm") for name, _ in operations.seen)
+    roundings = 5 * len(canvas)  # of each axis: a product and four sums
+    assert (soft.double().sum(dim=1) - 1).abs().max() <= roundings * torch.finfo(torch.float32).eps
+    taps = 0.55 ** (1 / len(canvas))
+    exact = one_hot.double().numpy()
+    for axis in range(2, exact.ndim):
+        exact = ndimage.correlate1d(exact, [(1 - taps) / 2, taps, (1 - taps) / 2], axis=axis, mode="nearest")
+    assert np.abs(soft.numpy() - exact).max() <= roundings * np.finfo(np.float32).eps
 
 
 @pytest.mark.parametrize("canvas", [(6, 6), (4, 6, 6)])

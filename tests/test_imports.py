@@ -5,7 +5,8 @@ import sys
 
 WITHOUT_POSIX = """
 import ctypes, os, pkgutil, signal, sys
-import matplotlib, nnunetv2, pandas, submitit, torch.utils.tensorboard, torch.utils.cpp_extension  # may use what goes now
+# Other packages may use what goes now.
+import matplotlib, nnunetv2, pandas, submitit, torch.utils.tensorboard, torch.utils.cpp_extension
 import nnunetv2.training.nnUNetTrainer.nnUNetTrainer
 
 for module, names in {os: ("uname", "nice", "killpg", "fork", "getuid"), signal: ("SIGKILL", "SIGHUP")}.items():

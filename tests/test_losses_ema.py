@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import expit
@@ -195,12 +195,18 @@ def test_feature_matching_is_the_mean_over_blocks_of_the_mean_absolute_differenc
 @settings(max_examples=50, deadline=None)
 @given(st.integers(10**4, 10**7), st.integers(1, 256), st.floats(0.01, 1.0))
 def test_the_old_average_counts_half_after_a_share_of_the_images_seen(images_seen, batch_size, share):
+    assume(batch_size / 1000 < share * images_seen <= 20_000)
     steps = share * images_seen / batch_size
     assert ema_decay(images_seen, batch_size, share) ** steps == pytest.approx(0.5, rel=1e-6)
 
 
 def test_before_any_image_the_average_is_the_network():
     assert ema_decay(0, 16, 0.05) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_half_life_of_the_average_stops_growing_at_20_000_images():
+    assert ema_decay(399_000, 16, 0.05) < ema_decay(400_000, 16, 0.05) == ema_decay(10**8, 16, 0.05)
+    assert ema_decay(10**8, 20_000, 0.05) == pytest.approx(0.5)
 
 
 def make_network(seed):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from tiny import Operations
 
 from stylegan2_cond.networks.discriminator import IMAGE, MASK, PAIR, Discriminator, minibatch_stddev
 from stylegan2_cond.networks.layers import Conv, Linear, ModulatedConv, pixel_norm, pyramid
@@ -490,3 +491,78 @@ def test_noise_changes_a_sample_once_its_strength_is_learnt(canvas, factors):
             noise if other == number else still for other, (noise, still) in enumerate(zip(noises, silent, strict=True))
         ]
         assert (generator(z, condition, heard) - generator(z, condition, silent)).abs().max() > 1e-3, number
+
+
+# --- half precision
+
+
+def in_bfloat16(function):
+    """Its result under autocast, and the operations behind it."""
+    with torch.autocast("cpu", torch.bfloat16), Operations() as operations:
+        return function(), operations
+
+
+def rounded(x):
+    """The share of x that bfloat16 could hold."""
+    return (x == x.bfloat16()).float().mean().item()
+
+
+def assert_float32_of(found, exact, operations):
+    """`operations` roundings to float32 lie between both, each of at most half a unit in the last place."""
+    assert found.dtype == torch.float32
+    assert (found - exact).abs().max() <= operations * torch.finfo(torch.float32).eps * exact.abs().max()
+
+
+def pairs_of(canvas, count=4):
+    return torch.randn(count, IMAGES + LABELS, *canvas), torch.rand(count, CONDITION).round()
+
+
+def test_half_precision_leaves_the_style_in_float32():
+    mapping = make_generator((5, 4), ()).mapping
+    z, condition = torch.randn(16, LATENT), torch.rand(16, CONDITION).round()
+    w, _ = in_bfloat16(lambda: mapping(z, condition))
+    assert_float32_of(w, mapping.double()(z.double(), condition.double()), operations=4 * (2 * LATENT + STYLE))
+
+
+@every_canvas
+def test_half_precision_is_of_convolutions_alone(canvas, factors):
+    generator, discriminator = make_generator(canvas, factors), make_discriminator(canvas, factors)
+    z, condition, noises = draw_inputs(generator, 4)
+    drawn, operations = in_bfloat16(lambda: generator(z, condition, noises))
+    assert operations.types("mm", "addmm", "bmm") == {torch.float32}  # of styles, and of the norms that demodulate
+    assert operations.types("convolution", "mkldnn_convolution") == {torch.bfloat16}
+    _, operations = in_bfloat16(lambda: discriminator(drawn, condition))
+    assert operations.types("mm", "addmm", "bmm") == {torch.float32}
+    assert operations.types("convolution", "mkldnn_convolution") == {torch.float32} | (
+        {torch.bfloat16} if factors else set()
+    )
+
+
+@every_canvas
+def test_stages_are_added_up_finer_than_half_precision(canvas, factors):
+    generator = make_generator(canvas, factors)
+    drawn, _ = in_bfloat16(lambda: generator(*draw_inputs(generator, 4)))
+    assert drawn.dtype == torch.float32
+    if factors:
+        assert rounded(drawn) < 0.5
+
+
+@every_canvas
+def test_scores_are_finer_than_half_precision(canvas, factors):
+    discriminator = make_discriminator(canvas, factors)
+    scores, _ = in_bfloat16(lambda: discriminator(*pairs_of(canvas, count=16)))
+    assert scores.dtype == torch.float32
+    assert rounded(scores) < 0.5
+
+
+@pytest.mark.parametrize("canvas", [(9, 14), (7, 5, 6)])
+def test_pairs_reach_the_discriminator_as_they_are_and_only_what_it_makes_of_them_is_rounded(canvas):
+    entry = make_discriminator(canvas, ()).judges[PAIR].entry
+    entry.weight.data -= entry.weight.data.mean(dim=1, keepdim=True)  # white alone would give 0
+    pairs = 1 - 0.01 * torch.rand(4, IMAGES + LABELS, *canvas)  # near white, where bfloat16 has three values
+    seen, _ = in_bfloat16(lambda: entry(pairs))
+    exact = entry.double()(pairs.double())
+    assert seen.dtype == torch.bfloat16
+    scale = math.sqrt(2) * entry.weight_gain * entry.weight.abs().sum(dim=1).max()  # of the terms that cancel
+    own = torch.finfo(torch.bfloat16).eps * exact.abs()  # rounded by the convolution, the activation, and its gain
+    assert ((seen - exact).abs() <= 1.5 * own + 16 * torch.finfo(torch.float32).eps * scale).all()

@@ -69,6 +69,10 @@ def test_many_who_want_it_at_once_build_it_once(cache, compiled):
     assert compiled == ["cpu"]
 
 
+def test_whoever_waits_for_a_build_waits_until_it_is_done_or_given_up():
+    assert build.LOCK_SECONDS > build.BUILD_SECONDS
+
+
 def test_a_lock_that_is_held_for_too_long_names_its_holder(cache, compiled, monkeypatch):
     monkeypatch.setattr(build, "LOCK_SECONDS", 0.1)
     folder = build.build_folder("cpu")

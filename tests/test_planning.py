@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -550,6 +552,23 @@ def test_the_survey_counts_cases_that_show_a_class_and_finds_constant_channels(f
     seen = survey(preprocessed, preprocessed.case_names())
     assert seen.shown == {1: 5, 2: 1}
     assert seen.constant == (True, False)
+
+
+def test_the_survey_of_many_cases_takes_no_more_memory_than_that_of_some_hundred():
+    image = np.random.default_rng(0).normal(size=(1, 1, 240, 240)).astype(np.float32)
+    case = SimpleNamespace(name="case", image=image, label=np.zeros((1, 1, 240, 240), np.int16))
+    labels = SimpleNamespace(all_labels=[0, 1], ignore_label=None)
+    preprocessed = SimpleNamespace(patch_size=(64, 64), label_manager=labels, load=lambda name: case)
+
+    def peak(cases):
+        tracemalloc.start()
+        seen = survey(preprocessed, ["case"] * cases)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert (seen.low[0], seen.high[0]) == pytest.approx(np.quantile(image, (0.005, 0.995)), abs=0.05)
+        return peak
+
+    assert peak(400) < 1.3 * peak(130)
 
 
 def test_conditions_are_measured_on_canvases_as_training_draws_them(folders):

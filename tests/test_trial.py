@@ -135,6 +135,25 @@ def test_a_step_that_takes_a_minute_is_not_taken_again(steps):
     assert len(seen) == 2
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_a_trial_has_the_precision_of_training(monkeypatch, precision):
+    """TF32 for convolutions of plans that have it, and never for matrix products, which make warps and norms."""
+    found = []
+
+    def take(state, *_):
+        found.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", precision != "tf32")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    monkeypatch.setattr(trial, "take_step", take)
+    try:
+        trial._measure(tiny_plan(precision=precision), CPU)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert set(found) == {(precision == "tf32", "highest")}
+
+
 # --- until it fits
 
 

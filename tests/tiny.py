@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stylegan2_cond.data.codec import Codec
 from stylegan2_cond.data.conditioning import Conditions
@@ -96,3 +97,18 @@ def assert_same_way(found: dict, expected: dict, start: dict, *, tolerance: floa
     for name, end in expected.items():
         longest = (end - start[name]).abs().max()
         assert (found[name] - end).abs().max() <= tolerance * longest + 2.5e-7, name  # two units in the last place of 1
+
+
+class Operations(TorchDispatchMode):
+    """The operations that reach the kernels, and the types that they compute in."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen += [(function.overloadpacket.__name__, x.dtype) for x in args if isinstance(x, torch.Tensor)]
+        return function(*args, **kwargs or {})
+
+    def types(self, *names):
+        return {dtype for name, dtype in self.seen if name in names}

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch.nn import functional as F
 
 from stylegan2_cond.data.preprocessed import OUTSIDE
-from stylegan2_cond.ops import convolve
 
 # What a voxel keeps of its own class when a one-hot mask is softened. Above one half, so that argmax undoes the
 # softening exactly, whatever the mask; the softer the real masks, the less their coding gives them away.
 _KEPT = 0.55
-_PADDING = "replicate"
 
 
 class Codec(BaseModel):
@@ -122,16 +119,19 @@ class Codec(BaseModel):
 
 
 def soften(one_hot: torch.Tensor) -> torch.Tensor:
-    """Blur a one-hot mask as far as argmax can still undo it. one_hot: `[N, K, *canvas]`, float."""
-    dims = one_hot.ndim - 2
-    centre = _KEPT ** (1 / dims)
-    taps = torch.tensor([(1 - centre) / 2, centre, (1 - centre) / 2], device=one_hot.device)
-    flat = one_hot.reshape(-1, 1, *one_hot.shape[2:])
-    for axis in range(dims):
-        padding = [0, 0] * (dims - 1 - axis) + [1, 1] + [0, 0] * axis
-        shape = [1] * dims
-        shape[axis] = 3
-        flat = convolve(F.pad(flat, padding, mode=_PADDING), taps.reshape(1, 1, *shape)).narrow(
-            2 + axis, 1, one_hot.shape[2 + axis]
-        )
-    return flat.reshape_as(one_hot)
+    """Blur a one-hot mask as far as argmax can still undo it, edges repeated. one_hot: `[N, K, *canvas]`, float.
+
+    Sums of slices, no convolution: a GPU's would round the taps to TF32, so that real channels no longer sum to one.
+    """
+    centre = _KEPT ** (1 / (one_hot.ndim - 2))
+    for axis in range(2, one_hot.ndim):
+        one_hot = _blur(one_hot, axis, centre, (1 - centre) / 2)
+    return one_hot
+
+
+def _blur(x: torch.Tensor, axis: int, centre: float, side: float) -> torch.Tensor:
+    last = x.shape[axis] - 1
+    blurred = x * centre
+    for to, source, length in ((1, 0, last), (0, 1, last), (0, 0, 1), (last, last, 1)):
+        blurred.narrow(axis, to, length).add_(x.narrow(axis, source, length), alpha=side)
+    return blurred

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from stylegan2_cond.data.preprocessed import OUTSIDE, Case, Preprocessed
 from stylegan2_cond.errors import UserError
 
-VOXELS_PER_CASE = 50_000  # that the intensity quantiles are taken from
+VOXELS_PER_CASE = 50_000  # that the intensity quantiles are taken from, at most, and
+VOXELS = 5_000_000  # of all cases together, a few hundred MB while they are sorted; quantiles vary by 1 % of a tail
 RANGE_QUANTILES = (0.005, 0.995)  # nnU-Net's CT clipping uses the same
 
 
@@ -61,6 +62,7 @@ def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
     dims = len(preprocessed.patch_size)
     sizes, slices, samples, ranges, outside_ranges, shown = [], [], [], [], [], Counter()
     rng = np.random.default_rng(0)
+    most = min(VOXELS_PER_CASE, VOXELS // max(1, len(names)))
     for name in tqdm(names, desc="Reading the training cases", unit="case", leave=False, delay=2):
         case = preprocessed.load(name)
         image, label = np.asarray(case.image[:]), np.asarray(case.label[:])[0]
@@ -69,7 +71,7 @@ def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
         slices.append(math.prod(image.shape[1:-dims]))
         shown.update(value for value in np.unique(label).tolist() if value > 0 and value != ignore)
         flat = image.reshape(len(image), -1)
-        drawn = rng.integers(flat.shape[1], size=VOXELS_PER_CASE) if flat.shape[1] > VOXELS_PER_CASE else slice(None)
+        drawn = rng.integers(flat.shape[1], size=most) if flat.shape[1] > most else slice(None)
         samples.append(flat[:, drawn])
         ranges.append((flat.min(axis=1), flat.max(axis=1)))
         if (beyond := label == OUTSIDE).any():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from stylegan2_cond.networks.layers import Conv, Linear, pyramid
+from stylegan2_cond.networks.layers import Conv, Entry, Linear, pyramid, widened
 from stylegan2_cond.ops import downsample
 
 MINIBATCH_GROUP = 4  # samples that are compared with each other (Karras et al. 2018, section 3)
@@ -66,7 +66,7 @@ class Judge(nn.Module):
     ):
         super().__init__()
         dims = len(canvas)
-        self.entry = Conv(input_channels, channels[-1], spatial_dims=dims, kernel=1)
+        self.entry = Entry(input_channels, channels[-1], spatial_dims=dims)
         self.blocks = nn.ModuleList(
             ResidualBlock(channels[stage], channels[stage - 1], factors=factors[stage - 1])
             for stage in range(len(factors), 0, -1)
@@ -89,12 +89,16 @@ class Judge(nn.Module):
         for block in self.blocks:
             x = block(x)
             stages.append(x)
+        with torch.autocast(x.device.type, enabled=False):  # losses are of small differences between scores
+            return self._score(widened(x), condition, strength), stages
+
+    def _score(self, x: torch.Tensor, condition: torch.Tensor, strength: float) -> torch.Tensor:
         features = self.features(self.last(minibatch_stddev(x)).flatten(1))
         score = self.score(features).squeeze(1)
         if self.embed is not None and strength:
             projection = (features * self.embed(condition)).sum(dim=1) / math.sqrt(features.shape[1])
             score = score + strength * projection
-        return score, stages
+        return score
 
 
 class Discriminator(nn.Module):

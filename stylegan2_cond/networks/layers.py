@@ -50,8 +50,23 @@ class Conv(nn.Module):
         self.weight_gain = 1 / math.sqrt(inputs * kernel**spatial_dims)
 
     def forward(self, x: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
-        x = convolve(x, self.weight * self.weight_gain)
-        return bias_act(x, self.bias, activation=self.activation, gain=gain, overwrite=True)
+        return bias_act(self._convolve(x), self.bias, activation=self.activation, gain=gain, overwrite=True)
+
+    def _convolve(self, x: torch.Tensor) -> torch.Tensor:
+        return convolve(x, self.weight * self.weight_gain)
+
+
+class Entry(Conv):
+    """1×1 convolution of pairs, whose result alone is of half precision: it would round a CT to steps of 4 to 8 HU."""
+
+    def __init__(self, inputs: int, outputs: int, *, spatial_dims: int):
+        super().__init__(inputs, outputs, spatial_dims=spatial_dims, kernel=1)
+
+    def _convolve(self, x: torch.Tensor) -> torch.Tensor:
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        with torch.autocast(kind, enabled=False):
+            return super()._convolve(x).to(dtype)
 
 
 class ModulatedConv(nn.Module):
@@ -82,15 +97,22 @@ class ModulatedConv(nn.Module):
         factors: Sequence[int] | None = None,
         size: Sequence[int] | None = None,
     ) -> torch.Tensor:
+        with torch.autocast(w.device.type, enabled=False):
+            style = self.affine(w)
         return modulated_conv(
             x,
             self.weight * self.weight_gain,
-            self.affine(w),
+            style,
             demodulate=self.demodulate,
             factors=factors,
             size=size,
             epilogue=epilogue or Epilogue(),
         )
+
+
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """x in float32, if it is of half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def pixel_norm(x: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:

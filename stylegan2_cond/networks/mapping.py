@@ -39,12 +39,13 @@ class Mapping(nn.Module):
         self.register_buffer("strength", torch.ones([]))
 
     def forward(self, z: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """z: `[N, latent_dim]`, condition: `[N, condition_dim]` → w: `[N, style_dim]`."""
-        x = pixel_norm(z)
-        if self.embed is not None:
-            asked = pixel_norm(self.embed(torch.cat([condition, 1 - condition], dim=1)))
-            x = torch.cat([x, asked * self.strength], dim=1)
-        return self.layers(x)
+        """z: `[N, latent_dim]`, condition: `[N, condition_dim]` → w: `[N, style_dim]`, never in half precision."""
+        with torch.autocast(z.device.type, enabled=False):
+            x = pixel_norm(z)
+            if self.embed is not None:
+                asked = pixel_norm(self.embed(torch.cat([condition, 1 - condition], dim=1)))
+                x = torch.cat([x, asked * self.strength], dim=1)
+            return self.layers(x)
 
     @torch.no_grad()
     def track_average(self, mean: torch.Tensor) -> None:

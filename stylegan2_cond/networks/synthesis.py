@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from stylegan2_cond.networks.layers import Conv, ModulatedConv, pyramid
+from stylegan2_cond.networks.layers import Conv, ModulatedConv, pyramid, widened
 from stylegan2_cond.networks.mapping import Mapping
 from stylegan2_cond.ops import Epilogue, bias_act, downsample, upsample
 
@@ -91,6 +91,8 @@ class Head(nn.Module):
 class Synthesis(nn.Module):
     """Output-skip generator of Karras et al. 2020, figure 7b, in any number of dimensions.
 
+    What the stages draw is added up in float32, whatever they compute in.
+
     Args:
         canvas: spatial size of the output.
         factors: upsampling per axis of each stage after the first, coarse to fine.
@@ -152,7 +154,7 @@ class Synthesis(nn.Module):
         masks = self._pyramid(mask)
         constant = self.constant.expand(len(w), *self.constant.shape[1:]).clone()
         x = self.convs[0](constant, w[:, 0], noises[0], masks[0])
-        image = self.heads[0](x, w[:, 0])
+        image = widened(self.heads[0](x, w[:, 0]))
         for stage, factors in enumerate(self.factors, start=1):
             first, second = 2 * stage - 1, 2 * stage
             x = self.convs[first](x, w[:, first], noises[first], masks[stage])

@@ -21,8 +21,8 @@ SOURCES = Path(__file__).parent / "csrc"
 KINDS = {"cpu": "cpu.cpp", "cuda": "cuda.cu"}
 CPU_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math")
 CUDA_FLAGS = ("-O3", "--extra-device-vectorization")
-LOCK_SECONDS = 600.0
 BUILD_SECONDS = 900.0
+LOCK_SECONDS = BUILD_SECONDS + 60  # whoever waits gets what another process builds, however long that may take
 NAME = "stylegan2_cond_ops"
 NOT_YET = "not built yet: the first use does it, or `stylegan2-cond doctor --build`."
 MEND = "`stylegan2-cond doctor --build` tries again"

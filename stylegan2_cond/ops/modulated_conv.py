@@ -66,8 +66,9 @@ def modulated_conv(
     if down is not None:
         x = downsample(x, down, backend=backend)
     if demodulate:
-        energy = weight.square().flatten(2).sum(2)  # [O, I]
-        norm = (style.square() @ energy.T + eps).rsqrt()  # [N, O]
+        with torch.autocast(x.device.type, enabled=False):
+            energy = weight.square().flatten(2).sum(2)  # [O, I]
+            norm = (style.square() @ energy.T + eps).rsqrt()  # [N, O]
         epilogue = replace(epilogue, scale=norm)
     if factors is not None and size is not None and tuple(size) != tuple(x.shape[2:]):
         return upsample(x, factors, size, epilogue=epilogue, backend=backend)

@@ -61,7 +61,8 @@ class Plan(Document):
         path_length_weight, path_length_interval: path length regularisation (Karras et al. 2020); weight 0 is none.
         style_mixing: share of the samples whose finer stages have a latent of their own.
         feature_weight, l1_weight: of the losses between an image and the real one of its mask; variant `image` only.
-        ema_share: half-life of the weights' moving average, as a share of the images seen so far.
+        ema_share: half-life of the weights' moving average, as a share of the images seen so far;
+            20,000 images at most.
         augment_target: mean sign of the discriminator at real pairs that augmentation aims at; None is none.
         augment_kimg: thousands of images in which the probability of augmentation can rise from 0 to 1.
         condition_kimg: thousands of images from which on, and until which, conditions gain their full strength.

@@ -22,7 +22,7 @@ from stylegan2_cond.training.checkpoint import GOOD_CHECKPOINT_FILE, load_checkp
 from stylegan2_cond.training.feeding import Feed
 from stylegan2_cond.training.health import describe_setback, find_illness
 from stylegan2_cond.training.settling import settle_plan
-from stylegan2_cond.training.state import TrainingState
+from stylegan2_cond.training.state import TrainingState, set_precision
 from stylegan2_cond.training.step import take_step
 from stylegan2_cond.training.telling import Teller
 from stylegan2_cond.training.trial import is_out_of_memory
@@ -106,9 +106,7 @@ def train(
 def _train(plan: Plan, preprocessed: Preprocessed, fold: Fold, device: torch.device, world: World) -> Path:
     folder = run_folder(plan.source, plan.variant)
     share = world.share(plan.batch_size)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("highest" if plan.precision == "float32" else "high")
-        torch.backends.cudnn.allow_tf32 = plan.precision != "float32"
+    set_precision(plan)
     state = TrainingState.start(plan, device, world)
     resumed = load_checkpoint(folder, state)
     if world.leads:

@@ -142,6 +142,16 @@ def _lazy_adam(network: torch.nn.Module, plan: Plan, interval: int) -> torch.opt
     )
 
 
+def set_precision(plan: Plan) -> None:
+    """Let float32 be float32, but for convolutions where the plan has TF32.
+
+    Matrix products make warps, styles and their norms; they take no time, and TF32 would shift a warp by a tenth of a
+    pixel. The setting is this process's own.
+    """
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = plan.precision == "tf32"
+
+
 def stream_seed(seed: int, *place: int) -> int:
     """A seed for each place in each stream."""
     return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0] >> 1)

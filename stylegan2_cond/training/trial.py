@@ -17,7 +17,7 @@ from stylegan2_cond.allocation import keep_freed_memory
 from stylegan2_cond.metrics.report import peak_bytes
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.training.augment.adaptive import LARGEST_P
-from stylegan2_cond.training.state import TrainingState
+from stylegan2_cond.training.state import TrainingState, set_precision
 from stylegan2_cond.training.step import take_step
 
 OUT_OF_MEMORY = 12  # exit code; ENOMEM
@@ -71,6 +71,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _measure(plan: Plan, device: torch.device) -> Trial:
+    set_precision(plan)
     _take_small_step(plan, device)  # libraries are loaded by the first step, 180 MiB on a CPU
     before = peak_bytes()
     state = TrainingState.start(plan, device)
