@@ -108,7 +108,7 @@ def test_the_same_snapshot_gets_the_same_figures(snapshot, tmp_path):
     ("arguments", "said"),
     [
         (["--metric", "kidd"], "Did you mean kid?"),
-        (["--features", "nnunet"], "No nnU-Net was trained on real cases of this fold"),
+        (["--features", "nnunet"], "No nnU-Net was trained on the real cases of this fold"),
         (["--nnunet", "nowhere"], "has no trained nnU-Net of fold 0"),
         (["-n", "30", "--metric", "frechet"], "frechet needs 100 canvases"),
     ],
@@ -125,7 +125,12 @@ def test_cases_that_are_not_those_of_the_training_are_refused(snapshot):
     other = plan.source.model_copy(update={"preprocessing": "0" * 64})
     with pytest.raises(UserError, match="preprocessed differently"):
         open_same_cases(plan.model_copy(update={"source": other}))
-    more = plan.source.model_copy(update={"training_cases": (*plan.source.training_cases, "gone")})
+    more = plan.source.model_copy(
+        update={
+            "training_cases": (*plan.source.training_cases, "gone"),
+            "training_sha256": (*plan.source.training_sha256, "0" * 64),
+        }
+    )
     with pytest.raises(UserError, match="the first is gone"):
         open_same_cases(plan.model_copy(update={"source": more}))
 

@@ -318,7 +318,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(trained, tmp_path):
 
     path = trained / "fold_0" / "checkpoint_final.pth"
     torch.save(checkpoint(path) | {"logging": Foul()}, path)
-    with pytest.raises(UserError, match=r"checkpoint_final.pth can't be read as nnU-Net's"):
+    with pytest.raises(UserError, match=r"checkpoint_final.pth can't be read"):
         export_model(trained, tmp_path / "out")
     assert not (tmp_path / "foul").exists()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -115,15 +114,19 @@ def _read_json(path: Path) -> dict:
 
 
 def _read_checkpoint(path: Path) -> dict:
+    remedy = "If it was cut off, move it away and continue without it."
     try:
         checkpoint = read_checkpoint(path)
-        checkpoint["network_weights"], checkpoint["trainer_name"], checkpoint["init_args"]["plans"]
-        return checkpoint
-    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
-        raise UserError(
-            f"{path} can't be read as nnU-Net's ({str(error).splitlines()[0]}). If it was cut off, move it away and "
-            f"go on without it."
-        ) from None
+    except UserError as error:
+        raise UserError(f"{error} {remedy}") from None
+    arguments = checkpoint.get("init_args")
+    whole = isinstance(arguments, dict) and all(
+        isinstance(arguments.get(key), dict) for key in ("plans", "dataset_json")
+    )
+    types = {"network_weights": dict, "trainer_name": str, "current_epoch": int}
+    if not whole or not all(isinstance(checkpoint.get(key), kind) for key, kind in types.items()):
+        raise UserError(f"{path} does not hold what nnU-Net's checkpoints hold. {remedy}")
+    return checkpoint
 
 
 def _trainer_of(trained: Trained) -> str:

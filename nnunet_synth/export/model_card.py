@@ -38,6 +38,7 @@ class ModelCard(Document):
     """
 
     remedy: ClassVar[str] = "Export the model again: nnunet-synth export-model …"
+    format_version: int = 2
     dataset_name: str
     plans_name: str
     configuration: str

@@ -13,8 +13,9 @@ from nnunet_synth.bank.provenance import BankProvenance, provenance
 from nnunet_synth.training.settings import SynthSettings
 from stylegan2_cond.documents import Document
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.metrics.nnunet import SYNTHETIC_DATA_FILE
 
-TRAINING_RECORD_FILE = "synthetic_data.json"
+TRAINING_RECORD_FILE = SYNTHETIC_DATA_FILE
 
 
 class Use(BaseModel):
@@ -34,7 +35,8 @@ class Use(BaseModel):
 class TrainingRecord(Document):
     """All that was mixed into the training of one fold; more than one use where a training went on with another."""
 
-    remedy: ClassVar[str] = "Delete the file; it tells of synthetic data, and training doesn't need it."
+    remedy: ClassVar[str] = "It says which synthetic data the fold's model saw. Train the fold again, which writes it."
+    format_version: int = 2
     trainer: str
     uses: tuple[Use, ...]
     release: str

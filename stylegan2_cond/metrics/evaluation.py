@@ -20,7 +20,7 @@ from stylegan2_cond.metrics.comparison import Comparison, check_names, refusals
 from stylegan2_cond.metrics.copies import copies_of
 from stylegan2_cond.metrics.features import Features, Setting, build_features
 from stylegan2_cond.metrics.kept import KeptFeatures, content_key
-from stylegan2_cond.metrics.nnunet import NnUNet, find_nnunet, open_nnunet
+from stylegan2_cond.metrics.nnunet import NnUNet, open_newest, open_nnunet
 from stylegan2_cond.metrics.picture import save_neighbours
 from stylegan2_cond.metrics.real_sets import RealSets, as_judged, read_real_sets
 from stylegan2_cond.metrics.registry import METRICS, default_metrics
@@ -201,14 +201,10 @@ def _find_network(plan: Plan, folder: Path | None, device: str, *, needed: bool)
     if plan.variant == "mask":
         return None, "masks are judged without their images."
     source = plan.source
-    model = find_nnunet(source) if folder is None else open_nnunet(folder, source)
     try:
-        if model is not None:
-            return NnUNet(model, device), ""
-        raise UserError(
-            f"No nnU-Net was trained on real cases of this fold. Train one: "
-            f"nnUNetv2_train {source.dataset_name} {source.configuration} {source.fold}"
-        )
+        if folder is not None:
+            return NnUNet(open_nnunet(folder, source), device), ""
+        return open_newest(source, device), ""
     except UserError as error:
         if needed or folder is not None:
             raise

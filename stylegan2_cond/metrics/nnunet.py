@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import pickle
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from stylegan2_cond.data.canvases import IMAGE_PADDING
-from stylegan2_cond.data.preprocessed import Preprocessed, require_folder
+from stylegan2_cond.data.preprocessed import FOLD_ALL, Preprocessed, require_folder
+from stylegan2_cond.documents import read_json
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.features import BATCH_VOXELS, Features, Setting, project, register_features
 from stylegan2_cond.metrics.samples import Samples
@@ -25,9 +27,19 @@ from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import sha256
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+SYNTHETIC_DATA_FILE = "synthetic_data.json"  # in a fold's folder: what synthetic data its training saw
 _SUMMARY = "validation/summary.json"  # of a fold
+_AGAIN = "Train the model again, or move its folder away."
+_VALIDATE = "nnUNetv2_train … --val writes it again."
+_scalar = np.core.multiarray.scalar
 # Types beside tensors that nnU-Net's checkpoints hold; with no others allowed, reading one can't run code.
-_SAFE = [np.dtype, np.ndarray, np.core.multiarray.scalar, *(type(np.dtype(kind)) for kind in "fdilqb")]
+_SAFE = [
+    np.dtype,
+    np.ndarray,
+    (_scalar, "numpy._core.multiarray.scalar"),
+    (_scalar, "numpy.core.multiarray.scalar"),  # written under numpy 1
+    *(type(np.dtype(kind)) for kind in "fdilqb"),
+]
 
 
 @dataclass(frozen=True)
@@ -43,15 +55,67 @@ class Model:
         return self.checkpoint.parent.parent
 
 
-def find_nnunet(source: Source) -> Model | None:
-    """The newest nnU-Net of a fold that was trained on the same preprocessing, and on real cases alone.
+@dataclass(frozen=True)
+class Found:
+    """The nnU-Nets of a fold.
 
-    Trainers whose name holds "Synth" are left out, since they saw drawn pairs, and so are models exported of theirs.
+    Attributes:
+        models: trained on the same preprocessing and on real cases alone, newest first.
+        damaged: why others could not be read.
+        unfit: why others are not taken.
     """
+
+    models: tuple[Model, ...]
+    damaged: tuple[str, ...]
+    unfit: tuple[str, ...]
+
+
+def find_nnunets(source: Source) -> Found:
+    """All nnU-Nets of a fold in `$nnUNet_results`; one that is damaged does not keep the others from being found."""
     base = require_folder("nnUNet_results") / source.dataset_name
-    folders = [path for path in base.glob(f"*__*__{source.configuration}") if not _saw_drawn_pairs(path)]
-    models = [model for path in folders if (model := _model(path, source)) and not _mismatch(model, source)]
-    return max(models, key=lambda model: model.checkpoint.stat().st_mtime, default=None)
+    models, damaged, unfit = [], [], []
+    for folder in sorted(base.glob(f"*__*__{source.configuration}")):
+        try:
+            model = _model(folder, source)
+            reason = model and (_saw_synthetic(model) or _mismatch(model, source))
+        except UserError as error:
+            damaged.append(str(error))
+            continue
+        if reason:
+            unfit.append(f"the one in {folder} {reason}")
+        elif model:
+            models.append(model)
+    newest_first = sorted(models, key=lambda model: model.checkpoint.stat().st_mtime, reverse=True)
+    return Found(tuple(newest_first), tuple(damaged), tuple(unfit))
+
+
+def find_nnunet(source: Source) -> Model | None:
+    """The newest nnU-Net of a fold that was trained on the same preprocessing, and on real cases alone."""
+    return next(iter(find_nnunets(source).models), None)
+
+
+def open_newest(source: Source, device: str | torch.device = "cpu") -> NnUNet:
+    """The newest nnU-Net of a fold that can be opened; those that are damaged are left out with a warning.
+
+    Raises:
+        UserError: there is none, with the reason for each that was left out.
+    """
+    found = find_nnunets(source)
+    damaged = list(found.damaged)
+    for model in found.models:
+        try:
+            network = NnUNet(model, device)
+        except UserError as error:
+            damaged.append(str(error))
+            continue
+        for reason in damaged:
+            tqdm.write(f"Warning: an nnU-Net is left out: {reason}", file=sys.stderr)
+        return network
+    others = "".join(f" Left out: {reason}." for reason in (*(one.rstrip(".") for one in damaged), *found.unfit))
+    raise UserError(
+        f"No nnU-Net was trained on the real cases of this fold alone.{others} Train one: "
+        f"nnUNetv2_train {source.dataset_name} {source.configuration} {source.fold}"
+    )
 
 
 def open_nnunet(folder: Path, source: Source) -> Model:
@@ -133,30 +197,72 @@ def read_checkpoint(path: Path) -> dict:
     """All of a checkpoint that nnU-Net wrote, on the CPU, by a reader that can't run code.
 
     Raises:
-        pickle.UnpicklingError, RuntimeError, EOFError: it is cut off, or holds more than tensors and numbers.
+        UserError: it is missing or cut off, or holds more than tensors and numbers.
     """
-    with torch.serialization.safe_globals(_SAFE):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with torch.serialization.safe_globals(_SAFE):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise TypeError(f"a {type(content).__name__}")
+    except pickle.UnpicklingError:  # torch's own words recommend to run what is in the file
+        raise UserError(
+            f"{path} can't be read as a checkpoint of nnU-Net: it is damaged, or holds more than tensors and numbers."
+        ) from None
+    except Exception as error:  # torch has many for a damaged file
+        raise UserError(f"{path} can't be read as a checkpoint of nnU-Net ({_first_line(error)}).") from None
+    return content
 
 
-def _saw_drawn_pairs(folder: Path) -> bool:
-    """By the name of its trainer, or by the card that `nnunet-synth export-model` leaves in dataset.json."""
-    path = folder / "dataset.json"
-    return "Synth" in folder.name or (path.exists() and "synthetic_data" in load_json(str(path)))
+def _saw_synthetic(model: Model) -> str | None:
+    """That its training saw synthetic pairs: by the record in its fold, or else by what names the model.
+
+    `nnunet-synth export-model` leaves a card in dataset.json; without a record, the trainer's name decides.
+    """
+    path = model.checkpoint.parent / SYNTHETIC_DATA_FILE
+    if path.exists():
+        uses = _read(path, "uses")
+        real = isinstance(uses, list) and all(isinstance(use, dict) and use.get("bank", "") is None for use in uses)
+    else:
+        real = "synthetic_data" not in model.preprocessed.dataset_json and "Synth" not in model.folder.name
+    return None if real else "was trained with synthetic pairs"
 
 
 def _model(folder: Path, source: Source) -> Model | None:
+    """The model in a folder; None where the fold has none.
+
+    Raises:
+        UserError: its files are damaged.
+    """
     checkpoints = [folder / f"fold_{source.fold}" / name for name in CHECKPOINTS]
     checkpoint = next((path for path in checkpoints if path.exists()), None)
     files = folder / "plans.json", folder / "dataset.json"
     if checkpoint is None or not all(path.exists() for path in files):
         return None
-    plans, dataset_json = PlansManager(load_json(str(files[0]))), load_json(str(files[1]))
-    return Model(Preprocessed(plans.dataset_name, plans, source.configuration, dataset_json), checkpoint)
+    plans, dataset_json = (_read(path) for path in files)
+    try:
+        manager = PlansManager(plans)
+        theirs = Preprocessed(manager.dataset_name, manager, source.configuration, dataset_json)
+        if source.configuration in manager.available_configurations:
+            theirs.fingerprint, theirs.label_manager.num_segmentation_heads, theirs.case_of("")
+        return Model(theirs, checkpoint)
+    except Exception as error:  # nnU-Net's classes check nothing
+        raise UserError(f"{files[0]} or {files[1].name} is damaged ({_first_line(error)}).") from None
+
+
+def _read(path: Path, key: str | None = None, remedy: str = _AGAIN) -> object:
+    """A JSON file that holds an object, or the value of a key in it."""
+    content = read_json(path, remedy)
+    if not isinstance(content, dict) or (key is not None and key not in content):
+        raise UserError(f"{path} does not hold {'an object' if key is None else repr(key)}. {remedy}")
+    return content if key is None else content[key]
 
 
 def _mismatch(model: Model, source: Source) -> str | None:
-    """What keeps a model from judging canvases of `source`."""
+    """What keeps a model from judging canvases of `source`.
+
+    Raises:
+        UserError: files of the model are damaged.
+    """
     theirs = model.preprocessed
     if theirs.dataset_name != source.dataset_name:
         return f"is of {theirs.dataset_name}, the generator of {source.dataset_name}"
@@ -164,40 +270,46 @@ def _mismatch(model: Model, source: Source) -> str | None:
         return f"has no configuration {source.configuration}"
     if theirs.fingerprint != source.preprocessing:
         return "was trained on cases that were preprocessed differently than the generator's"
-    try:
-        moved = sorted(_validated(model) & set(source.training_cases)) if source.fold != "all" else ()
-    except (ValueError, KeyError, TypeError):
-        return f"has no readable {_SUMMARY} (nnUNetv2_train … --val writes it again)"
-    if moved:
-        return f"was trained under other splits: it was validated on {moved[0]}, which the generator learnt from"
+    if source.fold == FOLD_ALL:
+        return None
+    summary, splits = model.checkpoint.parent / _SUMMARY, theirs.base / "splits_final.json"
+    if summary.exists():
+        if moved := sorted(_validated(summary, theirs) & set(source.training_cases)):
+            return f"was trained under other splits: it was validated on {moved[0]}, which the generator learnt from"
+    elif splits.exists() and splits.stat().st_mtime > model.checkpoint.stat().st_mtime:
+        return f"is older than {splits}, and has no {_SUMMARY} that tells its split. {_VALIDATE[:-1]}"
     return None
 
 
-def _validated(model: Model) -> set[str]:
-    """The cases that nnU-Net's validation of the fold was on, once it has run; its checkpoints name no cases."""
-    path = model.checkpoint.parent / _SUMMARY
-    if not path.exists():
-        return set()
-    cases = load_json(str(path))["metric_per_case"]
-    return {model.preprocessed.case_of(case["prediction_file"]) for case in cases}
+def _validated(summary: Path, theirs: Preprocessed) -> set[str]:
+    """The cases that nnU-Net's validation of the fold was on; its checkpoints name no cases."""
+    cases = _read(summary, "metric_per_case", _VALIDATE)
+    try:
+        return {theirs.case_of(case["prediction_file"]) for case in cases}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{summary} does not name its cases. {_VALIDATE}") from None
 
 
 def _load_network(model: Model) -> torch.nn.Module:
     theirs = model.preprocessed
     plans, configuration = theirs.plans_manager, theirs.configuration
-    network = get_network_from_plans(
-        configuration.network_arch_class_name,
-        configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import,
-        determine_num_input_channels(plans, configuration, theirs.dataset_json),
-        theirs.label_manager.num_segmentation_heads,
-        deep_supervision=False,
-    )
+    weights = read_checkpoint(model.checkpoint)
     try:
-        network.load_state_dict(read_checkpoint(model.checkpoint)["network_weights"])
-    except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
+        network = get_network_from_plans(
+            configuration.network_arch_class_name,
+            configuration.network_arch_init_kwargs,
+            configuration.network_arch_init_kwargs_req_import,
+            determine_num_input_channels(plans, configuration, theirs.dataset_json),
+            theirs.label_manager.num_segmentation_heads,
+            deep_supervision=False,
+        )
+        network.load_state_dict(weights["network_weights"])
+    except Exception as error:  # whatever plans and weights hold
         raise UserError(
-            f"{model.checkpoint} can't be read as the network of its plans ({str(error).splitlines()[0]}). Name the "
-            f"folder of another nnU-Net: --nnunet FOLDER"
+            f"{model.checkpoint} can't be read as the network of its plans ({_first_line(error)})."
         ) from None
     return network
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
