@@ -74,7 +74,9 @@ def made_up_plan(names=NAMES, canvas=(24, 20), **changes):
     changes = {
         "codec": Codec(low=(-2.0,), high=(2.0,), labels=(0, 1, 2)),
         "conditions": Conditions.from_canvases((1, 2), np.arange(3).repeat(20).reshape(3, 4, 5), None),
-        "source": plan.source.model_copy(update={"training_cases": tuple(names)}),
+        "source": plan.source.model_copy(
+            update={"training_cases": tuple(names), "training_sha256": ("0" * 64,) * len(names)}
+        ),
         "canvas": tuple(canvas),
     } | changes
     return plan.model_copy(update=changes)

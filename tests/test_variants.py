@@ -205,7 +205,9 @@ def test_masks_of_an_image_snapshot_of_another_canvas_or_other_cases_are_refused
         open_masks(str(snapshots["image"]), plan)
     with pytest.raises(UserError, match=r"learnt from another canvas.*--variant mask"):
         open_masks(str(snapshots["mask"]), plan.model_copy(update={"canvas": (24, 16)}))
-    fewer = source.model_copy(update={"training_cases": source.training_cases[1:]})
+    fewer = source.model_copy(
+        update={"training_cases": source.training_cases[1:], "training_sha256": source.training_sha256[1:]}
+    )
     with pytest.raises(UserError, match="learnt from other cases"):
         open_masks(str(snapshots["mask"]), plan.model_copy(update={"source": fewer}))
     with pytest.raises(UserError, match=r"card\.json does not exist"):
@@ -214,7 +216,12 @@ def test_masks_of_an_image_snapshot_of_another_canvas_or_other_cases_are_refused
 
 def test_masks_of_cases_that_are_gone_or_changed_or_partly_unknown_are_refused(illustrator):
     plan, source = illustrator.plan, illustrator.plan.source
-    missing = source.model_copy(update={"training_cases": (*source.training_cases, "virtual_999")})
+    missing = source.model_copy(
+        update={
+            "training_cases": (*source.training_cases, "virtual_999"),
+            "training_sha256": (*source.training_sha256, "0" * 64),
+        }
+    )
     with pytest.raises(UserError, match=r"1 of the cases that this generator saw are not in .*virtual_999"):
         open_masks("real", plan.model_copy(update={"source": missing}))
     changed = source.model_copy(update={"preprocessing": "other"})

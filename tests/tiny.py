@@ -34,6 +34,7 @@ def tiny_plan(variant: str = "pair", dims: int = 2, *, ignore: int | None = None
             preprocessing="tiny",
             fold="0",
             training_cases=("tiny",),
+            training_sha256=("0" * 64,),
         ),
         canvas=canvas,
         spacing=(1.0,) * dims,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from nnunet_synth.bank.format import BankRecord, verify_bank
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, verify_bank
 from nnunet_synth.bank.provenance import BankProvenance, provenance
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard, Wish
 from nnunet_synth.export.dataset_folder import find_begun, new_folder
@@ -24,6 +24,7 @@ from nnunet_synth.export.samples import sample_cases
 from nnunet_synth.export.scratch import case_folder, only_writer
 from nnunet_synth.export.splits import extended_folds, real_folds
 from nnunet_synth.training.leak_guard import refuse_leaks
+from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.preprocessed import Fold, Preprocessed, open_preprocessed
 from stylegan2_cond.documents import write_atomically
 from stylegan2_cond.errors import Stopped, UserError
@@ -102,11 +103,13 @@ def export_dataset(
 
 
 def _open(bank: Path) -> Origin:
-    record = verify_bank(bank)
+    record = BankRecord.load(bank / RECORD_FILE)
     source = record.source
     preprocessed = open_preprocessed(source.dataset_name, source.configuration, source.plans_name)
     fold = preprocessed.fold(source.fold)
-    refuse_leaks(bank, record, Source.of(preprocessed, fold), fold.validation)
+    here = Source.of(preprocessed, fold)
+    refuse_leaks(bank, record, here, case_hashes(preprocessed, fold.validation))
+    record = verify_bank(bank, preprocessed)
     raw = find_raw(preprocessed, sorted({*fold.training, *fold.validation}))
     reader = preprocessed.plans_manager.image_reader_writer_class()
     layout = read_layout(reader, raw.ending, raw.cases[fold.training[0]])

@@ -21,7 +21,7 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
     nnUNetTrainer_250epochs,
 )
 
-from nnunet_synth.bank.format import BankDataset, banks_folder, find_banks, verify_bank
+from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, banks_folder, find_banks, verify_bank
 from nnunet_synth.training.framing import Margins
 from nnunet_synth.training.leak_guard import refuse_leaks
 from nnunet_synth.training.mixing import MixedDataset, MixingControl
@@ -29,6 +29,7 @@ from nnunet_synth.training.record import record_use
 from nnunet_synth.training.refreshing import Refresher
 from nnunet_synth.training.schedule import ratio_at
 from nnunet_synth.training.settings import SynthSettings, read_settings
+from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.preprocessed import FOLD_ALL, Fold, Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
@@ -67,8 +68,9 @@ class SyntheticDataMixin:
         )
         fold = Fold(str(self.fold), tuple(training.identifiers), tuple(validation.identifiers))
         folder = _choose_bank(preprocessed, fold, settings)
-        record = verify_bank(folder)
-        refuse_leaks(folder, record, Source.of(preprocessed, fold), fold.validation)
+        here, record = Source.of(preprocessed, fold), BankRecord.load(folder / RECORD_FILE)
+        refuse_leaks(folder, record, here, case_hashes(preprocessed, fold.validation))
+        record = verify_bank(folder, preprocessed)
         self._record(settings, bank=folder)
         self._control = MixingControl(self.label_manager.foreground_labels)
         self._control.ratio = self._ratio_now()
@@ -78,7 +80,8 @@ class SyntheticDataMixin:
         )
         if fold.name == FOLD_ALL:
             self.print_to_log_file(
-                "Fold all: the bank's generator saw every case, and validation cases are training cases."
+                f"Fold all: validation cases are training cases, so validation says nothing. The bank's generator "
+                f"saw {len(record.source.training_cases)} of the {len(fold.training)} cases."
             )
         bank = BankDataset(str(folder), [shard.name for shard in record.shards])
         return MixedDataset(training, bank, record, self._control, self._margins(record.canvas)), validation

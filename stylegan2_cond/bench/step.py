@@ -39,6 +39,7 @@ def bench_plan(side: int, *, batch_size: int = 16, finest: int = 64, most: int =
             preprocessing="bench",
             fold="0",
             training_cases=("bench",),
+            training_sha256=("0" * 64,),
         ),
         canvas=(side, side),
         spacing=(1.0, 1.0),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
+from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.codec import Codec
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.preprocessed import Fold, Preprocessed, require_folder
@@ -28,6 +30,13 @@ class Source(BaseModel):
     preprocessing: str  # fingerprint of what decides the values of preprocessed voxels
     fold: str
     training_cases: tuple[str, ...]
+    training_sha256: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...]  # of each case's image
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        if len(self.training_sha256) != len(self.training_cases):
+            raise ValueError("training_sha256 has a checksum for each of training_cases")
+        return self
 
     @classmethod
     def of(cls, preprocessed: Preprocessed, fold: Fold) -> Source:
@@ -39,6 +48,7 @@ class Source(BaseModel):
             preprocessing=preprocessed.fingerprint,
             fold=fold.name,
             training_cases=fold.training,
+            training_sha256=tuple(case_hashes(preprocessed, fold.training).values()),
         )
 
 
@@ -70,7 +80,7 @@ class Plan(Document):
     """
 
     remedy: ClassVar[str] = "Mend the key, or delete the file; training then makes a new plan."
-    format_version: int = 2
+    format_version: int = 3
     variant: Variant = "pair"
     source: Source
     canvas: tuple[int, ...]

@@ -1,0 +1,76 @@
+"""Checksums of preprocessed images, by which a case is known whatever it is called."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from stylegan2_cond.data.preprocessed import Preprocessed
+from stylegan2_cond.documents import Record
+from stylegan2_cond.errors import UserError
+
+_AT_ONCE = 2**24  # voxels that are read together
+_ENDINGS = (".b2nd", ".npz")  # of nnU-Net's formats; the file that holds the image
+_FileState = tuple[str, int, int]  # path, size, time of the last change in ns
+_computed: dict[_FileState, str] = {}  # by this process; the file below cannot always be written
+
+
+class CaseHashes(Record):
+    """`case_hashes_<data identifier>.json`: file size, time of its last change in ns, and SHA-256 of each image."""
+
+    remedy = "Delete the file; it is written again."
+    cases: dict[str, tuple[int, int, str]]
+
+
+def case_hashes(preprocessed: Preprocessed, names: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of the voxels of each case's image, whatever the case is called and however it is compressed.
+
+    They are kept next to the folder of cases, where it can be written to, and computed again for files that changed.
+
+    Raises:
+        UserError: a case is not there or cannot be read.
+    """
+    path = preprocessed.base / f"case_hashes_{preprocessed.configuration.data_identifier}.json"
+    cases = _read(path)
+    states = {name: _state(preprocessed, name) for name in names}
+    known = {name: entry[2] for name, entry in cases.items() if entry[:2] == states.get(name, ())[1:]}
+    missing = [name for name in names if name not in known]
+    for name in tqdm(missing, desc="Hashing the cases", unit="case", leave=False, delay=3):
+        if states[name] not in _computed:
+            _computed[states[name]] = _hash(preprocessed.load(name).image)
+        known[name] = _computed[states[name]]
+    if missing:
+        new = {name: (*states[name][1:], known[name]) for name in names}
+        with contextlib.suppress(UserError, OSError):
+            CaseHashes(cases=cases | new).save(path)
+    return {name: known[name] for name in names}
+
+
+def _read(path: Path) -> dict[str, tuple[int, int, str]]:
+    try:
+        return CaseHashes.load(path).cases
+    except UserError:
+        return {}
+
+
+def _state(preprocessed: Preprocessed, name: str) -> _FileState:
+    for path in (preprocessed.folder / f"{name}{ending}" for ending in _ENDINGS):
+        if path.exists():
+            status = path.stat()
+            return str(path), status.st_size, status.st_mtime_ns
+    raise UserError(f"Case {name} is not in {preprocessed.folder}. Preprocess it: {preprocessed.preprocess_command}")
+
+
+def _hash(image: np.ndarray) -> str:
+    """image: `[C, z, y, x]`."""
+    digest = hashlib.sha256(f"{image.shape} {image.dtype}".encode())
+    step = max(1, _AT_ONCE // int(np.prod(image.shape[2:])))
+    for channel in range(image.shape[0]):
+        for first in range(0, image.shape[1], step):
+            digest.update(np.ascontiguousarray(image[channel, first : first + step]))
+    return digest.hexdigest()
