@@ -18,6 +18,7 @@ from skimage import io
 
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord, SnapshotReference, write_shard
 from stylegan2_cond.data.preprocessed import Preprocessed, open_preprocessed
+from stylegan2_cond.documents import checksum
 from stylegan2_cond.planning import Source
 
 NAME = "Dataset950_Small"
@@ -135,6 +136,11 @@ def preprocess(plans: dict, dataset_json: dict, images: list[str], label: str) -
     return DefaultPreprocessor(verbose=False).run_case(
         images, label, manager, manager.get_configuration(configuration), dataset_json
     )
+
+
+def write_record(bank: Path, content: dict) -> None:
+    """Replace a bank's record, with a checksum that fits."""
+    (bank / RECORD_FILE).write_text(json.dumps(content | {"checksum": checksum(content)}))
 
 
 def make_bank(

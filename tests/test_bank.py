@@ -147,7 +147,7 @@ def test_a_name_that_is_taken_is_not_overwritten(preprocessed, bank):
 
 @pytest.mark.parametrize("name", ["../elsewhere", ".hidden", "a/b"])
 def test_a_name_is_a_plain_folder_name(preprocessed, bank, name):
-    with pytest.raises(UserError, match="is no plain folder name"):
+    with pytest.raises(UserError, match=r"--name .* plain folder name"):
         fill_bank(preprocessed, "0", samples=10, name=name)
 
 

@@ -16,7 +16,7 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from raw_cases import own_folders
-from raw_files import NAME, SHAPE, Format, case_files, dataset, make_bank, preprocess
+from raw_files import NAME, SHAPE, Format, case_files, dataset, make_bank, preprocess, write_record
 from skimage import io
 
 from nnunet_synth.bank.format import RECORD_FILE
@@ -338,8 +338,9 @@ def test_a_bank_of_fold_all_is_in_no_fold(folder):
     data = dataset(folder, VOLUMES)
     bank = make_bank(data, *samples(VOLUMES, 5))
     record = json.loads((bank / RECORD_FILE).read_text())
-    record["source"] |= {"fold": "all", "training_cases": data.case_names()}
-    (bank / RECORD_FILE).write_text(json.dumps(record))
+    names = data.case_names()
+    record["source"] |= {"fold": "all", "training_cases": names, "training_sha256": ["0" * 64] * len(names)}
+    write_record(bank, record)
     (data.base / "splits_final.json").unlink()
     exported, card = export_dataset(bank, folder / "nnUNet_raw")
     splits = json.loads((exported / "splits_final.json").read_text())
@@ -415,15 +416,18 @@ def test_an_incomplete_damaged_or_foreign_bank_is_refused(volumes):
     record = json.loads((bank / RECORD_FILE).read_text())
 
     def refused(match, **changes):
-        (bank / RECORD_FILE).write_text(json.dumps(record | changes))
+        write_record(bank, record | changes)
         with pytest.raises(UserError, match=match):
             export_dataset(bank, folder / "out")
-        (bank / RECORD_FILE).write_text(json.dumps(record))
+        write_record(bank, record)
 
     refused("has 12 of 99 samples", requested=99)
     refused("other preprocessing", source=record["source"] | {"preprocessing": "0"})
     seen = [*record["source"]["training_cases"], data.fold(0).validation[0]]
-    refused("saw 1 of the 2 validation cases of fold 0", source=record["source"] | {"training_cases": seen})
+    refused(
+        "saw 1 of the 2 validation cases of fold 0",
+        source=record["source"] | {"training_cases": seen, "training_sha256": ["0" * 64] * len(seen)},
+    )
     (bank / "synth_00001.b2nd").write_bytes(b"")
     with pytest.raises(UserError, match=r"synth_00001.b2nd was changed or cut off"):
         export_dataset(bank, folder / "out")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.bank.gates import NOT_WANTED, Gates
@@ -27,7 +29,16 @@ def begun_bank(folder: Path, wanted: BankRecord, without: set[str]) -> BankRecor
         raise UserError(f"Bank {folder} exists, with {differing}. Choose another name with --name.")
     for scratch in folder.glob(".filling_*"):
         shutil.rmtree(scratch)
-    return record.model_copy(update={"requested": max(wanted.requested, record.samples)})
+    requested = max(wanted.requested, record.samples)
+    if requested > record.samples and record.backends[-1:] != wanted.backends:
+        tqdm.write(
+            f"Bank {folder} was filled by the ops backend '{record.backends[-1]}', from here on it is "
+            f"'{wanted.backends[0]}': further samples differ in their last digits from those of one run. "
+            f"stylegan2-cond doctor shows which backends there are.",
+            file=sys.stderr,
+        )
+        record = record.model_copy(update={"backends": (*record.backends, *wanted.backends)})
+    return record.model_copy(update={"requested": requested})
 
 
 def _difference(record: BankRecord, wanted: BankRecord, without: set[str]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
@@ -49,13 +50,16 @@ class Stream:
     balanced: bool = False
 
     def judged(self, first: int, gates: Gates, chunk: int) -> Iterator[Judged]:
-        """Samples from number `first` on, without an end; `chunk` of them are drawn at once."""
-        while True:
-            numbers = range(first, first + chunk)
+        """Samples from number `first` on, without an end; `chunk` of them are drawn at once.
+
+        Chunks begin at the same numbers whatever `first` is, so that what is computed together stays the same.
+        """
+        for start in count(first - first % chunk, chunk):
+            numbers = range(start, start + chunk)
             samples = self.draw(numbers)
             verdicts = gates.first_refusal(samples)
-            yield from map(Judged, numbers, samples.image, samples.label, verdicts)
-            first += chunk
+            judged = map(Judged, numbers, samples.image, samples.label, verdicts)
+            yield from (sample for sample in judged if sample.number >= first)
 
     def draw(self, numbers: Sequence[int]) -> Samples:
         """The samples of these numbers, in their order."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -18,11 +22,14 @@ from nnunet_synth.bank.drawing import Judged, Stream
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord, banks_folder, shard_name, write_shard
 from nnunet_synth.bank.gates import GATES, MARGIN, REAL_CANVASES, Gates, Known
 from nnunet_synth.bank.members import Order, open_members
+from nnunet_synth.bank.plain_files import is_plain_name
 from nnunet_synth.bank.showing import refused_picture, save_grid, save_preview
 from stylegan2_cond.data.preprocessed import Preprocessed
+from stylegan2_cond.documents import as_user_error
 from stylegan2_cond.errors import Stopped, UserError
-from stylegan2_cond.metrics.nnunet import NnUNet, find_nnunet
+from stylegan2_cond.metrics.nnunet import open_newest
 from stylegan2_cond.metrics.real_sets import REAL, cut_canvases, read_reference
+from stylegan2_cond.ops import choose_backend
 from stylegan2_cond.planning import Plan
 
 SLICES_PER_SHARD = 64  # as one volume of a real case; a 3-D sample is a case of its own
@@ -64,7 +71,7 @@ def fill_bank(
     without: Sequence[str] = (),
     margin: float = MARGIN,
     device: str = "cpu",
-    growing: bool = False,
+    growing: Path | None = None,
     wanted_still: Callable[[], bool] = lambda: True,
 ) -> Path:
     """Draw samples into a bank, or go on with one that was begun with the same arguments.
@@ -79,7 +86,7 @@ def fill_bank(
         without: gates that are left open.
         margin: how much further than the training cases samples may go, as a share of their range.
         device: that draws.
-        growing: a complete bank stays complete while more is drawn into it.
+        growing: folder of a complete bank, which stays complete while more is drawn into it.
         wanted_still: asked before each shard; filling ends where it says no.
 
     Returns:
@@ -94,7 +101,7 @@ def fill_bank(
     members, references, mask_reference = open_members(preprocessed, fold_name, order, device)
     plan = members[0].generator.plan
     wanted = BankRecord(
-        name=name or order.bank_name(references),
+        name=order.bank_name(references) if name is None else _plain_name(name),
         source=plan.source,
         snapshots=references,
         masks=order.masks_word if any(member.masks for member in members) else None,
@@ -104,20 +111,20 @@ def fill_bank(
         seed=seed,
         requested=samples,
         margin=margin,
+        backends=(choose_backend(torch.device(device).type),),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         release=version("nnunet-synth"),
     )
-    folder = _folder(preprocessed, wanted)
+    folder = growing or banks_folder(preprocessed, wanted.source.fold) / wanted.name
     with _alone(folder):
         record = begun_bank(folder, wanted, without)
         if record is not None and record.complete:
             return folder
-        nnunet = _nnunet(plan, device, wanted="fit" not in without and not (record and record.gates["fit"].off))
-        gates = Gates.learn(lambda: _known(preprocessed, plan, nnunet, margin), without)
-        record = record or wanted.model_copy(update={"gates": gates.records()})
+        known = partial(_known, preprocessed, plan, margin, device)
+        record, gates = _with_gates(record, wanted, without, known)
         refuse_other_gates(folder, record, gates)
         target = record.requested
-        if growing:
+        if growing is not None:
             record = record.model_copy(update={"requested": record.samples})
         record.save(folder / RECORD_FILE)
         refusals = Refusals({name: gate.refused for name, gate in record.gates.items()})
@@ -142,12 +149,24 @@ def _alone(folder: Path) -> Iterator[None]:
     Raises:
         UserError: somebody does.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
     try:
-        with FileLock(folder.parent / f".{folder.name}.lock", timeout=0):
-            yield
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout:
         raise UserError(f"Bank {folder} is being filled by another process. Wait for it, or choose a --name.") from None
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise as_user_error(error, folder) from None
+        raise UserError(
+            f"No permission to write {folder.parent}, where banks lie, next to nnU-Net's cases. Work in a folder of "
+            f"links to them: mkdir linked && cp -rs --no-preserve=mode {folder.parents[2]} linked && "
+            f"export nnUNet_preprocessed=$PWD/linked"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _shards(
@@ -216,6 +235,12 @@ def _as_case(entered: Sequence[Judged], dims: int) -> tuple[np.ndarray, np.ndarr
     return np.ascontiguousarray(image), label[None] if dims == 2 else label, [s.number for s in entered]
 
 
+def _plain_name(name: str) -> str:
+    if not is_plain_name(name):
+        raise UserError(f"--name {name!r} is not a plain folder name. Type for example --name pair_1")
+    return name
+
+
 def _named_gates(names: Sequence[str]) -> set[str]:
     """The gates that are meant, `all` among the names being each of them."""
     if unknown := sorted(set(names) - {*GATES, ALL_GATES}):
@@ -223,21 +248,23 @@ def _named_gates(names: Sequence[str]) -> set[str]:
     return set(GATES) if ALL_GATES in names else set(names)
 
 
-def _nnunet(plan: Plan, device: str, *, wanted: bool) -> NnUNet | None:
-    model = find_nnunet(plan.source) if wanted else None
-    return NnUNet(model, device) if model else None
+def _with_gates(
+    record: BankRecord | None, wanted: BankRecord, without: set[str], known: Callable[[bool], Known]
+) -> tuple[BankRecord, Gates]:
+    """The bank that was begun, or the one that is wanted, and its gates; `known` is told whether nnU-Net is needed."""
+    fit = "fit" not in without and not (record and record.gates["fit"].off)
+    gates = Gates.learn(lambda: known(fit), without)
+    return record or wanted.model_copy(update={"gates": gates.records()}), gates
 
 
-def _known(preprocessed: Preprocessed, plan: Plan, nnunet: NnUNet | None, margin: float) -> Known:
+def _known(preprocessed: Preprocessed, plan: Plan, margin: float, device: str, fit: bool) -> Known:
+    """What gates learn from; with `fit`, the fold's nnU-Net, too, where there is one."""
+    nnunet = None
+    if fit:
+        try:
+            nnunet = open_newest(plan.source, device)
+        except UserError as error:
+            tqdm.write(f"The gate 'fit' is off. {error}", file=sys.stderr)
     count = REAL_CANVASES[len(plan.canvas)]
     real = cut_canvases(preprocessed, plan, plan.source.training_cases, count, REAL)
     return Known(real, read_reference(preprocessed, plan)[0], plan.codec.labels, nnunet, margin)
-
-
-def _folder(preprocessed: Preprocessed, wanted: BankRecord) -> Path:
-    name = wanted.name
-    if Path(name).name != name or name.startswith("."):
-        raise UserError(
-            f"--name {name} is no plain folder name. Type for example --name {wanted.snapshots[0].variant}_1"
-        )
-    return banks_folder(preprocessed, wanted.source.fold) / name

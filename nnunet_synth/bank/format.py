@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import blosc2
 import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
-from pydantic import BaseModel, ConfigDict, Field
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from tqdm import tqdm
+from typing_extensions import Self
 
+from nnunet_synth.bank.plain_files import (
+    check_array,
+    check_finite,
+    check_labels,
+    check_properties,
+    is_plain_name,
+    load_properties,
+    open_plain,
+)
 from stylegan2_cond.data.preprocessed import OUTSIDE, Preprocessed
-from stylegan2_cond.documents import Document, explained_write
+from stylegan2_cond.documents import Record, explained_write
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import sha256
@@ -36,6 +46,9 @@ class DamagedBank(UserError):
     """Files of a bank are not what its record says."""
 
 
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Shard(BaseModel):
     """One nnU-Net case of a bank, and the checksum of each of its files.
 
@@ -47,14 +60,23 @@ class Shard(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str
-    numbers: tuple[int, ...]
+    name: str = Field(pattern=r"^synth_\d{5,}$")
+    numbers: tuple[int, ...] = Field(min_length=1)
     next_sample: int
-    files: dict[str, str]
+    files: dict[str, Checksum]
 
     @property
     def samples(self) -> int:
         return len(self.numbers)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.files.keys() != {self.name + ending for ending in SHARD_ENDINGS}:
+            raise ValueError(f"a shard has just the files {', '.join(self.name + ending for ending in SHARD_ENDINGS)}")
+        stream = (-1, *self.numbers, self.next_sample)
+        if any(one >= next_one for one, next_one in pairwise(stream)):
+            raise ValueError("numbers of samples rise from 0 on, and next_sample is above them")
+        return self
 
 
 class SnapshotReference(BaseModel):
@@ -62,7 +84,7 @@ class SnapshotReference(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     path: str
-    weights_sha256: str
+    weights_sha256: Checksum
     images_seen: int
     variant: str
     weight: float = Field(default=1.0, gt=0)
@@ -83,7 +105,7 @@ class GateRecord(BaseModel):
     off: str | None = None
 
 
-class BankRecord(Document):
+class BankRecord(Record):
     """`bank.json`: provenance and contents. A bank is complete when its shards hold as many samples as requested.
 
     Attributes:
@@ -94,24 +116,49 @@ class BankRecord(Document):
         balanced: each class was asked for equally often; otherwise as the training canvases show them.
         gates: by name, in the order in which they look.
         margin: how much further than the training cases samples may go, as a share of their range.
+        backends: of the ops that computed the samples, in the order in which they were used.
     """
 
     remedy: ClassVar[str] = "Delete the bank's folder and fill it again: nnunet-synth bank …"
-    format_version: int = 2
+    format_version: int = 3
     name: str
     source: Source
-    snapshots: tuple[SnapshotReference, ...]
+    snapshots: tuple[SnapshotReference, ...] = Field(min_length=1)
     masks: str | None = None
     mask_snapshot: SnapshotReference | None = None
     balanced: bool = False
-    canvas: tuple[int, ...]
-    seed: int
-    requested: int
+    canvas: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=2, max_length=3)
+    seed: int = Field(ge=0)
+    requested: int = Field(ge=1)
     shards: tuple[Shard, ...] = ()
     gates: dict[str, GateRecord] = Field(default_factory=dict)
-    margin: float = 0.0
+    margin: float = Field(default=0.0, ge=0)
+    backends: tuple[str, ...] = ()
     created: str
     release: str
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        if not is_plain_name(name):
+            raise ValueError("a bank has a plain name, not a path")
+        return name
+
+    @field_validator("shards")
+    @classmethod
+    def _in_order(cls, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
+        first = 0
+        for place, shard in enumerate(shards):
+            if shard.name != shard_name(place) or shard.numbers[0] < first:
+                raise ValueError(f"shard {place} is {shard_name(place)}, and its samples follow those before it")
+            first = shard.next_sample
+        return shards
+
+    @model_validator(mode="after")
+    def _one_volume_each(self) -> Self:
+        if len(self.canvas) == 3 and any(shard.samples != 1 for shard in self.shards):
+            raise ValueError("a shard of volumes holds one sample")
+        return self
 
     @property
     def samples(self) -> int:
@@ -207,12 +254,16 @@ def class_locations(label: np.ndarray, preprocessed: Preprocessed) -> dict:
     return DefaultPreprocessor._sample_foreground_locations(label, wanted, min_num_samples=_LOCATIONS)
 
 
-def verify_bank(folder: Path) -> BankRecord:
-    """Read `bank.json` and hold every file against its checksum.
+def verify_bank(folder: Path, preprocessed: Preprocessed | None = None) -> BankRecord:
+    """Read `bank.json` and hold every file against it.
+
+    Args:
+        folder: of the bank.
+        preprocessed: whose channels and labels the samples must have; not looked at, when None.
 
     Raises:
         UserError: the bank is not complete.
-        DamagedBank: files are missing, cut off or changed.
+        DamagedBank: files are missing, cut off or changed, or hold what a bank does not hold.
     """
     record = BankRecord.load(folder / RECORD_FILE)
     if not record.complete:
@@ -220,20 +271,27 @@ def verify_bank(folder: Path) -> BankRecord:
             f"Bank {folder} has {record.samples} of {record.requested} samples. Run the nnunet-synth bank command that "
             f"began it again; it goes on."
         )
-    verify_shards(folder, record.shards)
+    if preprocessed is not None and len(record.canvas) != (axes := len(preprocessed.patch_size)):
+        raise DamagedBank(f"Bank {folder} holds samples of {len(record.canvas)} axes, not {axes}. {BankRecord.remedy}")
+    verify_shards(folder, record, record.shards, preprocessed)
     return record
 
 
-def verify_shards(folder: Path, shards: Sequence[Shard]) -> int:
-    """Hold every file of these shards against its checksum; their size in bytes, all together.
+def verify_shards(
+    folder: Path, record: BankRecord, shards: Sequence[Shard], preprocessed: Preprocessed | None = None
+) -> int:
+    """Hold every file of these shards against its checksum, and then what is in it against the record.
+
+    Returns:
+        The size of the files in bytes, all together.
 
     Raises:
-        DamagedBank: files are missing, cut off or changed.
+        DamagedBank: files are missing, cut off or changed, or hold what a bank does not hold.
     """
     files = [(folder / name, checksum) for shard in shards for name, checksum in shard.files.items()]
     problems, size = [], 0
     for path, checksum in tqdm(files, desc="Checking the files", unit="file", leave=False, delay=2):
-        if not path.exists():
+        if not path.is_file():
             problems.append(f"{path} is missing")
         elif sha256(path) != checksum:
             problems.append(f"{path} was changed or cut off")
@@ -242,11 +300,38 @@ def verify_shards(folder: Path, shards: Sequence[Shard]) -> int:
     if problems:
         more = [f"{len(problems) - MOST_NAMED} more"] if len(problems) > MOST_NAMED else []
         raise DamagedBank(f"{'; '.join([*problems[:MOST_NAMED], *more])}. {BankRecord.remedy}")
+    for shard in tqdm(shards, desc="Checking what they hold", unit="shard", leave=False, delay=2):
+        try:
+            _check_shard(folder, record, shard, preprocessed)
+        except UserError as error:
+            raise DamagedBank(f"{error} {BankRecord.remedy}") from None
     return size
 
 
+def _check_shard(folder: Path, record: BankRecord, shard: Shard, preprocessed: Preprocessed | None) -> None:
+    image_file, label_file, properties_file = (f"{folder / shard.name}{ending}" for ending in SHARD_ENDINGS)
+    image, label = open_plain(image_file), open_plain(label_file)
+    spatial = (shard.samples, *record.canvas) if len(record.canvas) == 2 else record.canvas
+    check_array(image, image_file, np.float32, (_channels(preprocessed), *spatial))
+    check_array(label, label_file, np.int16, (1, *spatial))
+    if not ((finite := record.gates.get("finite")) and finite.off):
+        check_finite(image, image_file)
+    if preprocessed is not None:
+        check_labels(label, label_file, {OUTSIDE, *preprocessed.label_manager.all_labels})
+    check_properties(load_properties(Path(properties_file).read_bytes()), properties_file, label.shape)
+
+
+def _channels(preprocessed: Preprocessed | None) -> int:
+    """Of images; 0 where it is not known."""
+    if preprocessed is None:
+        return 0
+    return determine_num_input_channels(
+        preprocessed.plans_manager, preprocessed.configuration, preprocessed.dataset_json
+    )
+
+
 class BankDataset(nnUNetDatasetBlosc2):
-    """nnU-Net's dataset over a bank's shards, with a reader of properties that cannot run code."""
+    """nnU-Net's dataset over a bank's shards, with readers that cannot run code."""
 
     def load_case(self, identifier: str):
         """As nnU-Net's: image, label, None (no previous stage), properties."""
@@ -259,44 +344,7 @@ class BankDataset(nnUNetDatasetBlosc2):
 @lru_cache(maxsize=_KEPT_OPEN)
 def _open_arrays(base: str, written: int, **mapping: str) -> tuple[blosc2.NDArray, ...]:
     """Image and label of a shard, opened but not read; `written` tells one that was filled anew from the one before."""
-    return tuple(
-        blosc2.open(urlpath=base + ending, mode="r", dparams={"nthreads": 1}, **mapping) for ending in SHARD_ENDINGS[:2]
-    )
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Knows numpy arrays; everything else that pickle could name is refused."""
-
-    _KNOWN: ClassVar[set[tuple[str, str]]] = {
-        (module, name)
-        for module, name in (
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "scalar"),
-            ("numpy.core.multiarray", "scalar"),
-            ("numpy._core.numeric", "_frombuffer"),
-            ("numpy.core.numeric", "_frombuffer"),
-        )
-    }
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in self._KNOWN:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in a bank")
-        return super().find_class(module, name)
-
-
-def load_properties(content: bytes) -> Mapping:
-    """Unpickle a shard's properties: dicts, tuples, numbers, strings and numpy arrays.
-
-    Raises:
-        UserError: the content is cut off, or names anything else.
-    """
-    try:
-        return _PlainUnpickler(io.BytesIO(content)).load()
-    except Exception as error:
-        raise UserError(f"The properties of a shard cannot be trusted or read ({error}). {BankRecord.remedy}") from None
+    return tuple(open_plain(base + ending, **mapping) for ending in SHARD_ENDINGS[:2])
 
 
 def _save_case(

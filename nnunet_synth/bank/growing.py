@@ -34,12 +34,11 @@ def grow_bank(folder: Path, samples: int, device: str = "cpu", **options: object
             masks=masks,
             balanced=record.balanced,
         ),
-        name=record.name,
         seed=record.seed,
         without=[name for name, gate in record.gates.items() if gate.off == NOT_WANTED],
         margin=record.margin,
         device=device,
-        growing=True,
+        growing=folder,
         **options,
     )
 

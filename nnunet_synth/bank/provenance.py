@@ -36,6 +36,7 @@ class BankProvenance(BaseModel):
     drawn: int
     gates: dict[str, GateRecord]
     margin: float
+    backends: tuple[str, ...]
     created: str
     release: str
 

@@ -39,9 +39,9 @@ class Refresher:
         """Shards that were added since training began; those that are damaged, and all after them, do not count."""
         self._look_after()
         try:
-            shards = BankRecord.load(self.folder / RECORD_FILE).shards[self._first + self._verified :]
-            for shard in shards:
-                verify_shards(self.folder, [shard])
+            record = BankRecord.load(self.folder / RECORD_FILE)
+            for shard in record.shards[self._first + self._verified :]:
+                verify_shards(self.folder, record, [shard])
                 self._verified += 1
         except UserError as error:
             self._tell(f"The bank did not grow: {error}")

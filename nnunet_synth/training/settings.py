@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from nnunet_synth.bank.plain_files import is_plain_name
 from nnunet_synth.training.schedule import SCHEDULES
 from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.documents import explain, write_atomically
@@ -32,6 +33,13 @@ class SynthSettings(BaseModel):
     schedule: str = "linear"
     refresh: int | None = Field(default=None, ge=1)
     refresh_device: str = "cpu"
+
+    @field_validator("bank")
+    @classmethod
+    def _plain(cls, name: str | None) -> str | None:
+        if name is not None and not is_plain_name(name):
+            raise ValueError("it is the plain name of a bank of the fold, not a path")
+        return name
 
     @field_validator("schedule")
     @classmethod
@@ -77,10 +85,10 @@ def write_plans(preprocessed: Preprocessed, settings: SynthSettings, name: str) 
         The new file, beside the old one.
 
     Raises:
-        UserError: no plain name, or a file of that name that this would change.
+        UserError: not a plain name, or a file of that name that this would change.
     """
-    if Path(name).name != name or not name or name.startswith("."):
-        raise UserError(f"-o {name} is no plain name. Type for example -o {preprocessed.plans_name}Synth")
+    if not is_plain_name(name):
+        raise UserError(f"-o {name!r} is not a plain name. Type for example -o {preprocessed.plans_name}Synth")
     plans = json.loads(json.dumps(preprocessed.plans_manager.plans))
     plans["plans_name"] = name
     plans["configurations"][preprocessed.configuration_name][BLOCK] = settings.model_dump(exclude_none=True)

@@ -34,7 +34,7 @@ def inspect_bank(folder: Path, path: Path | None = None) -> tuple[Path, str, lis
     _refuse_other_folder(folder)
     _refuse_other_file(path)
     record = BankRecord.load(folder / RECORD_FILE)
-    found = find_out(folder, record, verify_shards(folder, record.shards))
+    found = find_out(folder, record, verify_shards(folder, record, record.shards))
     page = render(found)
     with write_atomically(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
