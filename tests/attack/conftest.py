@@ -1,0 +1,25 @@
+"""The victims, made once for a session in a process of its own: this one computes nothing, so that it can be forked."""
+
+from __future__ import annotations
+
+import pytest
+from outcomes import outcome_of
+from victims import VARIABLES, Victims, make_victims
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> Victims:
+    """The victims as they are made; nobody changes them."""
+    folder = tmp_path_factory.mktemp("attack") / "whole"
+    made = outcome_of(lambda: str(make_victims(folder).folder), limit=300)
+    assert made.kind == "taken", made.told
+    return Victims(folder)
+
+
+@pytest.fixture
+def victims(whole, tmp_path, monkeypatch) -> Victims:
+    """A copy to damage, which nnU-Net's variables point to."""
+    own = whole.copy(tmp_path / "victims")
+    for name in VARIABLES:
+        monkeypatch.setenv(name, str(own.folder / name))
+    return own
