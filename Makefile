@@ -1,10 +1,11 @@
 # make install: .venv with everything;  make demo: the whole way on virtual subjects;  make test: all tests
 # make test-slow: a whole benchmark of real trainings, some minutes
+# make test-attack: kills, full disks, thousands of damaged files; half an hour
 # make test-kernels: the CUDA sources on the CPU, every type, and under sanitizers
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-slow test-kernels lint clean
+.PHONY: install demo test test-slow test-attack test-kernels lint clean
 
 install: .venv/installed
 
@@ -23,6 +24,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+test-attack: install
+	$(BIN)/python -m pytest tests/attack -m "attack or not attack"
 
 test-kernels: install
 	$(BIN)/python -m pytest -m kernels

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from outcomes import outcome_of
-from victims import VARIABLES, Victims, make_victims
+
+from attack.outcomes import outcome_of
+from attack.victims import VARIABLES, Victims, make_victims
 
 
 @pytest.fixture(scope="session")

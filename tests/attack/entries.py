@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,14 +14,14 @@ from pathlib import Path
 import blosc2
 import numpy as np
 import torch
-from mutations import Rng, byte_damage, damaged, tree_of_tensors_damage
-from outcomes import run_main
 from raw_files import NAME
 from safetensors.torch import load_file, save_file
-from victims import Victims, small_design, source_of
 
 import nnunet_synth.cli
 import stylegan2_cond.cli
+from attack.mutations import Rng, byte_damage, damaged, tree_of_tensors_damage
+from attack.outcomes import run_main
+from attack.victims import Victims, small_design, source_of
 from nnunet_synth.bank.format import BankDataset, find_banks, verify_bank
 from nnunet_synth.bank.provenance import provenance
 from nnunet_synth.benchmark.analysis import analyse
@@ -37,6 +38,7 @@ from nnunet_synth.training.mixing import MixedDataset, MixingControl
 from nnunet_synth.training.record import TrainingRecord
 from stylegan2_cond.data.canvases import Canvases
 from stylegan2_cond.data.preprocessed import Preprocessed
+from stylegan2_cond.documents import checksum
 from stylegan2_cond.metrics.nnunet import NnUNet, find_nnunet, open_nnunet
 from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.planning import Plan, Source, run_folder
@@ -71,8 +73,16 @@ class Row:
 
 
 def file_damage(file: Callable[[Victims], Path]) -> Damage:
-    """Damage one file by what fits its ending."""
-    return lambda victims, rng: damaged(file(victims), rng)
+    """Damage one file by what fits its ending; every second time, a record's checksum over itself is renewed."""
+
+    def damage(victims: Victims, rng: Rng) -> str:
+        what = damaged(path := file(victims), rng)
+        if path.suffix == ".json" and rng.random() < 0.5:
+            with contextlib.suppress(OSError, ValueError, RecursionError, TypeError):
+                renew(path, lambda content: None)
+        return what
+
+    return damage
 
 
 # --- nnU-Net's files
@@ -172,9 +182,11 @@ def damage_weights(victims: Victims, rng: Rng) -> str:
 
 
 def renew(path: Path, change: Callable[[dict], object]) -> None:
-    """Edit a JSON file."""
+    """Edit a JSON file by hand, as someone does who renews its checksum as well."""
     content = json.loads(path.read_text())
     change(content)
+    if isinstance(content, dict) and "checksum" in content:
+        content["checksum"] = checksum(content)
     path.write_text(json.dumps(content))
 
 

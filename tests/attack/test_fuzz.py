@@ -8,13 +8,16 @@ import time
 
 import numpy as np
 import pytest
-from entries import ROWS
-from outcomes import Outcome, Tally, outcome_of
-from victims import Victims
+
+from attack.entries import ROWS
+from attack.outcomes import Outcome, Tally, outcome_of
+from attack.victims import Victims
 
 SHORT, LONG = 300, 10_000
 LONG_MUTATIONS = int(os.environ.get("ATTACK_MUTATIONS", LONG))
 SEED = int(os.environ.get("ATTACK_SEED", 0))
+
+pytestmark = pytest.mark.attack
 
 
 def fuzz(whole: Victims, scratch, row: str, number: int) -> tuple[str, Outcome]:
