@@ -107,6 +107,45 @@ def test_classes_that_real_canvases_never_show_together_are_refused():
     assert gate.allows(drawn).tolist() == [True, True, False]
 
 
+def torsos(rng, classes, cases, slices, side=32):
+    """Slices of volumes in which so many organs follow one another, each over a part of the length; some overlap."""
+    grid = int(np.ceil(classes**0.5))
+    cell = side // grid
+    centre, half = np.linspace(0.03, 0.97, classes), np.random.default_rng(1).uniform(0.05, 0.25, classes)
+    label = np.zeros((cases * slices, side, side), np.int16)
+    for case in range(cases):
+        shift, there = rng.normal(0, 0.02) + rng.normal(0, 0.01, classes), rng.random(classes) < 0.8
+        for mask, place in zip(label[case * slices :], rng.random(slices), strict=False):
+            off = ((place - centre - shift) / half) ** 2
+            for organ in np.flatnonzero(there & (off < 1)):
+                y, x = np.array(divmod(organ, grid)) * cell
+                length = max(1, round(cell * (1 - off[organ]) ** 0.5))
+                mask[y : y + length, x : x + length] = organ + 1
+    return Samples(np.zeros((len(label), 1, side, side), np.float32), label)
+
+
+@pytest.mark.parametrize("classes", [13, 50])
+def test_of_many_classes_masks_of_other_cases_pass_and_impossible_pairs_do_not(rng, classes):
+    real, other = torsos(rng, classes, cases=20, slices=25), torsos(rng, classes, cases=8, slices=25)
+    gate = Anatomy(Known(real, real, tuple(range(classes + 1)), None, gates.MARGIN))
+    shown = [frozenset(np.unique(mask)) for mask in (*real.label, *other.label)]
+    assert len(set(shown[len(real) :]) - set(shown[: len(real)])) > 2  # combinations that are new
+    assert gate.allows(other).mean() > 0.9
+    assert not any({1, classes} <= seen for seen in shown)
+    lowest = next(mask for mask in other.label if classes in mask)
+    upper = other.take([1 in seen for seen in shown[len(real) :]])
+    mixed = np.where(lowest == classes, classes, upper.label)  # the lowest organ in slices of the uppermost
+    assert len(upper) > 3
+    assert not gate.allows(Samples(upper.image, mixed)).any()
+
+
+def test_of_many_classes_an_empty_mask_or_a_class_that_no_real_one_shows_is_refused():
+    real = masks_of(*[[(1 + number % 11, 4, 9, 4, 9)] for number in range(22)])
+    gate = Anatomy(Known(real, real, tuple(range(13)), None, 0.0))
+    drawn = masks_of([(3, 4, 9, 4, 9)], [], [(12, 4, 9, 4, 9)], [(3, 4, 9, 4, 9), (4, 14, 19, 4, 9)])
+    assert gate.allows(drawn).tolist() == [True, False, False, False]
+
+
 def test_a_mask_that_nnunet_does_not_see_is_refused(known):
     moved = change(known.real.take(slice(3)))
     moved.label[1] = np.roll(moved.label[1], 14, axis=0)

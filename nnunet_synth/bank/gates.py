@@ -22,6 +22,7 @@ REAL_CANVASES = {2: 1000, 3: 200}  # that gates learn from, by the number of axe
 MARGIN = 0.05  # a voxel a little darker than any real one is no reason to refuse a sample
 RARE = 0.005  # share of real canvases beyond each limit of an area
 FIT_RARE = 0.05  # share of real canvases whose mask nnU-Net agrees with less than a sample's mask must
+MOST_IN_COMBINATIONS = 10  # classes of which whole combinations are compared; of more, pairs
 NOT_WANTED = "not wanted"
 FEWEST_CASES = 3  # a sample is compared with the nearest case and with the next ones, a real canvas not with its own
 
@@ -116,26 +117,41 @@ class Anatomy(Gate):
     def __init__(self, known: Known):
         super().__init__(known)
         self._labels = [label for label in known.labels if label > 0]
-        self._together = {tuple(row) for row in self._shown(known.real.label).tolist()}
+        self._real = self._shown(known.real.label)
+        rare = RARE / max(1.0, self._real.sum(axis=1).mean())  # a canvas of many classes has as many chances to be rare
         for label in self._labels:
             real = describe_masks(known.real.label, label)
             if not (shown := real["presence"] > 0).any():
                 continue
-            least, most = np.quantile(real["area"][shown], [RARE, 1 - RARE], method="nearest")
+            least, most = np.quantile(real["area"][shown], [rare, 1 - rare], method="nearest")
             slack = known.margin * (most - least)
             self.limits[f"class {label} area least"] = float(least - slack)
             self.limits[f"class {label} area most"] = float(most + slack)
             for count in self.counted:
-                most = np.quantile(real[count][shown], 1 - RARE, method="nearest")
+                most = np.quantile(real[count][shown], 1 - rare, method="nearest")
                 self.limits[f"class {label} {count} most"] = float(np.floor(most * (1 + known.margin)))
 
     def _shown(self, label: np.ndarray) -> np.ndarray:
         """`[N, classes]` booleans."""
         return np.stack([(label == one).reshape(len(label), -1).any(axis=1) for one in self._labels], axis=1)
 
+    def _seen_together(self, shown: np.ndarray) -> np.ndarray:
+        """`[N]` booleans: whether real canvases show just these classes together, or of many classes each two of them.
+
+        Of many classes, nearly every canvas is a combination of its own.
+        """
+        if len(self._labels) <= MOST_IN_COMBINATIONS:
+            known = {tuple(row) for row in self._real.tolist()}
+            return np.array([tuple(row) in known for row in shown.tolist()], bool)
+        real, drawn = self._real.astype(float), shown.astype(float)
+        never = (real.T @ real == 0).astype(float)  # a class that no real canvas shows is never seen with itself
+        unseen = ((drawn @ never) * drawn).any(axis=1)
+        empty = ~shown.any(axis=1) & self._real.any(axis=1).all()
+        return ~(unseen | empty)
+
     def allows(self, samples: Samples) -> np.ndarray:
         shown = self._shown(samples.label)
-        allowed = np.array([tuple(row) in self._together for row in shown.tolist()], bool)
+        allowed = self._seen_together(shown)
         for column, label in enumerate(self._labels):
             if f"class {label} area most" not in self.limits:
                 continue
