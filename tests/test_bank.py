@@ -10,6 +10,7 @@ import pytest
 from conftest import STRICT
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2
+from tolerance import NETWORK, assert_rounded
 
 from nnunet_synth.bank import filling
 from nnunet_synth.bank.filling import fill_bank
@@ -56,7 +57,7 @@ def test_shards_hold_the_generators_samples(bank, generator_run):
         data, seg, _, _ = dataset.load_case(name)
         image.append(data[:].swapaxes(0, 1))
         label.append(seg[0])
-    assert np.allclose(np.concatenate(image), pairs.image, atol=1e-5)
+    assert_rounded(np.concatenate(image), pairs.image, terms=NETWORK)
     assert (np.concatenate(label) == pairs.label).mean() > 0.999
 
 
@@ -123,7 +124,7 @@ def test_stopped_and_started_again_equals_uninterrupted(preprocessed, generator_
     assert [shard.samples for shard in stopped.shards] == [shard.samples for shard in whole.shards]
     for name in ("synth_00000", "synth_00001"):
         one, other = (BankDataset(str(path)).load_case(name) for path in (folder, bank))
-        assert np.allclose(one[0][:], other[0][:], atol=1e-5)
+        assert_rounded(one[0][:], other[0][:], terms=NETWORK)
     shutil.rmtree(folder)
 
 

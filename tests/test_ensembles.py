@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import STRICT
 from tiny import tiny_plan
+from tolerance import NETWORK, assert_rounded
 
 from nnunet_synth.bank.drawing import Member, Stream
 from nnunet_synth.bank.filling import fill_bank
@@ -72,14 +73,14 @@ def test_members_draw_in_proportion_to_their_weights(pair, other):
     samples = stream.draw(numbers)
     for place, number in enumerate(numbers):
         alone = [one, two][stream.member(number)].sample(1, seed=5, first=number)
-        np.testing.assert_allclose(samples.image[place], alone.image[0], atol=1e-4)
+        assert_rounded(samples.image[place], alone.image[0], terms=NETWORK)
         assert (samples.label[place] == alone.label[0]).mean() > 0.99
 
 
 def test_a_sample_depends_on_its_number_not_on_those_drawn_with_it(pair, other):
     stream = Stream([Member(load_generator(pair), 1.0), Member(load_generator(other), 1.0)], seed=0, balanced=True)
     whole, part = stream.draw(range(24)), stream.draw([17, 3])
-    np.testing.assert_allclose(part.image, whole.image[[17, 3]], atol=1e-4)
+    assert_rounded(part.image, whole.image[[17, 3]], terms=NETWORK)
 
 
 def test_every_class_is_asked_for_equally_often_when_balanced(pair, plan):
@@ -205,7 +206,7 @@ def test_a_bank_grows_into_what_it_would_have_been(preprocessed, generator_run):
     grow_bank(grown, 192, wanted_still=note)
     assert complete == [True, True]
     for one, two in zip(contents(whole), contents(grown), strict=True):
-        np.testing.assert_allclose(one, two, atol=1e-4)
+        assert_rounded(one, two, terms=NETWORK)
     one, two = (BankRecord.load(folder / RECORD_FILE) for folder in (whole, grown))
     assert [shard.numbers for shard in one.shards] == [shard.numbers for shard in two.shards]
     assert one.gates == two.gates

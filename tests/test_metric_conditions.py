@@ -155,9 +155,8 @@ def test_samples_that_do_not_mind_their_position_get_none():
     nearest = np.abs(values[:, None] - real.image[:, 0, 0, 0]).argsort(axis=1)[:, :5]
     seeming = (real.asked[:, -1][nearest].mean(axis=1) + 1) / 2
     expected = spearmanr(places, seeming).statistic
-    assert judged(real, drawn, conditions).details["position"] == pytest.approx(
-        expected, abs=5e-3
-    )  # neighbours equally far, but for rounding
+    found = judged(real, drawn, conditions).details["position"]
+    assert found == pytest.approx(expected, abs=5e-3)  # which of two neighbours is nearer may be left to rounding
 
 
 def test_a_case_does_not_tell_where_its_own_canvases_lie():

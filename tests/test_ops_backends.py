@@ -18,7 +18,9 @@ from stylegan2_cond.ops.bias_act import apply_epilogue
 from stylegan2_cond.ops.build import compiler
 from stylegan2_cond.ops.resample import _downsampling, _upsampling
 
-TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+# In float32, n roundings of random sign add up to about √n · eps / 2; this is five times that for the longest sums, of
+# 5000 terms. Half types round the result of each of some fifteen operations.
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 8 * 2**-7, torch.float16: 8 * 2**-10}
 SIZES = [(5, 7), (4, 8), (3, 4, 5), (9,), (1, 3), (17, 36)]
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 LIBRARIES = ["cpu", pytest.param("shim"), pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -92,7 +94,9 @@ def assert_same(found, expected, dtype):
     for mine, theirs in zip(found, expected, strict=True):
         assert mine.shape == theirs.shape
         scale = theirs.double().abs().max().item() if theirs.numel() else 0.0
-        torch.testing.assert_close(mine.double(), theirs.double(), rtol=0, atol=TOLERANCE[dtype] * max(1.0, scale))
+        summed = math.sqrt(expected[0].numel() / max(1, theirs.numel()))  # of random signs, they may cancel
+        atol = TOLERANCE[dtype] * max(1.0, scale, summed)
+        torch.testing.assert_close(mine.double(), theirs.double(), rtol=0, atol=atol)
 
 
 def in_double(tensor):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+
+NETWORK = 2000  # terms that a voxel of a test's network sums: a dozen layers of 16 channels and 3 × 3 voxels each
 
 
 def rounding(terms: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> float:
@@ -14,8 +17,14 @@ def rounding(terms: int, scale: float = 1.0, dtype: torch.dtype = torch.float32)
     return terms * torch.finfo(dtype).eps * scale
 
 
-def assert_rounded(found: torch.Tensor, expected: torch.Tensor, *, terms: int, scale: float | None = None) -> None:
-    """Two results of the same sums differ by rounding alone, next to the largest of them or to `scale`."""
-    dtype = found.dtype if found.dtype.is_floating_point else torch.float32
+def assert_rounded(
+    found: torch.Tensor | np.ndarray,
+    expected: torch.Tensor | np.ndarray,
+    *,
+    terms: int,
+    scale: float | None = None,
+) -> None:
+    """Two float32 results of the same sums differ by rounding alone, next to the largest of them or to `scale`."""
+    found, expected = (torch.as_tensor(one).double() for one in (found, expected))
     scale = expected.abs().max().item() if scale is None else scale
-    torch.testing.assert_close(found.double(), expected.double(), rtol=0, atol=rounding(terms, scale, dtype))
+    torch.testing.assert_close(found, expected, rtol=0, atol=rounding(terms, scale))
