@@ -12,10 +12,21 @@ from hypothesis import strategies as st
 from kernels import SANITIZED, bytes_moved, shim, use_library
 from tiny import tiny_plan, tiny_state
 
-from stylegan2_cond.ops import Epilogue, bias_act, downsample, modulated_conv, resample, upsample
+from stylegan2_cond.ops import (
+    Epilogue,
+    backends,
+    bias_act,
+    choose_backend,
+    describe_backend,
+    downsample,
+    modulated_conv,
+    resample,
+    upsample,
+)
 from stylegan2_cond.ops import fused as operators
 from stylegan2_cond.ops.bias_act import apply_epilogue
 from stylegan2_cond.ops.build import compiler
+from stylegan2_cond.ops.library import Library, find_library
 from stylegan2_cond.ops.resample import _downsampling, _upsampling
 
 # In float32, n roundings of random sign add up to about √n · eps / 2; this is five times that for the longest sums, of
@@ -455,3 +466,53 @@ def test_kernels_stay_within_their_memory():
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert " passed" in done.stdout
+
+
+# --- kernels tried before `auto` takes them
+
+
+class Broken(Library):
+    """A library of which one kernel computes something else, or fails."""
+
+    def __init__(self, library, kernel, fails):
+        self.__dict__ |= vars(library) | {"kernel": kernel, "fails": fails}
+
+    def call(self, name, like, *arguments):
+        if name == self.kernel and self.fails:
+            raise RuntimeError("no kernel image is available for execution on the device")
+        super().call(name, like, *arguments)
+        if name == self.kernel:
+            next(argument for argument in arguments if isinstance(argument, torch.Tensor)).mul_(1.2)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["differs", "fails"])
+@pytest.mark.parametrize("kernel", ["bias_act", "bias_act_grad", "bias_act_grad_grad", "resample"])
+def test_kernels_that_do_not_do_what_pytorch_does_are_left_alone_and_that_is_told_once(
+    monkeypatch, capfd, kernel, fails
+):
+    library = find_library("cpu")
+    if isinstance(library, str):
+        pytest.skip(library)
+    monkeypatch.setenv(backends.VARIABLE, "auto")
+    assert choose_backend("cpu") == "cpu"
+    assert describe_backend("cpu") == "cpu"
+    broken = Broken(library, kernel, fails)
+    for module in (operators, backends):
+        monkeypatch.setattr(module, "find_library", lambda device: broken)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert [choose_backend("cpu") for _ in range(3)] == ["native"] * 3
+    told = capfd.readouterr().err
+    assert told.count("cpu ops") == 1
+    assert ("no kernel image" in told) == fails
+    assert describe_backend("cpu").startswith("native")
+    assert told.strip().partition(", since ")[2].removesuffix(".") in describe_backend("cpu")
+    assert choose_backend("cpu", "cpu") == "cpu"
+
+
+def test_what_keeps_kernels_from_being_used_is_told(monkeypatch):
+    monkeypatch.setenv(backends.VARIABLE, "native")
+    assert describe_backend("cpu") == "native (STYLEGAN2_COND_OPS=native)"
+    monkeypatch.setenv(backends.VARIABLE, "auto")
+    monkeypatch.setattr(backends, "find_library", lambda device: "there is no nvcc.")
+    assert describe_backend("cuda") == "native, plain PyTorch: there is no nvcc."
+    assert describe_backend("mps") == "native"

@@ -133,6 +133,14 @@ def test_other_sources_tools_or_processors_want_another_library(cache, monkeypat
     assert build.build_folder("cpu") != before
 
 
+def test_a_library_that_is_built_is_used_where_no_tools_are(cache, compiled, monkeypatch):
+    built = build.obtain("cpu")
+    monkeypatch.setenv("PATH", str(cache))
+    monkeypatch.setattr(sys, "executable", str(cache / "python"))
+    assert build.missing_tools("cpu")
+    assert build.find_built("cpu") == build.obtain("cpu") == built
+
+
 def test_what_is_missing_to_build_with_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "no C++ compiler 'no-such-compiler'" in build.obtain("cpu")
@@ -179,6 +187,71 @@ def test_doctor_ends_with_code_1_where_building_fails(cache, monkeypatch, capsys
 
 
 # --- CUDA's compiler
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Sets the capabilities of the GPUs that torch sees."""
+
+    def see(*capabilities):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number=0: capabilities[number])
+
+    return see
+
+
+def make_nvcc(home):
+    """A compiler that writes down what it is asked, and makes a file."""
+    nvcc = home / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text(f'#!/bin/sh\necho "$@" >> {home}/asked\nwhile [ "$1" != -o ]; do shift; done\ntouch "$2"\n')
+    nvcc.chmod(0o755)
+    return home
+
+
+@pytest.mark.skipif(shutil.which("sh") is None or shutil.which(build.compiler()) is None, reason="no sh, or compiler")
+def test_cuda_kernels_are_built_for_all_gpus_at_once_and_as_ptx_for_those_to_come(cache, gpus, monkeypatch, tmp_path):
+    gpus((9, 0), (8, 0), (9, 0))
+    home = make_nvcc(tmp_path / "toolkit")
+    monkeypatch.setenv("CUDA_HOME", str(home))
+    built = build.obtain("cuda")
+    assert built == build.library_path("cuda")
+    assert built.exists()
+    asked = (home / "asked").read_text()
+    targets = [word.removeprefix("-gencode=") for word in asked.split() if word.startswith("-gencode=")]
+    assert targets == [
+        "arch=compute_80,code=sm_80",
+        "arch=compute_90,code=sm_90",
+        "arch=compute_90,code=compute_90",
+    ]
+    assert len(asked.splitlines()) == 1
+
+
+def test_cuda_kernels_are_found_again_without_tools_by_the_gpus_alone(cache, gpus, monkeypatch, tmp_path):
+    gpus((8, 0), (9, 0))
+    path = build.library_path("cuda")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"a library")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    monkeypatch.setattr(build, "_processor", lambda: "another")
+    assert build.obtain("cuda") == path
+    gpus((8, 0))
+    assert build.library_path("cuda") != path
+    gpus()
+    assert build.obtain("cuda", again=True) == "torch sees no CUDA device."
+
+
+def test_nvcc_is_found_among_pips_packages(monkeypatch, tmp_path):
+    home = make_nvcc(tmp_path / "nvidia" / "cu99")
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(build, "TOOLKIT", tmp_path / "none")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert build.cuda_home() == home
 
 
 @pytest.mark.skipif(build.cuda_home() is None, reason="nvcc is not installed")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from functools import cache
 
 import torch
 
@@ -25,7 +27,7 @@ class MissingBackend(UserError, RuntimeError):
 
 @torch.compiler.assume_constant_result
 def choose_backend(device: str, wanted: str | None = None) -> str:
-    """The backend for tensors of a device.
+    """The backend for tensors of a device; `auto` takes kernels that compute what `native` does, tried when loaded.
 
     Args:
         device: type, `cpu`, `cuda` or another.
@@ -45,7 +47,30 @@ def choose_backend(device: str, wanted: str | None = None) -> str:
         return NATIVE
     found = find_library(device)
     if isinstance(found, Library):
-        return device
+        return device if wanted == device or not _difference(found, device) else NATIVE
     if wanted == device:
         raise MissingBackend(f"The {device} ops were asked for by name, but {found}")
     return NATIVE
+
+
+def describe_backend(device: str) -> str:
+    """The backend for tensors of a device, and what keeps kernels from it."""
+    chosen = choose_backend(device)
+    if chosen != NATIVE or device not in COMPILED:
+        return chosen
+    if (wanted := os.environ.get(VARIABLE) or AUTO) != AUTO:
+        return f"{NATIVE} ({VARIABLE}={wanted})"
+    found = find_library(device)
+    reason = _difference(found, device) if isinstance(found, Library) else found
+    return f"{NATIVE}, plain PyTorch: {reason}"
+
+
+@cache
+def _difference(library: Library, device: str) -> str:
+    """Why `auto` does not take these kernels, which a user is told once; empty where it does."""
+    from stylegan2_cond.ops.trying import difference  # which itself calls ops
+
+    found = difference(library, device)
+    if found:
+        print(f"The {device} ops are not used, since {found}.", file=sys.stderr, flush=True)
+    return found

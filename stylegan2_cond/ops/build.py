@@ -1,8 +1,9 @@
-"""Compiling the kernels: once per source, compiler, torch and processor; never at import, never in a worker process."""
+"""Compiling the kernels: once per source, tools and processor or GPUs; never at import, never in a worker process."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -20,10 +21,13 @@ from torch.utils.data import get_worker_info
 SOURCES = Path(__file__).parent / "csrc"
 KINDS = {"cpu": "cpu.cpp", "cuda": "cuda.cu"}
 CPU_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math")
-CUDA_FLAGS = ("-O3", "--extra-device-vectorization")
+CUDA_FLAGS = ("-O3", "--extra-device-vectorization", "-std=c++17", "-shared", "-cudart=static")
+HOST_FLAGS = ("-Xcompiler=-fPIC,-fvisibility=hidden", "-allow-unsupported-compiler")
+TOOLKIT = Path("/usr/local/cuda")
 BUILD_SECONDS = 900.0
 LOCK_SECONDS = BUILD_SECONDS + 60  # whoever waits gets what another process builds, however long that may take
 NAME = "stylegan2_cond_ops"
+NO_GPU = "torch sees no CUDA device."
 NOT_YET = "not built yet: the first use does it, or `stylegan2-cond doctor --build`."
 MEND = "`stylegan2-cond doctor --build` tries again"
 
@@ -45,12 +49,14 @@ def library_path(kind: str) -> Path:
 
 
 def find_built(kind: str) -> Path | str:
-    """The library, if it is built, or in one line why it is not."""
-    if missing := missing_tools(kind):
-        return missing
+    """The library, if it is built, even where no tools are to build it with, or in one line why it is not."""
+    if kind == "cuda" and not torch.cuda.is_available():
+        return NO_GPU
     folder, path = build_folder(kind), library_path(kind)
     if path.exists():
         return path
+    if missing := missing_tools(kind):
+        return missing
     return _failure(kind, folder) if (folder / "failed").exists() else NOT_YET
 
 
@@ -73,11 +79,13 @@ def missing_tools(kind: str) -> str:
     """What is not there to build with, or an empty string."""
     if kind == "cuda":
         if not torch.cuda.is_available():
-            return "torch sees no CUDA device."
+            return NO_GPU
         if cuda_home() is None:
             return "there is no nvcc; install the CUDA toolkit, or set CUDA_HOME to it."
     if shutil.which(compiler()) is None:
         return f"there is no C++ compiler {compiler()!r}; install one, e.g. g++, or name it by CXX."
+    if kind == "cuda":
+        return ""
     return "" if shutil.which("ninja") or _ninja_beside_python() else "there is no ninja: pip install ninja."
 
 
@@ -90,10 +98,13 @@ def cuda_home() -> Path | None:
     """The CUDA toolkit's folder."""
     if named := os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
         return Path(named)
-    if Path("/usr/local/cuda/bin/nvcc").exists():
-        return Path("/usr/local/cuda")
-    found = shutil.which("nvcc")
-    return Path(found).resolve().parent.parent if found else None
+    if (TOOLKIT / "bin" / "nvcc").exists():
+        return TOOLKIT
+    if found := shutil.which("nvcc"):
+        return Path(found).resolve().parent.parent
+    wheels = importlib.util.find_spec("nvidia")  # pip's packages of the toolkit are one folder each
+    folders = [] if wheels is None else [Path(folder) for folder in wheels.submodule_search_locations or ()]
+    return next((path.parent.parent for folder in folders for path in sorted(folder.glob("*/bin/nvcc"))), None)
 
 
 def _ninja_beside_python() -> bool:
@@ -102,10 +113,11 @@ def _ninja_beside_python() -> bool:
 
 def _key(kind: str) -> str:
     parts = [(path.name, path.read_text()) for path in sorted(SOURCES.glob("*.[hc]*"))]
-    parts += [("torch", torch.__version__), ("flags", repr((CPU_FLAGS, CUDA_FLAGS))), ("compiler", compiler())]
-    parts.append(("processor", _processor()))
-    if kind == "cuda":
-        parts += [("cuda", str(torch.version.cuda)), ("device", str(_capability()))]
+    if kind == "cuda":  # it has nothing of torch's or the host's in it
+        parts += [("flags", repr(CUDA_FLAGS)), ("cuda", str(torch.version.cuda)), ("devices", repr(_capabilities()))]
+    else:
+        parts += [("torch", torch.__version__), ("flags", repr(CPU_FLAGS)), ("compiler", compiler())]
+        parts.append(("processor", _processor()))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -118,8 +130,9 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
 
 
-def _capability() -> str:
-    return "{}.{}".format(*torch.cuda.get_device_capability()) if torch.cuda.is_available() else "none"
+def _capabilities() -> list[tuple[int, int]]:
+    """Of all GPUs that this process sees."""
+    return sorted({torch.cuda.get_device_capability(number) for number in range(torch.cuda.device_count())})
 
 
 def _build_alone(kind: str, folder: Path) -> Path | str:
@@ -152,11 +165,11 @@ def _build(kind: str, folder: Path) -> Path | str:
     work, log = folder / "work", folder / "build.log"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    command = [sys.executable, "-m", "stylegan2_cond.ops.compiling", kind, str(work)]
+    command = _nvcc(work) if kind == "cuda" else [sys.executable, "-m", "stylegan2_cond.ops.compiling", str(work)]
     with log.open("w") as output:
         try:
             done = subprocess.run(
-                command, stdout=output, stderr=subprocess.STDOUT, timeout=BUILD_SECONDS, env=_environment(kind)
+                command, stdout=output, stderr=subprocess.STDOUT, timeout=BUILD_SECONDS, env=_environment()
             ).returncode
         except subprocess.TimeoutExpired:
             done = f"it took more than {BUILD_SECONDS:g} s"
@@ -169,12 +182,19 @@ def _build(kind: str, folder: Path) -> Path | str:
     return library_path(kind)
 
 
-def _environment(kind: str) -> dict[str, str]:
+def _nvcc(folder: Path) -> list[str]:
+    """The command that compiles the CUDA kernels: code for all GPUs here, and PTX of the newest for those to come."""
+    home, names = cuda_home(), [f"{major}{minor}" for major, minor in _capabilities()]
+    targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
+    targets.append(f"-gencode=arch=compute_{names[-1]},code=compute_{names[-1]}")
+    host = [*HOST_FLAGS, f"-ccbin={shutil.which(compiler())}", f"-L{home / 'lib'}"]
+    files = [str(SOURCES / KINDS["cuda"]), "-o", str(folder / f"{NAME}.so")]
+    return [str(home / "bin" / "nvcc"), *CUDA_FLAGS, *host, *targets, *files]
+
+
+def _environment() -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    variables = os.environ | {"PATH": path, "CXX": compiler()}
-    if kind == "cuda":
-        variables |= {"CUDA_HOME": str(cuda_home()), "TORCH_CUDA_ARCH_LIST": _capability()}
-    return variables
+    return os.environ | {"PATH": path, "CXX": compiler()}
 
 
 def _failure(kind: str, folder: Path) -> str:

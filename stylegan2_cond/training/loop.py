@@ -16,6 +16,7 @@ from tqdm import tqdm
 from stylegan2_cond.data.canvases import Canvases
 from stylegan2_cond.data.preprocessed import Fold, Preprocessed
 from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.ops import describe_backend
 from stylegan2_cond.planning import SNAPSHOTS, Plan, Variant, free_bytes, run_folder, smaller_canvas
 from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
@@ -183,6 +184,7 @@ def _headline(
         f"{len(fold.training)} training cases, drawing {draws}, canvas {'×'.join(map(str, plan.canvas))}, "
         f"{plan.codec.image_channels} image and {len(plan.codec.labels)} label channels, device {state.device}"
         + (f", {state.world.size} processes" if state.world.size > 1 else ""),
+        f"Ops: {describe_backend(state.device.type)}",
         f"Results: {folder}",
     ]
     if fold.name == "all":
