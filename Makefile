@@ -1,11 +1,12 @@
 # make install: .venv with everything;  make demo: the whole way on virtual subjects;  make test: all tests
+# make test-portable: all that rounds, as other processors compute it, without our kernels, and with two threads
 # make test-slow: a whole benchmark of real trainings, some minutes
 # make test-attack: kills, full disks, thousands of damaged files; half an hour
 # make test-kernels: the CUDA sources on the CPU, every type, and under sanitizers
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-slow test-attack test-kernels lint clean
+.PHONY: install demo test test-portable test-slow test-attack test-kernels lint clean
 
 install: .venv/installed
 
@@ -21,6 +22,19 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+NUMERICAL := $(addprefix tests/test_,augment.py bench.py codec.py conditioning.py deformation.py ensembles.py health.py \
+	losses_ema.py many_processes.py metric_conditions.py metric_copies.py metric_distances.py metric_fidelity.py \
+	metric_inputs.py metric_masks.py metric_patches.py networks.py ops.py ops_backends.py snapshot.py step.py variants.py)
+
+test-portable: install
+	failed=0; \
+	for setting in "ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE" ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=SSE41 \
+			STYLEGAN2_COND_OPS=native OMP_NUM_THREADS=2; do \
+		echo "$$setting"; \
+		env $$setting $(BIN)/python -m pytest -q -n 2 --dist loadfile -k "not shim" $(NUMERICAL) || failed=1; \
+	done; \
+	exit $$failed
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
