@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ from scipy.spatial.distance import cdist
 
 from nnunet_synth.benchmark import jobs, running, trainers
 from nnunet_synth.benchmark.arms import Arm, choose_arms, read_arms
-from nnunet_synth.benchmark.cells import Task, tasks_of
+from nnunet_synth.benchmark.cells import Task, generator_folder, tasks_of
 from nnunet_synth.benchmark.design import Design, make_design, settle, training_sets
 from nnunet_synth.benchmark.estimate import estimate, seconds_by_epochs
 from nnunet_synth.benchmark.gathering import gather
@@ -34,11 +36,12 @@ from nnunet_synth.benchmark.jobs import last_error, read_record, run_task
 from nnunet_synth.benchmark.quick import SUFFIX, choose_effort, with_effort
 from nnunet_synth.benchmark.roots import OWN_TRAINERS, plans_of, prepare_roots
 from nnunet_synth.benchmark.running import Run, Where, alone
-from nnunet_synth.benchmark.scores import hausdorff_95, read_rows, write_rows
+from nnunet_synth.benchmark.scores import hausdorff_95, read_rows, score_predictions, write_rows
 from nnunet_synth.benchmark.subjects import whole_subjects
 from nnunet_synth.benchmark.trainers import nnUNetTrainerElastic, with_fixed_length
 from nnunet_synth.benchmark.view import View, table
 from nnunet_synth.launching import ext_trainer_path
+from stylegan2_cond import documents
 from stylegan2_cond.data.preprocessed import open_preprocessed
 from stylegan2_cond.errors import Stopped, UserError
 
@@ -171,6 +174,15 @@ def test_another_design_in_the_same_folder_is_refused_with_what_differs(preproce
     ]:
         with pytest.raises(UserError, match=message):
             settle(design_of(preprocessed, **changes), tmp_path / "b")
+
+
+def test_a_disk_that_cannot_be_written_to_is_told(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(running.FileLock, "acquire", refused)
+    with pytest.raises(UserError, match=str(tmp_path)), alone(tmp_path):
+        pass
 
 
 def test_arms_sizes_and_repeats_can_be_added_and_folds_keep_their_numbers(preprocessed, tmp_path):
@@ -355,6 +367,86 @@ def test_the_folds_of_the_benchmark_are_nnunets_folds(preprocessed, tmp_path, mo
     assert inside.case_names() == preprocessed.case_names()
 
 
+@pytest.mark.parametrize("name", ["dataset.json", "dataset_fingerprint.json", "splits_final.json", "nnUNetPlans.json"])
+def test_a_file_that_was_cut_off_is_whole_again_before_anything_reads_it(preprocessed, tmp_path, name):
+    design = settle(design_of(preprocessed), tmp_path)
+    prepare_roots(tmp_path, design, preprocessed)
+    path = tmp_path / "nnUNet_preprocessed" / DATASET / name
+    whole = path.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"\xff" + whole):
+        path.write_bytes(damaged)
+        prepare_roots(tmp_path, design, preprocessed)
+        assert path.read_bytes() == whole
+    if name.startswith("dataset"):
+        assert whole == (preprocessed.base / name).read_bytes()
+
+
+def test_a_full_disk_leaves_no_part_of_a_copy(preprocessed, tmp_path, monkeypatch):
+    design = settle(design_of(preprocessed), tmp_path)
+
+    def half(source, target):
+        target.write_bytes(b"{")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(documents.shutil, "copyfile", half)
+        with pytest.raises(UserError, match=r"dataset\.json"):
+            prepare_roots(tmp_path, design, preprocessed)
+    base = tmp_path / "nnUNet_preprocessed" / DATASET
+    assert not [path for path in base.iterdir() if path.is_file()]
+    prepare_roots(tmp_path, design, preprocessed)
+    assert (base / "dataset.json").read_bytes() == (preprocessed.base / "dataset.json").read_bytes()
+
+
+def test_cases_that_were_moved_are_linked_again(preprocessed, tmp_path):
+    design = settle(design_of(preprocessed), tmp_path)
+    prepare_roots(tmp_path, design, preprocessed)
+    link = tmp_path / "nnUNet_preprocessed" / DATASET / preprocessed.configuration.data_identifier
+    link.unlink()
+    link.symlink_to(tmp_path / "where it was")
+    prepare_roots(tmp_path, design, preprocessed)
+    assert link.resolve() == preprocessed.folder.resolve()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda design: design["arms"].pop(0),
+        lambda design: design["folds"].pop(),
+        lambda design: design["folds"].append(design["folds"][0]),
+        lambda design: design["sizes"].append(7),
+        lambda design: design["folds"][0]["cases"].append(design["test_cases"][0]),
+        lambda design: design.update(kimg=float("inf")),
+    ],
+)
+def test_a_design_that_lost_a_part_is_refused_by_its_file(preprocessed, tmp_path, spoil):
+    path = tmp_path / "design.json"
+    design_of(preprocessed).save(path)
+    design = json.loads(path.read_text())
+    spoil(design)
+    path.write_text(json.dumps(design))
+    with pytest.raises(UserError, match=r"design\.json"):
+        Design.load(path)
+
+
+NOT_SUMMARIES = (
+    "",
+    "{",
+    "[]",
+    "{}",
+    '{"metric_per_case": 3}',
+    '{"metric_per_case": [{"prediction_file": 3}]}',
+    "[" * 100_000,
+)
+
+
+@pytest.mark.parametrize("text", NOT_SUMMARIES)
+def test_a_damaged_summary_is_named(tmp_path, text):
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(UserError, match=r"summary\.json"):
+        score_predictions(SimpleNamespace(case_of=lambda file: file.split(".")[0]), tmp_path, ("a",))
+
+
 # --- the 95 % Hausdorff distance
 
 
@@ -456,9 +548,8 @@ def bench(preprocessed, tmp_path, monkeypatch):
         ]
 
     def scored(task, design, folder):
-        write_rows(
-            jobs.scores_path(folder, task.name), ("case", "label", "dice", "hd95"), [{"case": "a", "label": "1"}]
-        )
+        rows = [{"case": case, "label": "1", "dice": "0.5", "hd95": ""} for case in design.test_cases]
+        write_rows(jobs.scores_path(folder, task.name), ("case", "label", "dice", "hd95"), rows)
 
     monkeypatch.setattr(jobs, "commands", noted)
     monkeypatch.setattr(jobs, "_score", scored)
@@ -537,6 +628,52 @@ def test_what_failed_is_tried_again_and_what_needs_it_waits_for_that(bench):
     bench.broken.unlink()
     run = bench.finish(jobs=1)
     assert {record.state for record in run.records.values()} == {"done"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "done"}', "[" * 100_000, "9" * 6000])
+def test_a_task_whose_record_is_damaged_is_named_and_done_again(bench, text, capsys):
+    bench.finish()
+    path = jobs.record_path(bench.folder, "cell_pair_2_0")
+    path.write_text(text)
+    before = bench.ran()
+    run = bench.finish()
+    assert str(path) in capsys.readouterr().err
+    assert bench.ran()[len(before) :] == ["cell_pair_2_0"]
+    assert {record.state for record in run.records.values()} == {"done"}
+
+
+@pytest.mark.parametrize("text", [None, "", "case,label,dice,hd95\na,1,0.5,\n", "case,label\n\0", "dice\nnan\n"])
+def test_a_cell_whose_scores_are_damaged_is_left_out_and_done_again(bench, text, capsys):
+    bench.finish()
+    path = jobs.scores_path(bench.folder, "cell_pair_2_0")
+    path.unlink() if text is None else path.write_text(text)
+    gather(bench.folder, bench.design)
+    assert str(path) in capsys.readouterr().err
+    rows = {(row["arm"], row["repeat"]): row for row in read_rows(bench.folder / "cells.csv")}
+    assert rows["pair", "0"]["state"] == "missing"
+    assert str(path) in rows["pair", "0"]["error"]
+    assert rows["pair", "1"]["state"] == "done"
+    assert ("pair", "0") not in {(row["arm"], row["repeat"]) for row in read_rows(bench.folder / "scores.csv")}
+    before = bench.ran()
+    bench.finish()
+    assert bench.ran()[len(before) :] == ["cell_pair_2_0"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "[" * 100_000, "9" * 6000])
+def test_damaged_records_of_a_generator_and_its_bank_are_named_and_left_out(bench, text, capsys):
+    bench.finish()
+    generator = generator_folder(bench.folder, bench.design, "pair", 0) / "snapshots" / "000001"
+    bank = bench.folder / "nnUNet_preprocessed" / DATASET / "nnUNetPlans_2d_synth" / "fold_0" / "pair"
+    damaged = [generator / "card.json", generator / "evaluation.json", bank / "bank.json"]
+    for path in damaged:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    gather(bench.folder, bench.design)
+    said = capsys.readouterr().err
+    assert all(str(path) in said for path in damaged)
+    rows = {(row["arm"], row["repeat"]): row for row in read_rows(bench.folder / "cells.csv")}
+    assert rows["pair", "0"]["state"] == "done"
+    assert not any(rows["pair", "0"][key] for key in ("bank_samples", "generator_images", "kid", "kid_error"))
 
 
 def test_the_cases_of_a_cell_stand_in_its_row(bench):

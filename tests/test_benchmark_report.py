@@ -310,6 +310,24 @@ def without_done(table):
         ("scores.csv", lambda table: table.drop(columns=["hd95", "label"]), "lacks the columns label, hd95"),
         ("cells.csv", lambda table: table.drop(columns="state"), "lacks the column state"),
         ("scores.csv", lambda table: table.assign(dice=["x", *table["dice"][1:]]), "line 2: dice is 'x'"),
+        *(
+            (
+                "scores.csv",
+                lambda table, c=column, v=value: table.assign(**{c: [v, *table[c][1:]]}),
+                f"line 2: {column}",
+            )
+            for column, values in {
+                "dice": ("nan", "inf", "NaN", "1.5", "-0.1"),
+                "hd95": ("nan", "-1"),
+                "size": ("nan", "", "4.5", "9" * 5000),
+                "repeat": ("nan", "-1"),
+                "case": ("nan", ""),
+                "label": ("nan",),
+            }.items()
+            for value in values
+        ),
+        ("cells.csv", lambda table: table.assign(kid="nan"), "line 2: kid"),
+        ("cells.csv", lambda table: table.assign(size="nan"), "line 2: size"),
         ("scores.csv", lambda table: table.assign(arm="other"), "arm other is not in design.json"),
         ("scores.csv", lambda table: pd.concat([table, table[:1]]), "two rows for arm nnunet, size 4, repeat 0"),
         ("cells.csv", without_done, "no cell of nnU-Net alone (nnunet) is done"),
@@ -332,6 +350,10 @@ def test_tables_that_are_not_whole_are_told(tmp_path, file, spoiling, words):
         (lambda design: [arm.update(baseline=True) for arm in design["arms"]], "nnunet, pairs have"),
         (lambda design: [arm.update(name="nnunet") for arm in design["arms"][1:]], "two arms have the same name"),
         (lambda design: design.pop("arms"), "key 'arms' must be a list"),
+        (lambda design: design.update(sizes=4), "key 'sizes'"),
+        (lambda design: design.update(repeats="3"), "key 'repeats'"),
+        (lambda design: design.update(labels=["1"]), "key 'labels'"),
+        (lambda design: design.update(subjects=["1"]), "key 'subjects'"),
     ],
 )
 def test_a_design_without_one_nnunet_alone_is_told(tmp_path, change, words):
@@ -354,7 +376,7 @@ def test_missing_and_broken_files_are_told(tmp_path):
     with pytest.raises(UserError, match=r"scores.csv cannot be read"):
         read_benchmark(tmp_path)
     (tmp_path / "design.json").write_text("{")
-    with pytest.raises(UserError, match=r"design.json cannot be read"):
+    with pytest.raises(UserError, match=r"design.json is not valid JSON"):
         read_benchmark(tmp_path)
 
 

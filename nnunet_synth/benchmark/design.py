@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+from typing_extensions import Self
 
 from nnunet_synth.benchmark.arms import Arm
 from nnunet_synth.benchmark.quick import Effort
@@ -77,6 +78,17 @@ class Design(Document):
     iterations: int
     machine: dict[str, int | str]
     release: str
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if sum(arm.baseline for arm in self.arms) != 1 or len({arm.name for arm in self.arms}) < len(self.arms):
+            raise ValueError("arms must have one baseline, and names of their own")
+        planned = {(size, repeat) for size in self.sizes for repeat in range(self.repeats)}
+        if {(fold.size, fold.repeat) for fold in self.folds} != planned or len(self.folds) != len(planned):
+            raise ValueError("folds must be one for each size and repeat")
+        if any({*fold.cases} & {*self.test_cases} for fold in self.folds):
+            raise ValueError("a fold trains on a test case")
+        return self
 
     @property
     def baseline(self) -> Arm:

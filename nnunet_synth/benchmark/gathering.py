@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.benchmark.analysis import QUALITY
 from nnunet_synth.benchmark.arms import Arm
 from nnunet_synth.benchmark.cells import generator_folder, tasks_of
 from nnunet_synth.benchmark.design import Design
 from nnunet_synth.benchmark.jobs import TaskRecord, read_record, scores_path
-from nnunet_synth.benchmark.scores import read_rows, write_rows
+from nnunet_synth.benchmark.scores import read_scores, write_rows
 from nnunet_synth.benchmark.tables import CELL_COLUMNS, CELLS_FILE, SCORE_COLUMNS, SCORES_FILE
+from stylegan2_cond.documents import Document
+from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.evaluation import EVALUATION_FILE
-from stylegan2_cond.snapshot import find_best
+from stylegan2_cond.metrics.report import Evaluation
+from stylegan2_cond.snapshot import CARD_FILE, Card, find_best
+
+_Kind = TypeVar("_Kind", bound=Document)
 
 
 def gather(folder: Path, design: Design, records: Mapping[str, TaskRecord] | None = None) -> None:
@@ -25,18 +33,29 @@ def gather(folder: Path, design: Design, records: Mapping[str, TaskRecord] | Non
         records: of the tasks; read from the folder, when None.
     """
     tasks = tasks_of(design)
-    records = records or {name: read_record(folder, name) for name in tasks}
+    records = {**records} if records else {name: read_record(folder, name) for name in tasks}
     scores, cells = [], []
     for name, task in tasks.items():
         if task.kind != "cell":
             continue
         key = {"arm": task.what, "size": task.size, "repeat": task.repeat}
-        if records[name].state == "done":
-            scores += [key | row for row in read_rows(scores_path(folder, name))]
+        records[name], rows = _scored(folder, design, name, records[name])
+        scores += [key | row for row in rows]
         arm = next(arm for arm in design.arms if arm.name == task.what)
         cells.append(key | _cell(folder, design, arm, records, name, (task.size, task.repeat)))
     write_rows(folder / SCORES_FILE, SCORE_COLUMNS, scores)
     write_rows(folder / CELLS_FILE, CELL_COLUMNS, cells)
+
+
+def _scored(folder: Path, design: Design, name: str, record: TaskRecord) -> tuple[TaskRecord, list[dict]]:
+    """A cell's record and scores; a cell whose scores are damaged is left out, with a warning."""
+    if record.state != "done":
+        return record, []
+    try:
+        return record, read_scores(scores_path(folder, name), design.test_cases)
+    except UserError as error:
+        _warn(f"{error} {name} is left out; the same command does it again.")
+        return record.model_copy(update={"state": "missing", "error": str(error)}), []
 
 
 def _cell(
@@ -64,19 +83,30 @@ def _quality(folder: Path, design: Design, arm: Arm, fold: int) -> dict:
     """What was trained and drawn, and how good; of an ensemble, its first generator."""
     bank = folder / "nnUNet_preprocessed" / design.dataset
     found: dict[str, object] = {}
-    for record in bank.glob(f"*_synth/fold_{fold}/{arm.bank}/bank.json"):
-        found["bank_samples"] = sum(len(shard["numbers"]) for shard in json.loads(record.read_text())["shards"])
+    for path in bank.glob(f"*_synth/fold_{fold}/{arm.bank}/{RECORD_FILE}"):
+        if record := _read(BankRecord, path):
+            found["bank_samples"] = record.samples
     best = find_best(generator_folder(folder, design, arm.variant.split("+")[0], fold))
-    if best is None:
-        return found
-    found["generator_images"] = json.loads((best / "card.json").read_text())["images_seen"]
-    if (best / EVALUATION_FILE).exists():
-        drawn = json.loads((best / EVALUATION_FILE).read_text())["drawn"]
-        found |= {name: _number(drawn, name, "value") for name in ("kid", "coverage", "copies")}
-        found["kid_error"] = _number(drawn, "kid", "standard_error")
+    if best is not None and (card := _read(Card, best / CARD_FILE)):
+        found["generator_images"] = card.images_seen
+    if best is not None and (judged := _read(Evaluation, best / EVALUATION_FILE)):
+        found |= {name: _text(judged.drawn[name].value) for name in QUALITY if name in judged.drawn}
+        found["kid_error"] = _text(judged.drawn["kid"].standard_error) if "kid" in judged.drawn else ""
     return found
 
 
-def _number(drawn: Mapping, name: str, what: str) -> str:
-    value = drawn.get(name, {}).get(what)
+def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
+
+
+def _read(kind: type[_Kind], path: Path) -> _Kind | None:
+    """A record that a generator or a bank left; None where there is none, or, with a warning, where it is damaged."""
+    try:
+        return kind.load(path) if path.exists() else None
+    except UserError as error:
+        _warn(f"{error} Without it, its figures are left out.")
+        return None
+
+
+def _warn(text: str) -> None:
+    print(f"Warning: {text}", file=sys.stderr)

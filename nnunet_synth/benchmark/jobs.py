@@ -19,6 +19,7 @@ from nnunet_synth.benchmark.cells import Task, arm_of, commands, tasks_of
 from nnunet_synth.benchmark.design import DESIGN_FILE, Design
 from nnunet_synth.benchmark.roots import model_folder, variables
 from stylegan2_cond.documents import Document
+from stylegan2_cond.errors import UserError
 
 State = Literal["missing", "running", "done", "failed"]
 ATTEMPTS_BEFORE_ANEW = 2  # failures after which even a finished training is not trusted
@@ -63,8 +64,13 @@ def scores_path(folder: Path, name: str) -> Path:
 
 
 def read_record(folder: Path, name: str) -> TaskRecord:
+    """What became of a task. Where its file is damaged, a warning says so, and the task is done again."""
     path = record_path(folder, name)
-    return TaskRecord.load(path) if path.exists() else TaskRecord()
+    try:
+        return TaskRecord.load(path) if path.exists() else TaskRecord()
+    except UserError as error:
+        print(f"{error} Until then, {name} counts as not done.", file=sys.stderr)
+        return TaskRecord()
 
 
 class Job:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 from nnunet_synth.benchmark.arms import Arm
@@ -13,7 +12,7 @@ from nnunet_synth.benchmark.quick import SUFFIX, with_effort
 from nnunet_synth.launching import VARIABLE, ext_trainer_path
 from nnunet_synth.training.settings import BLOCK, make_settings
 from stylegan2_cond.data.preprocessed import Preprocessed
-from stylegan2_cond.documents import write_atomically
+from stylegan2_cond.documents import copy_atomically, explained_write, write_atomically
 from stylegan2_cond.errors import UserError
 
 OWN_TRAINERS = Path(__file__).parent / "ext_trainer"
@@ -57,19 +56,22 @@ def bank_folder(folder: Path, design: Design, preprocessed: Preprocessed, arm: A
 
 
 def prepare_roots(folder: Path, design: Design, preprocessed: Preprocessed) -> None:
-    """Write what is missing: links to the cases, `splits_final.json`, the plans, and those of each arm.
+    """Write what is missing or damaged: links to the cases, `splits_final.json`, the plans, and those of each arm.
 
     Raises:
-        UserError: the dataset lacks the truth that nnU-Net copies when it preprocesses.
+        UserError: the dataset lacks a file that nnU-Net leaves when it preprocesses, or the folder can't be written to.
     """
     base = folder / "nnUNet_preprocessed" / design.dataset
     for path in (base, folder / "nnUNet_results" / design.dataset, folder / "nnUNet_raw"):
-        path.mkdir(parents=True, exist_ok=True)
+        with explained_write(path):
+            path.mkdir(parents=True, exist_ok=True)
     for name in ("gt_segmentations", preprocessed.configuration.data_identifier):
         _link(preprocessed.base / name, base / name, preprocessed)
     for name in _COPIED:
-        if not (base / name).exists():
-            shutil.copyfile(preprocessed.base / name, base / name)
+        if not (preprocessed.base / name).is_file():
+            raise UserError(f"{preprocessed.base / name} does not exist. Type: {preprocessed.preprocess_command}")
+        if not _holds(base / name, (preprocessed.base / name).read_bytes()):
+            copy_atomically(preprocessed.base / name, base / name)
     _write_json(base / "splits_final.json", [{"train": [*f.cases], "val": [*design.test_cases]} for f in design.folds])
     plans = preprocessed.plans_manager.plans
     _write_json(base / f"{design.plans}.json", plans)
@@ -91,12 +93,20 @@ def plans_of(design: Design, arm: Arm, plans: dict) -> dict:
 def _link(real: Path, link: Path, preprocessed: Preprocessed) -> None:
     if not real.is_dir():
         raise UserError(f"{real} does not exist. Preprocess the dataset: {preprocessed.preprocess_command}")
-    if not link.is_symlink():
+    if link.is_symlink() and link.resolve() == real.resolve():
+        return
+    with explained_write(link):
+        if link.is_symlink():  # the dataset was moved
+            link.unlink()
         link.symlink_to(real.resolve(), target_is_directory=True)
 
 
 def _write_json(path: Path, content: object) -> None:
     text = json.dumps(content, indent=4)
-    if not path.exists() or path.read_text() != text:
+    if not _holds(path, text.encode()):
         with write_atomically(path) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content

@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 from nnunet_synth.benchmark.cells import Task, tasks_of
 from nnunet_synth.benchmark.design import Design
 from nnunet_synth.benchmark.estimate import Estimate, estimate, seconds_by_epochs
-from nnunet_synth.benchmark.jobs import Job, TaskRecord, log_path, read_record
+from nnunet_synth.benchmark.jobs import Job, TaskRecord, log_path, read_record, record_path, scores_path
+from nnunet_synth.benchmark.scores import read_scores
 from nnunet_synth.benchmark.view import View
 from stylegan2_cond.documents import explained_write, write_atomically
 from stylegan2_cond.errors import Stopped, UserError
@@ -69,10 +70,23 @@ class Run:
     def __post_init__(self) -> None:
         self.tasks = tasks_of(self.design)
         self.records = {name: read_record(self.folder, name) for name in self.tasks}
+        self._doubt_damaged_scores()
         self.waiting = [name for name, record in self.records.items() if record.state != "done"]
         for name in self.waiting:  # what failed before is tried again
             self.records[name] = self.records[name].model_copy(update={"state": "missing", "error": ""})
         self.executor = _executor(self.folder, self.where)
+
+    def _doubt_damaged_scores(self) -> None:
+        """A cell whose scores can't be read is not done; nnU-Net then predicts again, and need not train again."""
+        for name, task in self.tasks.items():
+            if task.kind != "cell" or self.records[name].state != "done":
+                continue
+            try:
+                read_scores(scores_path(self.folder, name), self.design.test_cases)
+            except UserError as error:
+                self.view.say(f"{error} {task} is done again.")
+                self.records[name] = self.records[name].model_copy(update={"state": "missing"})
+                self.records[name].save(record_path(self.folder, name))
 
     def finish(self) -> None:
         """Do everything that is left; a first cell alone, by which the rest is estimated.

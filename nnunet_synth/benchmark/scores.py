@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from nnunet_synth.benchmark.design import label_key
 from stylegan2_cond.data.preprocessed import Preprocessed
-from stylegan2_cond.documents import write_atomically
+from stylegan2_cond.documents import read_json, write_atomically
 from stylegan2_cond.errors import UserError
 
 COLUMNS = ("case", "label", "dice", "hd95")
@@ -30,20 +30,34 @@ def score_predictions(preprocessed: Preprocessed, predictions: Path, cases: Sequ
         cases: that must be there.
 
     Raises:
-        UserError: nnU-Net did not predict these cases.
+        UserError: nnU-Net did not predict these cases, or its summary is damaged.
     """
-    summary = load_summary_json(str(predictions / "summary.json"))
-    found = {preprocessed.case_of(row["prediction_file"]): row["metrics"] for row in summary["metric_per_case"]}
+    found = _dice_by_case(preprocessed, predictions / "summary.json")
     if set(found) != set(cases):
         raise UserError(f"{predictions} has predictions of {len(found)} cases, not of the {len(cases)} test cases.")
     rows = []
     for case in tqdm(cases, desc="Measuring distances", unit="case", leave=False):
         truth, prediction, ignored, spacing = _read(preprocessed, predictions, case)
-        for label, metrics in found[case].items():
+        for label, dice in found[case].items():
             masks = (region_or_label_to_mask(part, label) & ~ignored for part in (truth, prediction))
-            figures = {"dice": metrics["Dice"], "hd95": hausdorff_95(*masks, spacing)}
+            figures = {"dice": dice, "hd95": hausdorff_95(*masks, spacing)}
             rows.append({"case": case, "label": label_key(label)} | {k: _text(v) for k, v in figures.items()})
     return rows
+
+
+def _dice_by_case(preprocessed: Preprocessed, path: Path) -> dict[str, dict[int | tuple[int, ...], float]]:
+    remedy = "Run the benchmark's command again; nnU-Net then predicts the test cases again."
+    read_json(path, remedy)
+    try:
+        return {
+            preprocessed.case_of(row["prediction_file"]): {
+                label: math.nan if metrics["Dice"] is None else float(metrics["Dice"])
+                for label, metrics in row["metrics"].items()
+            }
+            for row in load_summary_json(str(path))["metric_per_case"]
+        }
+    except (KeyError, TypeError, ValueError, AttributeError, SyntaxError, OverflowError) as error:
+        raise UserError(f"{path} is not a summary of nnU-Net's ({type(error).__name__}: {error}). {remedy}") from None
 
 
 def hausdorff_95(truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]) -> float:
@@ -77,6 +91,23 @@ def read_rows(path: Path) -> list[dict]:
     """The rows of a CSV table; all values are text."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def read_scores(path: Path, cases: Sequence[str]) -> list[dict]:
+    """The rows that `score_predictions` made and `write_rows` wrote.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds other cases.
+    """
+    try:
+        rows = read_rows(path)
+        whole = bool(rows) and all(list(row) == [*COLUMNS] and None not in row.values() for row in rows)
+        whole = whole and all(math.isfinite(float(row[figure] or 0)) for row in rows for figure in COLUMNS[2:])
+        if not whole or {row["case"] for row in rows} != set(cases):
+            raise ValueError("it does not hold the scores of the test cases")
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} can't be read ({error}).") from None
+    return rows
 
 
 def _around(mask: np.ndarray) -> tuple[slice, ...]:

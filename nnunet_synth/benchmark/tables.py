@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import pandas as pd
 
 from nnunet_synth.benchmark.design import DESIGN_FILE
 from nnunet_synth.benchmark.statistics import mean
+from stylegan2_cond.documents import read_json
 from stylegan2_cond.errors import UserError
 
 CELLS_FILE, SCORES_FILE = "cells.csv", "scores.csv"
@@ -31,6 +31,7 @@ CELL_NUMBERS = (
     "copies",
 )
 CELL_COLUMNS = (*KEY, "training_cases", *CELL_NUMBERS, "state", "error")
+_LIMITS = {"dice": (0, 1), "hd95": (0, np.inf)}
 AGAIN = "nnunet-again"  # the arm that is nnU-Net alone a second time, with other seeds
 REMEDY = "Run the benchmark's command again; it writes the file anew, and nothing that is done is done again."
 
@@ -160,14 +161,12 @@ def read_benchmark(folder: Path) -> Benchmark:
 
 
 def _read_design(path: Path) -> dict:
-    try:
-        design = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist. Name the folder of a benchmark, or run one first.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}). {REMEDY}") from None
+    design = read_json(path, "Name the folder of a benchmark, or run one in another folder.")
     if not isinstance(design, dict):
-        raise UserError(f"{path} holds no design. {REMEDY}")
+        raise UserError(f"{path} does not hold a design. {REMEDY}")
+    for key, kinds in {"sizes": (list,), "repeats": (int, list), "labels": (dict,), "subjects": (dict,)}.items():
+        if design.get(key) is not None and not isinstance(design[key], kinds):
+            raise UserError(f"{path}: key '{key}' is of a wrong type. {REMEDY}")
     return design
 
 
@@ -208,13 +207,25 @@ def _read_table(path: Path, columns: tuple[str, ...], numbers: tuple[str, ...]) 
         raise UserError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. {REMEDY}")
     for column in numbers:
         text = table[column].str.strip()
-        values = pd.to_numeric(text.where(text != "", "nan"), errors="coerce")
-        wrong = values.isna() & ~text.str.lower().isin(("", "nan"))
-        if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            raise UserError(f"{path}, line {row + 2}: {column} is {text[row]!r}, which is no number. {REMEDY}")
-        table[column] = values.astype(float).replace([np.inf, -np.inf], np.nan)
+        values = pd.to_numeric(text.where(text != "", "nan"), errors="coerce").astype(float)
+        low, high = _LIMITS.get(column, (-np.inf, np.inf))
+        wrong = (text != "") & ~(np.isfinite(values) & (values >= low) & (values <= high))
+        _refuse_value(path, table, column, wrong, "a number" + (f" from {low:g} to {high:g}" if high == 1 else ""))
+        table[column] = values
+    for column in ("size", "repeat"):
+        _refuse_value(path, table, column, ~table[column].str.fullmatch("[0-9]{1,9}|all"), "a number")
+    for column in {"case", "label"} & {*columns}:
+        wrong = table[column].str.strip().str.lower().isin(("", "nan"))
+        _refuse_value(path, table, column, wrong, f"the name of a {column}")
     return table
+
+
+def _refuse_value(path: Path, table: pd.DataFrame, column: str, wrong: pd.Series, kind: str) -> None:
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise UserError(
+            f"{path}, line {row + 2}: {column} is {str(table[column][row])[:40]!r}, which is not {kind}. {REMEDY}"
+        )
 
 
 def _refuse_unknown(path: Path, table: pd.DataFrame, column: str, known: list[str]) -> None:
