@@ -127,6 +127,7 @@ def train(
     from stylegan2_cond.planning import parse_overrides
     from stylegan2_cond.snapshot import BEST, find_snapshots
     from stylegan2_cond.training.loop import train as run
+    from stylegan2_cond.training.quality import describe_figures, snapshot_figures, verdict
 
     folder = run(
         open_preprocessed(dataset, configuration, plans),
@@ -139,8 +140,11 @@ def train(
         memory_gb=memory_gb,
         overrides=parse_overrides(settings or []),
     )
-    best = f"\nBest: {folder / BEST}" if (folder / BEST).exists() else ""
-    print(f"Snapshot: {find_snapshots(folder)[-1]}{best}\nPreviews: {folder / 'previews'}")
+    print(f"Snapshot: {find_snapshots(folder)[-1]}")
+    if (best := folder / BEST).exists():
+        figures = snapshot_figures(best)
+        print(f"Best: {best}", describe_figures(figures), *filter(None, [verdict(figures)]), sep="\n  ")
+    print(f"Previews: {folder / 'previews'}")
 
 
 @app.command(

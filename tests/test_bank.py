@@ -27,6 +27,8 @@ from nnunet_synth.bank.format import (
 from nnunet_synth.bank.members import Order
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.snapshot import find_snapshots, load_generator
+from stylegan2_cond.training.quality import CLOSE
+from stylegan2_cond.training.telemetry import read_log
 
 
 @pytest.fixture
@@ -132,6 +134,16 @@ def test_a_bank_that_is_full_stays_as_it_is(preprocessed, bank):
     before = (bank / RECORD_FILE).read_text()
     fill_bank(preprocessed, "0", samples=100, name="tests", without=STRICT)
     assert (bank / RECORD_FILE).read_text() == before
+
+
+def test_a_weak_generator_is_called_one(preprocessed, bank, generator_run, capsys):
+    fill_bank(preprocessed, "0", samples=100, name="tests", without=STRICT)
+    figures = read_log(generator_run)[-1]
+    assert figures["coverage"] < CLOSE * figures["coverage real"]
+    line = capsys.readouterr().out
+    assert f"{figures['coverage']:.0%}" in line
+    assert f"{figures['coverage real']:.0%}" in line
+    assert str(find_snapshots(generator_run)[-1]) in line
 
 
 def test_a_name_that_is_taken_is_not_overwritten(preprocessed, bank):

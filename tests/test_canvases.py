@@ -1,10 +1,13 @@
 """Canvases are cut from real cases, each a function of seed and number alone."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from stylegan2_cond.data import canvases
 from stylegan2_cond.data.canvases import Canvases
 from stylegan2_cond.data.preprocessed import OUTSIDE, Case
 
@@ -89,6 +92,26 @@ def test_a_position_is_the_middle_of_the_slice_that_is_cut(foreground_share):
     np.testing.assert_array_equal(stream.positions(5, 60), before)  # the cases are in memory now
     assert stream.position(7) == pytest.approx(before[2])
     assert len(np.unique(before)) > (10 if foreground_share < 1 else 2)
+
+
+def test_a_case_that_two_threads_read_at_once_takes_its_room_once(monkeypatch):
+    cases, opened, both = numbered_slices({"a": 4, "b": 4}), [], threading.Barrier(2)
+    size = 4 * 12 * 10 * (4 + 2)
+    monkeypatch.setattr(canvases, "CACHE_BYTES", 2 * size)  # of one channel in float32, and of the mask in int16
+
+    def load(name):
+        opened.append(name)
+        if opened.count("a") <= 2 and name == "a":
+            both.wait(timeout=10)
+        return cases.load(name)
+
+    stream = Canvases(SimpleNamespace(load=load), ["a", "b"], (6, 6), foreground_share=0, seed=0)
+    of = {name: next(n for n in range(99) if stream.case_name(n) == name) for name in ("a", "b")}
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(stream.draw, [of["a"]] * 2))
+    stream.draw(of["b"])
+    stream.draw(of["b"])
+    assert opened == ["a", "a", "b"]
 
 
 def test_volumes_lie_in_the_middle():

@@ -406,6 +406,16 @@ def test_images_are_drawn_for_the_masks_that_were_chosen(image_snapshot, tmp_pat
     assert record.masks == masks
 
 
+def test_an_image_generator_reads_its_cases_once(image_snapshot, monkeypatch):
+    generator, load, read = load_generator(image_snapshot), Preprocessed.load, []
+    monkeypatch.setattr(Preprocessed, "load", lambda self, name: read.append(name) or load(self, name))
+    first = generator.sample(4)
+    before = len(read)
+    assert before
+    assert np.array_equal(generator.sample(4).image, first.image)
+    assert len(read) == before
+
+
 def test_masks_are_deformed_if_nothing_is_said(image_snapshot, tmp_path):
     assert generate(image_snapshot, tmp_path / "drawn", samples=2).masks == "deformed"
     generate(image_snapshot, tmp_path / "deformed", samples=2, masks="deformed")

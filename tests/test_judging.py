@@ -338,6 +338,9 @@ def test_ignored_voxels_count_as_outside(flat):
     assert set(np.unique(real.real.label)) == {OUTSIDE, 0, 1}
 
 
+MANY = ("precision", "coverage")  # take more canvases than there is memory for where each is large
+
+
 def test_few_canvases_are_drawn_where_they_are_large():
     def count(canvas, channels=1):
         codec = Codec(low=(0.0,) * channels, high=(1.0,) * channels, labels=(0, 1))
@@ -347,7 +350,11 @@ def test_few_canvases_are_drawn_where_they_are_large():
     assert count((28, 44, 33)) == judging.SAMPLES[3]
     assert count((512, 512)) * 512**2 * 4 <= judging.SET_BYTES
     assert count((512, 512), channels=4) == count((512, 512)) // 4
-    assert count((160, 160, 160), channels=4) == judging.FEWEST >= max(METRICS[name].least for name in JUDGED)
+    assert (
+        count((160, 160, 160), channels=4)
+        == judging.FEWEST
+        >= max(METRICS[name].least for name in JUDGED if name not in MANY)
+    )
     assert SnapshotJudge(None, made_up_plan(), samples=3).samples == 3
 
 

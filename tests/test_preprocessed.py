@@ -10,6 +10,7 @@ from conftest import DATASET, TINY_PLANS
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetNumpy
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from stylegan2_cond.data import preprocessed as module
 from stylegan2_cond.data.preprocessed import open_preprocessed
 from stylegan2_cond.data.survey import survey
 from stylegan2_cond.errors import UserError
@@ -36,6 +37,15 @@ def test_an_absent_split_is_written_as_nnunet_writes_it(preprocessed):
     path.unlink()
     nnunet_split(preprocessed, 0)
     assert ours == json.loads(path.read_text())
+
+
+def test_the_format_of_a_folder_is_looked_up_once(preprocessed, monkeypatch):
+    opened, looked = open_preprocessed(DATASET, "2d"), []
+    infer = module.infer_dataset_class
+    monkeypatch.setattr(module, "infer_dataset_class", lambda folder: looked.append(folder) or infer(folder))
+    for name in opened.case_names()[:3]:
+        opened.load(name)
+    assert len(looked) == 1
 
 
 def test_npz_folders_give_the_same_cases_as_b2nd(preprocessed, nnunet_folders):

@@ -315,6 +315,14 @@ def test_a_paired_loss_weighs_in_the_generators_gradient_in_proportion(weight, f
     assert_rounded(found[2] - found[0], 2 * (found[1] - found[0]), terms=TERMS, scale=found[2].abs().max().item())
 
 
+def test_features_for_matching_come_from_the_scores_and_not_from_another_pass(monkeypatch):
+    state = tiny_state(tiny_plan("image", feature_weight=1.0, r1_weight=0.0, loss="relativistic"))
+    judged = []
+    listen(state.discriminator.judges["pair"], judged)
+    step(state)
+    assert len(judged) == 4  # drawn and real for either player
+
+
 def test_the_l1_is_that_between_the_image_and_the_real_one_of_its_mask():
     plan = tiny_plan("image", l1_weight=1.0, r1_weight=0.0)
     state = tiny_state(plan)

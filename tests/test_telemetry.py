@@ -100,7 +100,7 @@ def test_curves_stand_in_sections_over_the_images_seen(tmp_path):
 
 def test_every_figure_has_a_curve_of_its_own():
     names = [name for panel in PANELS for name in panel.curves]
-    names += [f"{name} error" for name in JUDGED]
+    names += [f"{name}{word}" for name in JUDGED for word in (" error", " real", " real error")]
     assert len({tag(name) for name in names}) == len(set(names))
 
 
@@ -203,6 +203,18 @@ def test_a_kid_around_zero_stays_on_its_logarithmic_axis(tmp_path, drawn):
     assert axis.get_ylim()[0] <= shown.min()
 
 
+def test_what_real_data_get_is_a_line_in_the_colour_of_the_curve(tmp_path, drawn):
+    real = {"kid real": -0.004, "kid real error": 0.01, "precision real": 0.9, "precision real error": 0.02}
+    write_lines(tmp_path, [{"images": n, "kid": 20.0 / n, "precision": 0.1 * n} | real for n in (1, 2, 3)])
+    save_progress(tmp_path)
+    for axis, name, level in zip(drawn[-1].axes, ("KID", "precision"), (0.01, 0.9), strict=True):
+        (curve,) = [line for line in axis.lines if line.get_label() == name]
+        (line,) = [line for line in axis.lines if line.get_label() == "real data"]
+        assert set(line.get_ydata()) == {level}  # a KID of less than its error can't be told from that
+        assert line.get_color() == curve.get_color()
+        assert axis.get_ylim()[0] <= level <= axis.get_ylim()[1]
+
+
 def test_snapshots_are_marked_and_the_best_one_is_named(tmp_path, drawn):
     write_lines(tmp_path, course())
     (tmp_path / "snapshots" / "000004000").mkdir(parents=True)
@@ -227,7 +239,9 @@ def test_a_long_course_is_drawn_by_means_of_neighbours():
 junk = st.one_of(
     st.none(), st.booleans(), st.text(max_size=3), st.integers(), st.floats(), st.just(10**400), st.lists(st.none())
 )
-names = st.sampled_from([n for panel in PANELS for n in panel.curves] + [f"{n} error" for n in JUDGED])
+names = st.sampled_from(
+    [n for panel in PANELS for n in panel.curves] + [f"{n}{word}" for n in JUDGED for word in (" error", " real")]
+)
 strange = st.fixed_dictionaries({"images": st.one_of(st.integers(-5, 10**5), st.just(10**400), st.booleans())}).flatmap(
     lambda start: st.dictionaries(names, junk, max_size=4).map(lambda rest: start | rest)
 )

@@ -334,6 +334,8 @@ def test_running_out_of_memory_names_a_smaller_canvas(fresh_run, preprocessed, m
 def test_the_command_ends_with_the_paths_of_its_results(generator_run):
     done = run("stylegan2-cond", "train", "901", "2d", "0", "--device", "cpu")
     assert str(find_snapshots(generator_run)[-1]) in done.stdout
+    assert "coverage" in done.stdout
+    assert "--kimg" in done.stdout  # 480 images are too few, and the command says so
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from nnunet_synth.bank.beginning import begun_bank, refuse_other_gates
 from nnunet_synth.bank.drawing import Judged, Stream
@@ -31,6 +30,8 @@ from stylegan2_cond.metrics.nnunet import open_newest
 from stylegan2_cond.metrics.real_sets import REAL, cut_canvases, read_reference
 from stylegan2_cond.ops import choose_backend
 from stylegan2_cond.planning import Plan
+from stylegan2_cond.progress_bar import ProgressBar, write_line
+from stylegan2_cond.training.quality import CLOSE, relative_coverage, snapshot_figures, verdict
 
 SLICES_PER_SHARD = 64  # as one volume of a real case; a 3-D sample is a case of its own
 CHUNK = {2: 64, 3: 8}  # samples drawn at once, by the number of axes
@@ -100,6 +101,10 @@ def fill_bank(
     without = _named_gates(without)
     members, references, mask_reference = open_members(preprocessed, fold_name, order, device)
     plan = members[0].generator.plan
+    for reference in references:
+        figures = snapshot_figures(Path(reference.path))
+        if (covered := relative_coverage(figures)) is not None and covered < CLOSE:
+            write_line(f"Snapshot {reference.path}: {verdict(figures)}")
     wanted = BankRecord(
         name=order.bank_name(references) if name is None else _plain_name(name),
         source=plan.source,
@@ -182,7 +187,7 @@ def _shards(
     dims = len(record.canvas)
     per_shard = SLICES_PER_SHARD if dims == 2 else 1
     judged = stream.judged(record.drawn, gates, CHUNK[dims])
-    with tqdm(total=target, initial=record.samples, unit="sample", desc=f"Filling {record.name}") as bar:
+    with ProgressBar(total=target, initial=record.samples, unit="sample", desc=f"Filling {record.name}") as bar:
         while record.samples < target:
             entered, last = _enter(judged, min(per_shard, target - record.samples), refusals, folder)
             name = shard_name(len(record.shards))

@@ -17,7 +17,6 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from tqdm import tqdm
 from typing_extensions import Self
 
 from nnunet_synth.bank.plain_files import (
@@ -33,6 +32,7 @@ from stylegan2_cond.data.preprocessed import OUTSIDE, Preprocessed
 from stylegan2_cond.documents import Record, explained_write
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
+from stylegan2_cond.progress_bar import ProgressBar
 from stylegan2_cond.snapshot import sha256
 
 RECORD_FILE = "bank.json"
@@ -290,7 +290,7 @@ def verify_shards(
     """
     files = [(folder / name, checksum) for shard in shards for name, checksum in shard.files.items()]
     problems, size = [], 0
-    for path, checksum in tqdm(files, desc="Checking the files", unit="file", leave=False, delay=2):
+    for path, checksum in ProgressBar(files, desc="Checking the files", unit="file", leave=False, delay=2):
         if not path.is_file():
             problems.append(f"{path} is missing")
         elif sha256(path) != checksum:

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from nnunet_synth.bank.format import GateRecord
 from stylegan2_cond.metrics.copies import ALARMS, Find, by_correlation, by_features, case_numbers
@@ -17,6 +16,7 @@ from stylegan2_cond.metrics.features import RandomPyramid
 from stylegan2_cond.metrics.masks import describe_masks
 from stylegan2_cond.metrics.nnunet import NnUNet
 from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.progress_bar import ProgressBar
 
 REAL_CANVASES = {2: 1000, 3: 200}  # that gates learn from, by the number of axes
 MARGIN = 0.05  # a voxel a little darker than any real one is no reason to refuse a sample
@@ -243,7 +243,7 @@ class Gates:
         gates, off = [], dict.fromkeys(without, NOT_WANTED)
         wanted = [gate for name, gate in GATES.items() if name not in off]
         learnt = known() if any(gate is not Finite for gate in wanted) else None
-        for gate in tqdm(wanted, desc="Learning what is real", unit="gate", leave=False, delay=2):
+        for gate in ProgressBar(wanted, desc="Learning what is real", unit="gate", leave=False, delay=2):
             try:
                 gates.append(gate(learnt))
             except GateOff as reason:

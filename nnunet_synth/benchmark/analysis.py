@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from nnunet_synth.benchmark.statistics import (
     DRAWS,
@@ -27,6 +26,7 @@ from nnunet_synth.benchmark.statistics import (
     run_means,
 )
 from nnunet_synth.benchmark.tables import METRICS, Benchmark
+from stylegan2_cond.progress_bar import ProgressBar
 
 SEED = 0  # of the bootstrap, so that the same tables make the same report
 POOLED = "pooled"  # in the column size: all sizes together, each counting alike
@@ -85,7 +85,7 @@ def analyse(benchmark: Benchmark, draws: int = DRAWS, *, briefly: bool = False) 
     sizes = (POOLED, *benchmark.sizes)
     keys = [(metric, size, label) for metric in metrics for size in sizes for label in (CLASSES, *labels)]
     rows = []
-    for metric, size, label in tqdm(keys, desc="Statistics", unit="table", delay=3):
+    for metric, size, label in ProgressBar(keys, desc="Statistics", unit="table", delay=3):
         rows += _rows(benchmark, metric, size, label, noise[metric], draws)
     table = pd.DataFrame(rows).set_index(["metric", "arm", "size", "label"]).sort_index()
     quality = _quality(benchmark)

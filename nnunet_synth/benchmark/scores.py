@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json, region_or_label_to_mask
 from scipy import ndimage
-from tqdm import tqdm
 
 from nnunet_synth.benchmark.design import label_key
 from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.documents import read_json, write_atomically
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.progress_bar import ProgressBar
 
 COLUMNS = ("case", "label", "dice", "hd95")
 PERCENTILE = 95
@@ -36,7 +36,7 @@ def score_predictions(preprocessed: Preprocessed, predictions: Path, cases: Sequ
     if set(found) != set(cases):
         raise UserError(f"{predictions} has predictions of {len(found)} cases, not of the {len(cases)} test cases.")
     rows = []
-    for case in tqdm(cases, desc="Measuring distances", unit="case", leave=False):
+    for case in ProgressBar(cases, desc="Measuring distances", unit="case", leave=False):
         truth, prediction, ignored, spacing = _read(preprocessed, predictions, case)
         for label, dice in found[case].items():
             masks = (region_or_label_to_mask(part, label) & ~ignored for part in (truth, prediction))

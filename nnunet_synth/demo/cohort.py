@@ -16,7 +16,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
-from tqdm import tqdm
+
+from stylegan2_cond.progress_bar import ProgressBar
 
 VOXEL_SPACING = np.array([4.0, 4.0, 6.0])  # mm: thick axial slices, as in many clinical protocols
 MEDIAN_SHAPE = (44, 51, 16)  # voxels; the in-plane size varies by up to 2 voxels between subjects
@@ -160,7 +161,7 @@ def write_cohort(folder: Path, *, training: int = 16, test: int = 8, seed: int =
         raise FileExistsError(f"{folder} is not empty: delete it or choose another dataset name, then write again.")
     for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for subject in tqdm(range(training + test), desc="virtual subjects", unit="subject"):
+    for subject in ProgressBar(range(training + test), desc="virtual subjects", unit="subject"):
         suffix = "Tr" if subject < training else "Ts"
         images, labels = draw_subject(seed, subject)
         for channel, name in enumerate(CHANNELS):

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.progress_bar import ProgressBar
 
 LOG_LINES = 15  # of a failed command that are shown
 
@@ -81,7 +80,9 @@ class Steps:
                 stdout=file,
                 stderr=None if own_bar else file,
             )
-            with tqdm(bar_format="  {elapsed}", leave=False, disable=own_bar or not sys.stderr.isatty()) as clock:
+            with ProgressBar(
+                bar_format="  {elapsed}", leave=False, disable=own_bar or not sys.stderr.isatty()
+            ) as clock:
                 while True:
                     try:
                         return process.wait(timeout=1)

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord, verify_bank
 from nnunet_synth.bank.provenance import BankProvenance, provenance
@@ -29,6 +28,7 @@ from stylegan2_cond.data.preprocessed import Fold, Preprocessed, open_preprocess
 from stylegan2_cond.documents import write_atomically
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.planning import Source
+from stylegan2_cond.progress_bar import ProgressBar
 
 SPLITS_FILE = "splits_final.json"  # nnU-Net's planner takes it from the raw dataset's folder
 BACKGROUND = 0
@@ -158,7 +158,7 @@ def _write(folder: Path, card: DatasetCard, origin: Origin) -> DatasetCard:
     real = list(origin.raw.cases.values()) if card.real else []
     samples = sample_cases(origin.bank, origin.record, card.samples_per_case)
     tally = _Tally(len(card.channels))
-    with tqdm(total=len(real) + len(card.synthetic), unit="case", desc=f"Writing {card.dataset}") as bar:
+    with ProgressBar(total=len(real) + len(card.synthetic), unit="case", desc=f"Writing {card.dataset}") as bar:
         for case in real:
             if not _is_whole(folder, case.name, origin):
                 with case_folder(folder) as place:

@@ -10,9 +10,9 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from pydantic import BaseModel, ConfigDict
-from tqdm import tqdm
 
 from stylegan2_cond.data.preprocessed import OUTSIDE, Preprocessed
+from stylegan2_cond.progress_bar import ProgressBar
 
 RAW_OUTSIDE = 0.0  # nnU-Net takes voxels that are 0 in all channels for outside (`crop_to_nonzero`)
 TYPICAL_CASES = 20  # that are read to learn what a scheme did to a typical one
@@ -62,7 +62,7 @@ def learn_channels(preprocessed: Preprocessed, cases: Sequence[Sequence[str]]) -
         chosen = np.linspace(0, len(cases) - 1, min(TYPICAL_CASES, len(cases))).round().astype(int)
         reader = preprocessed.plans_manager.image_reader_writer_class()
         masked = preprocessed.configuration.use_mask_for_norm
-        measured = [_measure(reader, cases[n], masked) for n in tqdm(chosen, desc="Intensities", unit="case")]
+        measured = [_measure(reader, cases[n], masked) for n in ProgressBar(chosen, desc="Intensities", unit="case")]
     return tuple(
         _channel(preprocessed, number, names[str(number)], scheme, [case[number] for case in measured])
         for number, scheme in enumerate(schemes)

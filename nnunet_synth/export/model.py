@@ -16,7 +16,6 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-from tqdm import tqdm
 
 from nnunet_synth.export.model_card import CARD_FILE, ModelCard, describe_fold
 from nnunet_synth.export.portable import CARD_KEY, without_block, without_files, without_paths
@@ -24,6 +23,7 @@ from nnunet_synth.export.scratch import only_writer, scratch_folder
 from nnunet_synth.training.record import TRAINING_RECORD_FILE
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.nnunet import read_checkpoint
+from stylegan2_cond.progress_bar import ProgressBar
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 _SETTINGS = ("plans.json", "dataset.json", "dataset_fingerprint.json")
@@ -145,7 +145,7 @@ def _require_vanilla(trainer: str) -> None:
 
 def _write_model(trained: Trained, folder: Path, trainer: str) -> ModelCard:
     cards = {}
-    with tqdm(total=sum(map(len, trained.folds.values())), unit="checkpoint", desc="Exporting") as bar:
+    with ProgressBar(total=sum(map(len, trained.folds.values())), unit="checkpoint", desc="Exporting") as bar:
         for fold, checkpoints in trained.folds.items():
             (folder / fold).mkdir()
             epochs = {}

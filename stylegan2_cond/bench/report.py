@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from stylegan2_cond.bench.measuring import Timing, copy_bandwidth, matrix_flops
 from stylegan2_cond.bench.ops import SHAPES, OpTiming, time_ops
@@ -22,6 +21,7 @@ from stylegan2_cond.bench.step import (
 )
 from stylegan2_cond.documents import Document
 from stylegan2_cond.ops import choose_backend
+from stylegan2_cond.progress_bar import ProgressBar
 from stylegan2_cond.snapshot import open_device
 
 SIDES = (32, 64, 128, 256, 512)
@@ -73,7 +73,7 @@ def run_bench(device_name: str, *, quick: bool = False) -> Bench:
     device, rounds = open_device(device_name), 2 if quick else 5
     plan = bench_plan(64) if not quick else bench_plan(32, batch_size=8, finest=16, most=32)
     canvases, sides = (list(SHAPES)[:1], SIDES[:2]) if quick else (list(SHAPES), SIDES)
-    with tqdm(total=5 + len(canvases) + len(sides), desc="Measuring", unit="part") as bar:
+    with ProgressBar(total=5 + len(canvases) + len(sides), desc="Measuring", unit="part") as bar:
 
         def part(name: str, function, *arguments, **options):
             bar.set_postfix_str(name)

@@ -95,7 +95,7 @@ class Preprocessed:
     def patch_size(self) -> tuple[int, ...]:
         return tuple(int(length) for length in self.configuration.patch_size)
 
-    @property
+    @cached_property
     def dataset_class(self) -> type:
         """nnU-Net's reader for the folder's format (`.b2nd` or `.npz`)."""
         return infer_dataset_class(str(self.folder))

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from stylegan2_cond.data.preprocessed import OUTSIDE, Case, Preprocessed
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.progress_bar import ProgressBar
 
 VOXELS_PER_CASE = 50_000  # that the intensity quantiles are taken from, at most, and
 VOXELS = 5_000_000  # of all cases together, a few hundred MB while they are sorted; quantiles vary by 1 % of a tail
@@ -63,7 +63,7 @@ def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
     sizes, slices, samples, ranges, outside_ranges, shown = [], [], [], [], [], Counter()
     rng = np.random.default_rng(0)
     most = min(VOXELS_PER_CASE, VOXELS // max(1, len(names)))
-    for name in tqdm(names, desc="Reading the training cases", unit="case", leave=False, delay=2):
+    for name in ProgressBar(names, desc="Reading the training cases", unit="case", leave=False, delay=2):
         case = preprocessed.load(name)
         image, label = np.asarray(case.image[:]), np.asarray(case.label[:])[0]
         _check(preprocessed, case, image, label, {*labels, OUTSIDE, *([] if ignore is None else [ignore])})

@@ -10,13 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.preprocessed import OUTSIDE
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.generating.files import sample_files, sample_name, save_preview, scratch_folder, write_sample
 from stylegan2_cond.generating.record import Sample, SamplesRecord, begin_folder, describe, save_record
+from stylegan2_cond.progress_bar import ProgressBar
 from stylegan2_cond.snapshot import Ask, MaskSource, PairGenerator, Pairs, load_generator, open_masks
 from stylegan2_cond.snapshot.masks import DrawnMasks
 
@@ -79,7 +79,10 @@ def _draw(
     """Draw what is missing. Batches begin at the same numbers always, so that a sample is the same to the last bit."""
     channels, size, saved_at = record.image_channels, generator.plan.batch_size, time.monotonic()
     done = {one.name: one for one in record.samples if _is_whole(folder, one, channels)}
-    with scratch_folder(folder) as scratch, tqdm(total=record.requested, initial=len(done), unit="sample") as bar:
+    with (
+        scratch_folder(folder) as scratch,
+        ProgressBar(total=record.requested, initial=len(done), unit="sample") as bar,
+    ):
         try:
             for start in range(0, record.requested, size):
                 batch = range(start, min(start + size, record.requested))

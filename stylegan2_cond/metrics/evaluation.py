@@ -12,8 +12,6 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-from tqdm import tqdm
-
 from stylegan2_cond.data.preprocessed import FOLD_ALL, Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.comparison import Comparison, check_names, refusals
@@ -27,6 +25,7 @@ from stylegan2_cond.metrics.registry import METRICS, default_metrics
 from stylegan2_cond.metrics.report import Baseline, Evaluation, Measured, Neighbour, peak_bytes
 from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.planning import Plan, run_folder
+from stylegan2_cond.progress_bar import ProgressBar
 from stylegan2_cond.snapshot import PairGenerator, load_generator, open_same_cases
 
 EVALUATION_FILE = "evaluation.json"
@@ -244,7 +243,7 @@ def _worst(comparison: Comparison) -> tuple[Neighbour, ...]:
 
 def _measure(comparison: Comparison, names: Sequence[str], title: str) -> dict[str, Measured]:
     measured = {}
-    with tqdm(names, desc=title, unit="metric") as bar:
+    with ProgressBar(names, desc=title, unit="metric") as bar:
         for name in bar:
             bar.set_postfix_str(name)
             before = time.monotonic()
@@ -256,7 +255,7 @@ def _measure(comparison: Comparison, names: Sequence[str], title: str) -> dict[s
 def _draw(generator: PairGenerator, count: int, seed: int) -> Samples:
     parts = []
     size = 4 * generator.plan.batch_size
-    with tqdm(total=count, desc="Drawing samples", unit="sample") as bar:
+    with ProgressBar(total=count, desc="Drawing samples", unit="sample") as bar:
         for first in range(0, count, size):
             parts.append(generator.sample(min(size, count - first), seed=seed, first=first))
             bar.update(len(parts[-1].image))

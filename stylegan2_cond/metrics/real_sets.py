@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from stylegan2_cond.data.canvases import Canvases, cover, covering_places
 from stylegan2_cond.data.preprocessed import OUTSIDE, Preprocessed
 from stylegan2_cond.metrics.correlation import RIM
 from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.planning import Plan
+from stylegan2_cond.progress_bar import ProgressBar
 
 REAL, AGAIN, HELD_OUT = 101, 102, 103  # streams of canvases; the generator's training draws from another
 REFERENCE_BYTES = 2**30  # of training canvases that copies are looked for in; more are thinned out
@@ -81,7 +81,7 @@ def read_reference(preprocessed: Preprocessed, plan: Plan) -> tuple[Samples, int
     size = 4 * plan.codec.image_channels * int(np.prod([length + 2 * RIM for length in plan.canvas]))
     every = -(-places * size // REFERENCE_BYTES)
     images, labels, owners = [], [], []
-    for case in tqdm(cases, desc="Reading the training cases", unit="case", leave=False, delay=2):
+    for case in ProgressBar(cases, desc="Reading the training cases", unit="case", leave=False, delay=2):
         for image, label in cover(case, plan.canvas, reach=RIM, margin=RIM, every=every):
             images.append(image)
             labels.append(label)

@@ -142,12 +142,16 @@ class Discriminator(nn.Module):
             }
         )
 
-    def forward(self, x: torch.Tensor, condition: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
-        """Scores `[N, judges]`, that of the pair first.
+    def forward(
+        self, x: torch.Tensor, condition: torch.Tensor, strength: float = 1.0, *, with_features: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, list[torch.Tensor]]:
+        """Scores `[N, judges]`, that of the pair first; with the features of the judge of the pair, if wanted.
 
         x: `[N, image_channels + label_channels, *canvas]`, condition: `[N, condition_dim]`, strength: of the condition.
         """
-        return torch.stack([self.judge(part, x, condition, strength)[0] for part in self.judges], dim=1)
+        judged = {part: self.judge(part, x, condition, strength) for part in self.judges}
+        scores = torch.stack([score for score, _ in judged.values()], dim=1)
+        return (scores, judged[PAIR][1]) if with_features else scores
 
     def judge(
         self, part: str, x: torch.Tensor, condition: torch.Tensor, strength: float = 1.0

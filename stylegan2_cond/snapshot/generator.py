@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,11 @@ class PairGenerator:
     def plan(self) -> Plan:
         return self.card.plan
 
+    @cached_property
+    def _deformed_masks(self) -> MaskSource:
+        """Opened once, so that its cases are read once."""
+        return open_real_masks(self.plan, deformed=True)
+
     def sample(
         self,
         n: int,
@@ -113,7 +119,7 @@ class PairGenerator:
         if masks is not None and not self.plan.given_mask:
             raise ValueError(f"a snapshot of the variant '{self.plan.variant}' draws its own masks")
         if masks is None and self.plan.given_mask:
-            masks = open_real_masks(self.plan, deformed=True)
+            masks = self._deformed_masks
         size = max(1, self.plan.batch_size // self.plan.accumulate)
         batches = [
             self._batch(numbers[start : start + size], seed, truncation, ask, masks)

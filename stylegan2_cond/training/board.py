@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from stylegan2_cond.documents import explained_write
 from stylegan2_cond.metrics import METRICS
-from stylegan2_cond.training.choosing import ERROR
+from stylegan2_cond.training.choosing import ERROR, REAL
 
 BOARD_FOLDER = "tensorboard"
 GROUPS = ("loss", "score")  # first words of figures that stand in one section
@@ -50,6 +50,8 @@ def tag(name: str) -> str:
     """Section and name of a figure's curve: `loss/generator`, `judgement/kid`, `standard error/kid`, `training/r1`."""
     if name.endswith(ERROR):
         return f"standard error/{name.removesuffix(ERROR)}"
+    if name.endswith(REAL):
+        return f"real/{name.removesuffix(REAL)}"
     if (first := name.partition("_"))[0] in GROUPS and first[2]:
         return f"{first[0]}/{first[2]}"
     return f"{'judgement' if name in METRICS else 'training'}/{name}"

@@ -12,6 +12,7 @@ from stylegan2_cond.snapshot import BEST
 
 CHOSEN_BY = ("kid", "kid-pair", "masks")
 ERROR = " error"  # after a figure's name: its standard error
+REAL = " real"  # after a figure's name: what other real canvases get
 ALLOWED_COPIES = 1.0  # %; real canvases of cases never seen get about half of it
 CERTAIN = 2.0  # standard errors
 

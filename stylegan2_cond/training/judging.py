@@ -14,13 +14,24 @@ from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.metrics import METRICS, Result
 from stylegan2_cond.metrics.comparison import Comparison, judge, refusals, standardisation
 from stylegan2_cond.metrics.features import Features, RandomPyramid
-from stylegan2_cond.metrics.real_sets import as_judged
+from stylegan2_cond.metrics.real_sets import AGAIN, as_judged, cut_canvases
 from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.snapshot import PairGenerator
 from stylegan2_cond.training.yardstick import Yardstick, shrinking, shrunk
 
-JUDGED = ("kid", "kid-pair", "swd", "masks", "conditions", "diversity-within", "diversity-nearest", "copies")
+JUDGED = (
+    "kid",
+    "kid-pair",
+    "precision",
+    "coverage",
+    "swd",
+    "masks",
+    "conditions",
+    "diversity-within",
+    "diversity-nearest",
+    "copies",
+)
 OF_IMAGES = ("kid-pair", "swd", "copies")  # not told of a generator that draws masks alone
 OF_DRAWN_MASKS = ("masks", "conditions")  # not told of one that is given its masks
 # By the number of axes. A snapshot of Hippocampus takes about 8 s on one core in 2-D (44×33), and 20 s in 3-D
@@ -60,6 +71,14 @@ class SnapshotJudge:
             results = _told(self._comparison(drawn), [name for name in names if name != "copies"])
             if "copies" in names:
                 results |= self._copies(drawn)
+        return {name: result for name, result in results.items() if math.isfinite(result.value)}
+
+    @cached_property
+    def real(self) -> dict[str, Result]:
+        """What other canvases of the training cases get: the best that a generator can hope for. Without copies."""
+        plan = self.plan
+        again = cut_canvases(self.preprocessed, plan, plan.source.training_cases, self.samples, AGAIN)
+        results = _told(self._comparison(again), [name for name in self._names() if name != "copies"])
         return {name: result for name, result in results.items() if math.isfinite(result.value)}
 
     @cached_property

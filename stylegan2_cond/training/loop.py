@@ -11,13 +11,13 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from tqdm import tqdm
 
 from stylegan2_cond.data.canvases import Canvases
 from stylegan2_cond.data.preprocessed import Fold, Preprocessed
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.ops import describe_backend
 from stylegan2_cond.planning import SNAPSHOTS, Plan, Variant, free_bytes, run_folder, smaller_canvas
+from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from stylegan2_cond.training.feeding import Feed
@@ -113,7 +113,7 @@ def _train(plan: Plan, preprocessed: Preprocessed, fold: Fold, device: torch.dev
     if world.leads:
         if not resumed:
             (folder / GOOD_CHECKPOINT_FILE).unlink(missing_ok=True)  # of a training that was given up
-        tqdm.write(_headline(plan, folder, state, resumed, preprocessed, fold))
+        write_line(_headline(plan, folder, state, resumed, preprocessed, fold))
     real = Canvases(preprocessed, fold.training, plan.canvas, foreground_share=plan.foreground_share, seed=plan.seed)
     teller = Teller(folder, state, preprocessed, real) if world.leads else None
     with Feed(real, plan.batch_size, share) as feed, StopRequest() as stop:
@@ -131,9 +131,8 @@ def _run(state: TrainingState, feed: Feed, folder: Path, stop: StopRequest, tell
     total = math.ceil(plan.kimg * 1000 / plan.batch_size) * plan.batch_size
     snapshot_every = max(SMALLEST_SNAPSHOT_INTERVAL, total // SNAPSHOTS)
     saved_at = time.monotonic()
-    hidden = None if teller else True
-    with tqdm(
-        total=total, initial=state.images_seen, unit="img", desc="Training", smoothing=0.05, disable=hidden
+    with ProgressBar(
+        total=total, initial=state.images_seen, unit="img", desc="Training", smoothing=0.05, disable=teller is None
     ) as bar:
         while state.images_seen < total:
             before = state.images_seen

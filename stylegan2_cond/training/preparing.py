@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from stylegan2_cond.data.preprocessed import Fold, Preprocessed
 from stylegan2_cond.data.survey import survey
@@ -150,7 +149,7 @@ def _try_as_it_is(plan: Plan, device: torch.device) -> Trial:
 
 def _try(plan: Plan, device: torch.device) -> Trial:
     parts = f" in {plan.accumulate} parts" if plan.accumulate > 1 else ""
-    tqdm.write(f"Trying one real step of {plan.batch_size} images{parts} …", file=sys.stderr)
+    print(f"Trying one real step of {plan.batch_size} images{parts} …", file=sys.stderr)
     return try_step(plan, device)
 
 

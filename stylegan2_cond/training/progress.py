@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from stylegan2_cond.documents import write_atomically
-from stylegan2_cond.training.choosing import ALLOWED_COPIES, ERROR, best_images
+from stylegan2_cond.training.choosing import ALLOWED_COPIES, ERROR, REAL, best_images
 from stylegan2_cond.training.judging import JUDGED
 from stylegan2_cond.training.telemetry import read_log
 
@@ -54,6 +54,7 @@ PANELS = (
         limits=(0, 1),
     ),
     Panel("distance of images and of pairs", {"kid": "KID", "kid-pair": "KID of pairs"}, logarithmic=True),
+    Panel("precision and coverage", {"precision": "precision", "coverage": "coverage"}, limits=(0, 1)),
     Panel("distance of patches", {"swd": "SWD ×10³"}, logarithmic=True),
     Panel("distance of masks", {"masks": "masks"}, logarithmic=True),
     Panel(
@@ -81,7 +82,8 @@ class Curve:
 def save_progress(folder: Path) -> None:
     """Draw `progress.png` anew from the run's log: a panel for each kind of figure that the log has.
 
-    Grey lines are snapshots, the golden one is what `best` points to; bands are one standard error to each side. Lines
+    Grey lines are snapshots, the golden one is what `best` points to; bands are one standard error to each side; a
+    dashed line in a curve's colour is what other real data get. Lines
     of the log that can't be read, and figures that are no finite numbers, are passed over. Without any, nothing is
     drawn.
     """
@@ -102,7 +104,7 @@ def save_progress(folder: Path) -> None:
         figure.text(1 - 0.2 / width, 1 - 0.3 / height, text, fontsize=11, va="center", ha="right", color=BEST_COLOUR)
     for number, panel in enumerate(panels, start=1):
         axis = figure.add_subplot(rows, COLUMNS, number)
-        _draw(axis, panel, curves)
+        _draw(axis, panel, curves, lines)
         _mark_snapshots(axis, lines, best)
     with write_atomically(folder / PROGRESS_FILE) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
@@ -118,7 +120,7 @@ def find_curve(lines: Sequence[Mapping[str, object]], name: str) -> Curve | None
     return Curve(*np.array([part.mean(axis=0) for part in parts], float).T)
 
 
-def _draw(axis: Axes, panel: Panel, curves: Mapping[str, Curve]) -> None:
+def _draw(axis: Axes, panel: Panel, curves: Mapping[str, Curve], lines: Sequence[Mapping[str, object]]) -> None:
     shown = {name: curves[name] for name in panel.curves if name in curves}
     logarithmic = panel.logarithmic and all((curve.value > 0).any() for curve in shown.values())
     if panel.level is not None:
@@ -137,12 +139,17 @@ def _draw(axis: Axes, panel: Panel, curves: Mapping[str, Curve]) -> None:
             zorder=2,
         )
         axis.plot(curve.images, values, color=colour, linewidth=1.4, label=panel.curves[name], zorder=3, **marker)
+        if panel.level is None and (real := find_curve(lines, name + REAL)):
+            level = np.fmax(real.value, real.error)[-1] if logarithmic else real.value[-1]
+            if logarithmic and level <= 0:
+                continue
+            axis.axhline(level, color=colour, linewidth=1, linestyle=(0, (4, 3)), label="real data", zorder=1)
     if panel.limits:
         low, high = min(curve.value.min() for curve in shown.values()), axis.get_ylim()[1]
         axis.set_ylim(min(low, panel.limits[0]), max(high, panel.limits[1]))
     if logarithmic:
         _make_logarithmic(axis)
-    _dress(axis, panel, len(shown))
+    _dress(axis, len(axis.get_legend_handles_labels()[1]) > 1, panel.title)
 
 
 def _make_logarithmic(axis: Axes) -> None:
@@ -156,14 +163,14 @@ def _make_logarithmic(axis: Axes) -> None:
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _dress(axis: Axes, panel: Panel, curves: int) -> None:
-    axis.set_title(panel.title, fontsize=10, loc="left", y=1.02)  # fixed, since to look for a place takes long
+def _dress(axis: Axes, legend: bool, title: str) -> None:
+    axis.set_title(title, fontsize=10, loc="left", y=1.02)  # fixed, since to look for a place takes long
     axis.xaxis.set_major_formatter(FuncFormatter(lambda images, _: f"{images / 1000:g}k" if images else "0"))
     axis.tick_params(labelsize=8)
     axis.grid(axis="y", color="0.92", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-    if curves > 1:
+    if legend:
         axis.legend(fontsize=8, frameon=False, loc="best", handlelength=1.2)
 
 

@@ -200,6 +200,14 @@ def _scores(state: TrainingState, pairs: torch.Tensor, batch: Batch) -> torch.Te
     return state.discriminator(pairs, batch.condition, state.condition_strength).float()
 
 
+def _scores_and_features(
+    state: TrainingState, pairs: torch.Tensor, batch: Batch
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """`[N, judges]` float32, and features of the pair."""
+    scores, features = state.discriminator(pairs, batch.condition, state.condition_strength, with_features=True)
+    return scores.float(), features
+
+
 def _generator_step(state: TrainingState, parts: list[Batch]) -> tuple[list[torch.Tensor], Figures]:
     """The generator learns; returns what the discriminator was shown of each part."""
     plan, shown, found = state.plan, [], []
@@ -211,16 +219,17 @@ def _generator_step(state: TrainingState, parts: list[Batch]) -> tuple[list[torc
             w = _styles(state, part)
             pairs = _draw(state, part, w)
             view = _view(state, pairs, part)
-            drawn_scores = _scores(state, view, part)
+            drawn_scores, features = _scores_and_features(state, view, part)
+            real_features = None
             if plan.loss == "relativistic":
                 with torch.no_grad():
-                    real_scores = _scores(state, _view(state, part.real, part), part)
+                    real_scores, real_features = _scores_and_features(state, _view(state, part.real, part), part)
                 loss = relativistic_loss(drawn_scores, real_scores)
             else:
                 loss = generator_loss(drawn_scores)
             figures = {"loss_generator": loss.detach(), "spread": _spread(part.real, pairs)}
             if plan.given_mask:
-                paired, paired_figures = _paired_loss(state, part, pairs, view)
+                paired, paired_figures = _paired_loss(state, part, pairs, features, real_features)
                 loss, figures = loss + paired, figures | paired_figures
         (loss / len(parts)).backward()
         w_mean += w[:, 0].detach().float().mean(dim=0) / len(parts)
@@ -234,18 +243,23 @@ def _generator_step(state: TrainingState, parts: list[Batch]) -> tuple[list[torc
 
 
 def _paired_loss(
-    state: TrainingState, part: Batch, pairs: torch.Tensor, view: torch.Tensor
+    state: TrainingState,
+    part: Batch,
+    pairs: torch.Tensor,
+    features: list[torch.Tensor],
+    real_features: list[torch.Tensor] | None,
 ) -> tuple[torch.Tensor, Figures]:
     """What an image owes to the real one of its mask: near in intensity, and in the discriminator's features."""
     plan, channels = state.plan, state.plan.codec.image_channels
     l1 = F.l1_loss(pairs[:, :channels], part.real[:, :channels])
     loss, figures = plan.l1_weight * l1, {"l1": l1.detach()}
     if plan.feature_weight:
-        judge, strength = state.discriminator.judge, state.condition_strength
-        with torch.no_grad():
-            real = judge(PAIR, _view(state, part.real, part), part.condition, strength)[1]
-        features = feature_matching(real, judge(PAIR, view, part.condition, strength)[1])
-        loss, figures = loss + plan.feature_weight * features, figures | {"features": features.detach()}
+        if real_features is None:
+            with torch.no_grad():
+                view = _view(state, part.real, part)
+                real_features = state.discriminator.judge(PAIR, view, part.condition, state.condition_strength)[1]
+        apart = feature_matching(real_features, features)
+        loss, figures = loss + plan.feature_weight * apart, figures | {"features": apart.detach()}
     return loss, figures
 
 

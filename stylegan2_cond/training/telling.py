@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.image import imread
-from tqdm import tqdm
 
 from stylegan2_cond.data.canvases import Canvases
 from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.metrics import METRICS
+from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.snapshot import CARD_FILE, Card, PairGenerator, save_snapshot
 from stylegan2_cond.training.board import Board
-from stylegan2_cond.training.choosing import as_figures, choose_best, copies_warning, point_best
+from stylegan2_cond.training.choosing import REAL, as_figures, choose_best, copies_warning, point_best
 from stylegan2_cond.training.judging import SnapshotJudge
 from stylegan2_cond.training.progress import save_progress
+from stylegan2_cond.training.quality import describe_figures
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.telemetry import Averages, Log, save_preview
 
@@ -33,7 +34,7 @@ class Teller:
         seen = self.state.images_seen
         self._log, self._averages, self._board = Log(self.folder, seen), Averages(), Board(self.folder, seen)
 
-    def add(self, figures: dict[str, float], bar: tqdm) -> None:
+    def add(self, figures: dict[str, float], bar: ProgressBar) -> None:
         """Take note of a step."""
         self._averages.add(figures)
         losses = {side: f"{figures[f'loss_{name}']:.2f}" for side, name in (("G", "generator"), ("D", "discriminator"))}
@@ -53,7 +54,11 @@ class Teller:
         preview = self.folder / "previews" / f"{name}.png"
         save_preview(preview, generator, self.real, state.plan)
         self._board.picture(state.images_seen, (imread(preview)[..., :3] * 255).astype("uint8"))
-        self._write(self._averages.take() | as_figures(self.judge.judge(generator)))
+        figures = as_figures(self.judge.judge(generator))
+        if figures:
+            figures |= as_figures({name + REAL: result for name, result in self.judge.real.items()})
+        self._write(self._averages.take() | figures)
+        write_line(f"Snapshot after {state.images_seen:,} images: {describe_figures(figures)}")
         self._point_best()
         save_progress(self.folder)
 
@@ -63,14 +68,14 @@ class Teller:
             return
         point_best(self.folder, self._path(history[choose_best(history)]))
         if warning := copies_warning(history):
-            tqdm.write(warning)
+            write_line(warning)
 
     def _path(self, line: dict) -> Path:
         return self.folder / "snapshots" / f"{line['images']:09d}"
 
     def go_back(self, message: str) -> None:
         """Say that training returned to an earlier state, and forget what came after it."""
-        tqdm.write(message)
+        write_line(message)
         self._board.close()
         self._begin()
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunet_synth.bank.inspection.neighbours import Neighbours
 from nnunet_synth.bank.inspection.real_side import RealSide
 from stylegan2_cond.data.preprocessed import OUTSIDE
 from stylegan2_cond.metrics.masks import describe_masks, mask_distances
 from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.progress_bar import ProgressBar
 
 OF_MASKS = ("area", "components", "holes", "boundary", "z", "y", "x")
 GROUPS = (*OF_MASKS, "intensity", "class intensity", "position", "nearest")
@@ -100,7 +100,7 @@ def measure(
         rng: draws the voxels whose intensities are looked at.
     """
     sides = _sides(samples, real)
-    bar = tqdm(classes.items(), desc="Measuring masks", unit="class", leave=False, delay=1)
+    bar = ProgressBar(classes.items(), desc="Measuring masks", unit="class", leave=False, delay=1)
     measures = [one for label, name in bar for one in _mask_measures(sides, label, name)]
     measures += _intensities(sides, classes, channels, rng)
     if neighbours and neighbours.real:

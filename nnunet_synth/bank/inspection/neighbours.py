@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunet_synth.bank.inspection.real_side import RealSide
 from stylegan2_cond.metrics.copies import ALARMS, FEWEST_CASES, Find, Nearest, by_correlation, case_numbers
 from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.progress_bar import ProgressBar
 
 BATCH = 1000  # looked up at once; half as many take a third longer
 
@@ -43,7 +43,7 @@ def find_neighbours(samples: Samples, real: RealSide) -> Neighbours:
     """Largest normalised cross-correlation over small shifts, with every canvas of the training cases."""
     find = by_correlation(real.reference)
     cases = len(np.unique(real.reference.case))
-    with tqdm(total=len(samples) + len(real.canvases), desc="Looking for neighbours", unit="canvas") as bar:
+    with ProgressBar(total=len(samples) + len(real.canvases), desc="Looking for neighbours", unit="canvas") as bar:
         drawn = _in_batches(find, samples, None, bar)
         own = case_numbers(real.reference, real.canvases)
         usual = _in_batches(find, real.canvases, own, bar) if cases > 1 else None
@@ -51,7 +51,7 @@ def find_neighbours(samples: Samples, real: RealSide) -> Neighbours:
     return Neighbours(drawn, usual, float(np.quantile(usual.score, ALARMS)) if known else None)
 
 
-def _in_batches(find: Find, samples: Samples, own: np.ndarray | None, bar: tqdm) -> Nearest:
+def _in_batches(find: Find, samples: Samples, own: np.ndarray | None, bar: ProgressBar) -> Nearest:
     parts = []
     for start in range(0, len(samples), BATCH):
         chosen = slice(start, start + BATCH)

@@ -8,11 +8,11 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunet_synth.bank.format import BankDataset, BankRecord, Shard
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.progress_bar import ProgressBar
 
 MOST_SAMPLES = {2: 1000, 3: 150}  # by the number of axes; as many as there are real canvases beside them
 MOST_BYTES = 2**28  # of their images
@@ -60,7 +60,7 @@ def read_samples(folder: Path, record: BankRecord) -> Drawn | None:
     most = min(MOST_SAMPLES[len(record.canvas)], max(1, MOST_BYTES // bytes_each))
     chosen = spread(record.samples, most)
     images, labels, numbers, shards, slices = [], [], [], [], []
-    bar = tqdm(record.shards, desc="Reading the samples", unit="shard", leave=False, delay=1)
+    bar = ProgressBar(record.shards, desc="Reading the samples", unit="shard", leave=False, delay=1)
     for shard, start in zip(bar, starts, strict=False):
         within = chosen[(chosen >= start) & (chosen < start + shard.samples)] - start
         if not len(within):
