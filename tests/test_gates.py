@@ -70,14 +70,41 @@ def test_intensities_that_are_no_numbers_are_refused_first(known):
 
 
 @pytest.mark.parametrize(("margin", "allowed"), [(0.0, False), (0.2, True)])
-def test_the_range_is_that_of_real_canvases_and_a_margin(known, margin, allowed):
+@pytest.mark.parametrize("side", [-1, 1])
+def test_the_range_is_that_of_real_canvases_and_a_margin(known, margin, allowed, side):
     gate = Range(Known(known.real, known.reference, known.labels, None, margin))
     least, most = known.real.image.min(), known.real.image.max()
     drawn = change(known.real.take(slice(2)))
-    drawn.image[0, 0, 0, 0] = most + 0.1 * (most - least)
+    drawn.image[0, 0, :8] = (most if side > 0 else least) + side * 0.1 * (most - least)
     assert gate.allows(drawn).tolist() == [allowed, True]
-    drawn.image[0, 0, 0, 0] = least - 0.3 * (most - least)
+    drawn.image[0] = np.nan
     assert gate.allows(drawn).tolist() == [False, True]
+
+
+def test_a_few_voxels_beyond_the_range_are_clipped_and_many_are_refused(known):
+    gate = Range(known)
+    least, most = known.real.image.min(), known.real.image.max()
+    voxels = known.real.image[0].size
+    drawn = change(known.real.take(slice(3)))
+    few = int(gates.MOST_CLIPPED * voxels)
+    drawn.image[0].reshape(-1)[:few] = most + 7
+    drawn.image[1].reshape(-1)[: few + 1] = least - 7
+    assert gate.allows(drawn).tolist() == [True, False, True]
+    entering = Gates((gate,), {}).corrected(drawn)
+    assert np.array_equal(entering.image, drawn.image.clip(least, most))
+    assert entering.label is drawn.label
+
+
+def test_a_refusal_by_range_names_the_channel_and_how_far_it_reaches(known):
+    two = change(known.real, image=np.concatenate([known.real.image, 2 * known.real.image], axis=1))
+    gate = Range(Known(two, two, known.labels, None, 0.0))
+    drawn = change(two.take(slice(2)))
+    drawn.image[1, 1, :16] = 40.5
+    text = gate.explain(drawn.image)
+    assert "channel 1" in text
+    assert "50.0%" in text
+    assert "40.5" in text
+    assert f"{two.image[:, 1].max():.3g}" in text
 
 
 def masks_of(*boxes):

@@ -15,6 +15,7 @@ from matplotlib.image import imread
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from stylegan2_cond.cli import main, parse_areas
+from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.generating import RECORD_FILE, SamplesRecord, files, generate, summary
 from stylegan2_cond.networks import build_generator

@@ -27,12 +27,21 @@ class Member:
 
 @dataclass(frozen=True)
 class Judged:
-    """A sample: its number, image `[C, *canvas]`, label `[*canvas]`, and the gate that refuses it, if any."""
+    """A sample.
+
+    Attributes:
+        number: in its stream.
+        image: `[C, *canvas]`; of one that may enter, clipped to the range of real ones.
+        label: `[*canvas]`.
+        refused_by: the gate that refuses it, if any.
+        clipped: voxels that were.
+    """
 
     number: int
     image: np.ndarray
     label: np.ndarray
     refused_by: str | None
+    clipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,14 @@ class Stream:
             numbers = range(start, start + chunk)
             samples = self.draw(numbers)
             verdicts = gates.first_refusal(samples)
-            judged = map(Judged, numbers, samples.image, samples.label, verdicts)
-            yield from (sample for sample in judged if sample.number >= first)
+            entering = gates.corrected(samples).image
+            clipped = (entering != samples.image).reshape(len(samples), -1).sum(axis=1)
+            for index, number in enumerate(numbers):
+                refused_by = verdicts[index]
+                image = samples.image[index] if refused_by else entering[index]
+                count_clipped = 0 if refused_by else int(clipped[index])
+                if number >= first:
+                    yield Judged(number, image, samples.label[index], refused_by, count_clipped)
 
     def draw(self, numbers: Sequence[int]) -> Samples:
         """The samples of these numbers, in their order."""

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from nnunet_synth.bank.beginning import begun_bank, refuse_other_gates
 from nnunet_synth.bank.drawing import Judged, Stream
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord, banks_folder, shard_name, write_shard
-from nnunet_synth.bank.gates import GATES, MARGIN, REAL_CANVASES, Gates, Known
+from nnunet_synth.bank.gates import GATES, MARGIN, REAL_CANVASES, Gates, Known, Range
 from nnunet_synth.bank.members import Order, open_members
 from nnunet_synth.bank.plain_files import is_plain_name
 from nnunet_synth.bank.showing import refused_picture, save_grid, save_preview
@@ -189,7 +189,8 @@ def _shards(
     judged = stream.judged(record.drawn, gates, CHUNK[dims])
     with ProgressBar(total=target, initial=record.samples, unit="sample", desc=f"Filling {record.name}") as bar:
         while record.samples < target:
-            entered, last = _enter(judged, min(per_shard, target - record.samples), refusals, folder)
+            entered, last = _enter(judged, min(per_shard, target - record.samples), refusals, folder, gates)
+            clipped = sum(sample.clipped > 0 for sample in entered)
             name = shard_name(len(record.shards))
             shard = write_shard(folder, name, *_as_case(entered, dims), last + 1, preprocessed)
             record = record.model_copy(
@@ -197,7 +198,12 @@ def _shards(
                     "shards": (*record.shards, shard),
                     "requested": max(record.requested, record.samples + shard.samples),
                     "gates": {
-                        name: gate.model_copy(update={"refused": refusals.counts[name]})
+                        name: gate.model_copy(
+                            update={
+                                "refused": refusals.counts[name],
+                                "clipped": gate.clipped + clipped * (name == Range.name),
+                            }
+                        )
                         for name, gate in record.gates.items()
                     },
                 }
@@ -207,7 +213,9 @@ def _shards(
             yield record
 
 
-def _enter(judged: Iterator[Judged], wanted: int, refusals: Refusals, folder: Path) -> tuple[list[Judged], int]:
+def _enter(
+    judged: Iterator[Judged], wanted: int, refusals: Refusals, folder: Path, gates: Gates
+) -> tuple[list[Judged], int]:
     """The next `wanted` samples that may enter, and the number of the last one that was looked at.
 
     Raises:
@@ -222,11 +230,12 @@ def _enter(judged: Iterator[Judged], wanted: int, refusals: Refusals, folder: Pa
         drawn, refused = sample.number + 1, sum(refusals.counts.values())
         if drawn >= FEWEST_DRAWN and refused > MOST_REFUSED * drawn:
             worst = max(refusals.counts, key=refusals.counts.get)
+            examples = [sample.image for sample in refusals.examples.get(worst, ())]
             raise UserError(
                 f"The gates refused {refused} of {drawn} samples, most of them the gate '{worst}' "
-                f"({refusals.counts[worst]}): a sample {GATES[worst].says}. Look at {refused_picture(folder, worst)}. "
-                f"Train the generator longer, choose another --snapshot, or leave that gate open: "
-                f"--without {worst} --name {folder.name}_open"
+                f"({refusals.counts[worst]}): {gates.explain(worst, examples)} Look at "
+                f"{refused_picture(folder, worst)}. Train the generator longer, choose another --snapshot, or leave "
+                f"that gate open: --without {worst} --name {folder.name}_open"
             )
         if len(entered) == wanted:
             return entered, sample.number

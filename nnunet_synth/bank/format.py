@@ -95,12 +95,14 @@ class GateRecord(BaseModel):
 
     Attributes:
         refused: samples that it was the first to refuse.
+        clipped: samples that entered with a few values clipped to its limits.
         limits: what it holds samples against, as learnt from the training cases.
         off: why it did not look; None where it did.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     refused: int = 0
+    clipped: int = 0
     limits: dict[str, float] = Field(default_factory=dict)
     off: str | None = None
 

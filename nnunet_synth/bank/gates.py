@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +23,7 @@ MARGIN = 0.05  # a voxel a little darker than any real one is no reason to refus
 RARE = 0.005  # share of real canvases beyond each limit of an area
 FIT_RARE = 0.05  # share of real canvases whose mask nnU-Net agrees with less than a sample's mask must
 MOST_IN_COMBINATIONS = 10  # classes of which whole combinations are compared; of more, pairs
+MOST_CLIPPED = 0.05  # share of a channel's voxels beyond the limits; fewer are clipped, as saturated detectors do
 NOT_WANTED = "not wanted"
 FEWEST_CASES = 3  # a sample is compared with the nearest case and with the next ones, a real canvas not with its own
 
@@ -67,6 +68,14 @@ class Gate(ABC):
     def allows(self, samples: Samples) -> np.ndarray:
         """`[N]` booleans, True for samples that may enter."""
 
+    def corrected(self, samples: Samples) -> Samples:
+        """Samples that this gate allows, in the form in which they may enter."""
+        return samples
+
+    def explain(self, image: np.ndarray) -> str:
+        """More about images `[N, C, *canvas]` that this gate refused, with figures; empty if there is no more."""
+        return ""
+
 
 GATES: dict[str, type[Gate]] = {}
 
@@ -89,7 +98,7 @@ class Finite(Gate):
 
 @register
 class Range(Gate):
-    """Each channel stays within the intensities of the real canvases."""
+    """Nearly all of each channel lies within the intensities of the real canvases; the rest is clipped to them."""
 
     name, says = "range", "has intensities that no real canvas has"
 
@@ -101,10 +110,29 @@ class Range(Gate):
         self._low, self._high = low - slack, high + slack
         for channel, (least, most) in enumerate(zip(self._low, self._high, strict=True)):
             self.limits |= {f"channel {channel} least": float(least), f"channel {channel} most": float(most)}
+        self.limits["share of voxels beyond, most"] = MOST_CLIPPED
 
     def allows(self, samples: Samples) -> np.ndarray:
-        flat = samples.image.reshape(*samples.image.shape[:2], -1)
-        return ((flat.min(axis=2) >= self._low) & (flat.max(axis=2) <= self._high)).all(axis=1)
+        return (self._beyond(samples.image) <= MOST_CLIPPED).all(axis=1)
+
+    def _beyond(self, image: np.ndarray) -> np.ndarray:
+        """`[N, C]`: share of the voxels of each channel that lie beyond the limits."""
+        flat = image.reshape(*image.shape[:2], -1)
+        return (~((flat >= self._low[:, None]) & (flat <= self._high[:, None]))).mean(axis=2)
+
+    def corrected(self, samples: Samples) -> Samples:
+        shape = (-1, *[1] * len(samples.canvas))
+        image = np.clip(samples.image, self._low.reshape(shape), self._high.reshape(shape))
+        return replace(samples, image=image)
+
+    def explain(self, image: np.ndarray) -> str:
+        beyond = self._beyond(image)
+        worst = int(beyond.max(axis=0).argmax())
+        values, low, high = image[:, worst], self._low[worst], self._high[worst]
+        return (
+            f"In channel {worst}, up to {beyond[:, worst].max():.1%} of a sample's voxels lie beyond the real range, "
+            f"{low:.3g} to {high:.3g}: they reach from {values.min():.3g} to {values.max():.3g}."
+        )
 
 
 @register
@@ -267,4 +295,16 @@ class Gates:
             for index in left[~allowed]:
                 verdicts[index] = gate.name
             left = left[allowed]
+            samples = gate.corrected(samples)
         return verdicts
+
+    def corrected(self, samples: Samples) -> Samples:
+        """Samples that all gates allow, in the form in which they may enter."""
+        for gate in self.gates:
+            samples = gate.corrected(samples)
+        return samples
+
+    def explain(self, name: str, refused: Sequence[np.ndarray]) -> str:
+        """What is wrong with images `[C, *canvas]` that the gate of this name refused."""
+        gate = next(gate for gate in self.gates if gate.name == name)
+        return f"a sample {gate.says}. {gate.explain(np.stack(refused)) if refused else ''}".rstrip()

@@ -49,5 +49,7 @@ def tell_gates(record: BankRecord) -> str:
     """What the gates did, in a line or two."""
     refused = [f"{name} {gate.refused}" for name, gate in record.gates.items() if not gate.off]
     line = f"{record.samples} of {record.drawn} samples entered. Refused: {', '.join(refused) or 'no gate looked'}."
+    clipped = sum(gate.clipped for gate in record.gates.values())
+    line += f" A few voxels of {clipped} samples were clipped to the range of real ones." if clipped else ""
     off = [f"{name} ({gate.off})" for name, gate in record.gates.items() if gate.off]
     return f"{line}\nGates off: {', '.join(off)}." if off else line

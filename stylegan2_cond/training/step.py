@@ -202,8 +202,10 @@ def _scores(state: TrainingState, pairs: torch.Tensor, batch: Batch) -> torch.Te
 
 def _scores_and_features(
     state: TrainingState, pairs: torch.Tensor, batch: Batch
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """`[N, judges]` float32, and features of the pair."""
+) -> tuple[torch.Tensor, list[torch.Tensor] | None]:
+    """`[N, judges]` float32, and the features of the pair where the plan matches them."""
+    if not (state.plan.given_mask and state.plan.feature_weight):
+        return _scores(state, pairs, batch), None
     scores, features = state.discriminator(pairs, batch.condition, state.condition_strength, with_features=True)
     return scores.float(), features
 
@@ -246,7 +248,7 @@ def _paired_loss(
     state: TrainingState,
     part: Batch,
     pairs: torch.Tensor,
-    features: list[torch.Tensor],
+    features: list[torch.Tensor] | None,
     real_features: list[torch.Tensor] | None,
 ) -> tuple[torch.Tensor, Figures]:
     """What an image owes to the real one of its mask: near in intensity, and in the discriminator's features."""
