@@ -26,9 +26,12 @@ def overlay_grid(
     low: Sequence[float],
     high: Sequence[float],
     labels: Sequence[int],
+    rgb: Sequence[int] | None = None,
     columns: int | None = None,
 ) -> np.ndarray:
     """Tiles of every channel beside the first channel with the mask over it; without channels, the mask on black.
+
+    Of colour images, a tile in colour stands next to the same with the mask over it.
 
     Of a volume, the middle cuts across the first, second and third axis stand side by side, each channel in a row of
     its own and the mask in the last; the lower ones are padded.
@@ -38,16 +41,17 @@ def overlay_grid(
         label: `[N, *canvas]` integers.
         low, high: per channel, the intensities drawn black and white.
         labels: label values in the order of their colours; the background 0 and -1 stay uncoloured.
+        rgb: the channels that are red, green and blue; None where the image is not a colour image.
         columns: samples per row; 8 slices or 4 volumes, or as many as there are, when None.
 
     Returns:
         `[height, width, 3]` uint8.
     """
     dims = label.ndim - 1
-    low, high = (np.reshape(bound, (1, -1, *[1] * dims)) for bound in (low, high))
-    grey = np.clip((image - low) / (high - low), 0, 1)
+    rgb = rgb if image.shape[1] == 3 else None
+    grey = np.stack([scaled(one, low, high, rgb) for one in image])
     show = {2: _slice_tile, 3: _volume_tile}[dims]
-    tiles = [show(sample, mask, labels) for sample, mask in zip(grey, label, strict=True)]
+    tiles = [show(sample, mask, labels, rgb) for sample, mask in zip(grey, label, strict=True)]
     scale = max(1, math.ceil(SMALLEST_TILE / max(label.shape[1:])))
     frame = 0.0 if dims == 2 and image.shape[1] else FRAME  # what is black itself needs another
     tiles = [_framed(tile.repeat(scale, 0).repeat(scale, 1), ((GAP, GAP), (GAP, GAP)), frame) for tile in tiles]
@@ -57,15 +61,28 @@ def overlay_grid(
     return (np.concatenate(rows, axis=0) * 255).astype(np.uint8)
 
 
-def _slice_tile(grey: np.ndarray, mask: np.ndarray, labels: Sequence[int]) -> np.ndarray:
-    return np.concatenate(_views(grey, mask, labels), axis=1)
+def scaled(
+    image: np.ndarray, low: Sequence[float], high: Sequence[float], rgb: Sequence[int] | None = None
+) -> np.ndarray:
+    """`[C, *canvas]` → the same between 0 and 1; of a colour image, all channels by one scale, or grey has a tint."""
+    if rgb is not None:
+        low, high = [min(low)] * len(low), [max(high)] * len(high)
+    low, high = (np.reshape(bound, (-1, *[1] * (image.ndim - 1))) for bound in (low, high))
+    return np.clip((image - low) / (high - low), 0, 1)
 
 
-def _volume_tile(grey: np.ndarray, mask: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+_Rgb = Sequence[int] | None
+
+
+def _slice_tile(grey: np.ndarray, mask: np.ndarray, labels: Sequence[int], rgb: _Rgb) -> np.ndarray:
+    return np.concatenate(_views(grey, mask, labels, rgb), axis=1)
+
+
+def _volume_tile(grey: np.ndarray, mask: np.ndarray, labels: Sequence[int], rgb: _Rgb) -> np.ndarray:
     height, columns = max(mask.shape[:2]), []
     for axis in range(3):
         middle = mask.shape[axis] // 2
-        views = _views(grey.take(middle, axis=axis + 1), mask.take(middle, axis=axis), labels)
+        views = _views(grey.take(middle, axis=axis + 1), mask.take(middle, axis=axis), labels, rgb)
         above = (height - len(views[0])) // 2
         padding = ((above, height - len(views[0]) - above), (int(axis > 0), 0))  # a voxel between two cuts
         columns.append(np.concatenate([_framed(view, padding, FRAME) for view in views]))
@@ -76,16 +93,19 @@ def _framed(tile: np.ndarray, padding: Sequence[tuple[int, int]], grey: float) -
     return np.pad(tile, [*padding, (0, 0)], constant_values=grey)
 
 
-def _views(grey: np.ndarray, mask: np.ndarray, labels: Sequence[int]) -> list[np.ndarray]:
+def _views(grey: np.ndarray, mask: np.ndarray, labels: Sequence[int], rgb: _Rgb) -> list[np.ndarray]:
     """`[C, H, W]` and `[H, W]` → each channel, and the mask over the first one, as `[H, W, 3]`."""
+    if rgb is not None:
+        colour = np.moveaxis(grey[list(rgb)], 0, -1)
+        return [colour, colour_mask(colour, mask, labels)]
     if not len(grey):
         return [colour_mask(np.zeros(mask.shape), mask, labels, opacity=1)]
     return [*(_rgb(channel) for channel in grey), colour_mask(grey[0], mask, labels)]
 
 
-def colour_mask(grey: np.ndarray, mask: np.ndarray, labels: Sequence[int], opacity: float = 0.45) -> np.ndarray:
-    """`[H, W]` grey values in 0…1 with each foreground label blended in its colour → `[H, W, 3]`."""
-    rgb = _rgb(grey)
+def colour_mask(image: np.ndarray, mask: np.ndarray, labels: Sequence[int], opacity: float = 0.45) -> np.ndarray:
+    """Grey values `[H, W]` or colours `[H, W, 3]`, 0…1, with each label blended in its colour → `[H, W, 3]`."""
+    rgb = _rgb(image) if image.ndim == 2 else image.copy()
     for index, value in enumerate(label for label in labels if label > 0):
         rgb[mask == value] = (1 - opacity) * rgb[mask == value] + opacity * np.array(_COLOURS[index % len(_COLOURS)])
     return rgb

@@ -96,8 +96,9 @@ def test_a_position_is_the_middle_of_the_slice_that_is_cut(foreground_share):
 
 def test_a_case_that_two_threads_read_at_once_takes_its_room_once(monkeypatch):
     cases, opened, both = numbered_slices({"a": 4, "b": 4}), [], threading.Barrier(2)
-    size = 4 * 12 * 10 * (4 + 2)
-    monkeypatch.setattr(canvases, "CACHE_BYTES", 2 * size)  # of one channel in float32, and of the mask in int16
+    size = 4 * 12 * 10 * (4 + 2)  # of one channel in float32, and of the mask in int16
+    kept = sum(part.nbytes for part in (cases.load("a").image, cases.load("a").label))
+    monkeypatch.setattr(canvases, "CACHE_BYTES", kept + size)
 
     def load(name):
         opened.append(name)

@@ -283,3 +283,21 @@ def test_known_voxels_beside_ignored_ones_are_coded_as_probabilities_as_drawn_on
     known = label != IGNORE
     assert torch.equal(codec.decode(coded)[1][known], label[known])
     torch.testing.assert_close(probabilities(coded, codec).sum(dim=1)[known], torch.ones(int(known.sum())))
+
+
+# --- colour
+
+
+@pytest.mark.parametrize(
+    ("names", "rgb"),
+    [
+        (("R", "G", "B"), (0, 1, 2)),
+        (("blue", "Green", "red"), (2, 1, 0)),
+        (("R", "G"), None),
+        (("FLAIR", "T1", "T2"), None),
+        (("R", "G", "B", "depth"), None),
+        ((), None),
+    ],
+)
+def test_a_colour_image_is_known_by_the_names_of_its_channels(names, rgb):
+    assert make_codec(channel_names=names).rgb == rgb

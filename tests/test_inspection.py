@@ -483,6 +483,17 @@ def test_a_tile_is_the_image_between_low_and_high_and_the_mask_in_its_colours():
     assert look.colour(1) == "#" + "".join(f"{int(part):02x}" for part in colours[10 * scale, 10 * scale])
 
 
+def test_a_tile_of_a_colour_image_is_in_colour_once():
+    image, label = np.random.default_rng(0).uniform(-2, 4, (3, 30, 20)), np.zeros((30, 20), int)
+    look = Look((-1.0, 0.0, -2.0), (3.0, 2.0, 2.0), (0, 1), rgb=(2, 0, 1))
+    tile = make_tile(image, label, look)
+    picture = pixels_of(tile.grey)
+    assert (tile.height, tile.width) == picture.shape[:2] == (30, 20)
+    for place, channel in enumerate(look.rgb):
+        expected = np.interp(image[channel], [min(look.low), max(look.high)], [0, 255])
+        assert np.abs(picture[..., place] - expected).max() <= 1
+
+
 def test_of_a_volume_three_cuts_stand_side_by_side_and_channels_below_each_other():
     volume = np.random.default_rng(0).uniform(size=(2, 5, 9, 7))
     picture = lay_out(volume, -1)

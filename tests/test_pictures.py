@@ -70,6 +70,20 @@ def test_channels_are_grey_between_low_and_high_and_the_mask_colours_the_foregro
     assert np.array_equal(overlay[label[0] <= 0], greys[0][label[0] <= 0])
 
 
+@pytest.mark.parametrize("rgb", [(0, 1, 2), (2, 1, 0)])
+def test_colour_images_are_shown_in_colour_with_the_mask_over_it(rgb):
+    canvas = (100, 110)
+    image, label = make_pairs(1, 3, canvas)
+    low, high = (0.0, -1.0, 0.0), (1.0, 1.0, 2.0)
+    picture = overlay_grid(image, label, low=low, high=high, labels=(0, 1, 2, 3), rgb=rgb, columns=1)
+    assert picture.shape == (100 + 2 * GAP, 2 * 110 + 2 * GAP, 3)
+    colour, overlay, _, _ = tiles_of(picture, canvas, 3)
+    for place, channel in enumerate(rgb):
+        expected = np.interp(image[0, channel], [min(low), max(high)], [0, 255])  # one scale, or grey has a tint
+        assert (np.abs(colour[..., place] - expected) <= 1).all()
+    assert np.array_equal((overlay == colour).all(axis=-1), label[0] <= 0)
+
+
 def cuts_of(picture, canvas, rows):
     """The first sample's tiles, `[rows][3]`: where each cut must lie, in the middle of its row."""
     z, y, x = canvas

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from nnunet_synth.bank.beginning import begun_bank, refuse_other_gates
 from nnunet_synth.bank.drawing import Judged, Stream

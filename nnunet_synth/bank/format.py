@@ -302,7 +302,7 @@ def verify_shards(
     if problems:
         more = [f"{len(problems) - MOST_NAMED} more"] if len(problems) > MOST_NAMED else []
         raise DamagedBank(f"{'; '.join([*problems[:MOST_NAMED], *more])}. {BankRecord.remedy}")
-    for shard in tqdm(shards, desc="Checking what they hold", unit="shard", leave=False, delay=2):
+    for shard in ProgressBar(shards, desc="Checking what they hold", unit="shard", leave=False, delay=2):
         try:
             _check_shard(folder, record, shard, preprocessed)
         except UserError as error:

@@ -42,7 +42,8 @@ def save_grid(path: Path, image: np.ndarray | Sequence, label: np.ndarray | Sequ
     """image: `[N, C, *canvas]`, label: `[N, *canvas]`."""
     codec = plan.codec
     image = np.nan_to_num(np.stack(image), nan=0.0)
-    save_picture(path, overlay_grid(image, np.stack(label), low=codec.low, high=codec.high, labels=codec.labels))
+    ranges = {"low": codec.low, "high": codec.high, "labels": codec.labels, "rgb": codec.rgb}
+    save_picture(path, overlay_grid(image, np.stack(label), **ranges))
 
 
 def tell_gates(record: BankRecord) -> str:

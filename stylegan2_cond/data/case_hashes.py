@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.documents import Record
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.progress_bar import ProgressBar
 
 _AT_ONCE = 2**24  # voxels that are read together
 _ENDINGS = (".b2nd", ".npz")  # of nnU-Net's formats; the file that holds the image
@@ -40,7 +40,7 @@ def case_hashes(preprocessed: Preprocessed, names: Sequence[str]) -> dict[str, s
     states = {name: _state(preprocessed, name) for name in names}
     known = {name: entry[2] for name, entry in cases.items() if entry[:2] == states.get(name, ())[1:]}
     missing = [name for name in names if name not in known]
-    for name in tqdm(missing, desc="Hashing the cases", unit="case", leave=False, delay=3):
+    for name in ProgressBar(missing, desc="Hashing the cases", unit="case", leave=False, delay=3):
         if states[name] not in _computed:
             _computed[states[name]] = _hash(preprocessed.load(name).image)
         known[name] = _computed[states[name]]

@@ -23,6 +23,7 @@ class Codec(BaseModel):
         labels: the integer of each label channel, in order; `OUTSIDE` among them where canvases show it.
         outside: per image channel, the value of every voxel that is `OUTSIDE`, where there is just one.
         ignore: the integer of voxels whose label is not known.
+        channel_names: of the image channels, as in dataset.json; empty where they are not known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +32,16 @@ class Codec(BaseModel):
     labels: tuple[int, ...]
     outside: tuple[float, ...] | None = None
     ignore: int | None = None
+    channel_names: tuple[str, ...] = ()
+
+    @property
+    def rgb(self) -> tuple[int, int, int] | None:
+        """The channels that are red, green and blue, by their names; None where there are others, too."""
+        names = [name.strip().lower() for name in self.channel_names]
+        for colours in (("r", "g", "b"), ("red", "green", "blue")):
+            if sorted(names) == sorted(colours):
+                return tuple(names.index(colour) for colour in colours)
+        return None
 
     @property
     def image_channels(self) -> int:

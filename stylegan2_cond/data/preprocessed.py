@@ -70,6 +70,12 @@ class Preprocessed:
     dataset_json: dict
 
     @property
+    def channel_names(self) -> tuple[str, ...]:
+        """As dataset.json has them, in the order of the channels."""
+        names = self.dataset_json.get("channel_names") or self.dataset_json.get("modality") or {}
+        return tuple(str(names[key]) for key in sorted(names, key=int))
+
+    @property
     def plans_name(self) -> str:
         return self.plans_manager.plans_name
 

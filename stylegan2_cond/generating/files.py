@@ -72,7 +72,8 @@ def save_preview(folder: Path, names: Sequence[str], plan: Plan) -> None:
     codec = plan.codec
     files = [sample_files(folder, name, codec.image_channels) for name in names[: PREVIEW_SAMPLES[len(plan.canvas)]]]
     pairs = np.stack([np.stack([_read_nifti(path) for path in paths]) for paths in files])  # [N, C + mask, *canvas]
-    grid = overlay_grid(pairs[:, :-1], pairs[:, -1], low=codec.low, high=codec.high, labels=codec.labels)
+    ranges = {"low": codec.low, "high": codec.high, "labels": codec.labels, "rgb": codec.rgb}
+    grid = overlay_grid(pairs[:, :-1], pairs[:, -1], **ranges)
     save_picture(folder / PREVIEW_FILE, grid)
 
 

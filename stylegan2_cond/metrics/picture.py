@@ -12,7 +12,7 @@ from stylegan2_cond.documents import write_atomically
 from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.copies import CopySearch
 from stylegan2_cond.metrics.correlation import RIM, align, rims
-from stylegan2_cond.pictures import colour_mask, middle_slice
+from stylegan2_cond.pictures import colour_mask, middle_slice, scaled
 from stylegan2_cond.planning import Plan
 
 COLUMNS = 8
@@ -22,8 +22,8 @@ ROWS = ("most like a copy", "nearest real", "difference", "as drawn", "nearest r
 def save_neighbours(path: Path, comparison: Comparison, found: CopySearch, plan: Plan) -> None:
     """Above, the samples most like copies; below, some that are as they come.
 
-    Each stands over the training canvas that correlates best with it, shifted so that they match, and the difference of
-    the first channel. Red titles are alarms.
+    Each stands over the training canvas that correlates best with it, shifted so that they match, and the difference.
+    Colour images are in colour, of others the first channel is shown. Red titles are alarms.
     """
     typical = comparison.rng(6).permutation(len(comparison.drawn))[:COLUMNS]
     figure = Figure(figsize=(1.3 * COLUMNS, 9), layout="constrained")
@@ -42,12 +42,12 @@ def save_neighbours(path: Path, comparison: Comparison, found: CopySearch, plan:
 def _show(axes: Sequence, comparison: Comparison, found: CopySearch, plan: Plan, number: int) -> None:
     drawn, reference = comparison.drawn, comparison.reference
     partner = int(found.drawn.index[number])
-    image, mask = _scaled(drawn.image[number], plan), drawn.label[number]
+    image, mask = _shown(drawn.image[number], plan), drawn.label[number]
     corner = align(drawn.image[number], reference.image[partner])
-    there, its_mask = beneath(_scaled(reference.image[partner], plan), reference.label[partner], corner, drawn.canvas)
-    for axis, (grey, labels) in zip(axes[:2], ((image, mask), (there, its_mask)), strict=True):
-        axis.imshow(colour_mask(*_middle(grey, labels), plan.codec.labels))
-    axes[2].imshow(_middle(image - there, mask)[0], cmap="gray", vmin=-1, vmax=1)
+    there, its_mask = beneath(_shown(reference.image[partner], plan), reference.label[partner], corner, drawn.canvas)
+    for axis, (part, labels) in zip(axes[:2], ((image, mask), (there, its_mask)), strict=True):
+        axis.imshow(colour_mask(_middle(part), _middle(labels[None]), plan.codec.labels))
+    axes[2].imshow(_middle((image - there).mean(axis=0, keepdims=True)), cmap="gray", vmin=-1, vmax=1)
     colour = "red" if found.alarms[number] else "black"
     axes[0].set_title(f"{found.drawn.nearness[number]:.3f}", fontsize=8, color=colour)
     axes[1].set_title(str(reference.case[partner])[-16:], fontsize=7)
@@ -66,11 +66,13 @@ def beneath(
     return np.pad(image, [(0, 0)] * (image.ndim - mask.ndim) + around)[box], np.pad(mask, around)[box]
 
 
-def _scaled(image: np.ndarray, plan: Plan) -> np.ndarray:
-    """The first channel, `[*canvas]`, between 0 and 1."""
-    low, high = plan.codec.low[0], plan.codec.high[0]
-    return np.clip((image[0] - low) / (high - low), 0, 1)
+def _shown(image: np.ndarray, plan: Plan) -> np.ndarray:
+    """`[k, *canvas]` between 0 and 1: red, green and blue of a colour image, the first channel of another one."""
+    codec = plan.codec
+    return scaled(image, codec.low, codec.high, codec.rgb)[list(codec.rgb or (0,))]
 
 
-def _middle(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return middle_slice(image[None, None])[0, 0], middle_slice(mask[None, None])[0, 0]
+def _middle(channels: np.ndarray) -> np.ndarray:
+    """`[k, *canvas]` → the middle slice, `[H, W]` of a single channel, else `[H, W, k]`."""
+    cut = middle_slice(channels[None])[0]
+    return cut[0] if len(cut) == 1 else np.moveaxis(cut, 0, -1)

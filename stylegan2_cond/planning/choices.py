@@ -134,8 +134,13 @@ def choose_codec(preprocessed: Preprocessed, seen: Survey, canvas: Sequence[int]
         labels=(*labels, OUTSIDE) if has_outside else labels,
         outside=constant if has_outside else None,
         ignore=preprocessed.label_manager.ignore_label,
+        channel_names=preprocessed.channel_names,
     )
-    return codec.model_copy(update={"low": (), "high": (), "outside": None}) if variant == "mask" else codec
+    return (
+        codec.model_copy(update={"low": (), "high": (), "outside": None, "channel_names": ()})
+        if variant == "mask"
+        else codec
+    )
 
 
 def choose_batch_size(dims: int) -> Choice:

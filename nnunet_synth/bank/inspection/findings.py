@@ -15,6 +15,7 @@ from nnunet_synth.bank.inspection.neighbours import Neighbours, find_neighbours
 from nnunet_synth.bank.inspection.reading import Drawn, read_samples
 from nnunet_synth.bank.inspection.real_side import RealSide, open_real, read_real_side
 from nnunet_synth.bank.inspection.tiles import Look
+from stylegan2_cond.data.codec import Codec
 from stylegan2_cond.data.survey import RANGE_QUANTILES
 from stylegan2_cond.errors import UserError
 
@@ -66,7 +67,7 @@ def find_out(folder: Path, record: BankRecord, file_bytes: int) -> Findings:
     except UserError as error:
         no_real, look, dataset_json = str(error), _look(drawn), None
     else:
-        look, dataset_json = Look(plan.codec.low, plan.codec.high, plan.codec.labels), preprocessed.dataset_json
+        look, dataset_json = _look_of(plan.codec), preprocessed.dataset_json
         if drawn:
             real = read_real_side(preprocessed, plan)
             neighbours = find_neighbours(drawn.samples, real)
@@ -78,6 +79,10 @@ def find_out(folder: Path, record: BankRecord, file_bytes: int) -> Findings:
     return Findings(
         folder, record, file_bytes, drawn, real, no_real, neighbours, shown, measures, classes, channels, look
     )
+
+
+def _look_of(codec: Codec) -> Look:
+    return Look(codec.low, codec.high, codec.labels, codec.rgb)
 
 
 def _look(drawn: Drawn | None) -> Look:

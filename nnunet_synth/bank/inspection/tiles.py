@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.image import imsave
 
-from stylegan2_cond.pictures import colour_mask
+from stylegan2_cond.pictures import colour_mask, scaled
 
 LONGEST = 256  # pixels of a cut in the page; larger ones are thinned out
 LAYER_WIDTH = 240  # pixels that a mask is drawn with at least, so that its outline is thin
@@ -28,11 +28,13 @@ class Look:
     Attributes:
         low, high: per channel, the intensities that are drawn black and white.
         labels: label values in the order of their colours.
+        rgb: the channels that are red, green and blue; None where the image is not a colour image.
     """
 
     low: Sequence[float]
     high: Sequence[float]
     labels: Sequence[int]
+    rgb: Sequence[int] | None = None
 
     def colour(self, label: int) -> str:
         """`#rrggbb`, the colour that `pictures.overlay_grid` gives a class."""
@@ -51,23 +53,24 @@ class Tile:
 
 
 def make_tile(image: np.ndarray, label: np.ndarray, look: Look) -> Tile:
-    """Every channel of a slice in a row; of a volume, three cuts in a row, a row for each channel.
+    """Every channel of a slice in a row, or their colour; of a volume, three cuts in a row, a row for each channel.
 
     Args:
         image: `[C, *canvas]`.
         label: `[*canvas]` integers; drawn over each channel.
         look: how.
     """
-    low, high = (np.reshape(bound, (-1, *[1] * label.ndim)) for bound in (look.low, look.high))
-    grey = lay_out(np.clip((image - low) / (high - low), 0, 1), GAP_GREY)
-    mask = lay_out(np.repeat(label[None], len(image), axis=0), 0)
+    image = scaled(image, look.low, look.high, look.rgb)
+    colours = [image] * 3 if look.rgb is None else [image[channel, None] for channel in look.rgb]
+    picture = np.stack([lay_out(colour, GAP_GREY) for colour in colours], axis=-1)
+    mask = lay_out(np.repeat(label[None], len(colours[0]), axis=0), 0)
     step = math.ceil(max(label.shape) / LONGEST)
-    grey, mask = grey[::step, ::step], mask[::step, ::step]
+    picture, mask = picture[::step, ::step], mask[::step, ::step]
     return Tile(
-        grey=_png((255 * grey[..., None].repeat(3, axis=2)).round().astype(np.uint8)),
+        grey=_png((255 * picture).round().astype(np.uint8)),
         mask=_png(_layer(mask, look)),
-        width=grey.shape[1],
-        height=grey.shape[0],
+        width=picture.shape[1],
+        height=picture.shape[0],
     )
 
 
