@@ -750,6 +750,30 @@ def test_a_killed_job_takes_its_command_with_it_and_its_time_is_told_by_its_log(
     assert 5000 < read_record(bench.folder, "cell_nnunet_2_0").seconds < 5500
 
 
+def test_a_job_ends_with_its_benchmark_and_is_done_again_later(bench, tmp_path, monkeypatch):
+    pid = tmp_path / "pid"
+    code = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "BENCHMARK_SECONDS", 0.1)
+        patch.setattr(jobs, "commands", lambda *_: iter([["python", "-c", code]]))
+        owner = subprocess.Popen(["sleep", "600"])
+        with ThreadPoolExecutor(1) as pool:
+            job = pool.submit(run_task, bench.folder, "cell_nnunet_2_0", 1, "cpu", owner.pid)
+            wait_until(lambda: pid.exists() and pid.read_text())
+            time.sleep(0.3)
+            assert not job.done()
+            owner.kill()
+            owner.wait()
+            with pytest.raises(SystemExit):
+                job.result(timeout=20)
+    assert not is_alive(int(pid.read_text()))
+    record = read_record(bench.folder, "cell_nnunet_2_0")
+    assert (record.state, record.failures) == ("missing", 0)
+    assert record.seconds > 0.2
+    bench.finish()
+    assert read_record(bench.folder, "cell_nnunet_2_0").state == "done"
+
+
 def test_the_error_of_a_log_is_its_last_line_that_is_no_bar_or_traceback(tmp_path):
     log = tmp_path / "log"
     log.write_text(

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from filelock import FileLock
 
@@ -23,6 +24,7 @@ from stylegan2_cond.errors import UserError
 
 State = Literal["missing", "running", "done", "failed"]
 ATTEMPTS_BEFORE_ANEW = 2  # failures after which even a finished training is not trusted
+BENCHMARK_SECONDS = 1.0  # between two looks at whether the benchmark is still there
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _NO_ERROR = re.compile(r"^\s|^$|Warning|warnings\.warn|^Traceback|^\$ |^During handling|^The above exception")
 
@@ -73,12 +75,19 @@ def read_record(folder: Path, name: str) -> TaskRecord:
         return TaskRecord()
 
 
+@dataclass(frozen=True)
 class Job:
-    """What is submitted: does a task. A cluster that stops it for lack of time submits it again, and it goes on."""
+    """What is submitted: does a task. A cluster that stops it for lack of time submits it again, and it continues.
+
+    Attributes:
+        benchmark: the process on this machine with which the job ends; None on a cluster, where jobs outlive it.
+    """
+
+    benchmark: int | None = None
 
     def __call__(self, folder: Path, name: str, threads: int, device: str) -> None:
         os.environ.update(variables(folder, threads))  # of this job's own process
-        run_task(folder, name, threads, device)
+        run_task(folder, name, threads, device, self.benchmark)
 
     def checkpoint(self, *arguments: object):
         from submitit.helpers import DelayedSubmission
@@ -86,7 +95,7 @@ class Job:
         return DelayedSubmission(self, *arguments)
 
 
-def run_task(folder: Path, name: str, threads: int, device: str) -> None:
+def run_task(folder: Path, name: str, threads: int, device: str, benchmark: int | None = None) -> None:
     """Do a task that is not done, and write down what became of it.
 
     Args:
@@ -94,6 +103,7 @@ def run_task(folder: Path, name: str, threads: int, device: str) -> None:
         name: of the task.
         threads: that its commands may use.
         device: that they compute on.
+        benchmark: the process without which the task stops; None if it goes to its end anyway.
     """
     design = Design.load(folder / DESIGN_FILE)
     task = tasks_of(design)[name]
@@ -107,7 +117,7 @@ def run_task(folder: Path, name: str, threads: int, device: str) -> None:
         before.model_copy(update={"state": "running"}).save(record_path(folder, name))
         try:
             _clear_failed(before, task, design, folder)
-            _do(task, design, folder, threads, device)
+            _do(task, design, folder, threads, device, benchmark)
         except Exception as error:
             failed = {"state": "failed", "failures": before.failures + 1, "error": str(error) or repr(error)}
             before.model_copy(update=failed).save(record_path(folder, name))
@@ -127,10 +137,10 @@ def _with_lost_time(before: TaskRecord, log: Path) -> TaskRecord:
     return before.model_copy(update={"seconds": before.seconds + max(0.0, log.stat().st_mtime - before.started)})
 
 
-def _do(task: Task, design: Design, folder: Path, threads: int, device: str) -> None:
+def _do(task: Task, design: Design, folder: Path, threads: int, device: str, benchmark: int | None) -> None:
     with log_path(folder, task.name).open("ab") as log:
         for command in commands(task, design, folder, device):
-            _run(command, os.environ | variables(folder, threads), log)
+            _run(command, os.environ | variables(folder, threads), log, benchmark)
     if task.kind == "cell":
         _score(task, design, folder)
 
@@ -156,7 +166,7 @@ def _clear_failed(before: TaskRecord, task: Task, design: Design, folder: Path) 
         shutil.rmtree(model, ignore_errors=True)
 
 
-def _run(command: list[str], environment: dict[str, str], log) -> None:
+def _run(command: list[str], environment: dict[str, str], log: BinaryIO, benchmark: int | None) -> None:
     """Run one installed command to its end; a stop of this process kills it, as all commands go on after that."""
     program = shutil.which(command[0], path=os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]]))
     if program is None:
@@ -174,13 +184,31 @@ def _run(command: list[str], environment: dict[str, str], log) -> None:
         preexec_fn=_die_with_parent,
     )
     try:
-        code = process.wait()
+        code = _wait(process, benchmark)
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
     if code:
         raise TaskFailed(f"{command[0]}: {last_error(Path(log.name), start) or f'ended with code {code}'}")
+
+
+def _wait(process: subprocess.Popen, benchmark: int | None) -> int:
+    """The exit code of a command; a job whose benchmark was killed ends, since nobody would stop it later."""
+    while True:
+        try:
+            return process.wait(None if benchmark is None else BENCHMARK_SECONDS)
+        except subprocess.TimeoutExpired:
+            if _has_ended(benchmark):
+                raise SystemExit("the benchmark that started this job has ended") from None
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):  # it is gone, or its number is another user's now
+        return True
+    return False
 
 
 def _die_with_parent() -> None:

@@ -191,7 +191,8 @@ class Run:
             self.executor.update_parameters(visible_gpus=(gpu,))
         self.executor.update_parameters(name=name)
         with _errors_to(self.folder / "jobs" / "controllers.log"):
-            job = self.executor.submit(Job(), self.folder, name, self.where.threads, self.where.device)
+            own = os.getpid() if self.where.slurm is None else None
+            job = self.executor.submit(Job(own), self.folder, name, self.where.threads, self.where.device)
         self.jobs[name] = (job, gpu)
         self.records[name] = self.records[name].model_copy(update={"state": "running", "error": ""})
         self.view.tell(self.tasks[name], self.records[name])
