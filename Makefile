@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/nnunet-synth demo
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 NUMERICAL := $(addprefix tests/test_,augment.py bench.py codec.py conditioning.py deformation.py ensembles.py health.py \
 	losses_ema.py many_processes.py metric_conditions.py metric_copies.py metric_distances.py metric_fidelity.py \
@@ -32,7 +32,7 @@ test-portable: install
 	for setting in "ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE" ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=SSE41 \
 			STYLEGAN2_COND_OPS=native OMP_NUM_THREADS=2; do \
 		echo "$$setting"; \
-		env $$setting $(BIN)/python -m pytest -q -n 2 --dist loadfile -k "not shim" $(NUMERICAL) || failed=1; \
+		env $$setting $(BIN)/python -m pytest -q -n 2 --dist loadgroup -k "not shim" $(NUMERICAL) || failed=1; \
 	done; \
 	exit $$failed
 

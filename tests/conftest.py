@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import hypothesis
@@ -43,6 +44,27 @@ def run(*command: str, check: bool = True, **variables: str) -> subprocess.Compl
         f"{command} → {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     )
     return done
+
+
+@pytest.fixture
+def run_here(monkeypatch, capfd):
+    """Run an installed command in this process, where all is imported; returns code, stdout and stderr."""
+
+    def run_here(command: str, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [command, *arguments])
+        (entry,) = entry_points(group="console_scripts", name=command)
+        with pytest.raises(SystemExit) as ended:
+            entry.load()()
+        return (ended.value.code or 0, *capfd.readouterr())
+
+    return run_here
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests stay with one worker, and so do all files that need a trained nnU-Net: it is trained once."""
+    trained = {item.path for item in items if "model" in item.fixturenames}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("model" if item.path in trained else item.path.stem))
 
 
 def narrow(plan: Plan, **changes: object) -> Plan:

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_PLANS, run
+from conftest import TINY_PLANS
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -276,16 +276,17 @@ def test_an_unknown_schedule_is_answered_by_those_that_are_known():
         make_settings(bank=None, ratio=0.5, schedule="sometimes")
 
 
-def test_new_plans_tell_of_a_bank_that_no_fold_has(preprocessed, bank):
+def test_new_plans_tell_of_a_bank_that_no_fold_has(preprocessed, bank, run_here):
     arguments = ["nnunet-synth", "plan", preprocessed.dataset_name, "2d", "--ratio", "0.5", "-p", TINY_PLANS]
     try:
-        there = run(*arguments, "-o", "nnUNetPlansThere", "--bank", bank.name).stdout
-        missing = run(*arguments, "-o", "nnUNetPlansMissing", "--bank", "nowhere").stdout
+        there = run_here(*arguments, "-o", "nnUNetPlansThere", "--bank", bank.name)
+        missing = run_here(*arguments, "-o", "nnUNetPlansMissing", "--bank", "nowhere")
     finally:
         for name in ("There", "Missing"):
             (preprocessed.base / f"nnUNetPlans{name}.json").unlink(missing_ok=True)
-    assert "No fold" not in there
-    assert "No fold has a bank nowhere yet" in missing
+    assert there[0] == missing[0] == 0
+    assert "No fold" not in there[1]
+    assert "No fold has a bank nowhere yet" in missing[1]
 
 
 @pytest.mark.parametrize(
