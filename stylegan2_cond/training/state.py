@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +32,8 @@ class TrainingState:
         spread: running mean of how much drawn pairs differ from each other, as a share of how much real ones do.
         images_seen: real images that training has seen.
         setbacks: how often training went back to an earlier checkpoint, each time to go on with half the step.
+        figures: values of each figure since the last log line.
+        backends: of the ops that computed this training, in the order of their use.
     """
 
     plan: Plan
@@ -46,6 +50,8 @@ class TrainingState:
     spread: float = 1.0
     images_seen: int = 0
     setbacks: int = 0
+    figures: dict[str, list[float]] = field(default_factory=dict)
+    backends: tuple[str, ...] = ()
     _stateful: tuple[str, ...] = field(
         default=("generator", "discriminator", "average", "generator_optimizer", "discriminator_optimizer"), repr=False
     )
@@ -117,18 +123,67 @@ class TrainingState:
             "setbacks": self.setbacks,
             "spread": self.spread,
             "path_length": self.path_length,
+            "figures": {name: list(values) for name, values in self.figures.items()},
+            "backends": self.backends,
             "adaptive": self.adaptive.state_dict() if self.adaptive else None,
             **{name: getattr(self, name).state_dict() for name in self._stateful},
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over a state of the same plan."""
+        """Take over a state of the same plan.
+
+        Raises:
+            ValueError: a part is of another type or shape, or holds a number that is not finite.
+            Exception: what torch raises when a part is missing.
+        """
+        _refuse_misfits(state, self.state_dict())
         for name in self._stateful:
             getattr(self, name).load_state_dict(state[name])
+        for name in ("generator_optimizer", "discriminator_optimizer"):
+            for weight, moments in getattr(self, name).state.items():
+                if any(moment.ndim and moment.shape != weight.shape for moment in moments.values()):
+                    raise ValueError(f"{name} is of other weights")
         if self.adaptive:
             self.adaptive.load_state_dict(state["adaptive"])
         self.path_length = state["path_length"].to(self.device)
         self.images_seen, self.setbacks, self.spread = state["images_seen"], state["setbacks"], state["spread"]
+        self.figures.clear()
+        self.figures.update({name: list(values) for name, values in state["figures"].items()})
+        self.backends = tuple(state["backends"])
+
+
+def _refuse_misfits(state: dict, expected: dict) -> None:
+    """Compare what both have; of a fresh optimizer that is not everything."""
+    kinds = {place: _kind(value) for place, value in _leaves(expected)}
+    for place, value in _leaves(state):
+        if _kind(value) != kinds.get(place, _kind(value)):
+            raise ValueError(f"{place} is {_kind(value)}, not {kinds[place]}")
+        if not _is_finite(value):
+            raise ValueError(f"{place} is not finite")
+    if min(state["images_seen"], state["setbacks"]) < 0:
+        raise ValueError("images_seen or setbacks is negative")
+    for name, values in state["figures"].items():
+        if not all(isinstance(value, (int, float)) for value in values):
+            raise ValueError(f"figures.{name} holds other things than numbers")
+
+
+def _leaves(content: object, place: str = "") -> Iterator[tuple[str, object]]:
+    """Every value of nested dictionaries, lists and tuples, by its place."""
+    if not isinstance(content, (dict, list, tuple)):
+        yield place, content
+        return
+    for key, part in content.items() if isinstance(content, dict) else enumerate(content):
+        yield from _leaves(part, f"{place}.{key}" if place else str(key))
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, torch.Tensor):
+        return bool(value.isfinite().all())
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _lazy_adam(network: torch.nn.Module, plan: Plan, interval: int) -> torch.optim.Adam:

@@ -38,10 +38,14 @@ class Log:
 
 
 class Averages:
-    """Means of figures between two log lines."""
+    """Means of figures between two log lines.
 
-    def __init__(self) -> None:
-        self._values: dict[str, list[float]] = {}
+    Args:
+        values: of each figure so far; whoever keeps them can continue with the same means later.
+    """
+
+    def __init__(self, values: dict[str, list[float]] | None = None) -> None:
+        self._values = {} if values is None else values
 
     def add(self, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
@@ -50,7 +54,7 @@ class Averages:
     def take(self) -> dict[str, float]:
         """The means since the last call."""
         means = {name: float(np.mean(values)) for name, values in self._values.items()}
-        self._values = {}
+        self._values.clear()
         return means
 
 

@@ -32,7 +32,8 @@ class Teller:
 
     def _begin(self) -> None:
         seen = self.state.images_seen
-        self._log, self._averages, self._board = Log(self.folder, seen), Averages(), Board(self.folder, seen)
+        self._averages = Averages(self.state.figures)
+        self._log, self._board = Log(self.folder, seen), Board(self.folder, seen)
 
     def add(self, figures: dict[str, float], bar: ProgressBar) -> None:
         """Take note of a step."""
