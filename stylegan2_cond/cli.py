@@ -27,7 +27,7 @@ VariantName = Annotated[Variant, typer.Option(metavar="V", help="pair, mask, or 
 Memory = Annotated[
     float | None,
     typer.Option(
-        "--memory-gb", metavar="G", help="to fit into; what is free if not given", show_default=False, min=0.01
+        "--memory-gb", metavar="G", help="to fit into; what is free if not given", show_default=False, min=0.01, max=1e6
     ),
 ]
 Settings = Annotated[
@@ -37,7 +37,11 @@ Settings = Annotated[
 Kimg = Annotated[
     float | None,
     typer.Option(
-        metavar="N", help="thousands of images to train on; by the data if not given", min=0.001, show_default=False
+        metavar="N",
+        help="thousands of images to train on; by the data if not given",
+        min=0.001,
+        max=1e6,
+        show_default=False,
     ),
 ]
 CanvasSize = Annotated[
@@ -140,7 +144,10 @@ def train(
         memory_gb=memory_gb,
         overrides=parse_overrides(settings or []),
     )
-    print(f"Snapshot: {find_snapshots(folder)[-1]}")
+    if not (snapshots := find_snapshots(folder)):
+        print("Training has seen more images than --kimg asks for, and has no snapshot yet. Raise --kimg to continue.")
+        return
+    print(f"Snapshot: {snapshots[-1]}")
     if (best := folder / BEST).exists():
         figures = snapshot_figures(best)
         print(f"Best: {best}", describe_figures(figures), *filter(None, [verdict(figures)]), sep="\n  ")
@@ -307,6 +314,9 @@ def default_device() -> str:
 
 def run_app(app: typer.Typer) -> None:
     """Run a typer app; errors that a user can mend end with one paragraph and exit code 2, a stop with 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that knows ASCII alone
     try:
         app()
     except UserError as error:

@@ -1,6 +1,7 @@
 """The plan's choices: canvases that images fill, pyramids that reach them, and messages for canvases that can't be."""
 
 import itertools
+import json
 import math
 import tracemalloc
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from stylegan2_cond.planning import (
     Plan,
     available,
     available_bytes,
+    check_kimg,
     choices,
     deriving,
     fit_memory,
@@ -489,7 +491,10 @@ def test_a_wrong_key_is_answered_with_the_right_one(text, words):
         ("precision=bf16", "'float32', 'tf32' or 'bfloat16', got bf16"),
         ("judge_apart=1", "valid boolean"),
         ("channels=8,8,8", "the pyramid has 2 stages"),
-        ("channels=8,0", "each needs a number above 0"),
+        ("channels=8,0", "greater than or equal to 1, got 0"),
+        ("learning_rate=1e999", "finite"),
+        ("batch_size=" + "[" * 3000, "valid integer"),
+        ("batch_size=" + "9" * 5000, "valid integer"),
         ("condition_kimg=20,10", "from the first to the second"),
     ],
 )
@@ -698,3 +703,51 @@ def test_the_derived_canvas_may_be_typed_even_where_an_axis_of_the_patch_is_thin
     patch = (3, 48, 32)
     derived = choose_canvas(patch, np.array([[3, 50, 50]] * 4))
     assert check_canvas(derived, patch) == derived
+
+
+# --- a plan file that was edited
+
+
+def test_a_tiny_plan_can_be_written_and_read(tmp_path):
+    tiny_plan().save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == tiny_plan()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("canvas", [8]),
+        ("canvas", [8, -6]),
+        ("spacing", [1.0]),
+        ("spacing", [1.0, 0.0]),
+        ("factors", [[2]]),
+        ("factors", [[2, 0]]),
+        ("channels", [8]),
+        ("channels", [8, 10**30]),
+        ("batch_size", 10**30),
+        ("accumulate", 3),
+        ("kimg", 1e308),
+        ("learning_rate", "inf"),
+        ("codec.high", [1.0]),
+        ("codec.outside", [1.0]),
+        ("codec.labels", []),
+        ("codec.labels", [1, 1]),
+    ],
+)
+def test_a_plan_that_no_network_could_follow_is_refused_with_its_key(tmp_path, key, value):
+    path = tmp_path / "plan.json"
+    tiny_plan().save(path)
+    content = json.loads(path.read_text())
+    *inside, last = key.split(".")
+    part = content[inside[0]] if inside else content
+    assert part[last] != value
+    part[last] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"plan\.json.*{key}"):
+        Plan.load(path)
+
+
+@pytest.mark.parametrize("kimg", [math.inf, math.nan, 0.0, -1.0, 1e308])
+def test_a_length_that_no_training_reaches_is_refused(kimg):
+    with pytest.raises(UserError, match="--kimg"):
+        check_kimg(kimg)

@@ -1,32 +1,41 @@
 """Going on is the same as not having stopped; bad settings and full disks lose nothing."""
 
 import errno
+import io
 import json
+import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import typer
 from conftest import BIN, DATASET, run
 from safetensors.torch import load_file
 from tiny import step, tiny_plan, tiny_state
 
-from stylegan2_cond.cli import main
+from stylegan2_cond.cli import main, run_app
+from stylegan2_cond.data import preprocessed as preprocessed_data
 from stylegan2_cond.data.survey import survey
 from stylegan2_cond.documents import write_atomically
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import make_plan, run_folder
-from stylegan2_cond.snapshot import find_snapshots
-from stylegan2_cond.training import judging, loop, telling
+from stylegan2_cond.snapshot import Card, find_snapshots
+from stylegan2_cond.training import judging, loop, state, telling
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from stylegan2_cond.training.loop import train
+from stylegan2_cond.training.preparing import prepare_plan
+from stylegan2_cond.training.run_lock import lock_run
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
 
@@ -120,11 +129,12 @@ import os, sys
 os.environ.update({variables!r})
 sys.argv, sys.stderr = {arguments!r}, open({errors!r}, "w", buffering=1)
 from stylegan2_cond.training import judging, loop, telling
-loop.CHECKPOINT_SECONDS, judging.SAMPLES = 0, {{2: 24}}
+loop.CHECKPOINT_SECONDS, judging.SAMPLES, loop.LOG_INTERVAL = 0, {{2: 24}}, {interval}
 from stylegan2_cond.cli import main
 main()
 """
 KIMG = 0.8
+EVERY_LINE = 200  # images
 
 
 def start_until_checkpoint(folder, errors):
@@ -133,7 +143,7 @@ def start_until_checkpoint(folder, errors):
     variables = {name: os.environ[name] for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     context = multiprocessing.get_context("forkserver")  # imports torch and nnU-Net once for all
     context.set_forkserver_preload(["stylegan2_cond.cli", "stylegan2_cond.training.loop"])
-    code = IMPATIENT.format(variables=variables, arguments=arguments, errors=str(errors))
+    code = IMPATIENT.format(variables=variables, arguments=arguments, errors=str(errors), interval=EVERY_LINE)
     process = context.Process(target=exec, args=(code, {}))
     process.start()
     deadline = time.monotonic() + 240
@@ -146,16 +156,22 @@ def start_until_checkpoint(folder, errors):
 
 @pytest.fixture(scope="module")
 def uninterrupted(preprocessed, small, tmp_path_factory):
-    """Weights of a training of `KIMG` that nothing stopped."""
+    """Weights and log of a training of `KIMG` that nothing stopped."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judging, "SAMPLES", {2: 24})
+        patch.setattr(loop, "LOG_INTERVAL", EVERY_LINE)
         patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("uninterrupted")))
         small.save(run_folder(small.source) / "plan.json")
-        return newest_weights(train(preprocessed, "0", kimg=KIMG))
+        folder = train(preprocessed, "0", kimg=KIMG)
+        return newest_weights(folder), (folder / "log.jsonl").read_text()
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)])
-def test_stopped_and_started_again_equals_uninterrupted(fresh_run, preprocessed, uninterrupted, tmp_path, how, code):
+def test_stopped_and_started_again_equals_uninterrupted(
+    fresh_run, preprocessed, uninterrupted, tmp_path, monkeypatch, how, code
+):
+    """Weights and log lines, bit for bit."""
+    monkeypatch.setattr(loop, "LOG_INTERVAL", EVERY_LINE)
     stopped, errors = fresh_run("stopped"), tmp_path / "errors"
     process = start_until_checkpoint(stopped, errors)
     os.kill(process.pid, how)
@@ -166,9 +182,91 @@ def test_stopped_and_started_again_equals_uninterrupted(fresh_run, preprocessed,
         assert "The same command goes on" in errors.read_text()
         assert "Traceback" not in errors.read_text()
     train(preprocessed, "0", kimg=KIMG)
-    assert equal_bit_for_bit(uninterrupted, newest_weights(stopped))
-    images = [json.loads(line)["images"] for line in (stopped / "log.jsonl").read_text().splitlines()]
-    assert images == sorted(set(images))
+    weights, log = uninterrupted
+    assert equal_bit_for_bit(weights, newest_weights(stopped))
+    assert len(log.splitlines()) == KIMG * 1000 / EVERY_LINE
+    assert (stopped / "log.jsonl").read_text() == log
+
+
+def test_a_stop_is_answered_at_once_though_the_step_takes_long(capfd):
+    with loop.StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.wanted
+        assert "saving" in capfd.readouterr().err
+
+
+def test_one_training_at_a_time_works_in_a_run_folder(fresh_run, preprocessed, monkeypatch):
+    folder, refused = fresh_run("locked"), []
+    plan = (folder / "plan.json").read_text()
+
+    def second(state, *batch):
+        if not refused:
+            for start in (partial(train, kimg=0.5), partial(prepare_plan, overwrite=True)):
+                with pytest.raises(UserError) as caught:
+                    start(preprocessed, "0")
+                refused.append(str(caught.value))
+        return take_step(state, *batch)
+
+    monkeypatch.setattr(loop, "take_step", second)
+    train(preprocessed, "0", kimg=0.016)
+    assert len(refused) == 2
+    for message in refused:
+        assert str(folder) in message
+        assert f"process {os.getpid()} on {socket.gethostname()}" in message
+    assert json.loads(plan) | {"kimg": 0.016} == json.loads((folder / "plan.json").read_text())
+    train(preprocessed, "0", kimg=0.024)  # the lock was given back
+
+
+def test_a_killed_training_holds_no_lock(tmp_path):
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom stylegan2_cond.training.run_lock import lock_run\n"
+        "with lock_run(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, tmp_path / "run"], check=False).returncode == -signal.SIGKILL
+    with lock_run(tmp_path / "run"):
+        pass
+
+
+def test_a_run_folder_that_cannot_be_locked_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=str(tmp_path / "file")), lock_run(tmp_path / "file" / "run"):
+        pass
+
+
+@pytest.mark.parametrize("after", [8, 16])  # a checkpoint is due; a snapshot is
+def test_a_run_folder_that_is_moved_during_training_is_not_made_again(fresh_run, preprocessed, monkeypatch, after):
+    folder = fresh_run(f"moved_{after}")
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+
+    def moved(state, *batch):
+        told = take_step(state, *batch)
+        if state.images_seen == after:
+            folder.rename(folder.with_name("elsewhere"))
+        return told
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "take_step", moved)
+        with pytest.raises(UserError, match=re.escape(str(folder))):
+            train(preprocessed, "0", kimg=0.016)
+    assert not folder.exists()
+    folder.with_name("elsewhere").rename(folder)
+    assert len(find_snapshots(train(preprocessed, "0", kimg=0.016))) == 1
+
+
+def test_what_computed_the_ops_is_recorded_and_a_change_is_announced(fresh_run, preprocessed, monkeypatch, capsys):
+    folder = fresh_run("backends")
+    monkeypatch.setenv("STYLEGAN2_COND_OPS", "native")
+    train(preprocessed, "0", kimg=0.008)
+    assert "cpu native" not in capsys.readouterr().out
+    monkeypatch.setattr(state, "name_backend", lambda device: f"{device} compiled")
+    train(preprocessed, "0", kimg=0.016)
+    said = capsys.readouterr().out
+    assert "'cpu native'" in said
+    assert "'cpu compiled'" in said
+    train(preprocessed, "0", kimg=0.024)
+    assert "cpu native" not in capsys.readouterr().out
+    cards = [Card.load(snapshot / "card.json").backends for snapshot in find_snapshots(folder)]
+    assert cards == [("cpu native",), ("cpu native", "cpu compiled"), ("cpu native", "cpu compiled")]
 
 
 def test_seeds_decide_the_weights(plan):
@@ -204,6 +302,23 @@ def test_another_seed_or_canvas_for_a_run_that_exists_is_refused(generator_run, 
         train(preprocessed, "0", seed=7)
     with pytest.raises(UserError, match="another canvas"):
         train(preprocessed, "0", canvas=(24, 24))
+
+
+def test_no_augmentation_for_a_run_that_has_it_is_refused(fresh_run, preprocessed):
+    fresh_run("augmented", augment_target=0.6)
+    with pytest.raises(UserError, match=r"augment_target: 0\.6, not None"):
+        train(preprocessed, "0", kimg=0.016, overrides={"augment_target": None})
+    fresh_run("plain", augment_target=None)
+    assert train(preprocessed, "0", kimg=0.008, overrides={"augment_target": None})
+
+
+@pytest.mark.parametrize("kimg", [math.inf, math.nan, 1e308])
+def test_a_length_that_is_not_finite_leaves_the_plan_as_it_was(fresh_run, preprocessed, kimg):
+    folder = fresh_run("endless")
+    before = (folder / "plan.json").read_bytes()
+    with pytest.raises(UserError, match="kimg"):
+        train(preprocessed, "0", kimg=kimg)
+    assert (folder / "plan.json").read_bytes() == before
 
 
 def test_a_run_of_other_cases_is_refused(fresh_run, preprocessed, plan):
@@ -345,6 +460,9 @@ def test_the_command_ends_with_the_paths_of_its_results(generator_run):
         (["train", "901", "2d", "0", "--canvas", "a,b"], "--canvas a,b is not a list of sizes"),
         (["train", "901", "2d", "0", "--device", "nonsense"], "Device 'nonsense' is not to be had here"),
         (["train", "77", "2d", "0"], "Dataset '77' is not in"),
+        (["train", "901", "2d", "٠"], "Fold ٠ does not exist"),
+        (["train", "901", "2d", "00"], "Fold 00 does not exist"),
+        (["train", "901", "2d", "0", "--device", "meta"], "Device 'meta'"),
     ],
 )
 def test_bad_input_ends_with_one_paragraph_and_code_2(generator_run, arguments, words, monkeypatch, capsys):
@@ -362,6 +480,48 @@ def test_a_missing_results_variable_is_named(preprocessed):
     )
     assert done.returncode == 2
     assert "export nnUNet_results=" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--kimg", "--memory-gb"])
+@pytest.mark.parametrize("value", ["inf", "nan", "1e308", "1e400"])
+def test_a_number_that_is_not_finite_is_refused_at_the_command_line(option, value, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["stylegan2-cond", "train", "901", "2d", "0", option, value])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert option in capsys.readouterr().err
+
+
+def test_a_training_that_is_shorter_than_it_was_and_has_no_snapshot_says_so(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(preprocessed_data, "open_preprocessed", lambda *_: None)
+    monkeypatch.setattr(loop, "train", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(sys, "argv", ["stylegan2-cond", "train", "901", "2d", "0", "--kimg", "1"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    assert "--kimg" in capsys.readouterr().out
+
+
+def test_a_terminal_that_knows_ascii_alone_gets_every_line(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    app = typer.Typer()
+    app.command()(lambda: print("48×32"))
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as end:
+        run_app(app)
+    stream.flush()
+    assert end.value.code == 0
+    assert stream.buffer.getvalue() == b"48?32\n"
+
+
+def test_a_results_folder_that_can_not_be_one_is_named(preprocessed, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_results", "/dev/null")
+    monkeypatch.setattr(sys, "argv", ["stylegan2-cond", "train", "901", "2d", "0", "--kimg", "0.1"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert "/dev/null" in capsys.readouterr().err
 
 
 def test_a_plan_with_an_unknown_key_names_the_nearest(fresh_run, preprocessed):

@@ -153,7 +153,7 @@ class Preprocessed:
         if str(fold) == FOLD_ALL:
             return Fold(FOLD_ALL, tuple(names), tuple(names))
         splits = self._splits(names)
-        if not str(fold).isdecimal() or int(fold) >= len(splits):
+        if str(fold) not in map(str, range(len(splits))):
             raise UserError(
                 f"Fold {fold} does not exist: {self.base / 'splits_final.json'} has folds 0 to {len(splits) - 1}. "
                 f"Choose one of them, or 'all'."

@@ -74,3 +74,8 @@ def _difference(library: Library, device: str) -> str:
     if found:
         print(f"The {device} ops are not used, since {found}.", file=sys.stderr, flush=True)
     return found
+
+
+def name_backend(device: str) -> str:
+    """Device and backend, as records keep them: `cpu compiled`, `cuda native`; two that differ round differently."""
+    return f"{device} {NATIVE if choose_backend(device) == NATIVE else 'compiled'}"

@@ -4,7 +4,7 @@ from stylegan2_cond.planning.available import available_bytes, free_bytes
 from stylegan2_cond.planning.deriving import condition_canvases, make_plan
 from stylegan2_cond.planning.fitting import fit_memory, next_smaller, smaller_canvas, too_large
 from stylegan2_cond.planning.memory import training_bytes
-from stylegan2_cond.planning.overrides import parse_overrides
+from stylegan2_cond.planning.overrides import check_kimg, parse_overrides
 from stylegan2_cond.planning.plan import DEFAULT_KIMG, SNAPSHOTS, Plan, Source, Variant, run_folder
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Source",
     "Variant",
     "available_bytes",
+    "check_kimg",
     "condition_canvases",
     "fit_memory",
     "free_bytes",

@@ -16,7 +16,7 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import choices
 from stylegan2_cond.planning.choices import Choice, Facts
 from stylegan2_cond.planning.fitting import fit_memory
-from stylegan2_cond.planning.overrides import BY_HAND, check_batch, check_overrides
+from stylegan2_cond.planning.overrides import BY_HAND, check_batch, check_kimg, check_overrides
 from stylegan2_cond.planning.plan import Plan, Source, Variant
 
 CONDITION_CANVASES = 2000  # drawn to see which conditions occur, and how often
@@ -60,6 +60,7 @@ def make_plan(
         UserError: the canvas does not fit the patch size, the pyramid or the memory, an override is wrong, or there is
             nothing to learn.
     """
+    check_kimg(kimg)
     device = torch.device(device)
     _refuse_unlearnable(seen, variant, preprocessed)
     shape = _choose_shape(preprocessed, seen, variant, canvas)

@@ -6,11 +6,11 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 
-from pydantic import ValidationError, create_model
+from pydantic import ConfigDict, ValidationError, create_model
 
 from stylegan2_cond.documents import explain
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.planning.plan import Plan
+from stylegan2_cond.planning.plan import MOST_KIMG, Plan
 
 BY_HAND = "set by hand"
 WITH_OPTION = ("variant", "canvas", "kimg", "seed")
@@ -55,20 +55,29 @@ def check_overrides(values: Mapping[str, object], *, stages: int | None = None) 
         UserError: a key that is unknown or not to be set, or a value that it can't have; all of them at once.
     """
     fields = {key: (Plan.model_fields[_known(key)].annotation, Plan.model_fields[key]) for key in values}
+    model = create_model("Overrides", __config__=ConfigDict(allow_inf_nan=False), **fields)
     try:
-        checked = create_model("Overrides", **fields).model_validate_json(json.dumps(dict(values)), strict=True)
+        checked = model.model_validate_json(json.dumps(dict(values)), strict=True)
     except ValidationError as error:
         raise UserError(f"--set: {explain(error, Plan)}") from None
     found = {key: getattr(checked, key) for key in values}
     channels = found.get("channels", (1,) * (stages or 0))
-    if stages is not None and (len(channels) != stages or min(channels) < 1):
-        raise UserError(
-            f"--set channels={list(channels)}: the pyramid has {stages} stages, each needs a number above 0."
-        )
+    if stages is not None and len(channels) != stages:
+        raise UserError(f"--set channels={list(channels)}: the pyramid has {stages} stages, each needs a number.")
     start, end = found.get("condition_kimg", (0, 0))
     if not 0 <= start <= end:
         raise UserError(f"--set condition_kimg={[start, end]}: conditions gain strength from the first to the second.")
     return found
+
+
+def check_kimg(kimg: float | None) -> None:
+    """How long a training may be asked to take.
+
+    Raises:
+        UserError: not a number of thousands of images that a training can reach.
+    """
+    if kimg is not None and not 0 < kimg <= MOST_KIMG:
+        raise UserError(f"--kimg {kimg} must be above 0 and at most {MOST_KIMG:,.0f} (thousands of images).")
 
 
 def check_batch(batch_size: int, accumulate: int) -> None:
@@ -102,6 +111,6 @@ def _value(text: str) -> object:
     for attempt in (plain, f"[{text}]" if "," in text else plain):
         try:
             return json.loads(attempt, parse_constant=str)  # Infinity and NaN are no numbers of JSON
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also: thousands of digits, or of brackets
             continue
     return text

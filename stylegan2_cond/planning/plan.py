@@ -15,7 +15,9 @@ from stylegan2_cond.data.preprocessed import Fold, Preprocessed, require_folder
 from stylegan2_cond.documents import Document
 
 Variant = Literal["pair", "mask", "image"]
+Size = Annotated[int, Field(ge=1, le=2**20)]
 DEFAULT_KIMG = 200.0
+MOST_KIMG = 1e6
 SNAPSHOTS = 20  # of a whole training
 
 
@@ -83,20 +85,20 @@ class Plan(Document):
     format_version: int = 3
     variant: Variant = "pair"
     source: Source
-    canvas: tuple[int, ...]
-    spacing: tuple[float, ...]
-    factors: tuple[tuple[int, ...], ...]
-    channels: tuple[int, ...]
+    canvas: tuple[Size, ...]
+    spacing: tuple[Annotated[float, Field(gt=0)], ...]
+    factors: tuple[tuple[Size, ...], ...]
+    channels: tuple[Size, ...]
     codec: Codec
     conditions: Conditions
-    latent_dim: int = Field(128, ge=1)
-    style_dim: int = Field(128, ge=1)
-    mapping_layers: int = Field(2, ge=1)
+    latent_dim: Size = 128
+    style_dim: Size = 128
+    mapping_layers: int = Field(2, ge=1, le=64)
     judge_apart: bool = False
     apart_share: float = Field(0.0, ge=0, le=1)
     foreground_share: float = Field(0.5, ge=0, le=1)
-    batch_size: int = Field(16, ge=1)
-    accumulate: int = Field(1, ge=1)
+    batch_size: Size = 16
+    accumulate: Size = 1
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     loss: Literal["nonsaturating", "relativistic"] = "nonsaturating"
     learning_rate: float = Field(0.0025, gt=0)
@@ -111,9 +113,26 @@ class Plan(Document):
     augment_target: float | None = Field(0.6, ge=-1, le=1)
     augment_kimg: float = Field(100.0, gt=0)
     condition_kimg: tuple[float, float] = (0.0, 0.0)
-    kimg: float = Field(DEFAULT_KIMG, gt=0)
+    kimg: float = Field(DEFAULT_KIMG, gt=0, le=MOST_KIMG)
     seed: int = Field(0, ge=0)
     reasons: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        axes, codec = len(self.canvas), self.codec
+        if axes not in (2, 3):
+            raise ValueError(f"canvas {self.canvas} must have 2 or 3 axes")
+        if len(self.spacing) != axes or any(len(stage) != axes for stage in self.factors):
+            raise ValueError(f"spacing {self.spacing} and each of factors {self.factors} need {axes} numbers")
+        if len(self.channels) != len(self.factors) + 1:
+            raise ValueError(f"channels {self.channels} must be one more than factors {self.factors}")
+        if not len(codec.low) == len(codec.high) == len(codec.outside or codec.low):
+            raise ValueError("codec.low, codec.high and codec.outside need a number for each image channel")
+        if len(set(codec.labels)) != len(codec.labels) or not codec.labels:
+            raise ValueError(f"codec.labels {codec.labels} must be different numbers")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} can't be computed in {self.accumulate} equal parts")
+        return self
 
     @property
     def given_mask(self) -> bool:

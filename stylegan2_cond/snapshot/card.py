@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -20,18 +21,22 @@ BEST = "best"  # the link in a run's folder
 
 
 class Card(Record):
-    """What a generator is: its plan, which cases it saw, how far it was trained, and the checksum of its weights."""
+    """What a generator is: its plan, which cases it saw, how far it was trained, and the checksum of its weights.
+
+    `backends` are those of the ops that trained it, as `name_backend` names them, in the order of their use.
+    """
 
     remedy: ClassVar[str] = "Choose another snapshot, or train the generator again: stylegan2-cond train …"
     format_version: int = 3
     plan: Plan
     images_seen: int
     weights_sha256: str
+    backends: tuple[str, ...]
     created: str
     release: str
 
 
-def save_snapshot(folder: Path, network: Generator, plan: Plan, images_seen: int) -> None:
+def save_snapshot(folder: Path, network: Generator, plan: Plan, images_seen: int, backends: Sequence[str] = ()) -> None:
     """Write weights and card into `folder`; the card last, so that a folder with a card is whole."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with write_atomically(folder / WEIGHTS_FILE) as temporary:
@@ -40,6 +45,7 @@ def save_snapshot(folder: Path, network: Generator, plan: Plan, images_seen: int
         plan=plan,
         images_seen=images_seen,
         weights_sha256=sha256(folder / WEIGHTS_FILE),
+        backends=tuple(backends),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         release=version("nnunet-synth"),
     ).save(folder / CARD_FILE)

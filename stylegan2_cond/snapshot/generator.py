@@ -207,8 +207,8 @@ def open_device(name: str | torch.device) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # the device `meta` has tensors, and no numbers in them
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
             f"Device '{name}' is not to be had here ({str(error).splitlines()[0]}). Try --device cpu"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,8 +43,9 @@ class Board:
             self._writer.flush()
 
     def close(self) -> None:
-        """Write what is still held back."""
-        self._writer.close()
+        """Write what is still held back, unless the folder is gone."""
+        with contextlib.suppress(FileNotFoundError):
+            self._writer.close()
 
 
 def tag(name: str) -> str:

@@ -12,6 +12,7 @@ from stylegan2_cond.documents import write_atomically
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.snapshot.card import sha256
 from stylegan2_cond.training.state import TrainingState
+from stylegan2_cond.training.trial import is_out_of_memory
 
 CHECKPOINT_FILE = "checkpoint_latest.pt"
 GOOD_CHECKPOINT_FILE = "checkpoint_good.pt"  # of the newest snapshot; what a training that goes wrong returns to
@@ -41,9 +42,9 @@ def load_checkpoint(folder: Path, state: TrainingState, name: str = CHECKPOINT_F
         raise UserError(f"{path} is damaged: its checksum differs. {_remedy(path)}")
     try:
         state.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # torch has no class of its own for what is wrong with a file
+        if is_out_of_memory(error):
+            raise
         said = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path} does not fit {folder / 'plan.json'} ({said}). {_remedy(path)}") from None
     return True

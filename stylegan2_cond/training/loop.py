@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,13 +19,14 @@ from stylegan2_cond.data.canvases import Canvases
 from stylegan2_cond.data.preprocessed import Fold, Preprocessed
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.ops import describe_backend
-from stylegan2_cond.planning import SNAPSHOTS, Plan, Variant, free_bytes, run_folder, smaller_canvas
+from stylegan2_cond.planning import SNAPSHOTS, Plan, Source, Variant, free_bytes, run_folder, smaller_canvas
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from stylegan2_cond.training.feeding import Feed
 from stylegan2_cond.training.health import describe_setback, find_illness
-from stylegan2_cond.training.settling import settle_plan
+from stylegan2_cond.training.run_lock import lock_run
+from stylegan2_cond.training.settling import PLAN_FILE, settle_plan
 from stylegan2_cond.training.state import TrainingState, set_precision
 from stylegan2_cond.training.step import take_step
 from stylegan2_cond.training.telling import Teller
@@ -31,11 +35,19 @@ from stylegan2_cond.training.world import World, join_world, own_device
 
 LOG_INTERVAL = 1_000  # images
 CHECKPOINT_SECONDS = 120.0
+STOPPING = "\nStopping: waiting for the running step or evaluation, then saving. Once more stops at once, unsaved.\n"
 SMALLEST_SNAPSHOT_INTERVAL = 2_000  # images
 
 
 class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the running step; a second one is not held back."""
+    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the running step; a second one is not held back.
+
+    Args:
+        speaks: whether to say so at once, since a snapshot's evaluation may take minutes.
+    """
+
+    def __init__(self, speaks: bool = True):
+        self.speaks = speaks
 
     def __enter__(self) -> StopRequest:
         self.wanted = False
@@ -47,6 +59,9 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.wanted = True
         signal.signal(number, self._before[signal.Signals(number)])
+        if self.speaks:
+            with contextlib.suppress(OSError):  # print may have been interrupted itself
+                os.write(sys.stderr.fileno(), STOPPING.encode())
 
     def __exit__(self, *_: object) -> None:
         for name, handler in self._before.items():
@@ -92,16 +107,20 @@ def train(
         settings["device"] = chosen
         settings["free_bytes"] = free_bytes(chosen) if memory_gb is None else int(memory_gb * 2**30)
         settings["processes"] = world.size
-        if world.leads:
-            settle_plan(preprocessed, fold, **settings)
-        world.wait()
-        plan = settle_plan(preprocessed, fold, **settings)
-        try:
-            return _train(plan, preprocessed, fold, chosen, world)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise _out_of_memory(plan, error) from error
-            raise
+        folder = run_folder(Source.of(preprocessed, fold), variant)
+        if world.leads and not folder.exists():
+            settle_plan(preprocessed, fold, **settings)  # nothing of a run that can't be planned is left
+        with lock_run(folder) if world.leads else contextlib.nullcontext():
+            if world.leads:
+                settle_plan(preprocessed, fold, **settings)
+            world.wait()
+            plan = settle_plan(preprocessed, fold, **settings)
+            try:
+                return _train(plan, preprocessed, fold, chosen, world)
+            except (RuntimeError, MemoryError) as error:
+                if is_out_of_memory(error):
+                    raise _out_of_memory(plan, error) from error
+                raise
 
 
 def _train(plan: Plan, preprocessed: Preprocessed, fold: Fold, device: torch.device, world: World) -> Path:
@@ -110,13 +129,16 @@ def _train(plan: Plan, preprocessed: Preprocessed, fold: Fold, device: torch.dev
     set_precision(plan)
     state = TrainingState.start(plan, device, world)
     resumed = load_checkpoint(folder, state)
+    before = state.note_backend()
     if world.leads:
         if not resumed:
             (folder / GOOD_CHECKPOINT_FILE).unlink(missing_ok=True)  # of a training that was given up
         write_line(_headline(plan, folder, state, resumed, preprocessed, fold))
+        if before:
+            write_line(_changed_backend(before, state.backends[-1]))
     real = Canvases(preprocessed, fold.training, plan.canvas, foreground_share=plan.foreground_share, seed=plan.seed)
     teller = Teller(folder, state, preprocessed, real) if world.leads else None
-    with Feed(real, plan.batch_size, share) as feed, StopRequest() as stop:
+    with Feed(real, plan.batch_size, share) as feed, StopRequest(world.leads) as stop:
         try:
             _run(state, feed, folder, stop, teller)
         finally:
@@ -144,15 +166,18 @@ def _run(state: TrainingState, feed: Feed, folder: Path, stop: StopRequest, tell
             bar.update(plan.batch_size)
             done = state.images_seen >= total
             stopping = world.agree(stop.wanted, state.device)
-            snapshot = done or _passed(before, state.images_seen, snapshot_every)
             if teller:
                 teller.add(figures, bar)
-                if snapshot:
+                if done or _passed(before, state.images_seen, snapshot_every):
+                    _require_run(folder)
                     teller.snapshot()
+                    _require_run(folder)
                     save_checkpoint(folder, state, GOOD_CHECKPOINT_FILE)
                 elif _passed(before, state.images_seen, LOG_INTERVAL):
+                    _require_run(folder)
                     teller.log()
                 if done or stopping or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                    _require_run(folder)
                     save_checkpoint(folder, state)
                     saved_at = time.monotonic()
             if stopping and not done:
@@ -168,10 +193,32 @@ def _go_back(state: TrainingState, folder: Path, illness: str, teller: Teller | 
     message, setbacks = describe_setback(illness, state), state.setbacks + 1
     if not load_checkpoint(folder, state, GOOD_CHECKPOINT_FILE):
         state.load_state_dict(TrainingState.start(state.plan, state.device, state.world).state_dict())
+    state.note_backend()
     state.suffer(setbacks)
     if teller:
+        _require_run(folder)
         save_checkpoint(folder, state)
         teller.go_back(message)
+
+
+def _require_run(folder: Path) -> None:
+    """Write nothing where a run's folder was.
+
+    Raises:
+        UserError: it is not there any more.
+    """
+    if not (folder / PLAN_FILE).exists():
+        raise UserError(
+            f"{folder} was moved or deleted during training. To continue from its last checkpoint, move it back and "
+            f"run the same command again."
+        )
+
+
+def _changed_backend(before: str, now: str) -> str:
+    return (
+        f"The ops were computed by '{before}' so far and are by '{now}' from here on: the numbers will differ in "
+        f"their last digits from those of a training without a stop. stylegan2-cond doctor shows what is available."
+    )
 
 
 def _headline(

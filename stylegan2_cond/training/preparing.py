@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from stylegan2_cond.planning import (
 )
 from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
+from stylegan2_cond.training.run_lock import lock_run
 from stylegan2_cond.training.settling import PLAN_FILE, settle_plan
 from stylegan2_cond.training.trial import Trial, try_step
 
@@ -73,16 +75,30 @@ def prepare_plan(
     folder = run_folder(Source.of(preprocessed, fold), variant)
     budget = free_bytes(chosen) if memory_gb is None else int(memory_gb * 2**30)
     settings = {"variant": variant, "canvas": canvas, "kimg": kimg, "seed": seed, "overrides": overrides}
+    may_write = folder.exists() and (overwrite or kimg is not None)
+    with lock_run(folder) if may_write else contextlib.nullcontext():  # a training that runs there follows its plan
+        return _prepare(preprocessed, fold, chosen, budget, settings, overwrite)
+
+
+def _prepare(
+    preprocessed: Preprocessed,
+    fold: Fold,
+    device: torch.device,
+    budget: int | None,
+    settings: Mapping[str, object],
+    overwrite: bool,
+) -> Prepared:
+    folder = run_folder(Source.of(preprocessed, fold), settings["variant"])
     if overwrite and _has_begun(folder):
         raise UserError(f"Training has begun in {folder}, by the plan there. Move the folder away to start again.")
     if (folder / PLAN_FILE).exists() and not overwrite:
         plan = _read(preprocessed, fold, folder, settings)
-        return Prepared(plan, folder / PLAN_FILE, _try_as_it_is(plan, chosen), budget, made=False)
+        return Prepared(plan, folder / PLAN_FILE, _try_as_it_is(plan, device), budget, made=False)
     if _has_begun(folder):
         raise UserError(f"{folder} has a checkpoint but no {PLAN_FILE}. Move the folder away to start again.")
     seen = survey(preprocessed, fold.training)
-    plan = make_plan(preprocessed, fold, seen, free_bytes=budget, device=chosen, **settings)
-    plan, trial = try_until_it_fits(plan, chosen, budget)
+    plan = make_plan(preprocessed, fold, seen, free_bytes=budget, device=device, **settings)
+    plan, trial = try_until_it_fits(plan, device, budget)
     plan.save(folder / PLAN_FILE)
     return Prepared(plan, folder / PLAN_FILE, trial, budget, made=True)
 

@@ -10,7 +10,7 @@ import torch
 from stylegan2_cond.data.preprocessed import Fold, Preprocessed
 from stylegan2_cond.data.survey import survey
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.planning import Plan, Source, Variant, make_plan, run_folder
+from stylegan2_cond.planning import Plan, Source, Variant, check_kimg, make_plan, run_folder
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
 
 PLAN_FILE = "plan.json"
@@ -32,8 +32,9 @@ def settle_plan(
     """The plan of the run folder, made if there is none; only the length of training may change later.
 
     Raises:
-        UserError: the folder's plan was made of other data or settings.
+        UserError: the folder's plan was made of other data or settings, or a setting is wrong.
     """
+    check_kimg(kimg)
     folder = run_folder(Source.of(preprocessed, fold), variant)
     path = folder / PLAN_FILE
     if not path.exists():
@@ -55,8 +56,9 @@ def settle_plan(
         plan.save(path)
         return plan
     plan = Plan.load(path)
-    _refuse_others(plan, path, {"source": Source.of(preprocessed, fold), "variant": variant, "seed": seed})
-    _refuse_others(plan, path, {"canvas": canvas and tuple(canvas)} | dict(overrides or {}))
+    asked = {"source": Source.of(preprocessed, fold), "variant": variant, "seed": seed, "canvas": canvas}
+    given = {key: value for key, value in asked.items() if value is not None}
+    _refuse_others(plan, path, given | dict(overrides or {}))  # None is a value that some keys can have
     if kimg is not None and kimg != plan.kimg:
         plan = plan.model_copy(update={"kimg": kimg})
         plan.save(path)
@@ -66,7 +68,7 @@ def settle_plan(
 def _refuse_others(plan: Plan, path: Path, wanted: Mapping[str, object]) -> None:
     for key, value in wanted.items():
         there = getattr(plan, key)
-        if value is not None and _plain(value) != _plain(there):
+        if _plain(value) != _plain(there):
             raise UserError(
                 f"{path} was made with another {key}"
                 + (f": {there}, not {value}" if key != "source" else " (cases or preprocessing changed)")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from stylegan2_cond.networks import Discriminator, Generator, build_discriminator, build_generator
+from stylegan2_cond.ops import name_backend
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.training.augment import AdaptiveProbability, Augment
 from stylegan2_cond.training.world import World
@@ -104,6 +105,14 @@ class TrainingState:
     def autocast(self) -> torch.autocast:
         """The networks' precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16")
+
+    def note_backend(self) -> str | None:
+        """Remember what computes the ops from here on; what computed them before, if that was something else."""
+        before, now = self.backends[-1:], name_backend(self.device.type)
+        if before == (now,):
+            return None
+        self.backends += (now,)
+        return before[0] if before else None
 
     def track_spread(self, spread: float) -> None:
         """Move the running mean of the spread, over the last thousand images or so."""

@@ -50,7 +50,7 @@ class Teller:
         """Save a snapshot, judge it, show it, and point to the best one."""
         state, name = self.state, f"{self.state.images_seen:09d}"
         path = self.folder / "snapshots" / name
-        save_snapshot(path, state.average, state.plan, state.images_seen)
+        save_snapshot(path, state.average, state.plan, state.images_seen, state.backends)
         generator = PairGenerator(state.average, Card.load(path / CARD_FILE), state.device)
         preview = self.folder / "previews" / f"{name}.png"
         save_preview(preview, generator, self.real, state.plan)

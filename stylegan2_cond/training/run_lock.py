@@ -1,0 +1,44 @@
+"""One process at a time works in a run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from stylegan2_cond.documents import explained_write
+from stylegan2_cond.errors import UserError
+
+LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in a run's folder; a killed process holds no lock.
+
+    Raises:
+        UserError: another process trains there, or the folder cannot be written to.
+    """
+    path = folder / LOCK_FILE
+    lock = FileLock(path, timeout=0)
+    try:
+        with explained_write(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    except Timeout:
+        raise UserError(f"{folder} is in use by {_holder(path)}. Wait for it, or stop it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        return path.read_text(encoding="utf-8") or "another process"
+    return "another process"
