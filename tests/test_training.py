@@ -323,7 +323,8 @@ def test_a_length_that_is_not_finite_leaves_the_plan_as_it_was(fresh_run, prepro
 
 def test_a_run_of_other_cases_is_refused(fresh_run, preprocessed, plan):
     folder = fresh_run("other")
-    source = plan.source.model_copy(update={"training_cases": plan.source.training_cases[:-1]})
+    fewer = {key: getattr(plan.source, key)[:-1] for key in ("training_cases", "training_sha256")}
+    source = plan.source.model_copy(update=fewer)
     plan.model_copy(update={"source": source}).save(folder / "plan.json")
     with pytest.raises(UserError, match=r"another source .*cases or preprocessing changed"):
         train(preprocessed, "0", kimg=0.1)

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -107,12 +107,7 @@ def train(
         settings["device"] = chosen
         settings["free_bytes"] = free_bytes(chosen) if memory_gb is None else int(memory_gb * 2**30)
         settings["processes"] = world.size
-        folder = run_folder(Source.of(preprocessed, fold), variant)
-        if world.leads and not folder.exists():
-            settle_plan(preprocessed, fold, **settings)  # nothing of a run that can't be planned is left
-        with lock_run(folder) if world.leads else contextlib.nullcontext():
-            if world.leads:
-                settle_plan(preprocessed, fold, **settings)
+        with _lead(preprocessed, fold, settings) if world.leads else contextlib.nullcontext():
             world.wait()
             plan = settle_plan(preprocessed, fold, **settings)
             try:
@@ -121,6 +116,17 @@ def train(
                 if is_out_of_memory(error):
                     raise _out_of_memory(plan, error) from error
                 raise
+
+
+@contextlib.contextmanager
+def _lead(preprocessed: Preprocessed, fold: Fold, settings: Mapping[str, object]) -> Iterator[None]:
+    """Have a plan in the run's folder, and keep other processes out of it."""
+    folder = run_folder(Source.of(preprocessed, fold), settings["variant"])
+    if not folder.exists():
+        settle_plan(preprocessed, fold, **settings)  # nothing of a run that can't be planned is left
+    with lock_run(folder):
+        settle_plan(preprocessed, fold, **settings)
+        yield
 
 
 def _train(plan: Plan, preprocessed: Preprocessed, fold: Fold, device: torch.device, world: World) -> Path:
