@@ -164,6 +164,7 @@ def make_bank(
         seed=3,
         requested=len(image),
         shards=tuple(shards),
+        backends=("native",),
         created="2025",
         release="0",
     ).save(folder / RECORD_FILE)

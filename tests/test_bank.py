@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import STRICT
+from filelock import FileLock
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2
 from tolerance import NETWORK, assert_rounded
@@ -26,6 +27,7 @@ from nnunet_synth.bank.format import (
 )
 from nnunet_synth.bank.members import Order
 from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.ops import choose_backend
 from stylegan2_cond.snapshot import find_snapshots, load_generator
 from stylegan2_cond.training.quality import CLOSE
 from stylegan2_cond.training.telemetry import read_log
@@ -144,6 +146,22 @@ def test_a_weak_generator_is_called_one(preprocessed, bank, generator_run, capsy
     assert f"{figures['coverage']:.0%}" in line
     assert f"{figures['coverage real']:.0%}" in line
     assert str(find_snapshots(generator_run)[-1]) in line
+
+
+def test_a_bank_names_the_backend_that_computed_it(bank):
+    assert BankRecord.load(bank / RECORD_FILE).backends == (choose_backend("cpu"),)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_cases_that_can_only_be_read_are_answered_by_the_way_to_a_folder_of_links(
+    preprocessed, generator_run, monkeypatch, number
+):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(UserError, match=rf"cp -rs .*{preprocessed.base} .*export nnUNet_preprocessed="):
+        fill_bank(preprocessed, "0", samples=10, name="readonly", without=STRICT)
 
 
 def test_a_name_that_is_taken_is_not_overwritten(preprocessed, bank):

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,7 @@ from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.measured_canvases import read_rows
 from stylegan2_cond.data.preprocessed import Case
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.networks import build_generator
 from stylegan2_cond.planning import condition_canvases, deriving
 from stylegan2_cond.snapshot import Ask, find_snapshots, load_generator, open_masks, save_snapshot
@@ -159,6 +161,21 @@ def test_refused_samples_leave_gaps_and_a_bank_goes_on_behind_them(pair):
     stream = Stream([Member(load_generator(pair), 1.0)], seed=0)
     judged = stream.judged(10, Gates((), {}), chunk=8)
     assert [next(judged).number for _ in range(20)] == list(range(10, 30))
+
+
+class Recording(Stream):
+    """Notes which samples are drawn together."""
+
+    def draw(self, numbers):
+        self.seed.append(list(numbers))
+        return Samples(np.zeros((len(numbers), 1, 2, 2), np.float32), np.zeros((len(numbers), 2, 2), np.int16))
+
+
+@pytest.mark.parametrize("first", [8, 10, 15])
+def test_what_is_drawn_together_does_not_depend_on_where_filling_was_stopped(first):
+    stream, gates = Recording([], seed=[]), Gates((), {})
+    assert [sample.number for sample in islice(stream.judged(first, gates, chunk=8), 12)] == [*range(first, first + 12)]
+    assert stream.seed[:2] == [list(range(8, 16)), list(range(16, 24))]
 
 
 def contents(folder):

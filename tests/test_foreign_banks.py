@@ -5,7 +5,10 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import blosc2
@@ -15,6 +18,7 @@ import torch
 from raw_cases import LABELS, cohort, own_folders, preprocess
 from raw_files import make_bank, write_record
 
+from nnunet_synth.bank.beginning import begun_bank
 from nnunet_synth.bank.format import RECORD_FILE, SHARD_ENDINGS, BankDataset, BankRecord, verify_bank
 from nnunet_synth.training.leak_guard import LeakError
 from nnunet_synth.training.settings import make_settings, read_settings, write_plans
@@ -357,7 +361,7 @@ def test_a_duplicate_of_a_validation_case_among_the_training_cases_is_known_by_i
     move_case(data, "case_4", "twin", copy=True)
     write_splits(data, [{"train": [*SPLITS[0]["train"], "twin"], "val": SPLITS[0]["val"]}])
     make_bank(open_preprocessed(950, "2d"), *some_samples(1), name="saw_the_twin")
-    with pytest.raises(LeakError, match=r"case_4 among them .*same image as twin"):
+    with pytest.raises(LeakError, match=r"case_4 \(which has the same image as twin\) among them"):
         datasets_of_training(data, bank="saw_the_twin")
 
 
@@ -376,6 +380,12 @@ def test_fold_all_says_how_many_cases_the_generator_saw(data, bank, capsys):
     assert "saw 4 of the 6 cases" in capsys.readouterr().out
 
 
+def test_a_split_whose_training_and_validation_overlap_is_refused(data, bank):
+    write_splits(data, [{"train": [*SPLITS[0]["train"], "case_4"], "val": SPLITS[0]["val"]}])
+    with pytest.raises(LeakError, match=r"1 of the 2 validation cases of fold 0 .*case_4.*splits_final\.json"):
+        datasets_of_training(data)
+
+
 @pytest.mark.parametrize("change", [{"dataset_name": "Dataset951_Other"}, {"preprocessing": "0" * 64}])
 def test_a_bank_of_other_data_is_refused(data, bank, change):
     change_record(bank, source=json.loads((bank / RECORD_FILE).read_text())["source"] | change)
@@ -390,6 +400,30 @@ def test_a_real_case_in_place_of_a_shard_is_refused(data, bank):
     renew_checksums(bank)
     with pytest.raises(UserError, match="synth_00000"):
         datasets_of_training(data)
+
+
+def test_a_changed_backend_is_said_and_recorded_before_a_bank_is_continued(bank, capsys):
+    record = BankRecord.load(bank / RECORD_FILE)
+    wanted = record.model_copy(update={"requested": 20, "backends": ("cpu",)})
+    assert begun_bank(bank, wanted, set()).backends == ("native", "cpu")
+    assert re.search(r"'native'.*'cpu'", capsys.readouterr().err)
+    for unchanged in ({"requested": 20}, {"backends": ("cpu",)}):  # the same backend, or nothing to draw
+        assert begun_bank(bank, record.model_copy(update=unchanged), set()).backends == ("native",)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cp -s is GNU's")
+def test_a_folder_of_links_is_as_good_as_the_one_that_can_only_be_read(data, tmp_path, monkeypatch):
+    """What the message of a read-only folder says."""
+    base = data.base
+    (tmp_path / "linked").mkdir()
+    subprocess.run(["cp", "-rs", "--no-preserve=mode", str(base), str(tmp_path / "linked")], check=True)
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "linked"))
+    linked = open_preprocessed(950, "2d")
+    make_bank(linked, *some_samples(1), name="second")
+    datasets_of_training(linked, bank="second")
+    assert (linked.folder / "case_0.b2nd").is_symlink()
+    assert [path.name for path in (base / "nnUNetPlans_2d_synth" / "fold_0").iterdir()] == ["known"]
 
 
 def test_images_are_hashed_once_and_again_where_a_file_changed(data, bank, monkeypatch):

@@ -14,10 +14,11 @@ from nnunet_synth.training.trainer import nnUNetTrainerSynth
 
 @pytest.fixture
 def copied(bank):
+    """Its record has the name of the bank that it is a copy of."""
+    before = (bank / RECORD_FILE).read_bytes()
     folder = shutil.copytree(bank, bank.parent / "growing")
-    record = BankRecord.load(folder / RECORD_FILE)
-    record.model_copy(update={"name": "growing"}).save(folder / RECORD_FILE)
     yield folder
+    assert (bank / RECORD_FILE).read_bytes() == before
     shutil.rmtree(folder)
 
 

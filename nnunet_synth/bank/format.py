@@ -135,7 +135,7 @@ class BankRecord(Record):
     shards: tuple[Shard, ...] = ()
     gates: dict[str, GateRecord] = Field(default_factory=dict)
     margin: float = Field(default=0.0, ge=0)
-    backends: tuple[str, ...] = ()
+    backends: tuple[str, ...] = Field(min_length=1)
     created: str
     release: str
 

@@ -45,17 +45,24 @@ def refuse_leaks(folder: Path, record: BankRecord, here: Source, validation: Map
         )
     if here.fold == FOLD_ALL:
         return
-    by_image = dict(zip(made.training_sha256, made.training_cases, strict=True))
-    seen = {
-        name: name if name in made.training_cases else by_image[image]
-        for name, image in sorted(validation.items())
-        if name in made.training_cases or image in by_image
-    }
-    if seen:
-        case, known_as = next(iter(seen.items()))
-        same = "" if case == known_as else f" (it has the same image as {known_as}, which the generator learnt from)"
+    if seen := _seen(made, validation):
         raise LeakError(
             f"Bank {folder} (fold {made.fold}) was drawn by a generator that saw {len(seen)} of the "
-            f"{len(validation)} validation cases of fold {here.fold}, {case} among them{same}; validation would be "
+            f"{len(validation)} validation cases of fold {here.fold}, {seen[0]} among them; validation would be "
             f"worth nothing. {remedy}"
         )
+    if seen := _seen(here, validation):
+        raise LeakError(
+            f"{len(seen)} of the {len(validation)} validation cases of fold {here.fold} are training cases, too, "
+            f"{seen[0]} among them; validation would be worth nothing. Correct splits_final.json."
+        )
+
+
+def _seen(source: Source, validation: Mapping[str, str]) -> list[str]:
+    """The validation cases that are training cases of `source`, by name or by image, in words."""
+    by_image = dict(zip(source.training_sha256, source.training_cases, strict=True))
+    return [
+        name if name in source.training_cases else f"{name} (which has the same image as {by_image[image]})"
+        for name, image in sorted(validation.items())
+        if name in source.training_cases or image in by_image
+    ]

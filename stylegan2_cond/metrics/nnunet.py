@@ -145,8 +145,8 @@ class NnUNet(Features):
     def __init__(self, model: Model, device: str | torch.device = "cpu"):
         self.model = model
         self.device = torch.device(device)
-        self._sha256 = sha256(model.checkpoint)
         self.network = _load_network(model).to(self.device).eval().requires_grad_(False)
+        self._sha256 = sha256(model.checkpoint)
         self._strides = np.prod(model.preprocessed.configuration.pool_op_kernel_sizes, axis=0).astype(int)
 
     @classmethod
