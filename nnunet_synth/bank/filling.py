@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from nnunet_synth.bank.beginning import begun_bank, refuse_other_gates
 from nnunet_synth.bank.drawing import Judged, Stream
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, banks_folder, shard_name, write_shard
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, SnapshotReference, banks_folder, shard_name, write_shard
 from nnunet_synth.bank.gates import GATES, MARGIN, REAL_CANVASES, Gates, Known, Range
 from nnunet_synth.bank.members import Order, open_members
 from nnunet_synth.bank.plain_files import is_plain_name
@@ -102,10 +103,7 @@ def fill_bank(
     without = _named_gates(without)
     members, references, mask_reference = open_members(preprocessed, fold_name, order, device)
     plan = members[0].generator.plan
-    for reference in references:
-        figures = snapshot_figures(Path(reference.path))
-        if (covered := relative_coverage(figures)) is not None and covered < CLOSE:
-            write_line(f"Snapshot {reference.path}: {verdict(figures)}")
+    _warn_of_weak(references)
     wanted = BankRecord(
         name=order.bank_name(references) if name is None else _plain_name(name),
         source=plan.source,
@@ -127,8 +125,7 @@ def fill_bank(
         if record is not None and record.complete:
             return folder
         known = partial(_known, preprocessed, plan, margin, device)
-        record, gates = _with_gates(record, wanted, without, known)
-        refuse_other_gates(folder, record, gates)
+        record, gates = _with_gates(folder, record, wanted, without, known)
         target = record.requested
         if growing is not None:
             record = record.model_copy(update={"requested": record.samples})
@@ -166,7 +163,7 @@ def _alone(folder: Path) -> Iterator[None]:
             raise as_user_error(error, folder) from None
         raise UserError(
             f"No permission to write {folder.parent}, where banks lie, next to nnU-Net's cases. Work in a folder of "
-            f"links to them: mkdir linked && cp -rs --no-preserve=mode {folder.parents[2]} linked && "
+            f"links to them: mkdir linked && cp -rs --no-preserve=mode {shlex.quote(str(folder.parents[2]))} linked && "
             f"export nnUNet_preprocessed=$PWD/linked"
         ) from None
     try:
@@ -263,13 +260,22 @@ def _named_gates(names: Sequence[str]) -> set[str]:
     return set(GATES) if ALL_GATES in names else set(names)
 
 
+def _warn_of_weak(references: Sequence[SnapshotReference]) -> None:
+    for reference in references:
+        figures = snapshot_figures(Path(reference.path))
+        if (covered := relative_coverage(figures)) is not None and covered < CLOSE:
+            write_line(f"Snapshot {reference.path}: {verdict(figures)}")
+
+
 def _with_gates(
-    record: BankRecord | None, wanted: BankRecord, without: set[str], known: Callable[[bool], Known]
+    folder: Path, record: BankRecord | None, wanted: BankRecord, without: set[str], known: Callable[[bool], Known]
 ) -> tuple[BankRecord, Gates]:
     """The bank that was begun, or the one that is wanted, and its gates; `known` is told whether nnU-Net is needed."""
     fit = "fit" not in without and not (record and record.gates["fit"].off)
     gates = Gates.learn(lambda: known(fit), without)
-    return record or wanted.model_copy(update={"gates": gates.records()}), gates
+    record = record or wanted.model_copy(update={"gates": gates.records()})
+    refuse_other_gates(folder, record, gates)
+    return record, gates
 
 
 def _known(preprocessed: Preprocessed, plan: Plan, margin: float, device: str, fit: bool) -> Known:
