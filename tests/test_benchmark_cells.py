@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -26,6 +27,7 @@ from rich.console import Console
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
+from nnunet_synth.bank.filling import IF_REFUSED
 from nnunet_synth.benchmark import jobs, running, trainers
 from nnunet_synth.benchmark.arms import Arm, choose_arms, read_arms
 from nnunet_synth.benchmark.cells import Task, generator_folder, tasks_of
@@ -608,7 +610,8 @@ def test_a_failed_task_is_told_what_needs_it_waits_and_the_others_go_on(bench):
     assert run.records["cell_pair_2_1"].state == "done"
     rows = {(row["arm"], row["repeat"]): row for row in read_rows(bench.folder / "cells.csv")}
     assert rows["pair", "0"]["state"] == "missing"
-    assert rows["pair", "0"]["error"] == "generator pair, 2 cases, repeat 1 failed"
+    reason = "generator pair, 2 cases, repeat 1 failed: python: Error: the disk is full"
+    assert rows["pair", "0"]["error"] == reason
     assert rows["pair", "1"]["state"] == "done"
     assert {(row["arm"], row["repeat"]) for row in read_rows(bench.folder / "scores.csv")} == {
         ("nnunet", "0"),
@@ -620,6 +623,21 @@ def test_a_failed_task_is_told_what_needs_it_waits_and_the_others_go_on(bench):
     run = bench.finish()
     assert bench.ran()[len(before) :] == ["generator_pair_2_0", "bank_pair_2_0", "cell_pair_2_0"]
     assert {record.state for record in run.records.values()} == {"done"}
+
+
+def test_a_refused_bank_advises_only_what_a_benchmark_can_do(bench, monkeypatch):
+    said = f"Error: The gates refused 64 of 64 samples. {IF_REFUSED}: --without range --name pair_open"
+    script = f"raise SystemExit({said!r})"
+    monkeypatch.setattr(jobs, "commands", lambda *_: iter([["python", "-c", script]]))
+    run_task(bench.folder, "bank_pair_2_0", 1, "cpu")
+    error = read_record(bench.folder, "bank_pair_2_0").error
+    assert "refused 64 of 64" in error
+    options = re.findall(r"(?<!\w)--?[a-z]+(?:-[a-z]+)?", error)
+    known = run("nnunet-synth", "benchmark", "--help").stdout
+    assert options
+    assert all(re.search(rf"{option}\b", known) for option in options)
+    arms = read_arms()[0]
+    assert all(name in [arm.name for arm in arms] for name in re.findall(r"--arm ([a-z-]+)", error))
 
 
 def test_what_failed_is_tried_again_and_what_needs_it_waits_for_that(bench):

@@ -230,6 +230,28 @@ def test_an_arm_that_helps_is_not_hidden_by_one_with_a_lucky_run(tmp_path):
     assert "the arm “Pairs, ratio 0.25” raises" in concluded.sentence
 
 
+def test_an_arm_without_a_run_is_named_first_and_why(tmp_path):
+    why = "bank pairs, 4 cases, repeat 1 failed: The gates refused 64 of 64 samples"
+    missing = {("pairs", 4, repeat): why for repeat in range(2)}
+    make_benchmark(tmp_path, {"pairs": 0.0, "da5": 0.0}, sizes=(4,), repeats=2, cases=8, missing=missing, quick=True)
+    write_report(tmp_path)
+    lines = [line for line in (tmp_path / "report.md").read_text().splitlines() if "Pairs, ratio 0.25" in line]
+    assert why in lines[0]
+    page = (tmp_path / "report.md").read_text()
+    assert page.index(why) < page.index("quick run: a narrower")
+    assert page.index(why) < page.index("## ")
+
+
+def test_distances_are_told_in_the_unit_of_the_design(tmp_path):
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), repeats=1, cases=6)
+    design = json.loads((tmp_path / "design.json").read_text())
+    (tmp_path / "design.json").write_text(json.dumps(design | {"unit": "pixels"}))
+    write_report(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "HD95 in pixels" in text
+    assert " mm" not in text
+
+
 def test_what_is_lowered_is_told_as_an_amount(tmp_path):
     make_benchmark(tmp_path, {"pairs": -0.05}, sizes=(4,), repeats=4, cases=20, run_luck=0.002)
     amount, low, high = map(

@@ -23,7 +23,7 @@ DEFAULTS = {True: (4, 8, 16), False: (4, 8, 16, 32)}  # by --quick; a full bench
 SMALLEST_P = 0.05  # of a two-sided signed-rank test of n cases: 2 / 2^n
 
 
-def data_of(count: int):
+def data_of(count: int, reader: str = "SimpleITKIO"):
     """A stand-in for a preprocessed dataset, of which a design reads names only."""
     labels = SimpleNamespace(has_regions=False, foreground_labels=[1, 2])
     return SimpleNamespace(
@@ -32,6 +32,7 @@ def data_of(count: int):
         plans_name="nnUNetPlans",
         case_names=lambda: [f"case_{number:03d}" for number in range(count)],
         label_manager=labels,
+        plans_manager=SimpleNamespace(plans={"image_reader_writer": reader}),
         dataset_json={"labels": LABELS},
     )
 
@@ -95,6 +96,12 @@ def test_a_size_that_cannot_be_is_refused_before_the_cases_are_counted(size):
 def test_cases_of_one_subject_leave_none_to_train_on():
     with pytest.raises(UserError, match=r"--test-cases.*--subjects"):
         design_of(30, subjects="^case")
+
+
+def test_distances_of_images_without_spacing_are_in_pixels():
+    settings = {"sizes": None, "repeats": 1, "test_cases": None, "subjects": None, "network": {}, "device": "cpu"}
+    for reader, unit in (("NaturalImage2DIO", "pixels"), ("NibabelIO", "mm")):
+        assert make_design(data_of(20, reader), ARMS, effort=choose_effort(quick=True), **settings).unit == unit
 
 
 # --- the command

@@ -210,6 +210,13 @@ def test_images_are_drawn_for_the_masks_that_are_wanted(preprocessed, image, mas
     shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize(
+    ("images", "name"), [(0, "0k"), (100, "0.1k"), (528, "0.528k"), (6000, "6k"), (24_990, "25k"), (1_200_400, "1200k")]
+)
+def test_the_name_of_a_bank_says_how_many_images_its_generator_saw(images, name):
+    assert Order().bank_name([SimpleNamespace(variant="pair", images_seen=images)]) == f"pair_{name}"
+
+
 def test_a_bank_grows_into_what_it_would_have_been(preprocessed, generator_run):
     complete = []
 

@@ -248,6 +248,9 @@ def test_filling_gives_up_when_the_gates_refuse_nearly_all(preprocessed, generat
         fill_bank(preprocessed, "0", samples=10, name="hopeless", without=("anatomy", "fit", "copy"))
     folder = filling.banks_folder(preprocessed, "0") / "hopeless"
     assert sorted(path.name for path in folder.iterdir()) == [RECORD_FILE, "refused_range.png"]
+    fill_bank(preprocessed, "0", samples=10, name="hopeless", without=STRICT)  # an empty bank does not keep its name
+    assert BankRecord.load(folder / RECORD_FILE).samples == 10
+    assert not (folder / "refused_range.png").exists()
 
 
 def test_a_bank_goes_on_with_the_gates_that_it_was_begun_with(preprocessed, generator_run, monkeypatch):

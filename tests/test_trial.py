@@ -315,8 +315,8 @@ def test_the_command_tells_each_choice_memory_and_hours_and_where_the_plan_is(da
     assert len(lines) < 45  # a screenful
     for key, value in (("batch_size", "8"), ("channels", "8,8"), ("kimg", "40"), ("canvas", "16,14")):
         assert any(line.split()[:2] == [key, value] for line in lines)
-    hours = 0.5 / 8 * 40_000 / 3600  # a step takes half a second
-    assert f"62 s for 1,000 images, so {hours:.2g} h" in out
+    minutes = 0.5 / 8 * 40_000 / 60  # a step takes half a second
+    assert f"62 s for 1,000 images, so {minutes:.0f} min for all 40,000" in out
     path = next((data.base.parent.parent / "nnUNet_results").rglob("plan.json"))
     assert lines[-1] == f"Written to {path}"
     assert typed(monkeypatch, capsys)[1].splitlines()[-1] == f"Read from {path}"
@@ -347,7 +347,11 @@ def test_bad_settings_end_with_one_paragraph_and_code_2(data, monkeypatch, capsy
 
 @pytest.mark.parametrize(
     ("kimg", "seconds", "text"),
-    [(10.0, 0.5, "31 s for 1,000 images, so 0.087 h"), (800.0, 640.0, "40,000 s for 1,000 images, so 8,889 h")],
+    [
+        (10.0, 0.5, "31 s for 1,000 images, so 5.2 min for all 10,000"),
+        (800.0, 640.0, "40,000 s for 1,000 images, so 8,889 h for all 800,000"),
+        (0.1, 0.5, "31 s for 1,000 images, so 3.1 s for all 100"),
+    ],
 )
 def test_hours_are_told_for_short_and_long_trainings(data, kimg, seconds, text):
     found = prepare_plan(data, "all", overrides=NARROW | {"batch_size": 16}, kimg=kimg)

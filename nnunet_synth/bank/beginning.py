@@ -25,6 +25,10 @@ def begun_bank(folder: Path, wanted: BankRecord, without: set[str]) -> BankRecor
             raise UserError(f"{folder} exists and is no bank. Choose another name with --name.")
         return None
     record = BankRecord.load(folder / RECORD_FILE)
+    if not record.shards:  # nothing ever entered, so there is nothing to keep
+        for refused in folder.glob("refused_*.png"):
+            refused.unlink()
+        return None
     if differing := _difference(record, wanted, without):
         raise UserError(f"Bank {folder} exists, with {differing}. Choose another name with --name.")
     for scratch in folder.glob(".filling_*"):

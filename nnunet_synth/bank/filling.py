@@ -40,6 +40,7 @@ CHUNK = {2: 64, 3: 8}  # samples drawn at once, by the number of axes
 EXAMPLES = 16  # refused samples that are shown for each gate
 ALL_GATES = "all"
 MOST_REFUSED = 0.9  # share of the draws above which filling gives up
+IF_REFUSED = "Train the generator longer, choose another --snapshot, or leave that gate open"
 FEWEST_DRAWN = 64  # before that is judged
 
 
@@ -232,8 +233,7 @@ def _enter(
             raise UserError(
                 f"The gates refused {refused} of {drawn} samples, most of them the gate '{worst}' "
                 f"({refusals.counts[worst]}): {gates.explain(worst, examples)} Look at "
-                f"{refused_picture(folder, worst)}. Train the generator longer, choose another --snapshot, or leave "
-                f"that gate open: --without {worst} --name {folder.name}_open"
+                f"{refused_picture(folder, worst)}. {IF_REFUSED}: --without {worst} --name {folder.name}_open"
             )
         if len(entered) == wanted:
             return entered, sample.number

@@ -47,7 +47,8 @@ class Order:
             words.append(self.masks_word)
         if self.balanced:
             words.append("balanced")
-        return "_".join([*words, f"{max(one.images_seen for one in references) // 1000}k"])
+        thousands = max(one.images_seen for one in references) / 1000
+        return "_".join([*words, f"{thousands:.0f}k" if thousands >= 100 else f"{thousands:.3g}k"])
 
 
 def make_order(snapshots: Sequence[str], variant: str, masks: str | None, *, balanced: bool) -> Order:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -27,6 +27,7 @@ DEFAULT_TEST_CASES = 40
 LARGEST_TEST_SHARE = 1 / 3  # of all cases, unless the user says more or the cases are few
 SIZES = {True: ("4", "8", "16"), False: ("4", "8", "16", "32", "all")}  # by `quick`
 ALL = "all"
+WITHOUT_SPACING = ("NaturalImage2DIO",)  # nnU-Net's readers that take the side of a pixel for 1
 
 # What may grow in a folder that is there already; a cell that is done stays what it was.
 _MAY_GROW = ("arms", "sizes", "repeats", "folds")
@@ -55,6 +56,7 @@ class Design(Document):
         labels: names of the classes or regions, by the `label` of `scores.csv`.
         effort: of nnU-Net and the generators; the same for all arms.
         network: features per stage and batch size of nnU-Net.
+        unit: of distances; images such as PNG have no spacing.
         epochs, iterations: of nnU-Net's training; all iterations together.
     """
 
@@ -74,6 +76,7 @@ class Design(Document):
     labels: dict[str, str]
     effort: Effort
     network: dict[str, int | tuple[int, ...]]
+    unit: Literal["mm", "pixels"] = "mm"
     epochs: int
     iterations: int
     machine: dict[str, int | str]
@@ -154,6 +157,7 @@ def make_design(
         labels=_labels(preprocessed),
         effort=effort,
         network=dict(network),
+        unit="pixels" if preprocessed.plans_manager.plans.get("image_reader_writer") in WITHOUT_SPACING else "mm",
         epochs=effort.epochs,
         iterations=effort.epochs * effort.iterations,
         machine={"cores": os.cpu_count() or 1, "torch": version("torch"), "device": device},

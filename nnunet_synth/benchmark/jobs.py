@@ -16,6 +16,7 @@ from typing import BinaryIO, Literal
 
 from filelock import FileLock
 
+from nnunet_synth.bank.filling import IF_REFUSED
 from nnunet_synth.benchmark.cells import Task, arm_of, commands, tasks_of
 from nnunet_synth.benchmark.design import DESIGN_FILE, Design
 from nnunet_synth.benchmark.roots import model_folder, variables
@@ -24,6 +25,11 @@ from stylegan2_cond.errors import UserError
 
 State = Literal["missing", "running", "done", "failed"]
 ATTEMPTS_BEFORE_ANEW = 2  # failures after which even a finished training is not trusted
+# What the command of a bank advises instead are options that a benchmark does not have.
+REFUSED_HERE = (
+    "Add an arm that leaves this gate open (--arm pair-ungated, or one of your own in a file for --arms), or start a "
+    "benchmark with a longer training in another folder (--kimg, -o)."
+)
 BENCHMARK_SECONDS = 1.0  # between two looks at whether the benchmark is still there
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _NO_ERROR = re.compile(r"^\s|^$|Warning|warnings\.warn|^Traceback|^\$ |^During handling|^The above exception")
@@ -138,9 +144,13 @@ def _with_lost_time(before: TaskRecord, log: Path) -> TaskRecord:
 
 
 def _do(task: Task, design: Design, folder: Path, threads: int, device: str, benchmark: int | None) -> None:
-    with log_path(folder, task.name).open("ab") as log:
-        for command in commands(task, design, folder, device):
-            _run(command, os.environ | variables(folder, threads), log, benchmark)
+    try:
+        with log_path(folder, task.name).open("ab") as log:
+            for command in commands(task, design, folder, device):
+                _run(command, os.environ | variables(folder, threads), log, benchmark)
+    except TaskFailed as error:
+        what, refused, _ = str(error).partition(IF_REFUSED)
+        raise TaskFailed(what + REFUSED_HERE if refused else what) from None
     if task.kind == "cell":
         _score(task, design, folder)
 

@@ -155,7 +155,7 @@ def draw_forest(analysis: Analysis) -> tuple[Figure, str, str]:
     dice, hd95 = figure.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
     for axis, metric, scale, title in (
         (dice, "dice", 100, "Dice points, more is better →"),
-        (hd95, "hd95", 1, "HD95 in mm, less is better →"),
+        (hd95, "hd95", 1, f"HD95 in {analysis.benchmark.unit}, less is better →"),
     ):
         axis.axvline(0, color=INK, linewidth=1.2, zorder=2)
         for (arm, size), place in zip(lines, places, strict=True):

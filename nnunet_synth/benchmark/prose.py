@@ -31,6 +31,7 @@ def methods() -> list[tuple[str, str]]:
 def notes(analysis: Analysis) -> list[str]:
     """What to know before believing the verdict."""
     found = [
+        *_without_run(analysis),
         *_quick(analysis),
         *_incomplete(analysis),
         *_repeats(analysis),
@@ -41,6 +42,20 @@ def notes(analysis: Analysis) -> list[str]:
         *_few_cases(analysis),
     ]
     return found
+
+
+def _without_run(analysis: Analysis) -> list[str]:
+    """Arms that nothing can be said of, and why: the errors of their cells, each once."""
+    benchmark, texts = analysis.benchmark, []
+    errors = benchmark.of_cells("error")
+    for index, arm in enumerate(benchmark.arms):
+        if not benchmark.done[index].any():
+            reasons = dict.fromkeys(str(error) for error in errors[index].ravel() if error)
+            first, more = next(iter(reasons), "it was not begun"), len(reasons) - 1
+            texts.append(
+                f"“{arm.title}” has no run: {first}" + (f" And {more} more, listed below." if more > 0 else "")
+            )
+    return texts
 
 
 def _quick(analysis: Analysis) -> list[str]:
@@ -67,7 +82,7 @@ def _incomplete(analysis: Analysis) -> list[str]:
                 "in all sizes "
                 "together."
             )
-        elif not compared:
+        elif not compared and benchmark.done[index].any():
             texts.append(f"“{arm.title}”: no pair of runs is done.")
     return texts
 

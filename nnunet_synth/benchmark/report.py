@@ -139,19 +139,22 @@ def embed(path: Path, picture: Picture) -> str:
 def build_page(analysis: Analysis, pictures: dict[str, Picture], examples: Sequence[Picture] = ()) -> Page:
     """All parts of the report, in their order."""
     concluded, design = conclude(analysis), analysis.benchmark.design
+    means = MEANS.format(analysis.benchmark.unit)
     sections = [
         Section(
             "Gain over nnU-Net alone", picture=pictures["gain"], tables=(_gains(analysis), _effect_sizes(analysis))
         ),
         Section("At each size", picture=pictures["differences"], tables=(_by_size(analysis),)),
         Section("By class and case", picture=pictures.get("cases"), tables=(_by_class(analysis),)),
-        Section("Surface distance", "HD95 in mm; less is better.", tables=(_distances(analysis),)),
+        Section(
+            "Surface distance", f"HD95 in {analysis.benchmark.unit}; less is better.", tables=(_distances(analysis),)
+        ),
         _noise(analysis),
         _ranks(analysis, pictures),
         *_quality(analysis, pictures),
         *(Section(title, picture=picture) for title, picture in zip(EXAMPLES, examples, strict=False)),
-        Section("Dice of each arm", MEANS, tables=(_means(analysis, "dice", 1, 100),), folded=True),
-        Section("HD95 of each arm", MEANS, tables=(_means(analysis, "hd95", 2, 1),), folded=True),
+        Section("Dice of each arm", means, tables=(_means(analysis, "dice", 1, 100),), folded=True),
+        Section("HD95 of each arm", means, tables=(_means(analysis, "hd95", 2, 1),), folded=True),
         *_cells(analysis),
         Section("Design", tables=(_design(analysis),)),
         Section("How this was found", terms=methods(), folded=True),
@@ -166,7 +169,7 @@ EXAMPLES = ("Examples", "More examples")
 MEANS = (
     "Over all runs of an arm: mean, bootstrap interval over cases, which holds for these runs, and the standard "
     "deviation over "
-    "repeats of a run's mean. Dice in points, HD95 in mm."
+    "repeats of a run's mean. Dice in points, HD95 in {}."
 )
 FILES = (
     "statistics.csv holds every number above and those of each class at each size; quality.csv the runs with a "

@@ -173,7 +173,8 @@ class Run:
         """Whether a task needs one that failed, or one that needs one; its record says so."""
         for need in self.tasks[name].needs:
             if self.records[need].state == "failed" or self._lost(need):
-                error = self.records[need].error if self._lost(need) else f"{self.tasks[need]} failed"
+                error = self.records[need].error
+                error = error if self._lost(need) else f"{self.tasks[need]} failed: {error}"
                 self.records[name] = TaskRecord(state="missing", error=error)
                 return True
         return False

@@ -63,8 +63,8 @@ class Benchmark:
         arms: in the order of the design.
         sizes: of the training set, as the tables write them.
         repeats, cases, labels: as the tables write them.
-        scores: by metric, `[arms, sizes, repeats, cases, labels]`; Dice from 0 to 1, HD95 in mm; NaN where undefined or
-            where the cell is not done.
+        scores: by metric, `[arms, sizes, repeats, cases, labels]`; Dice from 0 to 1, HD95 in `unit`; NaN where
+            undefined, or where the cell is not done.
         cells: one row per cell of the design, also those that `cells.csv` does not name; numbers are NaN where empty.
     """
 
@@ -108,6 +108,11 @@ class Benchmark:
     def quick(self) -> bool:
         """Whether nnU-Net was made smaller and its training shorter, so that it fits a machine without a GPU."""
         return bool(self.design.get("quick"))
+
+    @property
+    def unit(self) -> str:
+        """Of distances: mm, or pixels where images have no spacing."""
+        return str(self.design.get("unit", "mm"))
 
     def of_cells(self, column: str) -> np.ndarray:
         """A column of the cells as `[arms, sizes, repeats]`."""

@@ -133,14 +133,20 @@ def costs(prepared: Prepared) -> str:
     return (
         f"Memory: {training_bytes(plan) / 2**30:.2g} GiB estimated, {trial.peak_bytes / 2**30:.2g} GiB at the peak of "
         f"one real step{room}.\n"
-        f"Time: {_round(seconds)} s for 1,000 images, so {_round(plan.kimg * seconds / 3600)} h for all "
-        f"{plan.kimg:g} thousand, beside the judging of snapshots."
+        f"Time: {_round(seconds)} s for 1,000 images, so {_duration(plan.kimg * seconds)} for all "
+        f"{1000 * plan.kimg:,.0f}, without the judging of snapshots."
     )
 
 
 def _round(number: float) -> str:
     """Two digits, or as many as a whole number has."""
     return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{_round(seconds)} s"
+    return f"{_round(seconds / 60)} min" if seconds < 7200 else f"{_round(seconds / 3600)} h"
 
 
 def _read(preprocessed: Preprocessed, fold: Fold, folder: Path, settings: Mapping[str, object]) -> Plan:
