@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from nnunet_synth.bank import MARGIN
+from nnunet_synth.benchmark import REPEATS
 from stylegan2_cond.cli import Configuration, Dataset, Device, FoldName, Kimg, Plans, Version, default_device, run_app
 from stylegan2_cond.errors import UserError
 
@@ -43,7 +45,7 @@ def bank(
     ] = None,
     margin: Annotated[
         float, typer.Option(metavar="M", help="that gates give beyond what is real, as a share", min=0)
-    ] = 0.05,
+    ] = MARGIN,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="of the bank", show_default=False)] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="of the stream of samples", min=0)] = 0,
     device: Device = "",
@@ -222,7 +224,7 @@ def benchmark(
     sizes: Annotated[
         str | None, typer.Option(metavar="N,…", help="of training sets; 4,8,16,32,all", show_default=False)
     ] = None,
-    repeats: Annotated[int, typer.Option(metavar="N", help="training sets of each size", min=1)] = 3,
+    repeats: Annotated[int, typer.Option(metavar="N", help="training sets of each size", min=1)] = REPEATS,
     test_cases: Annotated[
         str | None, typer.Option(metavar="N|FILE", help="how many, or their names; drawn", show_default=False)
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -93,6 +94,12 @@ def test_a_size_that_cannot_be_is_refused_before_the_cases_are_counted(size):
         design_of(3, sizes=[size])
 
 
+@pytest.mark.parametrize("kimg", [math.inf, -math.inf, math.nan])
+def test_an_endless_training_is_refused(kimg):
+    with pytest.raises(UserError, match="--kimg"):
+        choose_effort(quick=True, kimg=kimg)
+
+
 def test_cases_of_one_subject_leave_none_to_train_on():
     with pytest.raises(UserError, match=r"--test-cases.*--subjects"):
         design_of(30, subjects="^case")
@@ -158,7 +165,6 @@ def test_the_command_says_what_few_cases_allow(benchmark, tmp_path, count, sizes
         (3, (), "has 3"),
         (12, ("--sizes", "0"), "--sizes"),
         (12, ("--sizes", "7"), "--sizes"),
-        (12, ("--kimg", "inf"), "--kimg inf"),
         (12, ("--device", "tpu"), "--device tpu"),
         (12, ("--device", "cuda:77"), "cuda:77"),
         (12, ("-o", "/etc/passwd"), "/etc/passwd"),

@@ -5,7 +5,7 @@ import pytest
 from conftest import STRICT
 from scipy import ndimage
 
-from nnunet_synth.bank import filling, gates
+from nnunet_synth.bank import MARGIN, filling, gates
 from nnunet_synth.bank.filling import fill_bank
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.bank.gates import GATES, Anatomy, Copy, Fit, GateOff, Gates, Known, Range
@@ -154,7 +154,7 @@ def torsos(rng, classes, cases, slices, side=32):
 @pytest.mark.parametrize("classes", [13, 50])
 def test_of_many_classes_masks_of_other_cases_pass_and_impossible_pairs_do_not(rng, classes):
     real, other = torsos(rng, classes, cases=20, slices=25), torsos(rng, classes, cases=8, slices=25)
-    gate = Anatomy(Known(real, real, tuple(range(classes + 1)), None, gates.MARGIN))
+    gate = Anatomy(Known(real, real, tuple(range(classes + 1)), None, MARGIN))
     shown = [frozenset(np.unique(mask)) for mask in (*real.label, *other.label)]
     assert len(set(shown[len(real) :]) - set(shown[: len(real)])) > 2  # combinations that are new
     assert gate.allows(other).mean() > 0.9

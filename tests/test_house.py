@@ -1,5 +1,6 @@
 """The house: arrows go downwards, and nothing heavy happens at import."""
 
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -21,6 +22,16 @@ def test_code_is_formatted_and_linted():
             [Path(sys.executable).parent / "ruff", *arguments], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout
+
+
+def test_a_default_stands_in_one_place():
+    text = {
+        path: path.read_text() for part in ("stylegan2_cond", "nnunet_synth") for path in (ROOT / part).rglob("*.py")
+    }
+    variants = [path for path, lines in text.items() if '"pair", "mask", "image"]' in lines]
+    assert variants == [ROOT / "stylegan2_cond" / "__init__.py"]
+    own = [line for line in text[ROOT / "nnunet_synth" / "cli.py"].splitlines() if re.search(r"\] = [0-9]", line)]
+    assert [line.split(":")[0].strip() for line in own] == ["seed"] * len(own)  # the first of all seeds is 0
 
 
 def test_help_needs_neither_torch_nor_nnunet():

@@ -18,10 +18,11 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from nnunet_synth.bank import MARGIN
 from nnunet_synth.bank.beginning import begun_bank, refuse_other_gates
 from nnunet_synth.bank.drawing import Judged, Stream
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord, SnapshotReference, banks_folder, shard_name, write_shard
-from nnunet_synth.bank.gates import GATES, MARGIN, REAL_CANVASES, Gates, Known, Range
+from nnunet_synth.bank.gates import GATES, REAL_CANVASES, Gates, Known, Range
 from nnunet_synth.bank.members import Order, open_members
 from nnunet_synth.bank.plain_files import is_plain_name
 from nnunet_synth.bank.showing import refused_picture, save_grid, save_preview

@@ -19,7 +19,6 @@ from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.progress_bar import ProgressBar
 
 REAL_CANVASES = {2: 1000, 3: 200}  # that gates learn from, by the number of axes
-MARGIN = 0.05  # a voxel a little darker than any real one is no reason to refuse a sample
 RARE = 0.005  # share of real canvases beyond each limit of an area
 FIT_RARE = 0.05  # share of real canvases whose mask nnU-Net agrees with less than a sample's mask must
 MOST_IN_COMBINATIONS = 10  # classes of which whole combinations are compared; of more, pairs

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_synth.benchmark import REPEATS
 from nnunet_synth.benchmark.arms import choose_arms
 from nnunet_synth.benchmark.cells import commands, tasks_of
 from nnunet_synth.benchmark.design import ALL, DESIGN_FILE, FEW_TEST_CASES, SIZES, Design, make_design, settle
@@ -37,7 +38,7 @@ class Asked:
     arms_file: Path | None = None
     arms: tuple[str, ...] = ()
     sizes: str | None = None
-    repeats: int = 3
+    repeats: int = REPEATS
     test_cases: str | None = None
     subjects: str | None = None
     quick: bool = False

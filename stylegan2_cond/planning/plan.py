@@ -8,13 +8,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+from stylegan2_cond import Variant
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.codec import Codec
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.preprocessed import Fold, Preprocessed, require_folder
 from stylegan2_cond.documents import Document
 
-Variant = Literal["pair", "mask", "image"]
 Size = Annotated[int, Field(ge=1, le=2**20)]
 DEFAULT_KIMG = 200.0
 MOST_KIMG = 1e6
