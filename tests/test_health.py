@@ -49,9 +49,10 @@ def test_a_generator_that_draws_one_picture_has_collapsed_unless_it_is_young(ima
     assert not ill or illness == f"collapsed: drawn pairs differ from each other by {spread:.0%} of what real ones do"
 
 
+@pytest.mark.parametrize("parts", [1, 2, 8])
 @pytest.mark.parametrize("variant", ["pair", "mask"])
-def test_pairs_that_are_all_the_same_have_no_spread(variant):
-    state = tiny_state(tiny_plan(variant))
+def test_pairs_that_are_all_the_same_have_no_spread_however_few_are_drawn_at_once(variant, parts):
+    state = tiny_state(tiny_plan(variant, batch_size=8, accumulate=parts))
     for head in state.generator.synthesis.heads:
         head.conv.weight.data.zero_()
     assert step(state)["spread"] == pytest.approx(0, abs=1e-4)

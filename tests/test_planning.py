@@ -45,7 +45,6 @@ from stylegan2_cond.planning.choices import (
     choose_channels,
     choose_factors,
 )
-from stylegan2_cond.planning.fitting import FEWEST_CHANNELS, FEWEST_FINEST, SMALLEST_PART
 from stylegan2_cond.planning.memory import activations_at_once, count_parameters
 from stylegan2_cond.planning.overrides import BY_HAND, check_overrides
 from stylegan2_cond.planning.table import table
@@ -253,15 +252,12 @@ def test_a_plan_that_fits_is_left_as_it_is():
 
 
 def test_a_plan_that_does_not_fit_is_computed_in_parts_before_it_loses_channels():
-    plan = plan_of((64, 64), batch_size=16)
-    halved = fit_memory(plan, below(plan))
-    assert (halved.accumulate, halved.channels) == (2, plan.channels)
-    quartered = fit_memory(plan, below(halved))
-    assert (quartered.accumulate, quartered.channels) == (4, plan.channels)
-    assert quartered.batch_size // quartered.accumulate == SMALLEST_PART
-    narrower = fit_memory(plan, below(quartered))
-    assert narrower.channels == tuple(min(width, max(plan.channels) // 2) for width in plan.channels)
-    assert narrower.accumulate in (1, 2, 4)
+    plan = smaller = plan_of((64, 64), batch_size=16)
+    for parts in (2, 4, 8, 16):
+        smaller = fit_memory(plan, below(smaller))
+        assert (smaller.accumulate, smaller.channels) == (parts, plan.channels)
+    narrower = fit_memory(plan, below(smaller))
+    assert narrower.channels == (*plan.channels[:-1], plan.channels[-1] * 3 // 4)
 
 
 @pytest.mark.parametrize("processes", [2, 8])
@@ -278,12 +274,9 @@ def test_processes_that_share_a_batch_need_the_memory_of_a_share_each(processes)
 def test_a_plan_fits_with_as_few_parts_and_as_many_channels_as_it_can_or_is_refused(share, batch_size, accumulate):
     plan = plan_of((64, 48), ((2, 2),) * 2, batch_size=batch_size, accumulate=accumulate)
     budget = int(share * training_bytes(plan))
-    widths = [plan.channels, (64, 64, 48), (32, 32, 32), (32, 32, 16)]
-    parts = [
-        p
-        for p in (accumulate * 2**n for n in range(6))
-        if p == accumulate or (batch_size % p == 0 and batch_size // p >= SMALLEST_PART)
-    ]
+    widths = [plan.channels, *((128, 96, finest) for finest in (36, 24, 16))]
+    widths += [*((128, middle, 16) for middle in (72, 48, 32)), (96, 32, 16), (64, 32, 16)]
+    parts = [p for p in (accumulate * 2**n for n in range(6)) if p == accumulate or batch_size % p == 0]
     wanted = [plan.model_copy(update={"channels": w, "accumulate": p}) for w in widths for p in parts]
     fitting = [other for other in wanted if training_bytes(other) <= budget]
     if not fitting:
@@ -297,13 +290,32 @@ def test_a_plan_fits_with_as_few_parts_and_as_many_channels_as_it_can_or_is_refu
     assert all("GiB are free" in found.reasons[key] for key in changed)
 
 
-def test_channels_shrink_to_their_floors_and_no_further():
-    plan = plan_of((64, 48), batch_size=4).model_copy(update={"channels": (512, 256, 24)})
-    widths = []
+def test_channels_shrink_to_half_the_finest_first_and_coarse_stages_keep_128():
+    plan = plan_of((128, 128), ((2, 2),) * 5, batch_size=1)
+    plan, widths = plan.model_copy(update={"channels": (512, 512, 256, 128, 64, 24)}), []
     while plan is not None:
         widths.append(plan.channels)
         plan = next_smaller(plan)
-    assert widths[-2:] == [(FEWEST_CHANNELS, FEWEST_CHANNELS, 24), (FEWEST_CHANNELS, FEWEST_CHANNELS, FEWEST_FINEST)]
+    assert widths[-1] == (128, 128, 128, 64, 32, 16)
+    for before, after in itertools.pairwise(widths):
+        changed = [stage for stage in range(6) if after[stage] != before[stage]]
+        assert len(changed) == 1
+        assert before[: changed[0]] == widths[0][: changed[0]]
+        assert after[changed[0] + 1 :] == widths[-1][changed[0] + 1 :]
+
+
+@pytest.mark.parametrize("gib", [24, 11])
+def test_a_common_gpu_keeps_the_channels_of_large_volumes(gib):
+    """A brain of four channels at 128³; what the free memory is of what the card has is guessed from above."""
+    channels = choose_channels((128,) * 3, 6)
+    codec = Codec(low=(0.0,) * 4, high=(1.0,) * 4, labels=tuple(range(5)))
+    plan = tiny_plan(dims=3, canvas=(128,) * 3, factors=((2, 2, 2),) * 5, channels=channels, codec=codec, batch_size=8)
+    plan = plan.model_copy(
+        update={"precision": "bfloat16", "loss": "relativistic", "latent_dim": 128, "style_dim": 128}
+    )
+    fitted = fit_memory(plan, int(0.9 * gib * 2**30), device="cuda")
+    assert fitted.channels == channels
+    assert fitted.batch_size // fitted.accumulate >= 2
 
 
 def test_the_next_smaller_plan_always_holds_fewer_activations_until_there_is_none():

@@ -8,6 +8,7 @@ import torch
 from tiny import EVERYTHING, IGNORE, PAIRED, assert_same_way, step, tiny_canvases, tiny_plan, tiny_state, weights
 from tolerance import assert_rounded
 
+from stylegan2_cond.data.codec import Codec
 from stylegan2_cond.networks import build_discriminator, build_generator, layers
 from stylegan2_cond.ops import convolve
 from stylegan2_cond.training.state import ADAM_BETAS
@@ -83,6 +84,15 @@ def test_a_batch_in_parts_teaches_what_it_teaches_whole(variant, loss):
             assert one.keys() == other.keys()
             for name in one.keys() - {"spread"}:  # of samples that are compared within their part
                 assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), name
+
+
+def test_no_more_is_coded_at_once_than_is_computed_at_once(monkeypatch):
+    """One-hot masks of all labels take several times what is kept of them."""
+    coded, encode = [], Codec.encode
+    monkeypatch.setattr(Codec, "encode", lambda *given: coded.append(len(given[1])) or encode(*given))
+    step(tiny_state(tiny_plan(batch_size=8, accumulate=4)))
+    assert max(coded) == 2
+    assert sum(coded) == 8
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(6, 4), (3, 8), (5, 2)])

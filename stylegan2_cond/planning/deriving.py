@@ -82,7 +82,7 @@ def make_plan(
         },
         **{key: choice.value for key, choice in chosen.items()},
     )
-    plan = fit_memory(plan, _room(free_bytes, seen, device, processes), processes)
+    plan = fit_memory(plan, _room(free_bytes, seen, device, processes), processes, device.type)
     return plan.model_copy(update={"conditions": _conditions(preprocessed, plan, _classes(preprocessed))})
 
 

@@ -4,45 +4,84 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 
 from stylegan2_cond.planning.plan import Plan
 
-# Copies of all activations of one network, and of all that is coded, at the peak of a step: the resident memory of a
-# CPU process, where gaps of the heap come on top of what is in use. Measured: 0.77 to 1.03 of what this foretells
-# (47×34 at batch 16, 64×64 at 8, 160×128 with 4 channels at 4, 256×320 at 4, 32×32×32 at 4, 28×44×33 at 8; three
-# variants, both losses, path lengths, judges of each part, 2 parts, 31 and 100 labels).
-ACTIVATION_COPIES = 30
-GIVEN_COPIES = 11  # more, where a mask modulates each stage, and features are compared
-RELATIVISTIC_COPIES = 3  # more, since the generator's loss looks at real pairs too
-PATH_COPIES = 2  # more, for a second derivative of the generator
-JUDGE_COPIES = 12  # more for each part that has a judge of its own, half as wide
-STEP_CODED_COPIES = 16  # of the coded pairs
-CODING_COPIES = 36  # of the coded pairs of the whole batch, while masks are coded and nothing else is there
 GENERATOR_COPIES = 5  # of its weights: gradient, two moments of Adam, moving average
 DISCRIMINATOR_COPIES = 4
-LARGE_BLOCK = 2**25  # bytes; the heap gives larger blocks back, and what lies in them takes
+LARGE_BLOCK = 2**25  # bytes; a CPU's heap gives larger blocks back, and what lies in them takes
 LARGE_SHARE = 0.65  # of the copies
-BFLOAT16_SHARE = 0.6  # of the activations' memory that is left with half precision; not measured, but tried
+BFLOAT16_SHARE = 0.6  # of the activations' memory that is left with half precision; 0.58 on a CPU
 MASK_WIDTH = 32  # of what modulates by a given mask, as the networks have it
 
 
-def training_bytes(plan: Plan) -> int:
-    """Estimated peak memory of a training step: weights, and activations at the hungriest moment."""
-    coded = plan.batch_size * plan.codec.channels * math.prod(plan.canvas)
+@dataclass(frozen=True)
+class Copies:
+    """What lies in memory at the peak of a step, in float32.
+
+    Attributes:
+        activations: of all activations of one network, for the samples that are computed at once.
+        given: more, where a mask modulates each stage, and features are compared.
+        relativistic: more, since the generator's loss looks at real pairs too.
+        path: more, for a second derivative of the generator.
+        judge: more for each part that has a judge of its own, half as wide.
+        coded: of the coded pairs that are computed at once.
+        kept: of the coded pairs of the whole batch.
+        large_share: of blocks above `LARGE_BLOCK`.
+    """
+
+    activations: float
+    given: float
+    relativistic: float
+    path: float
+    judge: float
+    coded: float
+    kept: float
+    large_share: float
+
+
+COPIES = {
+    # The resident memory of a process, where gaps of the heap come on top of what is in use. Measured: 0.77 to 1.03 of
+    # what this foretells (47×34 at batch 16, 64×64 at 8, 160×128 with 4 channels at 4, 256×320 at 4, 32×32×32 at 4,
+    # 28×44×33 at 8; three variants, both losses, path lengths, judges of each part, 2 parts, 31 and 100 labels);
+    # 1.35 for 64×64 at 8 parts of one sample, where 100 MiB are not much.
+    "cpu": Copies(30, 11, 3, 2, 12, coded=0, kept=16, large_share=LARGE_SHARE),
+    # Not confirmed by a GPU. Of all tensors that live at once, as a CPU computes the same step in bfloat16, with a
+    # quarter more for gaps and libraries: 5.9 of 10 · 0.6 activations for pairs, 6.7 coded, 2.7 kept (48×48, 32×32×32,
+    # 9 and 40 coded channels, 1, 4 and 8 parts).
+    "cuda": Copies(11, 9, 2, 2, 13, coded=8, kept=4, large_share=1.0),
+}
+
+
+def training_bytes(plan: Plan, device: str = "cpu") -> int:
+    """Estimated peak memory of a training step: weights, and activations at the hungriest moment.
+
+    Args:
+        plan: of the samples that one process computes.
+        device: type.
+    """
+    copies = COPIES["cuda" if device == "cuda" else "cpu"]
+    coded = plan.codec.channels * math.prod(plan.canvas)
     share = BFLOAT16_SHARE if plan.precision == "bfloat16" else 1.0
-    step = share * _activation_copies(plan) * activations_at_once(plan, LARGE_SHARE) + STEP_CODED_COPIES * coded
+    step = share * _activation_copies(plan, copies) * activations_at_once(plan, copies.large_share)
+    step += coded * (copies.coded * part_size(plan) + copies.kept * plan.batch_size)
     generator, discriminator = count_parameters(plan)
-    weights = GENERATOR_COPIES * generator + DISCRIMINATOR_COPIES * discriminator
-    return int(4 * (weights + max(step, CODING_COPIES * coded)))
+    return int(4 * (GENERATOR_COPIES * generator + DISCRIMINATOR_COPIES * discriminator + step))
 
 
-def _activation_copies(plan: Plan) -> int:
+def part_size(plan: Plan) -> int:
+    """Samples that are computed at once."""
+    return -(-plan.batch_size // plan.accumulate)
+
+
+def _activation_copies(plan: Plan, copies: Copies) -> float:
     return (
-        ACTIVATION_COPIES
-        + GIVEN_COPIES * plan.given_mask
-        + RELATIVISTIC_COPIES * (plan.loss == "relativistic")
-        + PATH_COPIES * (plan.path_length_weight > 0)
-        + JUDGE_COPIES * _further_judges(plan)
+        copies.activations
+        + copies.given * plan.given_mask
+        + copies.relativistic * (plan.loss == "relativistic")
+        + copies.path * (plan.path_length_weight > 0)
+        + copies.judge * _further_judges(plan)
     )
 
 
@@ -62,8 +101,7 @@ def _sizes(plan: Plan) -> list[int]:
 
 def activations_at_once(plan: Plan, large_share: float = 1.0) -> float:
     """One number for each sample of a part, channel and voxel of each stage; of large blocks, a share."""
-    part = -(-plan.batch_size // plan.accumulate)
-    counts = [part * width * voxels for width, voxels in zip(plan.channels, _sizes(plan), strict=True)]
+    counts = [part_size(plan) * width * voxels for width, voxels in zip(plan.channels, _sizes(plan), strict=True)]
     return sum(count * (large_share if 4 * count > LARGE_BLOCK else 1.0) for count in counts)
 
 

@@ -30,7 +30,7 @@ from stylegan2_cond.training.run_lock import lock_run
 from stylegan2_cond.training.settling import PLAN_FILE, settle_plan
 from stylegan2_cond.training.trial import Trial, try_step
 
-MOST_TRIALS = 4
+MOST_TRIALS = 6
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Prepared:
         trial: of one step.
         budget: bytes that training may take; None where nobody knows.
         made: now; False where it lay there before.
+        device: type.
     """
 
     plan: Plan
@@ -49,6 +50,7 @@ class Prepared:
     trial: Trial
     budget: int | None
     made: bool
+    device: str = "cpu"
 
 
 def prepare_plan(
@@ -93,14 +95,14 @@ def _prepare(
         raise UserError(f"Training has begun in {folder}, by the plan there. Move the folder away to start again.")
     if (folder / PLAN_FILE).exists() and not overwrite:
         plan = _read(preprocessed, fold, folder, settings)
-        return Prepared(plan, folder / PLAN_FILE, _try_as_it_is(plan, device), budget, made=False)
+        return Prepared(plan, folder / PLAN_FILE, _try_as_it_is(plan, device), budget, made=False, device=device.type)
     if _has_begun(folder):
         raise UserError(f"{folder} has a checkpoint but no {PLAN_FILE}. Move the folder away to start again.")
     seen = survey(preprocessed, fold.training)
     plan = make_plan(preprocessed, fold, seen, free_bytes=budget, device=device, **settings)
     plan, trial = try_until_it_fits(plan, device, budget)
     plan.save(folder / PLAN_FILE)
-    return Prepared(plan, folder / PLAN_FILE, trial, budget, made=True)
+    return Prepared(plan, folder / PLAN_FILE, trial, budget, made=True, device=device.type)
 
 
 def try_until_it_fits(plan: Plan, device: torch.device, budget: int | None) -> tuple[Plan, Trial]:
@@ -109,17 +111,17 @@ def try_until_it_fits(plan: Plan, device: torch.device, budget: int | None) -> t
     Raises:
         UserError: it never did.
     """
-    peak = training_bytes(plan)
+    peak = training_bytes(plan, device.type)
     for _ in range(MOST_TRIALS):
         try:
             trial = _try(plan, device)
         except MemoryError:
-            peak = training_bytes(plan)
+            peak = training_bytes(plan, device.type)
         else:
             if budget is None or trial.peak_bytes <= budget:
                 return plan, trial
             peak = trial.peak_bytes
-        if (smaller := next_smaller(plan)) is None:
+        if (smaller := next_smaller(plan, device.type)) is None:
             break
         plan = smaller
     raise too_large(plan, peak, peak if budget is None else budget)
@@ -130,8 +132,9 @@ def costs(prepared: Prepared) -> str:
     plan, trial = prepared.plan, prepared.trial
     room = "" if prepared.budget is None else f"; {prepared.budget / 2**30:.3g} GiB may be taken"
     seconds = trial.seconds_per_step / plan.batch_size * 1000
+    estimate = training_bytes(plan, prepared.device)
     return (
-        f"Memory: {training_bytes(plan) / 2**30:.2g} GiB estimated, {trial.peak_bytes / 2**30:.2g} GiB at the peak of "
+        f"Memory: {estimate / 2**30:.2g} GiB estimated, {trial.peak_bytes / 2**30:.2g} GiB at the peak of "
         f"one real step{room}.\n"
         f"Time: {_round(seconds)} s for 1,000 images, so {_duration(plan.kimg * seconds)} for all "
         f"{1000 * plan.kimg:,.0f}, without the judging of snapshots."

@@ -112,12 +112,16 @@ def take_step(state: TrainingState, image: np.ndarray, label: np.ndarray, positi
 
 
 def _prepare(state: TrainingState, image: np.ndarray, label: np.ndarray, position: np.ndarray) -> Batch:
-    """Code the real pairs; draw latents, noise and augmentation for the whole batch, and keep this process's share."""
+    """Code the real pairs, part by part; draw all that is random for the whole batch, and keep this process's share."""
     plan, codec, device = state.plan, state.plan.codec, state.device
     labels = torch.from_numpy(label).to(device, non_blocking=True)
     images = torch.from_numpy(image[:, : codec.image_channels]).to(device, non_blocking=True)
     known = codec.known(labels)
-    real = codec.hide(codec.encode(images, labels), known)
+    size = max(1, len(labels) // plan.accumulate)
+    real = torch.empty(len(labels), codec.channels, *labels.shape[1:], device=device)
+    for part, *given in zip(real.split(size), images.split(size), labels.split(size), strict=True):
+        part.copy_(codec.encode(*given))
+    real = codec.hide(real, known)
     z, crossover, noises = _latents(state, plan.batch_size, LATENTS)
     share = state.world.share(plan.batch_size)
     return Batch(
@@ -215,7 +219,7 @@ def _generator_step(state: TrainingState, parts: list[Batch]) -> tuple[list[torc
     plan, shown, found = state.plan, [], []
     state.discriminator.requires_grad_(False)
     state.generator_optimizer.zero_grad(set_to_none=True)
-    w_mean = torch.zeros_like(state.generator.mapping.average)
+    w_mean, before = torch.zeros_like(state.generator.mapping.average), None
     for part in parts:
         with state.autocast():
             w = _styles(state, part)
@@ -229,7 +233,7 @@ def _generator_step(state: TrainingState, parts: list[Batch]) -> tuple[list[torc
                 loss = relativistic_loss(drawn_scores, real_scores)
             else:
                 loss = generator_loss(drawn_scores)
-            figures = {"loss_generator": loss.detach(), "spread": _spread(part.real, pairs)}
+            figures = {"loss_generator": loss.detach(), "spread": _spread(part.real, pairs, before)}
             if plan.given_mask:
                 paired, paired_figures = _paired_loss(state, part, pairs, features, real_features)
                 loss, figures = loss + paired, figures | paired_figures
@@ -237,6 +241,8 @@ def _generator_step(state: TrainingState, parts: list[Batch]) -> tuple[list[torc
         w_mean += w[:, 0].detach().float().mean(dim=0) / len(parts)
         shown.append(view.detach())
         found.append(figures)
+        before = part.real, pairs.detach()
+    found[0]["spread"] = found[min(1, len(found) - 1)]["spread"] if len(parts[0]) == 1 else found[0]["spread"]
     _descend(state, state.generator, state.generator_optimizer)
     state.discriminator.requires_grad_(True)
     state.world.average([w_mean])
@@ -336,8 +342,15 @@ def _descend(state: TrainingState, network: nn.Module, optimizer: torch.optim.Op
     optimizer.step()
 
 
-def _spread(real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-    """How much the drawn pairs of a batch differ from each other, as a share of how much the real ones do."""
+def _spread(
+    real: torch.Tensor, drawn: torch.Tensor, before: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> torch.Tensor:
+    """How much the drawn pairs of a part differ from each other, as a share of how much the real ones do.
+
+    Of a part of one, those of the part `before` are looked at too.
+    """
+    if len(real) < 2 and before is not None:
+        real, drawn = torch.cat([before[0], real]), torch.cat([before[1], drawn])
     if len(real) < 2:
         return real.new_ones([])
     real, drawn = ((x - x.mean(dim=0)).square().mean(dim=0).sqrt().mean() for x in (real, drawn.detach().float()))
