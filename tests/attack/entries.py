@@ -37,6 +37,7 @@ from nnunet_synth.training.leak_guard import refuse_leaks
 from nnunet_synth.training.mixing import MixedDataset, MixingControl
 from nnunet_synth.training.record import TrainingRecord
 from stylegan2_cond.data.canvases import Canvases
+from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.documents import checksum
 from stylegan2_cond.metrics.nnunet import NnUNet, find_nnunet, open_nnunet
@@ -256,7 +257,7 @@ def use_bank(victims: Victims) -> str:
     folder = find_banks(preprocessed, "0")
     folder = folder[-1] if folder else victims.bank
     record = verify_bank(folder)
-    refuse_leaks(folder, record, Source.of(preprocessed, fold), fold.validation)
+    refuse_leaks(folder, record, Source.of(preprocessed, fold), case_hashes(preprocessed, fold.validation))
     provenance(folder)
     bank = BankDataset(str(folder), [shard.name for shard in record.shards])
     control = MixingControl((1, 2))

@@ -23,7 +23,7 @@ import stylegan2_cond
 from stylegan2_cond.errors import Stopped, UserError
 
 HOUSE = Path(stylegan2_cond.__file__).parent.parent
-LONGEST_MESSAGE = 3000
+LONGEST_MESSAGE = 20_000  # what was typed may stand in it
 SPARE_MEMORY = 6 * 2**30  # bytes of addresses that a call may take
 KINDS = ("clear", "taken", "traceback", "hang", "crash")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from raw_files import NAME
 
-from attack.entries import make_trainer, renew
+from attack.entries import make_trainer, open_judge, renew, resume, use_bank
 from attack.outcomes import outcome_of
 from attack.victims import Victims
 from nnunet_synth.bank.filling import fill_bank
@@ -191,12 +191,28 @@ def lazy_shard(victims: Victims) -> dict:
     return {}
 
 
+def shard_of_code(victims: Victims) -> dict:
+    """A shard that is a function, which runs where it is read."""
+    path = victims.bank / "synth_00000.b2nd"
+    path.unlink()
+    operand = blosc2.asarray(np.zeros((2, 70, 16, 16), np.float32), urlpath=str(path.with_name("operand.b2nd")))
+    blosc2.lazyudf(_runs, (operand,), np.float32).save(urlpath=str(path))
+    renew(victims.bank / "bank.json", lambda record: record["shards"][0]["files"].update({path.name: sha256(path)}))
+    return {}
+
+
+def _runs(inputs, output, offset):
+    import os
+
+    os._exit(3)  # seen as a crash
+
+
 REFUSED: dict[str, Try] = {
     one.__name__: one
     for one in (
         copied, copied_and_fold_edited, one_bit_of_a_name, names_emptied, other_dataset, split_changed, random_split,
         of_all, other_plans, other_normalisation, path_for_a_name, cases_renamed, twin_of_a_training_case,
-        overlapping_split, real_case_for_a_shard, real_case_for_a_shard_without_files, lazy_shard,
+        overlapping_split, real_case_for_a_shard, real_case_for_a_shard_without_files, lazy_shard, shard_of_code,
     )
 }  # fmt: skip
 
@@ -318,20 +334,20 @@ def test_no_file_that_is_unpickled_runs_code(victims, tmp_path):
 
     marker = tmp_path / "ran"
     places = {
-        victims.run / "checkpoint_latest.pt": "checkpoint_latest.pt -> one step",
-        victims.judge / "fold_0" / "checkpoint_final.pth": "judge's checkpoint -> found",
-        victims.bank / "synth_00000.pkl": "shard .pkl, checksum renewed -> use",
+        victims.run / "checkpoint_latest.pt": resume,
+        victims.judge / "fold_0" / "checkpoint_final.pth": open_judge,
+        victims.bank / "synth_00000.pkl": use_bank,
     }
-    for path, row in places.items():
+    for path, entry in places.items():
         for protocol in (0, 2, 4):
             own = path.read_bytes()
             for content in (pickle.dumps(Evil(marker), protocol), pickle.dumps({"a": [Evil(marker)]}, protocol)):
                 path.write_bytes(content)
                 _renew_shard(victims, path)
-                assert outcome_of(lambda row=row: (victims.enter(), ROWS[row].entry(victims))[1]).kind == "clear", path
+                assert outcome_of(lambda entry=entry: (victims.enter(), entry(victims))[1]).kind == "clear", path
             if path.suffix != ".pkl":
                 torch.save({"network_weights": Evil(marker), "images_seen": Evil(marker)}, path)
-                outcome = outcome_of(lambda row=row: (victims.enter(), ROWS[row].entry(victims))[1])
+                outcome = outcome_of(lambda entry=entry: (victims.enter(), entry(victims))[1])
                 assert outcome.kind == "clear", (path, outcome)
             path.write_bytes(own)
             _renew_shard(victims, path)
