@@ -18,6 +18,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
+from stylegan2_cond.data.nnunet_files import check_configuration, open_plans
 from stylegan2_cond.documents import read_json, write_atomically
 from stylegan2_cond.errors import UserError
 
@@ -165,6 +166,14 @@ class Preprocessed:
                 f"{self.folder}, the first is {missing[0]}. Preprocess them ({self.preprocess_command}) or mend the "
                 f"split."
             )
+        if both := sorted(set(training) & set(validation)):
+            raise UserError(
+                f"{self.base / 'splits_final.json'}, fold {fold}, has {len(both)} cases in both 'train' and 'val', the "
+                f"first is {both[0]}: validation would be worth nothing. Take them out of one of the lists."
+            )
+        if len(set(training)) < len(training):
+            twice = next(name for name in training if training.count(name) > 1)
+            raise UserError(f"{self.base / 'splits_final.json'}, fold {fold}, names {twice} twice. Take it out once.")
         if not training:
             raise UserError(f"Fold {fold} of {self.base / 'splits_final.json'} has no training case.")
         return Fold(str(fold), training, validation)
@@ -175,7 +184,7 @@ class Preprocessed:
             remedy = "Mend it, or delete it; nnU-Net and this command make it again."
             splits = read_json(path, remedy)
             if not _is_split(splits):
-                raise UserError(f"{path} is no list of folds, each with the lists 'train' and 'val'. {remedy}")
+                raise UserError(f"{path} is no list of folds, each with the lists 'train' and 'val' of names. {remedy}")
             return splits
         if len(names) < 5:
             raise UserError(
@@ -212,13 +221,15 @@ def open_preprocessed(dataset: str | int, configuration: str, plans_name: str = 
             + (f"There are: {', '.join(sorted(known))}; choose one with -p. " if known else "")
             + f"Or make them: {preprocess_command(name, configuration, plans_name)}"
         )
-    plans = PlansManager(read_json(plans_path, preprocess_command(name, configuration, plans_name)))
+    remedy = f"Write it again: {preprocess_command(name, configuration, plans_name)}"
+    plans = open_plans(read_json(plans_path, remedy), plans_path, remedy)
     if configuration not in plans.available_configurations:
         raise UserError(
             f"Configuration '{configuration}' is not in {plans_path}. "
             f"It has: {', '.join(plans.available_configurations)}."
         )
-    dataset_json = read_json(base / name / "dataset.json", preprocess_command(name, configuration, plans_name))
+    dataset_json = read_json(base / name / "dataset.json", remedy)
+    check_configuration(plans, configuration, dataset_json, plans_path, remedy)
     found = Preprocessed(name, plans, configuration, dataset_json)
     if not found.folder.is_dir() or not any(found.folder.iterdir()):
         raise UserError(f"{found.folder} has no cases: not preprocessed yet. Type: {found.preprocess_command}")
@@ -263,7 +274,9 @@ def _dataset_name(dataset: str, base: Path) -> str:
 
 def _is_split(content: object) -> bool:
     return isinstance(content, list) and all(
-        isinstance(fold, dict) and all(isinstance(fold.get(part), list) for part in ("train", "val"))
+        isinstance(fold, dict)
+        and all(isinstance(fold.get(part), list) for part in ("train", "val"))
+        and all(isinstance(name, str) for name in (*fold["train"], *fold["val"]))
         for fold in content
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 
@@ -16,6 +17,7 @@ from attack.victims import Victims
 SHORT, LONG = 300, 10_000
 LONG_MUTATIONS = int(os.environ.get("ATTACK_MUTATIONS", LONG))
 SEED = int(os.environ.get("ATTACK_SEED", 0))
+ONLY = os.environ.get("ATTACK_ROWS", "")  # a regular expression; all, where it is empty
 
 pytestmark = pytest.mark.attack
 
@@ -39,8 +41,9 @@ def fuzz(whole: Victims, scratch, row: str, number: int) -> tuple[str, Outcome]:
 
 def fuzz_all(whole: Victims, scratch, mutations: int) -> Tally:
     """As many mutations as are wanted, shared out among the rows."""
-    tally, shares = Tally(), sum(row.share for row in ROWS.values())
-    for name, row in ROWS.items():
+    rows = {name: row for name, row in ROWS.items() if re.search(ONLY, name)}
+    tally, shares = Tally(), sum(row.share for row in rows.values())
+    for name, row in rows.items():
         sound = outcome_of(lambda row=row: (whole.enter(), row.entry(whole))[1]) if row.faithful else None
         for number in range(max(2, round(mutations * row.share / shares))):
             before = time.monotonic()

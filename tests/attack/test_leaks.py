@@ -330,8 +330,6 @@ class Evil:
 def test_no_file_that_is_unpickled_runs_code(victims, tmp_path):
     import torch
 
-    from attack.entries import ROWS
-
     marker = tmp_path / "ran"
     places = {
         victims.run / "checkpoint_latest.pt": resume,
