@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from stylegan2_cond import Variant
 from stylegan2_cond.allocation import keep_freed_memory
 from stylegan2_cond.errors import Stopped, UserError
 
+OF_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EACCES, errno.EROFS, errno.EPERM)
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="4 or Dataset004_Hippocampus", show_default=False)]
@@ -321,6 +323,11 @@ def run_app(app: typer.Typer) -> None:
         app()
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None or error.errno not in OF_PATHS:
+            raise
+        print(f"Error: {str(error.filename)[:300]}: {error.strerror}. Choose another path.", file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
         print(stop, file=sys.stderr)

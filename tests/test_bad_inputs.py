@@ -1,10 +1,12 @@
 """Data that nobody hopes for: each trains, draws and is judged, or is refused with a reason; none crashes later."""
 
+import json
+
 import numpy as np
 import pytest
 from raw_cases import LABELS, NARROW, brain, cohort, own_folders, preprocess
 
-from stylegan2_cond.data.preprocessed import OUTSIDE
+from stylegan2_cond.data.preprocessed import OUTSIDE, open_preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import evaluation
 from stylegan2_cond.planning import Plan, deriving
@@ -183,3 +185,44 @@ def test_regions_with_an_ignore_label_train(folders):
     plan, drawn = goes_the_whole_way(data)
     assert plan.codec.labels == (0, 1, 2)
     assert 3 not in drawn.label
+
+
+# --- nnU-Net's own files, damaged or edited
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "named"),
+    [
+        ("nnUNetPlans.json", lambda plans: plans.pop("configurations"), "configurations"),
+        ("nnUNetPlans.json", lambda plans: plans.update(plans_name=["x"]), "plans_name"),
+        ("nnUNetPlans.json", lambda plans: plans["configurations"]["2d"].update(patch_size="16"), "patch_size"),
+        ("nnUNetPlans.json", lambda plans: plans["configurations"]["2d"].update(spacing=[1.0, -1.0]), "spacing"),
+        ("nnUNetPlans.json", lambda plans: plans["configurations"]["2d"].update(data_identifier="../x"), "identifier"),
+        ("nnUNetPlans.json", lambda plans: plans["configurations"]["2d"].update(inherits_from="none"), "2d"),
+        ("dataset.json", lambda content: content.pop("labels"), "labels"),
+        ("dataset.json", lambda content: content.update(labels={"first": 1}), "labels"),
+        ("dataset.json", lambda content: content.update(labels={"background": 0, "first": "one"}), "labels.first"),
+        ("dataset.json", lambda content: content.update(file_ending=3), "file_ending"),
+        ("splits_final.json", lambda splits: splits[0]["train"].append(["case_0"]), "splits_final"),
+        ("splits_final.json", lambda splits: splits[0]["train"].append(splits[0]["val"][0]), "case_"),
+        ("splits_final.json", lambda splits: splits[0]["train"].append(splits[0]["train"][0]), "twice"),
+    ],
+)
+def test_files_of_nnunet_that_cannot_be_used_are_named_with_the_key(folders, file, change, named):
+    preprocessed = preprocess(folders, cohort(), LABELS)
+    preprocessed.fold(0)
+    path = preprocessed.base / file
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=named) as told:
+        open_preprocessed(preprocessed.dataset_name, "2d").fold(0)
+    assert file in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["dataset", "splits_final"])
+def test_other_files_of_the_folder_are_not_taken_for_plans(folders, name):
+    preprocessed = preprocess(folders, cohort(), LABELS)
+    preprocessed.fold(0)
+    with pytest.raises(UserError, match=name):
+        open_preprocessed(preprocessed.dataset_name, "2d", name)

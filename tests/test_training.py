@@ -533,3 +533,19 @@ def test_a_plan_with_an_unknown_key_names_the_nearest(fresh_run, preprocessed):
     with pytest.raises(UserError, match=r"plan.json: unknown key 'r1_wait' \(did you mean 'r1_weight'\?\)"):
         train(preprocessed, "0", kimg=0.1)
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("path", ["/dev/null/folder", "x" * 300])
+def test_a_path_that_cannot_be_is_named_in_one_line(path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_app(lambda: os.stat(f"{path}/file"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: {path}")
+
+
+def test_an_error_of_no_path_stays_a_traceback():
+    def app() -> None:
+        raise OSError("of no path")
+
+    with pytest.raises(OSError, match="of no path"):
+        run_app(app)

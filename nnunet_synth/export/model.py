@@ -21,6 +21,8 @@ from nnunet_synth.export.model_card import CARD_FILE, ModelCard, describe_fold
 from nnunet_synth.export.portable import CARD_KEY, without_block, without_files, without_paths
 from nnunet_synth.export.scratch import only_writer, scratch_folder
 from nnunet_synth.training.record import TRAINING_RECORD_FILE
+from stylegan2_cond.data.nnunet_files import open_plans
+from stylegan2_cond.documents import read_json
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.nnunet import read_checkpoint
 from stylegan2_cond.progress_bar import ProgressBar
@@ -94,6 +96,7 @@ def _read_trained(folder: Path) -> Trained:
             remedy = f"Did you mean {below[0]}?"
         raise UserError(f"{folder} is no trained folder of nnU-Net's. {remedy}")
     settings = {name: _read_json(folder / name) for name in _SETTINGS}
+    open_plans(settings["plans.json"], folder / "plans.json", "nnUNetv2_train … --c writes it again.")
     found = {
         path.name: tuple(path / name for name in CHECKPOINTS if (path / name).is_file())
         for path in sorted(folder.glob("fold_*"))
@@ -105,12 +108,11 @@ def _read_trained(folder: Path) -> Trained:
 
 
 def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist. nnUNetv2_train … --c writes it again.") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}). nnUNetv2_train … --c writes it again.") from None
+    remedy = "nnUNetv2_train … --c writes it again."
+    content = read_json(path, remedy)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object. {remedy}")
+    return content
 
 
 def _read_checkpoint(path: Path) -> dict:
@@ -126,6 +128,7 @@ def _read_checkpoint(path: Path) -> dict:
     types = {"network_weights": dict, "trainer_name": str, "current_epoch": int}
     if not whole or not all(isinstance(checkpoint.get(key), kind) for key, kind in types.items()):
         raise UserError(f"{path} does not hold what nnU-Net's checkpoints hold. {remedy}")
+    open_plans(arguments["plans"], path, remedy)
     return checkpoint
 
 

@@ -160,11 +160,6 @@ def twin_of_a_training_case(victims: Victims) -> dict:
     return {}
 
 
-def overlapping_split(victims: Victims) -> dict:
-    edit_splits(victims, lambda splits: splits[0]["train"].append(splits[0]["val"][0]))
-    return {}
-
-
 def real_case_for_a_shard(victims: Victims) -> dict:
     """A shard's name that leads to a validation case, with the checksums of its files."""
     held_out = json.loads((victims.base / "splits_final.json").read_text())[0]["val"][0]
@@ -212,7 +207,7 @@ REFUSED: dict[str, Try] = {
     for one in (
         copied, copied_and_fold_edited, one_bit_of_a_name, names_emptied, other_dataset, split_changed, random_split,
         of_all, other_plans, other_normalisation, path_for_a_name, cases_renamed, twin_of_a_training_case,
-        overlapping_split, real_case_for_a_shard, real_case_for_a_shard_without_files, lazy_shard, shard_of_code,
+        real_case_for_a_shard, real_case_for_a_shard_without_files, lazy_shard, shard_of_code,
     )
 }  # fmt: skip
 
