@@ -134,7 +134,8 @@ def plan(
 
 @app.command(
     short_help="nnUNetv2_train with synthetic pairs.",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
+    # No -h here: it would be found in any of nnU-Net's options with one dash and an h, as -pretrained_weights.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--help"]},
     epilog="nnUNetv2_train -h lists the arguments. Example: nnunet-synth train 4 2d 0 -device cpu",
 )
 def train(context: typer.Context) -> None:

@@ -15,7 +15,7 @@ from conftest import BIN, DATASET, TINY_PLANS, run
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunet_synth import launching
+from nnunet_synth import cli, launching
 from nnunet_synth.training import trainer as trainers
 from nnunet_synth.training.trainer import SyntheticDataMixin
 
@@ -107,6 +107,7 @@ def test_every_trainer_is_found_by_its_name(monkeypatch, name):
         (["-p=Other"], "nnUNetTrainerSynth", "Other"),
         (["-tr", "nnUNetTrainerDA5Synth"], "nnUNetTrainerDA5Synth", "nnUNetPlans"),
         (["-tr=nnUNetTrainerDA5Synth", "-p", "Other"], "nnUNetTrainerDA5Synth", "Other"),
+        (["-pretrained_weights", "x.pth"], "nnUNetTrainerSynth", "nnUNetPlans"),
     ],
 )
 def test_a_trainer_that_was_named_in_any_way_is_the_one_that_trains(typed, trainer, plans, monkeypatch):
@@ -114,9 +115,11 @@ def test_a_trainer_that_was_named_in_any_way_is_the_one_that_trains(typed, train
 
     asked = []
     monkeypatch.setattr(run_training, "run_training", lambda *arguments, **_: asked.append(arguments[:5]))
-    monkeypatch.setattr("sys.argv", ["nnunet-synth"])
     monkeypatch.setenv(launching.VARIABLE, "")
-    launching.launch_training(["4", "2d", "0", *typed, "-device", "cpu"])
+    monkeypatch.setattr("sys.argv", ["nnunet-synth", "train", "4", "2d", "0", *typed, "-device", "cpu"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
     assert asked == [("4", "2d", "0", trainer, plans)]
 
 
