@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_cases import LABELS, cohort, own_folders, preprocess
 
+from nnunet_synth.benchmark import estimate
 from nnunet_synth.benchmark.arms import Arm
 from nnunet_synth.benchmark.design import DESIGN_FILE, make_design
 from nnunet_synth.benchmark.quick import choose_effort
 from nnunet_synth.cli import main
+from stylegan2_cond.data.preprocessed import open_preprocessed
 from stylegan2_cond.errors import UserError
 
 ARMS = (Arm(name="nnunet", title="nnU-Net alone", baseline=True), Arm(name="pair", variant="pair"))
@@ -157,6 +159,32 @@ def test_the_command_says_what_few_cases_allow(benchmark, tmp_path, count, sizes
     assert sizes in printed.replace(", ", ",")
     assert f"has {count} cases" in printed or count == 47
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_says_how_long_it_takes_by_steps_of_nnunets_network(benchmark, monkeypatch):
+    monkeypatch.setattr(estimate, "_seconds_of_step", lambda network, patches: 0.25)
+    options = ("--dry-run", "--quick", "--sizes", "4", "--repeats", "2", "--epochs", "10", "--iterations", "30")
+    code, printed = benchmark(12, *options, "--arm", "da5", "--arm", "pair", "--jobs", "3")
+    assert code in (0, None)
+    cells = 2 * 3  # repeats, arms with nnU-Net alone
+    minutes = cells * 10 * 30 * 0.25 / 60
+    assert f"{cells} cells" in printed
+    assert f"({minutes:.0f} min of jobs)" in printed
+    assert f"{minutes / 3:.0f} min at 3 jobs" in printed
+    assert "more for the generators and banks" in printed
+
+
+def test_a_step_of_nnunets_network_takes_the_time_that_it_takes(one_case, monkeypatch):
+    monkeypatch.setenv("nnUNet_preprocessed", str(one_case / "nnUNet_preprocessed"))
+    preprocessed = open_preprocessed("950", "2d")
+    plans = preprocessed.plans_manager.plans
+    assert 0 < estimate.seconds_by_steps(preprocessed, plans, (2, 5), 1, "cpu") < 60
+    monkeypatch.setattr(estimate, "_seconds_of_step", lambda *_: _raise(MemoryError()))
+    assert estimate.seconds_by_steps(preprocessed, plans, (2, 5), 1, "cpu") is None
+
+
+def _raise(error):
+    raise error
 
 
 @pytest.mark.parametrize(

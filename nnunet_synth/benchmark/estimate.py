@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
 from nnunet_synth.benchmark.cells import Task
+from stylegan2_cond.data.preprocessed import Preprocessed
+
+STEPS, PATIENCE = 3, 20.0  # steps after the first, which are not taken where that took so many seconds
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,55 @@ def seconds_by_epochs(log: str, epochs: int) -> float | None:
     """
     times = [float(seconds) for seconds in re.findall(r"Epoch time: ([0-9.]+) s", log)]
     return fmean(times[1:]) * epochs if len(times) > 1 else None
+
+
+def seconds_by_steps(
+    preprocessed: Preprocessed, plans: Mapping, length: tuple[int, int], threads: int, device: str
+) -> float | None:
+    """How long a training of nnU-Net takes by a few steps of its network here, on random patches.
+
+    Neither augmentation nor the prediction of the test cases counts.
+
+    Args:
+        preprocessed: the data.
+        plans: that nnU-Net is trained by.
+        length: epochs, and iterations of each.
+        threads, device: that it is trained with.
+
+    Returns:
+        Seconds; None where a step does not fit here.
+    """
+    manager = PlansManager(dict(plans))
+    configuration = manager.get_configuration(preprocessed.configuration_name)
+    channels = determine_num_input_channels(manager, configuration, preprocessed.dataset_json)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        network = get_network_from_plans(
+            configuration.network_arch_class_name,
+            configuration.network_arch_init_kwargs,
+            configuration.network_arch_init_kwargs_req_import,
+            channels,
+            manager.get_label_manager(preprocessed.dataset_json).num_segmentation_heads,
+            deep_supervision=True,
+        ).to(device)
+        patches = torch.randn(configuration.batch_size, channels, *configuration.patch_size, device=device)
+        times = [_seconds_of_step(network, patches)]
+        times += [_seconds_of_step(network, patches) for _ in range(STEPS if times[0] < PATIENCE else 0)]
+    except (RuntimeError, MemoryError):
+        return None
+    finally:
+        torch.set_num_threads(before)
+    return math.prod(length) * min(times)
+
+
+def _seconds_of_step(network: torch.nn.Module, patches: torch.Tensor) -> float:
+    began = time.perf_counter()
+    with torch.autocast(patches.device.type, enabled=patches.device.type == "cuda"):
+        outputs = network(patches)
+    sum(output.float().square().mean() for output in outputs).backward()
+    float(next(network.parameters()).grad.sum())  # waits for a GPU
+    return time.perf_counter() - began
 
 
 def _duration(seconds: float) -> str:

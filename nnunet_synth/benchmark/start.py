@@ -12,6 +12,7 @@ from nnunet_synth.benchmark import REPEATS
 from nnunet_synth.benchmark.arms import choose_arms
 from nnunet_synth.benchmark.cells import commands, tasks_of
 from nnunet_synth.benchmark.design import ALL, DESIGN_FILE, FEW_TEST_CASES, SIZES, Design, make_design, settle
+from nnunet_synth.benchmark.estimate import estimate, seconds_by_steps
 from nnunet_synth.benchmark.examples import draw_examples
 from nnunet_synth.benchmark.gathering import gather
 from nnunet_synth.benchmark.quick import choose_effort, with_effort
@@ -82,6 +83,7 @@ def run_benchmark(asked: Asked, *, dry: bool = False) -> Done | None:
         raise UserError(f"-o {folder} is not a folder. Choose another place with -o.")
     if dry:
         _tell(design, folder, where.device, notes(design, asked))
+        print(_foretell(design, preprocessed, where))
         return None
     with alone(folder):
         design = settle(design, folder)
@@ -185,6 +187,20 @@ def notes(design: Design, asked: Asked) -> list[str]:
             f"told from chance."
         )
     return found
+
+
+def _foretell(design: Design, preprocessed: Preprocessed, where: Where) -> str:
+    """How long it all takes, by a few steps of nnU-Net's network; on a cluster, this machine can't say."""
+    tasks, seconds = [*tasks_of(design).values()], None
+    if where.slurm is None:
+        plans = with_effort(preprocessed.plans_manager.plans, design.configuration, design.effort)
+        length = (design.effort.epochs, design.effort.iterations)
+        seconds = seconds_by_steps(preprocessed, plans, length, where.threads, where.device)
+    if seconds is None:
+        return "How long it takes, the first cell shows."
+    cell = next(task for task in tasks if task.kind == "cell")
+    left = estimate(tasks, {cell: seconds}, where.jobs)
+    return f"By a few steps of nnU-Net's network here, without augmentation: {left}"
 
 
 def _tell(design: Design, folder: Path, device: str, told: Sequence[str]) -> None:
