@@ -264,7 +264,7 @@ def as_user_error(error: Exception, path: Path) -> Exception:
         return UserError(f"No permission to write {path}. Choose a folder that you may write to.")
     if isinstance(error, (OSError, RuntimeError)) and not os.path.isdir(path.parent):
         return UserError(f"{path} cannot be written: {path.parent} is not a folder. Choose another path.")
-    if number in (errno.EISDIR, errno.ENAMETOOLONG):
+    if number in (errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
         return UserError(f"{path} cannot be written ({error.strerror}). Choose another name.")
     return error
 

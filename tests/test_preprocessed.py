@@ -101,18 +101,76 @@ def test_what_does_not_exist_is_named_with_what_does(preprocessed, arguments, wo
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
-@pytest.mark.parametrize("fold", ["5", "-1", "zero"])
+@pytest.mark.parametrize("fold", ["5", "-1", "zero", "٣", "00", "+1", "1.0", "²"])
 def test_a_fold_that_does_not_exist_is_refused(preprocessed, fold):
     with pytest.raises(UserError, match="has folds 0 to 4"):
         preprocessed.fold(fold)
 
 
-@pytest.mark.parametrize("content", ['[{"train": ["virtual_000"]}]', '{"train": [], "val": []}', "[1]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"train": ["virtual_000"]}]',
+        '{"train": [], "val": []}',
+        "[1]",
+        '[{"train": [["virtual_000"]], "val": []}]',
+        '[{"train": [0], "val": []}]',
+    ],
+)
 def test_a_split_of_another_shape_is_told(damaged_copy, content):
     copy, _ = damaged_copy
     (copy.base / "splits_final.json").write_text(content)
     with pytest.raises(UserError, match=r"splits_final.json is no list of folds"):
         copy.fold(0)
+
+
+@pytest.mark.parametrize(
+    ("train", "val"), [(["virtual_000", "virtual_001"], ["virtual_001"]), (["virtual_001", "virtual_001"], [])]
+)
+def test_a_split_that_names_a_case_twice_is_refused(damaged_copy, train, val):
+    copy, _ = damaged_copy
+    (copy.base / "splits_final.json").write_text(json.dumps([{"train": train, "val": val}]))
+    with pytest.raises(UserError, match=r"splits_final\.json, fold 0.*virtual_001"):
+        copy.fold(0)
+
+
+@pytest.mark.parametrize("plans_name", ["dataset", "splits_final", "dataset_fingerprint"])
+def test_a_file_that_is_not_plans_is_refused(preprocessed, plans_name):
+    preprocessed.fold(0)
+    with pytest.raises(UserError, match=rf"{plans_name}\.json"):
+        open_preprocessed(901, "2d", plans_name)
+
+
+@pytest.mark.parametrize(
+    ("file", "place", "value"),
+    [
+        ("nnUNetPlans", ("plans_name",), None),
+        ("nnUNetPlans", ("configurations",), [1]),
+        ("nnUNetPlans", ("configurations", "2d"), None),
+        ("nnUNetPlans", ("configurations", "2d", "patch_size"), "x"),
+        ("nnUNetPlans", ("configurations", "2d", "patch_size"), [0, 8]),
+        ("nnUNetPlans", ("configurations", "2d", "spacing"), None),
+        ("nnUNetPlans", ("configurations", "2d", "data_identifier"), 7),
+        ("nnUNetPlans", ("configurations", "2d", "inherits_from"), "2d"),
+        ("dataset", ("labels",), None),
+        ("dataset", ("labels",), {"background": "zero"}),
+        ("dataset", ("channel_names",), ["T1"]),
+        ("dataset", ("file_ending",), 3),
+        ("dataset", (), []),
+    ],
+)
+def test_plans_and_dataset_json_of_another_structure_are_refused(damaged_copy, file, place, value):
+    copy, _ = damaged_copy
+    path = copy.base / f"{file}.json"
+    content = {"whole": json.loads(path.read_text())}
+    *inside, last = ("whole", *place)
+    part = content
+    for key in inside:
+        part = part[key]
+    part[last] = value
+    path.write_text(json.dumps(content["whole"]))
+    with pytest.raises(UserError, match=rf"{file}\.json.*nnUNetv2_plan_and_preprocess"):
+        open_preprocessed(901, "2d")
 
 
 def test_an_unset_variable_is_named(preprocessed, monkeypatch):

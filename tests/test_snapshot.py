@@ -6,16 +6,24 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tolerance import NETWORK, assert_rounded
 
 from stylegan2_cond.documents import checksum
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.snapshot import find_snapshots, load_generator, save_snapshot
+from stylegan2_cond.snapshot import find_snapshots, load_generator, save_snapshot, sha256
 
 
 @pytest.fixture
 def snapshot(generator_run, tmp_path):
     return shutil.copytree(find_snapshots(generator_run)[-1], tmp_path / "snapshot")
+
+
+def renew(snapshot, **changes):
+    """Edit a card as someone does who renews its checksum as well."""
+    path = snapshot / "card.json"
+    card = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(card | {"checksum": checksum(card)}))
 
 
 def test_sample_i_depends_on_seed_and_i_alone(snapshot):
@@ -76,9 +84,27 @@ def test_a_card_that_was_changed_is_refused(snapshot):
 
 def test_a_card_of_another_network_does_not_pass(snapshot):
     card = json.loads((snapshot / "card.json").read_text())
-    card["plan"]["style_dim"] = 32
-    (snapshot / "card.json").write_text(json.dumps(card | {"checksum": checksum(card)}))
-    with pytest.raises(UserError, match="does not fit its card"):
+    renew(snapshot, plan=card["plan"] | {"style_dim": 32})
+    with pytest.raises(UserError, match="does not fit its card") as caught:
+        load_generator(snapshot)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.double, lambda weight: weight * float("nan")])
+def test_weights_of_another_format_or_not_finite_are_refused(snapshot, change):
+    path = snapshot / "generator.safetensors"
+    weights = load_file(path)
+    name = next(iter(weights))
+    save_file(weights | {name: change(weights[name])}, path)
+    renew(snapshot, weights_sha256=sha256(path))
+    with pytest.raises(UserError, match=rf"generator\.safetensors.*{name}"):
+        load_generator(snapshot)
+
+
+def test_a_folder_in_place_of_the_weights_is_named(snapshot):
+    (snapshot / "generator.safetensors").unlink()
+    (snapshot / "generator.safetensors").mkdir()
+    with pytest.raises(UserError, match=r"generator\.safetensors is missing"):
         load_generator(snapshot)
 
 

@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import tiny_plan
 
+from stylegan2_cond.errors import UserError
 from stylegan2_cond.pictures import GAP, overlay_grid
 from stylegan2_cond.snapshot import Pairs
 from stylegan2_cond.training import progress
@@ -33,6 +34,19 @@ def test_a_line_is_json_with_the_images_seen(tmp_path):
     assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == expected
     assert log.lines() == read_log(tmp_path) == expected
     assert read_log(tmp_path / "elsewhere") == []
+
+
+def test_a_folder_in_place_of_the_log_is_named(tmp_path):
+    (tmp_path / "log.jsonl").mkdir()
+    for read in (lambda: read_log(tmp_path), lambda: Log(tmp_path, 0)):
+        with pytest.raises(UserError, match=r"log\.jsonl"):
+            read()
+
+
+def test_a_link_to_itself_in_place_of_the_log_is_named(tmp_path):
+    (tmp_path / "log.jsonl").symlink_to("log.jsonl")
+    with pytest.raises(UserError, match=r"log\.jsonl"):
+        Log(tmp_path, 0).write(1000, {})
 
 
 def test_going_on_drops_what_came_after_the_checkpoint_and_what_was_cut_off(tmp_path):

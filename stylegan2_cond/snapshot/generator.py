@@ -170,16 +170,28 @@ def load_generator(path: str | os.PathLike, device: str | torch.device = "cpu") 
     _refuse_run_folder(folder)
     card = Card.load(folder / CARD_FILE)
     weights = folder / WEIGHTS_FILE
-    if not weights.exists() or sha256(weights) != card.weights_sha256:
-        state = "is missing" if not weights.exists() else "is damaged: its checksum is not the card's"
+    if not weights.is_file() or sha256(weights) != card.weights_sha256:
+        state = "is missing" if not weights.is_file() else "is damaged: its checksum is not the card's"
         raise UserError(f"{weights} {state}. {Card.remedy}")
-    with torch.device("meta"):  # no random draws, no time spent on weights that are replaced
-        network = build_generator(card.plan)
     try:
-        network.load_state_dict(load_file(weights), assign=True)
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{weights} does not fit its card ({error}). {Card.remedy}") from None
+        with torch.device("meta"):  # no random draws, no time spent on weights that are replaced
+            network = build_generator(card.plan)
+        state = load_file(weights)
+        _refuse_misfits(state, network.state_dict())
+        network.load_state_dict(state, assign=True)
+    except (SafetensorError, RuntimeError, ValueError, TypeError, OverflowError) as error:
+        said = " ".join(str(error).split())  # torch lists every tensor in a line of its own
+        raise UserError(f"{weights} does not fit its card ({said}). {Card.remedy}") from None
     return PairGenerator(network, card, open_device(device))
+
+
+def _refuse_misfits(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Weights that `load_state_dict` would take, though nothing could be drawn with them."""
+    for name, weight in state.items():
+        if name in expected and weight.dtype != expected[name].dtype:
+            raise ValueError(f"{name} is {weight.dtype}, not {expected[name].dtype}")
+        if not weight.isfinite().all():
+            raise ValueError(f"{name} is not finite")
 
 
 def open_masks(text: str, plan: Plan, device: str | torch.device = "cpu") -> MaskSource:

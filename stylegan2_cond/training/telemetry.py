@@ -10,6 +10,7 @@ import numpy as np
 
 from stylegan2_cond.data.canvases import Canvases
 from stylegan2_cond.documents import explained_write, write_atomically
+from stylegan2_cond.errors import UserError
 from stylegan2_cond.pictures import GAP, overlay_grid, save_picture
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.snapshot import PairGenerator
@@ -77,7 +78,10 @@ def save_preview(path: Path, generator: PairGenerator, real: Canvases, plan: Pla
 
 
 def _texts(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}). Move it away: it is then written again.") from None
 
 
 def _read(line: str) -> dict | None:
