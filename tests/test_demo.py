@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,12 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="holds other things"):
         run_demo(tmp_path, "cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd", "/etc/passwd/inside", "/proc/nothing"])
+def test_a_place_where_no_folder_can_be_is_named(place):
+    with pytest.raises(UserError, match=place):
+        run_demo(Path(place), "cpu")
 
 
 def test_ctrl_c_ends_the_step_and_says_how_to_go_on(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 from nnunet_synth.demo.cohort import write_cohort
 from nnunet_synth.demo.steps import Steps
 from nnunet_synth.launching import VARIABLE, ext_trainer_path
-from stylegan2_cond.documents import write_atomically
+from stylegan2_cond.documents import explained_write, write_atomically
 from stylegan2_cond.errors import UserError
 
 DATASET_ID, DATASET = "901", "Dataset901_VirtualBrain"
@@ -30,12 +30,14 @@ def run_demo(folder: Path, device: str) -> None:
     """Go the whole way in `folder`; a demo that was stopped goes on.
 
     Raises:
-        UserError: the folder holds something else, or a command failed.
+        UserError: the folder holds something else or can't be made, or a command failed.
         Stopped: after Ctrl-C.
     """
     if importlib.util.find_spec("nilearn") is None:
         raise UserError('The demo\'s template brain comes with nilearn. Type: pip install "nnunet-synth[demo]"')
-    if folder.exists() and any(folder.iterdir()) and not (folder / "done").exists():
+    with explained_write(folder / "done"):
+        folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()) and not (folder / "done").exists():
         raise UserError(f"{folder} holds other things. Choose another folder: nnunet-synth demo --folder {folder}_2")
     steps = Steps(folder, _variables(folder))
     print(
