@@ -26,6 +26,7 @@ from nnunet_synth.bank.format import (
     write_shard,
 )
 from nnunet_synth.bank.members import Order
+from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.ops import choose_backend
 from stylegan2_cond.snapshot import find_snapshots, load_generator
@@ -136,6 +137,13 @@ def test_a_bank_that_is_full_stays_as_it_is(preprocessed, bank):
     before = (bank / RECORD_FILE).read_text()
     fill_bank(preprocessed, "0", samples=100, name="tests", without=STRICT)
     assert (bank / RECORD_FILE).read_text() == before
+
+
+def test_a_class_that_no_training_patch_shows_is_named(preprocessed, bank, monkeypatch, capsys):
+    monkeypatch.setattr(Conditions, "combinations", lambda self: {(1,): 0.5, (): 0.5})
+    order = Order(balanced=True)
+    fill_bank(preprocessed, "0", samples=4, order=order, name="balanced", without=("all",))
+    assert "--balanced: no training patch shows class 2," in capsys.readouterr().out
 
 
 def test_a_weak_generator_is_called_one(preprocessed, bank, generator_run, capsys):

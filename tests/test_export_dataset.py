@@ -209,20 +209,35 @@ def test_rescaling_is_turned_back_as_in_a_typical_case(folder):
     np.testing.assert_allclose(found[0][0], image[:, 0], atol=1e-5)
 
 
-def test_pictures_hold_z_scores_rounded_and_what_did_not_fit_is_counted(folder):
+def test_pictures_hold_z_scores_rounded_and_all_of_them(folder):
     style = replace(FORMATS["rgb, pictures"], scheme="ZScoreNormalization")
     data = dataset(folder, style)
     image, label = samples(style, 2)
-    image[0, 1, 0, :6] = 50  # beyond 255, whatever the scale
+    image[0, 1, 0, :6] = 50  # beyond 255 by the scale of a typical case
     exported, card = export_dataset(make_bank(data, image, label), folder / "nnUNet_raw")
     picture = io.imread(exported / "imagesTr" / f"{card.synthetic[0]}_0000.png")
     assert picture.shape == (*CANVAS, 3)
     assert picture.dtype == np.uint8
     for number, channel in enumerate(card.channels):
-        wanted = np.clip(image[0, number] * channel.scale + channel.offset, 0, 255)
+        wanted = image[0, number] * channel.scale + channel.offset
         assert np.abs(picture[..., number] - wanted).max() <= 0.5 + 1e-3
-    assert card.clipped == pytest.approx((0, 6 / label.size, 0), abs=1e-6)
-    assert f"Up to {600 / label.size:.2g} % of a channel's values did not fit" in tell_dataset(exported, card)
+    assert card.clipped == (0, 0, 0)
+    assert "uint8" in card.channels[1].note  # contrast had to change
+    assert "did not fit" not in tell_dataset(exported, card)
+    found = next(preprocessed_again(exported, card, style, data))
+    step = image[0, 1].std() ** -1 * card.channels[1].scale ** -1  # of whole numbers, in deviations
+    expected = (image[0, 1] - image[0, 1].mean()) / image[0, 1].std()
+    assert np.abs(found[0][1, 0] - expected).max() <= 2 * step
+
+
+def test_values_beyond_what_nnunet_allows_are_clipped_in_pictures_and_counted(folder):
+    style = FORMATS["rgb, pictures"]
+    data = dataset(folder, style)
+    image, label = samples(style, 2)
+    image[0, 1, 0, :6] = 50  # RGB lies between 0 and 1
+    exported, card = export_dataset(make_bank(data, image, label), folder / "nnUNet_raw")
+    assert card.clipped[1] >= 6 / label.size - 1e-6
+    assert f"Up to {100 * max(card.clipped):.2g} % of a channel's values did not fit" in tell_dataset(exported, card)
 
 
 def test_a_scheme_that_is_not_nnunets_is_left_in_normalised_units(folder):

@@ -1,5 +1,7 @@
 """Gates let real canvases pass, refuse what each is there to refuse, and count it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import STRICT
@@ -10,6 +12,7 @@ from nnunet_synth.bank.filling import fill_bank
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.bank.gates import GATES, Anatomy, Copy, Fit, GateOff, Gates, Known, Range
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.metrics import copies
 from stylegan2_cond.metrics.real_sets import AGAIN, REAL, cut_canvases, read_reference
 from stylegan2_cond.metrics.samples import Samples
 
@@ -196,6 +199,26 @@ def test_copies_are_refused_and_others_are_not(known, rng):
     gate = Copy(known)
     assert not gate.allows(Samples(shifted, known.real.label[:20])).any()
     assert gate.allows(Samples(fresh.image, fresh.label)).mean() > 0.9
+
+
+def test_what_is_usual_of_real_canvases_is_looked_up_once(known, tmp_path, monkeypatch):
+    known = replace(known, nnunet=None)
+    plain, searched, search = Copy(known), [], copies.nearest_cases
+
+    def counted(queries, *rest, **more):
+        searched.append(len(queries))
+        return search(queries, *rest, **more)
+
+    monkeypatch.setattr(copies, "nearest_cases", counted)
+    kept = replace(known, keep=tmp_path / "kept")
+    first, second = Copy(kept), Copy(kept)
+    assert first.limits == second.limits == plain.limits
+    assert searched == [len(known.real)]
+    for path in (tmp_path / "kept").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    assert Copy(kept).limits == plain.limits  # what is damaged is found again
+    (tmp_path / "file").touch()
+    assert Copy(replace(known, keep=tmp_path / "file")).limits == plain.limits  # nothing can be kept there
 
 
 def test_the_first_gate_that_refuses_is_told(known):

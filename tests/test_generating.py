@@ -15,6 +15,7 @@ from matplotlib.image import imread
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from stylegan2_cond.cli import main, parse_areas
+from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.generating import RECORD_FILE, SamplesRecord, files, generate, summary
@@ -316,6 +317,20 @@ def test_what_is_asked_is_asked_of_every_sample(pair_snapshot, pair_plan, tmp_pa
     assert {sample.asked.position for sample in record.samples} == {0.4}
     assert {round(sample.asked.areas[2], 4) for sample in record.samples} == {0.07}
     assert np.array_equal(read_labels(tmp_path), load_generator(pair_snapshot).sample(9, **asks).label)
+
+
+def test_a_combination_of_classes_that_no_training_patch_shows_is_named(make_snapshot, pair_plan, tmp_path, capsys):
+    label = np.zeros((10, 4, 4), np.int16)
+    label[:, 0], label[:8, 1] = 1, 2
+    conditions = Conditions.from_canvases((1, 2), label, None)
+    assert conditions.combinations() == pytest.approx({(1, 2): 0.8, (1,): 0.2})
+    snapshot = make_snapshot(pair_plan.model_copy(update={"conditions": conditions}))
+    generate(snapshot, tmp_path / "seen", samples=1, with_classes=[2, 1])
+    assert capsys.readouterr().out == ""
+    generate(snapshot, tmp_path / "unseen", samples=1, with_classes=[2])
+    told = capsys.readouterr().out
+    assert "class 2," in told
+    assert "class 1 + 2 (80%), class 1 (20%)" in told
 
 
 def test_the_summary_counts_how_often_what_was_asked_was_met(pair_snapshot, tmp_path, monkeypatch):

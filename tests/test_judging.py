@@ -147,7 +147,9 @@ def test_real_canvases_are_looked_at_once_in_a_training(flat, monkeypatch):
     look, search = RandomPyramid.__call__, copies_room.nearest_cases
     monkeypatch.setattr(RandomPyramid, "__call__", lambda self, samples: looked.append(samples) or look(self, samples))
     monkeypatch.setattr(
-        copies_room, "nearest_cases", lambda queries, *rest: searched.append(queries) or search(queries, *rest)
+        copies_room,
+        "nearest_cases",
+        lambda queries, *rest, **more: searched.append(queries) or search(queries, *rest, **more),
     )
     for _ in range(3):
         judge.judge(drawing)

@@ -276,16 +276,22 @@ def test_an_unknown_schedule_is_answered_by_those_that_are_known():
         make_settings(bank=None, ratio=0.5, schedule="sometimes")
 
 
+def test_plans_may_let_the_bank_grow():
+    assert make_settings(bank=None, ratio=0.5, schedule="linear", refresh=2000).refresh == 2000
+
+
 def test_new_plans_tell_of_a_bank_that_no_fold_has(preprocessed, bank, run_here):
     arguments = ["nnunet-synth", "plan", preprocessed.dataset_name, "2d", "--ratio", "0.5", "-p", TINY_PLANS]
     try:
-        there = run_here(*arguments, "-o", "nnUNetPlansThere", "--bank", bank.name)
+        there = run_here(*arguments, "-o", "nnUNetPlansThere", "--bank", bank.name, "--refresh", "200")
+        block = json.loads((preprocessed.base / "nnUNetPlansThere.json").read_text())["configurations"]["2d"]["synth"]
         missing = run_here(*arguments, "-o", "nnUNetPlansMissing", "--bank", "nowhere")
     finally:
         for name in ("There", "Missing"):
             (preprocessed.base / f"nnUNetPlans{name}.json").unlink(missing_ok=True)
     assert there[0] == missing[0] == 0
     assert "No fold" not in there[1]
+    assert block["refresh"] == 200
     assert "No fold has a bank nowhere yet" in missing[1]
 
 

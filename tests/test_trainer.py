@@ -17,7 +17,9 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_synth import cli, launching
 from nnunet_synth.training import trainer as trainers
+from nnunet_synth.training.settings import SynthSettings
 from nnunet_synth.training.trainer import SyntheticDataMixin
+from stylegan2_cond.errors import UserError
 
 WITHOUT_PLUGIN = (
     "import sys; sys.modules['nnunet_synth'] = sys.modules['stylegan2_cond'] = None\n"  # as if never installed
@@ -121,6 +123,29 @@ def test_a_trainer_that_was_named_in_any_way_is_the_one_that_trains(typed, train
         cli.main()
     assert not end.value.code
     assert asked == [("4", "2d", "0", trainer, plans)]
+
+
+@pytest.mark.parametrize("trained_before", [False, True])
+def test_a_refused_training_leaves_no_empty_folder(tmp_path, trained_before):
+    class Base:
+        def get_tr_and_val_datasets(self):
+            return None, None
+
+    class Refused(SyntheticDataMixin, Base):
+        is_cascaded, configuration_name = True, "3d_cascade_fullres"
+        synth_settings = SynthSettings()
+
+    trainer, fold = Refused(), tmp_path / "nnUNetTrainerSynth__nnUNetPlans__2d" / "fold_0"
+    fold.mkdir(parents=True)
+    trainer.output_folder, trainer.output_folder_base = str(fold), str(fold.parent)
+    trainer.log_file = str(fold / "training_log_now.txt")
+    (fold / "training_log_now.txt").touch()
+    if trained_before:
+        (fold / "checkpoint_final.pth").touch()
+    with pytest.raises(UserError, match="cascade"):
+        trainer.get_tr_and_val_datasets()
+    left = [str(path.relative_to(fold)) for path in fold.rglob("*")] if trained_before else list(tmp_path.iterdir())
+    assert left == (["checkpoint_final.pth"] if trained_before else [])
 
 
 HOOKS = [name for name, member in vars(SyntheticDataMixin).items() if inspect.isfunction(member)]

@@ -29,10 +29,11 @@ from nnunet_synth.bank.showing import refused_picture, save_grid, save_preview
 from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.documents import as_user_error
 from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.metrics.kept import EVALUATION_FOLDER
 from stylegan2_cond.metrics.nnunet import open_newest
 from stylegan2_cond.metrics.real_sets import REAL, cut_canvases, read_reference
 from stylegan2_cond.ops import choose_backend
-from stylegan2_cond.planning import Plan
+from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.training.quality import CLOSE, relative_coverage, snapshot_figures, verdict
 
@@ -105,7 +106,7 @@ def fill_bank(
     without = _named_gates(without)
     members, references, mask_reference = open_members(preprocessed, fold_name, order, device)
     plan = members[0].generator.plan
-    _warn_of_weak(references)
+    _warn(plan, references, balanced=order.balanced)
     wanted = BankRecord(
         name=order.bank_name(references) if name is None else _plain_name(name),
         source=plan.source,
@@ -261,7 +262,11 @@ def _named_gates(names: Sequence[str]) -> set[str]:
     return set(GATES) if ALL_GATES in names else set(names)
 
 
-def _warn_of_weak(references: Sequence[SnapshotReference]) -> None:
+def _warn(plan: Plan, references: Sequence[SnapshotReference], *, balanced: bool) -> None:
+    """Name classes that are asked for in vain, and generators that are far from real."""
+    shown = {label for combination in plan.conditions.combinations() for label in combination}
+    if balanced and (never := [label for label in plan.conditions.classes if label not in shown]):
+        write_line(f"--balanced: no training patch shows class {', '.join(map(str, never))}, so it is never asked for.")
     for reference in references:
         figures = snapshot_figures(Path(reference.path))
         if (covered := relative_coverage(figures)) is not None and covered < CLOSE:
@@ -289,4 +294,5 @@ def _known(preprocessed: Preprocessed, plan: Plan, margin: float, device: str, f
             tqdm.write(f"The gate 'fit' is off. {error}", file=sys.stderr)
     count = REAL_CANVASES[len(plan.canvas)]
     real = cut_canvases(preprocessed, plan, plan.source.training_cases, count, REAL)
-    return Known(real, read_reference(preprocessed, plan)[0], plan.codec.labels, nnunet, margin)
+    keep = run_folder(plan.source, plan.variant) / EVALUATION_FOLDER
+    return Known(real, read_reference(preprocessed, plan)[0], plan.codec.labels, nnunet, margin, keep)

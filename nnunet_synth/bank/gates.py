@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
 
 from nnunet_synth.bank.format import GateRecord
-from stylegan2_cond.metrics.copies import ALARMS, Find, by_correlation, by_features, case_numbers
+from stylegan2_cond.metrics.copies import ALARMS, CORRELATION, Find, by_correlation, by_features, usual_nearness
 from stylegan2_cond.metrics.features import RandomPyramid
+from stylegan2_cond.metrics.kept import KeptFeatures
 from stylegan2_cond.metrics.masks import describe_masks
 from stylegan2_cond.metrics.nnunet import NnUNet
 from stylegan2_cond.metrics.samples import Samples
@@ -41,6 +43,7 @@ class Known:
         labels: all that a mask may hold.
         nnunet: trained on the real cases of the fold; None where there is none.
         margin: how much further than the real canvases samples may go, as a share of the real range.
+        keep: folder for what depends on the real canvases alone, to be computed once; nothing is kept, when None.
     """
 
     real: Samples
@@ -48,6 +51,7 @@ class Known:
     labels: Sequence[int]
     nnunet: NnUNet | None
     margin: float
+    keep: Path | None = None
 
 
 class Gate(ABC):
@@ -244,13 +248,15 @@ class Copy(Gate):
             raise GateOff(f"with {cases} training cases nobody knows what is usual; it takes {FEWEST_CASES}")
         inner = known.reference.cropped(known.real.canvas)
         features = known.nnunet or RandomPyramid()
+        features = KeptFeatures(features, known.keep) if known.keep else features
         self._searches: dict[str, Find] = {
             "pixels": by_correlation(known.reference),
             "features": by_features(inner, features(inner), features),
         }
-        own = case_numbers(known.reference, known.real)
+        kept_as = {"pixels": CORRELATION, "features": f"unscaled {features.identity()}" if known.keep else ""}
         for name, find in self._searches.items():
-            self.limits[f"score in {name}, least"] = float(np.quantile(find(known.real, own).score, ALARMS))
+            usual = usual_nearness(find, known.real, known.reference, kept_as[name], known.keep)
+            self.limits[f"score in {name}, least"] = float(np.quantile(usual.score, ALARMS))
 
     def allows(self, samples: Samples) -> np.ndarray:
         scores = {name: find(samples, None).score for name, find in self._searches.items()}
@@ -270,11 +276,13 @@ class Gates:
         gates, off = [], dict.fromkeys(without, NOT_WANTED)
         wanted = [gate for name, gate in GATES.items() if name not in off]
         learnt = known() if any(gate is not Finite for gate in wanted) else None
-        for gate in ProgressBar(wanted, desc="Learning what is real", unit="gate", leave=False, delay=2):
-            try:
-                gates.append(gate(learnt))
-            except GateOff as reason:
-                off[gate.name] = str(reason)
+        with ProgressBar(wanted, desc="Learning what is real", unit="filter", leave=False, delay=2) as bar:
+            for gate in bar:
+                bar.set_postfix_str(gate.name)
+                try:
+                    gates.append(gate(learnt))
+                except GateOff as reason:
+                    off[gate.name] = str(reason)
         return cls(tuple(gates), {name: off[name] for name in GATES if name in off})
 
     def records(self) -> dict[str, GateRecord]:

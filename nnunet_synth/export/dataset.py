@@ -16,10 +16,10 @@ from nnunet_synth.bank.provenance import BankProvenance, provenance
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard, Wish
 from nnunet_synth.export.dataset_folder import find_begun, new_folder
 from nnunet_synth.export.image_files import Layout, read_layout, write_case
-from nnunet_synth.export.intensities import learn_channels, preprocessed_values, storable, turn_back
+from nnunet_synth.export.intensities import fit_into, learn_channels, preprocessed_values, storable, turn_back
 from nnunet_synth.export.portable import CARD_KEY, without_files
 from nnunet_synth.export.real_cases import RawDataset, find_raw, put_case
-from nnunet_synth.export.samples import sample_cases
+from nnunet_synth.export.samples import sample_cases, value_range
 from nnunet_synth.export.scratch import case_folder, only_writer
 from nnunet_synth.export.splits import extended_folds, real_folds
 from nnunet_synth.training.leak_guard import refuse_leaks
@@ -129,6 +129,8 @@ def _samples_per_case(origin: Origin, stack: int | None) -> int:
 def _begin(origin: Origin, wish: Wish, target: Path, dataset_id: int | None) -> tuple[Path, DatasetCard]:
     training = [[str(path) for path in origin.raw.cases[name].images] for name in origin.fold.training]
     channels = learn_channels(origin.preprocessed, training)
+    if origin.layout.dtype.kind != "f" and any(channel.back == "typically" for channel in channels):
+        channels = fit_into(channels, *value_range(origin.bank, origin.record), origin.layout.dtype)
     folder = new_folder(target, wish.made_from, dataset_id)
     card = DatasetCard(
         dataset=folder.name,

@@ -69,6 +69,27 @@ def learn_channels(preprocessed: Preprocessed, cases: Sequence[Sequence[str]]) -
     )
 
 
+def fit_into(
+    channels: Sequence[Channel], lowest: np.ndarray, highest: np.ndarray, dtype: np.dtype
+) -> tuple[Channel, ...]:
+    """Let all values fit into files of whole numbers, where nnU-Net scales each case by itself and so sees no change.
+
+    lowest, highest: `[C]`, of the samples, in normalised units.
+    """
+    if dtype.kind == "f":
+        return tuple(channels)
+    limits, fitted = np.iinfo(dtype), []
+    for channel, low, high in zip(channels, lowest.tolist(), highest.tolist(), strict=True):
+        if channel.back == "typically":
+            scale = min(channel.scale, (limits.max - limits.min) / max(high - low, _SMALLEST))
+            offset = min(max(channel.offset, limits.min - low * scale), limits.max - high * scale)
+            if (scale, offset) != (channel.scale, channel.offset):
+                note = f"{channel.note} Contrast and brightness were changed so that all values fit into {dtype.name}."
+                channel = channel.model_copy(update={"scale": scale, "offset": offset, "note": note})
+        fitted.append(channel)
+    return tuple(fitted)
+
+
 def turn_back(image: np.ndarray, label: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
     """Values as in the image files, with voxels outside as nnU-Net expects them there.
 

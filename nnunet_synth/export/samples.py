@@ -28,6 +28,15 @@ def sample_cases(folder: Path, record: BankRecord, per_case: int) -> Iterator[tu
         yield np.stack(image, axis=1), np.stack(label)
 
 
+def value_range(folder: Path, record: BankRecord) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest value of each channel, `[C]`."""
+    lowest, highest = [], []
+    for image, _ in sample_cases(folder, record, per_case=64):
+        lowest.append(image.min(axis=(1, 2, 3)))
+        highest.append(image.max(axis=(1, 2, 3)))
+    return np.min(lowest, axis=0), np.max(highest, axis=0)
+
+
 def _samples(folder: Path, record: BankRecord) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """image `[C, *canvas]`, label `[*canvas]` of each sample."""
     dataset = BankDataset(str(folder), [shard.name for shard in record.shards])

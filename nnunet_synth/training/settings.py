@@ -61,14 +61,14 @@ def read_settings(configuration: dict, where: str) -> SynthSettings:
         raise UserError(f"The '{BLOCK}' block of {where}: {explain(error, SynthSettings)} Mend it there.") from None
 
 
-def make_settings(*, bank: str | None, ratio: float, schedule: str) -> SynthSettings:
+def make_settings(*, bank: str | None, ratio: float, schedule: str, refresh: int | None = None) -> SynthSettings:
     """Settings out of what was typed.
 
     Raises:
         UserError: no such schedule, or a ratio that is no probability.
     """
     try:
-        return SynthSettings(bank=bank, ratio=ratio, schedule=schedule)
+        return SynthSettings(bank=bank, ratio=ratio, schedule=schedule, refresh=refresh)
     except ValidationError as error:
         raise UserError(explain(error, SynthSettings).replace("key '", "'--")) from None
 

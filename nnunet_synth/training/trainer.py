@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -53,6 +54,20 @@ class SyntheticDataMixin:
 
     def get_tr_and_val_datasets(self):
         """nnU-Net's datasets; the training one answers some draws from the bank. Validation stays real."""
+        try:
+            return self._datasets()
+        except UserError:
+            self._leave_no_empty_folder()
+            raise
+
+    def _leave_no_empty_folder(self) -> None:
+        """nnU-Net makes a model's folder and a log before it trains; what is in it already stays."""
+        Path(self.log_file).unlink(missing_ok=True)
+        for folder in (Path(self.output_folder), Path(self.output_folder_base)):
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+
+    def _datasets(self):
         training, validation = super().get_tr_and_val_datasets()
         settings = self.synth_settings
         if settings.ratio == 0:

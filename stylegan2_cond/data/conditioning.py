@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,16 @@ class Conditions(BaseModel):
             log_area_sd=tuple(sd.round(4).tolist()),
             rows=write_rows(areas, positions if has_position else None),
         )
+
+    def combinations(self) -> dict[tuple[int, ...], float]:
+        """Which classes the training canvases show together, and the share of each combination; the largest first."""
+        if not self.rows:
+            return {}
+        table = read_rows(self.rows, len(self.classes), has_position=self.has_position)
+        shares: Counter[tuple[int, ...]] = Counter()
+        for row, weight in zip(table.shown, table.weights / table.weights.sum(), strict=True):
+            shares[tuple(label for label, there in zip(self.classes, row, strict=True) if there)] += float(weight)
+        return dict(shares.most_common())
 
     def shares(self, label: torch.Tensor) -> torch.Tensor:
         """`[N, classes]` float32: how much of each canvas, `[N, *canvas]`, each class fills, from 0 to 1."""

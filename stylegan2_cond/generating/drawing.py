@@ -16,12 +16,13 @@ from stylegan2_cond.data.preprocessed import OUTSIDE
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.generating.files import sample_files, sample_name, save_preview, scratch_folder, write_sample
 from stylegan2_cond.generating.record import Sample, SamplesRecord, begin_folder, describe, save_record
-from stylegan2_cond.progress_bar import ProgressBar
+from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.snapshot import Ask, MaskSource, PairGenerator, Pairs, load_generator, open_masks
 from stylegan2_cond.snapshot.masks import DrawnMasks
 
 DEFAULT_MASKS = "deformed"
 SAVE_SECONDS = 10.0  # between two writings of the record
+MOST_NAMED = 5  # combinations of classes
 
 
 def generate(
@@ -64,6 +65,8 @@ def generate(
         generator = load_generator(snapshot, device)
         source = _open_source(generator, masks, device)
         _check(ask, generator.plan.conditions, source, seed)
+        if warning := _unseen(ask, generator.plan.conditions):
+            write_line(warning)
         record = _new_record(snapshot, generator, ask, source, masks)
         record = record.model_copy(update={"seed": seed, "truncation": truncation, "requested": samples})
         record = _draw(folder, begin_folder(folder, record), generator, ask, source)
@@ -144,6 +147,22 @@ def _check(ask: Ask, conditions: Conditions, source: MaskSource | None, seed: in
     if source is not None and ask != Ask():
         with _naming(ask):
             source.draw(seed, [0], ask)
+
+
+def _unseen(ask: Ask, conditions: Conditions) -> str | None:
+    """What to say where no training canvas shows just the classes that are asked for."""
+    seen = conditions.combinations()
+    if ask.classes is None or tuple(ask.classes) in seen:
+        return None
+    frequent = [f"{_together(classes)} ({share:.0%})" for classes, share in list(seen.items())[:MOST_NAMED]]
+    return (
+        f"No training patch shows just {_together(ask.classes)}, so the generator could not learn it. They show: "
+        f"{', '.join(frequent)}{', …' if len(seen) > MOST_NAMED else ''}."
+    )
+
+
+def _together(classes: Sequence[int]) -> str:
+    return f"class {' + '.join(map(str, classes))}" if classes else "no class"
 
 
 @contextlib.contextmanager

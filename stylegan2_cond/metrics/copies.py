@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from stylegan2_cond.documents import write_atomically
+from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.correlation import CANDIDATES, QUERIES, best_of_cases, nearest_cases
 from stylegan2_cond.metrics.kept import content_key
@@ -26,6 +30,7 @@ from stylegan2_cond.metrics.samples import Samples
 # itself is an estimate.
 ALARMS = 0.005
 FEWEST_CASES = CANDIDATES + 1  # a real canvas must not be compared with its own
+CORRELATION = "correlation"  # name under which what is usual is kept
 SMALLEST = 1e-4  # distance, so that exact copies have a finite score
 
 
@@ -82,22 +87,29 @@ def search_copies(comparison: Comparison, find: Find, reference: Samples, name: 
         name: of the search, under which the usual nearness is kept.
     """
     real, drawn = comparison.real, comparison.drawn
-    usual = _kept(comparison, name, reference, lambda: find(real, case_numbers(reference, real)))
+    usual = usual_nearness(find, real, reference, name, comparison.keep)
     return CopySearch(float(np.quantile(usual.score, ALARMS)), find(drawn, case_numbers(reference, drawn)), usual)
 
 
-def _kept(comparison: Comparison, name: str, reference: Samples, compute: Callable[[], Nearest]) -> Nearest:
-    """What was computed from the same canvases before, where the comparison keeps such things."""
-    if comparison.keep is None:
-        return compute()
-    path = comparison.keep / f"nearest_{content_key(comparison.real, name, content_key(reference))}.npz"
-    if not path.exists():
-        found = compute()
-        with write_atomically(path) as temporary, temporary.open("wb") as file:
+def usual_nearness(find: Find, real: Samples, reference: Samples, name: str, keep: Path | None) -> Nearest:
+    """What other cases of the reference are to real canvases; from the folder `keep` where it was found before.
+
+    Args:
+        find: as for `search_copies`.
+        real: canvases of cases.
+        reference: all training canvases.
+        name: of the search.
+        keep: None where nothing is to be kept.
+    """
+    path = keep and keep / f"nearest_{content_key(real, name, content_key(reference))}.npz"
+    if path and path.exists():
+        with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(path, allow_pickle=False) as arrays:
+            return Nearest(arrays["score"], arrays["nearness"], arrays["index"])
+    found = find(real, case_numbers(reference, real))
+    if path:
+        with suppress(UserError, OSError), write_atomically(path) as temporary, temporary.open("wb") as file:
             np.savez(file, score=found.score, nearness=found.nearness, index=found.index)
-        return found
-    with np.load(path, allow_pickle=False) as arrays:
-        return Nearest(arrays["score"], arrays["nearness"], arrays["index"])
+    return found
 
 
 def case_numbers(reference: Samples, samples: Samples) -> np.ndarray:
@@ -109,14 +121,19 @@ def case_numbers(reference: Samples, samples: Samples) -> np.ndarray:
     return np.where(names[places] == samples.case, places, -1)
 
 
-def by_correlation(reference: Samples) -> Find:
-    """Nearness in pixels: the largest normalised cross-correlation over small shifts."""
+def by_correlation(reference: Samples, progress: Callable[[int], object] = lambda count: None) -> Find:
+    """Nearness in pixels: the largest normalised cross-correlation over small shifts.
+
+    `progress` is told how many canvases were looked up, every so often.
+    """
     order, cases = _by_case(reference)
     in_order = np.array_equal(order, np.arange(len(order)))  # no second copy of what may be a GiB
     sorted_reference = torch.from_numpy(reference.image if in_order else reference.image[order])
 
     def find(samples: Samples, own: np.ndarray | None) -> Nearest:
-        correlation, index = nearest_cases(torch.from_numpy(samples.image), sorted_reference, cases, own)
+        correlation, index = nearest_cases(
+            torch.from_numpy(samples.image), sorted_reference, cases, own, progress=progress
+        )
         return _nearest(1 - correlation.double(), correlation[:, 0], order[index[:, 0].numpy()])
 
     return find
@@ -162,7 +179,7 @@ def _nearest(distances: torch.Tensor, nearness: torch.Tensor, index: np.ndarray)
 def copies_of(comparison: Comparison) -> CopySearch:
     """The search by correlation; what the metric and the picture of a comparison are made of."""
     reference = comparison.reference
-    return search_copies(comparison, by_correlation(reference), reference, "correlation")
+    return search_copies(comparison, by_correlation(reference), reference, CORRELATION)
 
 
 def copies_in_features(comparison: Comparison) -> CopySearch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ def nearest_cases(
     cases: np.ndarray,
     own: np.ndarray | None = None,
     count: int = CANDIDATES,
+    progress: Callable[[int], object] = lambda count: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """For each query, the most alike canvas of each of the most alike cases.
 
@@ -38,6 +39,7 @@ def nearest_cases(
         cases: `[M]` numbers, from 0 on, of the reference canvases' cases; canvases of a case stand together.
         own: `[N]` number of the case that a query must not be compared with; -1 for none.
         count: cases for each query, at most.
+        progress: is told how many queries were looked up since it was last told.
 
     Returns:
         correlation: `[N, count]`, best first.
@@ -50,7 +52,7 @@ def nearest_cases(
         part = slice(start, start + QUERIES)
         scores = coarse_correlation(queries[part], reference)
         index = best_of_cases(scores, starts, cases, None if own is None else own[part], count)  # [n, count, each]
-        exact = _exact(queries[part], reference, index.flatten(1)).reshape(index.shape)
+        exact = _exact(queries[part], reference, index.flatten(1), progress).reshape(index.shape)
         best = exact.max(dim=2)
         index = index.gather(2, best.indices.unsqueeze(2)).squeeze(2)
         order = best.values.argsort(dim=1, descending=True)
@@ -150,10 +152,16 @@ def _box_sum(image: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
     return image
 
 
-def _exact(queries: torch.Tensor, reference: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def _exact(
+    queries: torch.Tensor, reference: torch.Tensor, index: torch.Tensor, progress: Callable[[int], object]
+) -> torch.Tensor:
     size = max(1, BLOCK_BYTES // (4 * math.prod(reference.shape[1:]) * index.shape[1]))
-    parts = [slice(start, start + size) for start in range(0, len(queries), size)]
-    return torch.cat([largest_correlation(queries[part], reference[index[part]]) for part in parts])
+    found = []
+    for start in range(0, len(queries), size):
+        part = slice(start, start + size)
+        found.append(largest_correlation(queries[part], reference[index[part]]))
+        progress(len(found[-1]))
+    return torch.cat(found)
 
 
 def best_of_cases(

@@ -17,7 +17,7 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.comparison import Comparison, check_names, refusals
 from stylegan2_cond.metrics.copies import copies_of
 from stylegan2_cond.metrics.features import Features, Setting, build_features
-from stylegan2_cond.metrics.kept import KeptFeatures, content_key
+from stylegan2_cond.metrics.kept import EVALUATION_FOLDER, KeptFeatures, content_key
 from stylegan2_cond.metrics.nnunet import NnUNet, open_newest, open_nnunet
 from stylegan2_cond.metrics.picture import save_neighbours
 from stylegan2_cond.metrics.real_sets import RealSets, as_judged, read_real_sets
@@ -149,7 +149,7 @@ class _Judge:
         network, no_network = _find_network(plan, nnunet, device, needed=features == NnUNet.name)
         low, high = (plan.codec.low, plan.codec.high) if plan.codec.low else ((0.0,), (1.0,))
         setting = Setting(low, high, nnunet=network, device=device)
-        keep = run_folder(plan.source, plan.variant) / "evaluation"
+        keep = run_folder(plan.source, plan.variant) / EVALUATION_FOLDER
         extractor = KeptFeatures(build_features(features, setting), keep)
         sets = read_real_sets(preprocessed, plan, validation, samples)
         return cls(plan, sets, extractor, network, no_network, seed, keep)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from stylegan2_cond.documents import write_atomically
+from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.features import Features
 from stylegan2_cond.metrics.samples import Samples
+
+EVALUATION_FOLDER = "evaluation"  # of a run: what depends on its real canvases alone
 
 
 class KeptFeatures(Features):
@@ -29,10 +33,10 @@ class KeptFeatures(Features):
         if samples.case is None:
             return self.extractor(samples)
         path = self.folder / f"features_{content_key(samples, self.identity())}.npy"
-        if path.exists():
+        with suppress(OSError, ValueError, EOFError):  # not there, or damaged
             return torch.from_numpy(np.load(path, allow_pickle=False))
         vectors = self.extractor(samples)
-        with write_atomically(path) as temporary, temporary.open("wb") as file:
+        with suppress(UserError, OSError), write_atomically(path) as temporary, temporary.open("wb") as file:
             np.save(file, vectors.numpy(), allow_pickle=False)
         return vectors
 

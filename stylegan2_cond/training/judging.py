@@ -14,6 +14,7 @@ from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.metrics import METRICS, Result
 from stylegan2_cond.metrics.comparison import Comparison, judge, refusals, standardisation
 from stylegan2_cond.metrics.features import Features, RandomPyramid
+from stylegan2_cond.metrics.kept import EVALUATION_FOLDER
 from stylegan2_cond.metrics.real_sets import AGAIN, as_judged, cut_canvases
 from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.planning import Plan, run_folder
@@ -102,7 +103,7 @@ class SnapshotJudge:
             shrunk(few, shrinking(self.plan.canvas)),
             features=RandomPyramid(),
             reference=reference,
-            keep=run_folder(self.plan.source, self.plan.variant) / "evaluation",
+            keep=run_folder(self.plan.source, self.plan.variant) / EVALUATION_FOLDER,
         )
         # What is usual is the extreme of the real canvases: so many that lie apart, which are few in volumes, are
         # exceeded by a share of about 1 / (n + 1) of canvases never seen. 13 % were, with 8 and 20 Hippocampus volumes.

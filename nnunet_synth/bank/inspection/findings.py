@@ -18,6 +18,8 @@ from nnunet_synth.bank.inspection.tiles import Look
 from stylegan2_cond.data.codec import Codec
 from stylegan2_cond.data.survey import RANGE_QUANTILES
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.metrics.kept import EVALUATION_FOLDER
+from stylegan2_cond.planning import run_folder
 
 SEED = 0  # of the voxels whose intensities are looked at
 
@@ -70,7 +72,7 @@ def find_out(folder: Path, record: BankRecord, file_bytes: int) -> Findings:
         look, dataset_json = _look_of(plan.codec), preprocessed.dataset_json
         if drawn:
             real = read_real_side(preprocessed, plan)
-            neighbours = find_neighbours(drawn.samples, real)
+            neighbours = find_neighbours(drawn.samples, real, run_folder(plan.source, plan.variant) / EVALUATION_FOLDER)
     classes, channels = name_classes(look.labels, dataset_json), name_channels(len(look.low), dataset_json)
     shown, measures = None, []
     if drawn:

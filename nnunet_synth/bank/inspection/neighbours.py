@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from nnunet_synth.bank.inspection.real_side import RealSide
-from stylegan2_cond.metrics.copies import ALARMS, FEWEST_CASES, Find, Nearest, by_correlation, case_numbers
+from stylegan2_cond.metrics.copies import ALARMS, CORRELATION, FEWEST_CASES, Nearest, by_correlation, usual_nearness
 from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.progress_bar import ProgressBar
-
-BATCH = 1000  # looked up at once; half as many take a third longer
 
 
 @dataclass(frozen=True)
@@ -39,23 +38,18 @@ class Neighbours:
         return np.argsort(order, kind="stable")[:count]
 
 
-def find_neighbours(samples: Samples, real: RealSide) -> Neighbours:
-    """Largest normalised cross-correlation over small shifts, with every canvas of the training cases."""
-    find = by_correlation(real.reference)
-    cases = len(np.unique(real.reference.case))
-    with ProgressBar(total=len(samples) + len(real.canvases), desc="Looking for neighbours", unit="canvas") as bar:
-        drawn = _in_batches(find, samples, None, bar)
-        own = case_numbers(real.reference, real.canvases)
-        usual = _in_batches(find, real.canvases, own, bar) if cases > 1 else None
+def find_neighbours(samples: Samples, real: RealSide, keep: Path | None = None) -> Neighbours:
+    """Largest normalised cross-correlation over small shifts, with every canvas of the training cases.
+
+    `keep`: folder where what is usual of real canvases is kept, once it was found.
+    """
+    with ProgressBar(total=len(samples), desc="Looking for neighbours", unit="canvas") as bar:
+        drawn = by_correlation(real.reference, bar.update)(samples, None)
+    usual, cases = None, len(np.unique(real.reference.case))
+    if cases > 1:
+        title = "Learning how alike real canvases are"
+        with ProgressBar(total=len(real.canvases), desc=title, unit="canvas", leave=False, delay=1) as bar:
+            find = by_correlation(real.reference, bar.update)
+            usual = usual_nearness(find, real.canvases, real.reference, CORRELATION, keep)
     known = usual is not None and cases >= FEWEST_CASES
     return Neighbours(drawn, usual, float(np.quantile(usual.score, ALARMS)) if known else None)
-
-
-def _in_batches(find: Find, samples: Samples, own: np.ndarray | None, bar: ProgressBar) -> Nearest:
-    parts = []
-    for start in range(0, len(samples), BATCH):
-        chosen = slice(start, start + BATCH)
-        parts.append(find(samples.take(chosen), None if own is None else own[chosen]))
-        bar.update(len(parts[-1].index))
-    columns = zip(*((part.score, part.nearness, part.index) for part in parts), strict=True)
-    return Nearest(*(np.concatenate(column) for column in columns))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_synth.bank.format import BankRecord
+from nnunet_synth.bank.gates import REAL_CANVASES
 from stylegan2_cond.data.canvases import covering_places
 from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.errors import UserError
@@ -17,8 +18,6 @@ from stylegan2_cond.metrics.real_sets import read_real_sets
 from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.snapshot import CARD_FILE, Card, open_same_cases
-
-CANVASES = {2: 1000, 3: 150}  # real ones, by the number of axes
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def open_real(record: BankRecord) -> tuple[Preprocessed, Plan]:
 
 def read_real_side(preprocessed: Preprocessed, plan: Plan) -> RealSide:
     """Cut all of it, the same canvases each time."""
-    sets = read_real_sets(preprocessed, plan, (), CANVASES[len(plan.canvas)])
+    sets = read_real_sets(preprocessed, plan, (), REAL_CANVASES[len(plan.canvas)])
     places, positions = _places(preprocessed, plan, sets.thinned)
     return RealSide(sets.real, sets.again, sets.reference, sets.thinned, places, positions)
 
