@@ -10,7 +10,18 @@ import typer
 
 from nnunet_synth.bank import MARGIN
 from nnunet_synth.benchmark import REPEATS
-from stylegan2_cond.cli import Configuration, Dataset, Device, FoldName, Kimg, Plans, Version, default_device, run_app
+from stylegan2_cond.cli import (
+    Configuration,
+    Dataset,
+    Device,
+    FoldName,
+    Kimg,
+    Plans,
+    Version,
+    default_device,
+    run_app,
+    stop_on_sigterm,
+)
 from stylegan2_cond.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -59,17 +70,18 @@ def bank(
     from stylegan2_cond.data.preprocessed import open_preprocessed
 
     keep_freed_memory()
-    folder = fill_bank(
-        open_preprocessed(dataset, configuration, plans),
-        fold,
-        samples=samples,
-        order=make_order(snapshot or (), variant, masks, balanced=balanced),
-        name=name,
-        seed=seed,
-        without=without or (),
-        margin=margin,
-        device=device or default_device(),
-    )
+    with stop_on_sigterm():
+        folder = fill_bank(
+            open_preprocessed(dataset, configuration, plans),
+            fold,
+            samples=samples,
+            order=make_order(snapshot or (), variant, masks, balanced=balanced),
+            name=name,
+            seed=seed,
+            without=without or (),
+            margin=margin,
+            device=device or default_device(),
+        )
     print(f"{tell_gates(BankRecord.load(folder / RECORD_FILE))}\nBank: {folder}\nPreview: {folder / 'previews.png'}")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -192,18 +195,19 @@ def generate(
     from stylegan2_cond.generating import generate as run
     from stylegan2_cond.generating import summary
 
-    record = run(
-        snapshot,
-        folder,
-        samples=samples,
-        seed=seed,
-        truncation=truncation,
-        with_classes=with_class or None,
-        position=position,
-        areas=parse_areas(area or []),
-        masks=masks,
-        device=device or default_device(),
-    )
+    with stop_on_sigterm():
+        record = run(
+            snapshot,
+            folder,
+            samples=samples,
+            seed=seed,
+            truncation=truncation,
+            with_classes=with_class or None,
+            position=position,
+            areas=parse_areas(area or []),
+            masks=masks,
+            device=device or default_device(),
+        )
     print(summary(record, folder))
 
 
@@ -305,6 +309,16 @@ def parse_areas(texts: list[str]) -> dict[int, float]:
             raise UserError(f"--area {text}: class {label} has an area already. Give it once.")
         areas[label] = area
     return areas
+
+
+@contextlib.contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM, by which schedulers end a job, stop the work as Ctrl-C does, with a word on how to continue."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def default_device() -> str:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -478,6 +479,23 @@ def test_ctrl_c_ends_with_code_130_and_says_how_to_go_on(pair_snapshot, tmp_path
     assert call(monkeypatch, pair_snapshot, "-n", 2, "-o", tmp_path) == 130
     said = f"Stopped; whole samples in {tmp_path} are kept. The same command goes on."
     assert capsys.readouterr().err.splitlines()[-1] == said
+
+
+def test_a_scheduler_that_ends_the_job_stops_it_as_ctrl_c_does(pair_snapshot, tmp_path, monkeypatch, capsys):
+    write = files._write_nifti
+
+    def ended(path, array, spacing):
+        if path.name.startswith("sample_00001"):
+            signal.raise_signal(signal.SIGTERM)
+        write(path, array, spacing)
+
+    monkeypatch.setattr(files, "_write_nifti", ended)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # were it not for the command
+    try:
+        assert call(monkeypatch, pair_snapshot, "-n", 2, "-o", tmp_path) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert f"whole samples in {tmp_path} are kept" in capsys.readouterr().err
 
 
 def test_help_fits_on_a_screen():
