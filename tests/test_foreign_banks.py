@@ -188,6 +188,17 @@ def test_a_bank_whose_gate_for_it_was_left_open_may_hold_values_that_are_not_num
     verify_bank(bank)
 
 
+def test_an_array_that_cannot_be_read_to_its_end_is_refused_whatever_gates_were_left_open(bank):
+    path = bank / "synth_00000.b2nd"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
+    path.write_bytes(content)
+    renew_checksums(bank)
+    change_record(bank, gates={"finite": {"refused": 0, "limits": {}, "off": "not wanted"}})
+    with pytest.raises(UserError, match=r"synth_00000\.b2nd cannot be read to its end"):
+        verify_bank(bank)
+
+
 @pytest.mark.parametrize(
     "properties",
     [

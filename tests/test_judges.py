@@ -105,6 +105,14 @@ def test_no_damage_of_a_neighbour_keeps_the_others_from_being_found(results, new
         open_newest(source)
 
 
+@pytest.mark.parametrize("strides", ["2", 2, [], [[2]]])
+def test_plans_with_strides_of_no_use_are_damaged(newer, results, source, strides):
+    plans = json.loads((newer / "plans.json").read_text())
+    plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["strides"] = strides
+    (newer / "plans.json").write_text(json.dumps(plans))
+    assert open_newest(source).model.folder != newer
+
+
 def test_a_checkpoint_that_was_written_under_numpy_1_is_read(newer, results, source):
     """The same pickle, but for the module that numpy's scalars were in."""
     path = newer / "fold_0" / "checkpoint_final.pth"

@@ -316,10 +316,10 @@ def _check_shard(folder: Path, record: BankRecord, shard: Shard, preprocessed: P
     spatial = (shard.samples, *record.canvas) if len(record.canvas) == 2 else record.canvas
     check_array(image, image_file, np.float32, (_channels(preprocessed), *spatial))
     check_array(label, label_file, np.int16, (1, *spatial))
-    if not ((finite := record.gates.get("finite")) and finite.off):
-        check_finite(image, image_file)
-    if preprocessed is not None:
-        check_labels(label, label_file, {OUTSIDE, *preprocessed.label_manager.all_labels})
+    finite = record.gates.get("finite")
+    check_finite(image, image_file, may_be_nan=bool(finite and finite.off))
+    labels = None if preprocessed is None else {OUTSIDE, *preprocessed.label_manager.all_labels}
+    check_labels(label, label_file, labels)
     check_properties(load_properties(Path(properties_file).read_bytes()), properties_file, label.shape)
 
 

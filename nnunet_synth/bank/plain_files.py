@@ -59,24 +59,26 @@ def check_array(array: blosc2.NDArray, what: str, dtype: type, shape: Sequence[i
         raise UserError(f"{what} holds {array.dtype} {array.shape}, not {np.dtype(dtype)} ({wanted}) as it should.")
 
 
-def check_finite(array: blosc2.NDArray, what: str) -> None:
-    """Refuse an image with values that are not numbers.
+def check_finite(array: blosc2.NDArray, what: str, *, may_be_nan: bool = False) -> None:
+    """Refuse an image that cannot be read to its end, or has values that are not numbers, unless it may have them.
 
     Raises:
         UserError: naming `what`, the array's file.
     """
-    if not all(np.isfinite(part).all() for part in _parts(array, what)):
+    finite = [np.isfinite(part).all() for part in _parts(array, what)]
+    if not may_be_nan and not all(finite):
         raise UserError(f"{what} holds intensities that are NaN or infinite.")
 
 
-def check_labels(array: blosc2.NDArray, what: str, labels: Collection[int]) -> None:
-    """Refuse a mask with other values than `labels`.
+def check_labels(array: blosc2.NDArray, what: str, labels: Collection[int] | None) -> None:
+    """Refuse a mask that cannot be read to its end, or has other values than `labels`, where they are known.
 
     Raises:
         UserError: naming `what`, the array's file.
     """
-    if found := sorted({int(one) for part in _parts(array, what) for one in np.unique(part)} - set(labels)):
-        raise UserError(f"{what} holds the label {found[0]}, which the dataset does not have.")
+    found = {int(one) for part in _parts(array, what) for one in np.unique(part)}
+    if labels is not None and (unknown := sorted(found - set(labels))):
+        raise UserError(f"{what} holds the label {unknown[0]}, which the dataset does not have.")
 
 
 def load_properties(content: bytes) -> Mapping:

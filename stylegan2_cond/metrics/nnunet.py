@@ -145,9 +145,9 @@ class NnUNet(Features):
     def __init__(self, model: Model, device: str | torch.device = "cpu"):
         self.model = model
         self.device = torch.device(device)
-        self.network = _load_network(model).to(self.device).eval().requires_grad_(False)
+        network, self._strides = _load_network(model)
+        self.network = network.to(self.device).eval().requires_grad_(False)
         self._sha256 = sha256(model.checkpoint)
-        self._strides = np.prod(model.preprocessed.configuration.pool_op_kernel_sizes, axis=0).astype(int)
 
     @classmethod
     def build(cls, name: str, setting: Setting) -> Features:
@@ -290,7 +290,8 @@ def _validated(summary: Path, theirs: Preprocessed) -> set[str]:
         raise UserError(f"{summary} does not name its cases. {_VALIDATE}") from None
 
 
-def _load_network(model: Model) -> torch.nn.Module:
+def _load_network(model: Model) -> tuple[torch.nn.Module, tuple[int, ...]]:
+    """The network, and what its strides make along each axis."""
     theirs = model.preprocessed
     plans, configuration = theirs.plans_manager, theirs.configuration
     weights = read_checkpoint(model.checkpoint)
@@ -304,11 +305,11 @@ def _load_network(model: Model) -> torch.nn.Module:
             deep_supervision=False,
         )
         network.load_state_dict(weights["network_weights"])
+        return network, tuple(np.prod(configuration.pool_op_kernel_sizes, axis=0).astype(int))
     except Exception as error:  # whatever plans and weights hold
         raise UserError(
             f"{model.checkpoint} can't be read as the network of its plans ({_first_line(error)})."
         ) from None
-    return network
 
 
 def _first_line(error: Exception) -> str:

@@ -22,7 +22,7 @@ import stylegan2_cond.cli
 from attack.mutations import Rng, byte_damage, damaged, tree_of_tensors_damage
 from attack.outcomes import run_main
 from attack.victims import Victims, small_design, source_of
-from nnunet_synth.bank.format import BankDataset, find_banks, verify_bank
+from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, find_banks, verify_bank
 from nnunet_synth.bank.provenance import provenance
 from nnunet_synth.benchmark.analysis import analyse
 from nnunet_synth.benchmark.cells import tasks_of
@@ -40,7 +40,7 @@ from stylegan2_cond.data.canvases import Canvases
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.preprocessed import Preprocessed
 from stylegan2_cond.documents import checksum
-from stylegan2_cond.metrics.nnunet import NnUNet, find_nnunet, open_nnunet
+from stylegan2_cond.metrics.nnunet import NnUNet, open_newest, open_nnunet
 from stylegan2_cond.metrics.samples import Samples
 from stylegan2_cond.planning import Plan, Source, run_folder
 from stylegan2_cond.snapshot import load_generator, sha256
@@ -256,8 +256,9 @@ def use_bank(victims: Victims) -> str:
     fold = preprocessed.fold(0)
     folder = find_banks(preprocessed, "0")
     folder = folder[-1] if folder else victims.bank
-    record = verify_bank(folder)
-    refuse_leaks(folder, record, Source.of(preprocessed, fold), case_hashes(preprocessed, fold.validation))
+    here = Source.of(preprocessed, fold)
+    refuse_leaks(folder, BankRecord.load(folder / RECORD_FILE), here, case_hashes(preprocessed, fold.validation))
+    record = verify_bank(folder, preprocessed)
     provenance(folder)
     bank = BankDataset(str(folder), [shard.name for shard in record.shards])
     control = MixingControl((1, 2))
@@ -366,9 +367,7 @@ def _nest(depth: int) -> list:
 
 def find_judge(victims: Victims) -> None:
     """What `bank` and `evaluate` do with every nnU-Net below $nnUNet_results."""
-    model = find_nnunet(source_of(victims))
-    if model is not None:
-        segment(NnUNet(model))
+    segment(open_newest(source_of(victims)))
 
 
 def open_judge(victims: Victims) -> None:
