@@ -4,8 +4,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
 from raw_cases import LABELS, NARROW, brain, cohort, own_folders, preprocess
 
+from nnunet_synth.bank import filling
+from nnunet_synth.bank.filling import fill_bank
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.inspection import inspect_bank
+from nnunet_synth.bank.members import Order
+from nnunet_synth.training.mixing import MixedDataset
+from nnunet_synth.training.settings import make_settings, write_plans
+from nnunet_synth.training.trainer import nnUNetTrainerSynth
 from stylegan2_cond.data.preprocessed import OUTSIDE, open_preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import evaluation
@@ -102,6 +112,33 @@ def test_one_case_in_all_trains_by_fold_all_and_no_other(folders):
     with pytest.raises(UserError, match=r"too few for nnU-Net's five folds.* use fold 'all'"):
         train(preprocessed, "0", kimg=THREE_STEPS)
     goes_the_whole_way(preprocessed, fold="all", variant="image")
+
+
+@pytest.mark.parametrize(("count", "fold"), [(1, "all"), (2, "0")])
+def test_of_few_cases_a_bank_is_filled_inspected_and_mixed_in(folders, count, fold, monkeypatch):
+    monkeypatch.setattr(filling, "REAL_CANVASES", {2: 60})
+    names = [f"case_{number}" for number in range(count)]
+    split = None if fold == "all" else [{"train": names[:-1], "val": names[-1:]}]
+    data = preprocess(folders, cohort(count), LABELS, split)
+    train(data, fold, kimg=THREE_STEPS, overrides=NARROW)
+    bank = fill_bank(data, fold, samples=8, without=("range", "anatomy"), order=Order(balanced=True))
+    record = BankRecord.load(bank / RECORD_FILE)
+    assert record.samples == 8
+    assert "found 1" in record.gates["copy"].off
+    page, _, _ = inspect_bank(bank, None)
+    assert page.exists()
+    plans = write_plans(data, make_settings(bank=bank.name, ratio=0.5, schedule="linear"), "nnUNetPlansHalf")
+    trainer = nnUNetTrainerSynth(
+        load_json(str(plans)) | {"continue_training": False},
+        "2d",
+        fold if fold == "all" else int(fold),
+        data.dataset_json,
+        torch.device("cpu"),
+    )
+    trainer.initialize()
+    mixed, validation = trainer.get_tr_and_val_datasets()
+    assert sorted(validation.identifiers) == sorted(names[-1:] if fold == "0" else names)
+    assert isinstance(mixed, MixedDataset)
 
 
 # --- constant channels

@@ -245,7 +245,7 @@ class Copy(Gate):
     def __init__(self, known: Known):
         super().__init__(known)
         if (cases := len(np.unique(known.reference.groups()))) < FEWEST_CASES:
-            raise GateOff(f"with {cases} training cases nobody knows what is usual; it takes {FEWEST_CASES}")
+            raise GateOff(f"needs at least {FEWEST_CASES} training cases to calibrate (found {cases})")
         inner = known.reference.cropped(known.real.canvas)
         features = known.nnunet or RandomPyramid()
         features = KeptFeatures(features, known.keep) if known.keep else features
