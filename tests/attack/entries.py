@@ -286,13 +286,13 @@ def damage_shard_and_renew(ending: str) -> Damage:
 
     def damage(victims: Victims, rng: Rng) -> str:
         path = victims.bank / f"synth_00000{ending}"
-        if rng.random() < 0.5:
-            what, content = byte_damage(path.read_bytes(), rng)
-            path.write_bytes(content)
-        elif ending == ".pkl":
+        if ending != ".pkl":  # nobody renews a checksum over bytes that a disk damaged
+            what = _other_array(path, rng)
+        elif rng.random() < 0.5:
             what = _other_properties(path, rng)
         else:
-            what = _other_array(path, rng)
+            what, content = byte_damage(path.read_bytes(), rng)
+            path.write_bytes(content)
         renew(victims.bank / "bank.json", lambda record: _renew_shard(record, path))
         return what
 

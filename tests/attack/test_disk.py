@@ -24,12 +24,9 @@ from nnunet_synth.benchmark.roots import prepare_roots
 from nnunet_synth.benchmark.running import alone
 
 assert cases  # a fixture
-pytestmark = [
-    pytest.mark.attack,
-    pytest.mark.skipif(
-        not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("mount") is None, reason="only root can mount"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("mount") is None, reason="only root can mount"
+)
 
 
 @contextmanager

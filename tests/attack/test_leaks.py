@@ -26,8 +26,6 @@ from stylegan2_cond.snapshot import sha256
 Try = Callable[[Victims], dict]  # what is done to the files; returns how the training is called
 FOLDS = "nnUNetPlans_2d_synth"
 
-pytestmark = pytest.mark.attack
-
 
 def to_fold(victims: Victims, fold: int | str) -> Path:
     """The bank of fold 0, copied to another fold's folder."""

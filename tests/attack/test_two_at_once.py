@@ -12,10 +12,8 @@ from attack.test_kills import cases, filled, filling, own, trained, training
 
 assert cases  # a fixture
 
-pytestmark = pytest.mark.attack
 
-
-@pytest.mark.parametrize("apart", [0.0, 0.7])
+@pytest.mark.parametrize("apart", [pytest.param(0.0, marks=pytest.mark.attack), 0.3])
 def test_of_two_trainings_of_a_run_one_is_refused(cases, tmp_path, apart):
     straight, both = own(cases, tmp_path / "straight"), own(cases, tmp_path / "both")
     first, second = training(both, 320), training(both, 320)
