@@ -402,6 +402,15 @@ def test_missing_and_broken_files_are_told(tmp_path):
         read_benchmark(tmp_path)
 
 
+@pytest.mark.parametrize("file", ["cells.csv", "scores.csv"])
+def test_rows_longer_than_the_first_line_are_refused(tmp_path, file):
+    path = make_benchmark(tmp_path) / file
+    first, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([first, *(f"{row},1" for row in rows)]))
+    with pytest.raises(UserError, match=f"{file}, line 2"):
+        read_benchmark(tmp_path)
+
+
 def test_numbers_are_written_as_in_print():
     assert [points(0.019), points(-0.0061), points(-0.0001), points(0.019, sign=False)] == [
         "+1.9",

@@ -207,6 +207,8 @@ def _read_table(path: Path, columns: tuple[str, ...], numbers: tuple[str, ...]) 
         raise UserError(f"{path} does not exist. {REMEDY}") from None
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"{path} cannot be read ({str(error).strip()}). {REMEDY}") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for names of the rows
+        raise UserError(f"{path}, line 2, has more fields than line 1 has columns. {REMEDY}")
     missing = [column for column in columns if column not in table]
     if missing:
         raise UserError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. {REMEDY}")
