@@ -28,7 +28,7 @@ from nnunet_synth.bank.format import (
 from nnunet_synth.bank.members import Order
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.errors import Stopped, UserError
-from stylegan2_cond.ops import choose_backend
+from stylegan2_cond.ops import name_backend
 from stylegan2_cond.snapshot import find_snapshots, load_generator
 from stylegan2_cond.training.quality import CLOSE
 from stylegan2_cond.training.telemetry import read_log
@@ -157,7 +157,7 @@ def test_a_weak_generator_is_called_one(preprocessed, bank, generator_run, capsy
 
 
 def test_a_bank_names_the_backend_that_computed_it(bank):
-    assert BankRecord.load(bank / RECORD_FILE).backends == (choose_backend("cpu"),)
+    assert BankRecord.load(bank / RECORD_FILE).backends == (name_backend("cpu"),)
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])

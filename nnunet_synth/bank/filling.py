@@ -32,7 +32,7 @@ from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.metrics.kept import EVALUATION_FOLDER
 from stylegan2_cond.metrics.nnunet import open_newest
 from stylegan2_cond.metrics.real_sets import REAL, cut_canvases, read_reference
-from stylegan2_cond.ops import choose_backend
+from stylegan2_cond.ops import name_backend
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.training.quality import CLOSE, relative_coverage, snapshot_figures, verdict
@@ -118,7 +118,7 @@ def fill_bank(
         seed=seed,
         requested=samples,
         margin=margin,
-        backends=(choose_backend(torch.device(device).type),),
+        backends=(name_backend(torch.device(device).type),),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         release=version("nnunet-synth"),
     )

@@ -118,7 +118,7 @@ class BankRecord(Record):
         balanced: each class was asked for equally often; otherwise as the training canvases show them.
         gates: by name, in the order in which they look.
         margin: how much further than the training cases samples may go, as a share of their range.
-        backends: of the ops that computed the samples, in the order in which they were used.
+        backends: that computed the samples, as `name_backend` names them, in the order of their use.
     """
 
     remedy: ClassVar[str] = "Delete the bank's folder and fill it again: nnunet-synth bank …"
