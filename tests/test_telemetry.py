@@ -1,7 +1,9 @@
 """What a training tells: log lines that survive a stop, curves, a picture of its course, previews."""
 
+import errno
 import json
 import math
+import os
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import tiny_plan
+from torch.utils.tensorboard import SummaryWriter
 
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.pictures import GAP, overlay_grid
@@ -305,3 +308,13 @@ def test_a_preview_shows_real_canvases_above_drawn_ones(tmp_path, variant, chann
     assert np.array_equal(picture[-len(below) :], below)
     assert (picture[len(above) : -len(below)] == 255).all()
     assert len(picture) == len(above) + len(below) + 4 * GAP
+
+
+def test_a_disk_that_is_full_at_the_last_curves_is_told(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    board = Board(tmp_path)
+    monkeypatch.setattr(SummaryWriter, "close", full)
+    with pytest.raises(UserError, match="tensorboard"):
+        board.close()

@@ -44,7 +44,7 @@ class Board:
 
     def close(self) -> None:
         """Write what is still held back, unless the folder is gone."""
-        with contextlib.suppress(FileNotFoundError):
+        with explained_write(self.folder), contextlib.suppress(FileNotFoundError):
             self._writer.close()
 
 
