@@ -348,7 +348,7 @@ def _other_properties(path: Path, rng: Rng) -> str:
         "flat locations": {**properties, "class_locations": {key: np.asarray(v).ravel() for key, v in places.items()}},
         "other classes": {**properties, "class_locations": {99: next(iter(places.values()))}},
         "negative": {**properties, "class_locations": {key: -np.asarray(v) - 1 for key, v in places.items()}},
-        "deep": _nest(500),
+        "deep": _nest(100),
     }
     what = list(changes)[rng.integers(len(changes))]
     path.write_bytes(pickle.dumps(changes[what]))
