@@ -144,7 +144,7 @@ def _not_finite(part: object, key: str = "") -> Iterator[tuple[str, float]]:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Every problem of a validation in one line each, unknown keys with the nearest key that exists."""
+    """Every problem of a validation, in one line; unknown keys with the nearest key that exists."""
     problems = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
@@ -155,7 +155,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         else:
             said = problem["msg"].removeprefix("Value error, ")  # what a validator of ours says
             problems.append(f"key '{key}': {said}, got {_short(problem.get('input'))}.")
-    return " ".join(problems)
+    return " ".join(" ".join(problems).split())  # a key may hold line breaks
 
 
 def _short(value: object) -> str:

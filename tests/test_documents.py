@@ -358,3 +358,7 @@ def test_a_folder_that_is_moved_while_a_file_is_written_is_named(tmp_path):
     with pytest.raises(UserError, match=str(tmp_path / "folder")):
         write()
     assert not (tmp_path / "folder").exists()
+
+
+def test_a_key_with_a_line_break_is_told_in_one_line(tmp_path):
+    assert "\n" not in refusal(write_settings(tmp_path, **{"a\nb": 1}))

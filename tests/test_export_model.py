@@ -19,7 +19,7 @@ from nnunet_synth import launching
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.cli import main
 from nnunet_synth.export.model import export_model
-from nnunet_synth.export.model_card import ModelCard
+from nnunet_synth.export.model_card import ModelCard, describe_fold
 from nnunet_synth.export.portable import without_paths
 from nnunet_synth.export.scratch import only_writer
 from nnunet_synth.export.telling import tell_model
@@ -236,6 +236,13 @@ def test_an_exported_model_is_not_taken_for_one_that_saw_real_cases_alone(export
         assert find_nnunet(source).folder == folder
     finally:
         shutil.rmtree(folder)
+
+
+def test_a_record_of_no_use_is_told_as_unknown(tmp_path):
+    record_use(tmp_path, "T", 0, SynthSettings(ratio=0), None)
+    content = json.loads((tmp_path / TRAINING_RECORD_FILE).read_text())
+    (tmp_path / TRAINING_RECORD_FILE).write_text(json.dumps(content | {"uses": []}))
+    assert describe_fold(tmp_path, {}).uses is None
 
 
 def test_every_use_of_a_training_that_went_on_is_recorded(bank, tmp_path):

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +139,9 @@ def test_an_older_page_is_replaced_and_nothing_else(foreign, tmp_path):
         inspect_bank(foreign, other)
     with pytest.raises(UserError, match="exists and is no page"):
         inspect_bank(foreign, foreign / RECORD_FILE)
+    if (unreadable := Path("/proc/self/mem")).exists():
+        with pytest.raises(UserError, match="/proc/self/mem exists"):
+            inspect_bank(foreign, unreadable)
     with pytest.raises(UserError, match="is a folder"):
         inspect_bank(foreign, tmp_path)
     path = inspect_bank(foreign)[0]

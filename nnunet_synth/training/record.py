@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from nnunet_synth.bank.provenance import BankProvenance, provenance
 from nnunet_synth.training.settings import SynthSettings
@@ -38,7 +38,7 @@ class TrainingRecord(Document):
     remedy: ClassVar[str] = "It says which synthetic data the fold's model saw. Train the fold again, which writes it."
     format_version: int = 2
     trainer: str
-    uses: tuple[Use, ...]
+    uses: tuple[Use, ...] = Field(min_length=1)
     release: str
 
 

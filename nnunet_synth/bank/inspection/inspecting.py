@@ -55,5 +55,13 @@ def _refuse_other_file(path: Path) -> None:
     """An older page may be replaced, and nothing else."""
     if path.is_dir():
         raise UserError(f"-o {path} is a folder. Type for example -o {path / PAGE_FILE}")
-    if path.exists() and SIGNATURE not in path.read_bytes()[:HEAD_BYTES].decode("utf-8", errors="replace"):
+    if path.exists() and not _is_page(path):
         raise UserError(f"{path} exists and is no page of this command. Choose another name with -o.")
+
+
+def _is_page(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return SIGNATURE in file.read(HEAD_BYTES).decode("utf-8", errors="replace")
+    except OSError:
+        return False
