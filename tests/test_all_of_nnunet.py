@@ -96,7 +96,7 @@ def test_every_kind_of_dataset_trains_with_synthetic_draws(folders, data, fold):
     trainer, log = trained(data(folders), fold)
     tally = [line for line in log.splitlines() if "Synthetic share" in line]
     assert len(tally) == 1
-    assert ("Fold all: the bank's generator saw every case" in log) == (fold == "all")
+    assert ("Fold all:" in log) == (fold == "all")
     assert all(torch.isfinite(value).all() for value in trainer.network.state_dict().values())
     assert 0 < float(tally[0].split("Synthetic share ")[1].split(",")[0]) < 1
     if trainer.label_manager.has_regions:
