@@ -16,6 +16,8 @@ os.environ.update(nnUNet_n_proc_DA="1", nnUNet_def_n_proc="1", MPLBACKEND="agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch: two workers share two cores
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # no thread spins while another works
 
+import torch
+
 from nnunet_synth.bank.filling import fill_bank
 from nnunet_synth.demo.cohort import write_cohort
 from stylegan2_cond.data.preprocessed import Preprocessed, open_preprocessed
@@ -60,6 +62,15 @@ def run_here(monkeypatch, capfd):
     return run_here
 
 
+@pytest.fixture(autouse=True)
+def same_threads():
+    """nnU-Net sets torch's number of threads and leaves it so; sums over more threads round differently."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests stay with one worker, and so do all files that need a trained nnU-Net: it is trained once."""
     trained = {item.path for item in items if "model" in item.fixturenames}
