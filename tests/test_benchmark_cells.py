@@ -806,7 +806,7 @@ FAKE_CLUSTER = {
     "sbatch": """#!/bin/sh
 cp "$1" {folder}/submitted.sh
 SLURM_JOB_ID=77 SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0 \\
-    SLURM_JOB_NODELIST=here sh "$1" > {folder}/job.log 2>&1 &
+    SLURM_JOB_NODELIST=here sh {folder}/submitted.sh > {folder}/job.log 2>&1 &
 echo Submitted batch job 77
 """,
     "srun": """#!/bin/sh
