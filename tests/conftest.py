@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import datetime, timezone
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -19,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # no thread spins while ano
 import torch
 
 from nnunet_synth.bank.filling import fill_bank
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.demo.cohort import write_cohort
 from stylegan2_cond.data.preprocessed import Preprocessed, open_preprocessed
 from stylegan2_cond.data.survey import survey
@@ -133,6 +135,8 @@ def bank(preprocessed, generator_run) -> Path:
 @pytest.fixture(scope="session")
 def model(preprocessed, bank, nnunet_folders):
     """The folder of a nnU-Net trained by `nnunet-synth train`, and what it printed."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")  # the newest bank, whatever other tests filled
+    BankRecord.load(bank / RECORD_FILE).model_copy(update={"created": now}).save(bank / RECORD_FILE)
     done = run(
         "nnunet-synth",
         "train",

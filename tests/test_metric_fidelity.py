@@ -162,7 +162,9 @@ def test_one_channel_is_a_grey_image_and_batches_change_nothing(grey, weights, m
 
 def test_vgg16_is_taken_at_the_layer_of_its_fid(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.models, "vgg16", Narrow)
-    torch.save(Narrow().state_dict(), tmp_path / "vgg.pth")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.save(Narrow().state_dict(), tmp_path / "vgg.pth")
     pixels = draw_pixels(2, 3)
     extractor = TorchFidelity("vgg16", low=LOW, high=HIGH, weights=tmp_path / "vgg.pth")
     expected = by_the_library(pixels, tmp_path / "vgg.pth", "vgg16", "fc2_relu")
