@@ -405,7 +405,7 @@ def test_a_bank_of_other_data_is_refused(data, bank, change):
 
 
 def test_a_real_case_in_place_of_a_shard_is_refused(data, bank):
-    """Though its checksums were renewed: it is no pile of samples."""
+    """Though its checksums were renewed: it is not a stack of samples."""
     for ending in SHARD_ENDINGS:
         shutil.copy(data.folder / f"case_4{ending}", bank / f"synth_00000{ending}")
     renew_checksums(bank)

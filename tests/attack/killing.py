@@ -108,7 +108,7 @@ def after(seconds: float) -> Moment:
 
 
 def when_there_is(folder: Path, pattern: str, number: int = 1) -> Moment:
-    """When a file of this pattern has appeared below a folder for the so-many-th time."""
+    """When a file of this pattern has appeared below a folder for the given number of times."""
     state = {"there": False, "times": 0}
 
     def now(_: float) -> bool:
