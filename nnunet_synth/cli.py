@@ -62,12 +62,12 @@ def bank(
     device: Device = "",
 ) -> None:
     """Fill a bank with drawn pairs, in nnU-Net's preprocessed format; after a stop, the same command goes on."""
-    from nnunet_synth.bank.filling import fill_bank
+    from nnunet_synth.bank.ensemble import make_order
+    from nnunet_synth.bank.fill import fill_bank
     from nnunet_synth.bank.format import RECORD_FILE, BankRecord
-    from nnunet_synth.bank.members import make_order
-    from nnunet_synth.bank.showing import tell_gates
-    from stylegan2_cond.allocation import keep_freed_memory
-    from stylegan2_cond.data.preprocessed import open_preprocessed
+    from nnunet_synth.bank.previews import tell_gates
+    from stylegan2_cond.data.nnunet_dataset import open_preprocessed
+    from stylegan2_cond.memory import keep_freed_memory
 
     keep_freed_memory()
     with stop_on_sigterm():
@@ -135,7 +135,7 @@ def plan(
     """Write a plans file that mixes as you say; no new preprocessing. Train with nnunet-synth train … -p NEWPLANS."""
     from nnunet_synth.bank.format import folds_with_bank
     from nnunet_synth.training.settings import make_settings, write_plans
-    from stylegan2_cond.data.preprocessed import open_preprocessed
+    from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 
     settings = make_settings(bank=bank_name, ratio=ratio, schedule=schedule, refresh=refresh)
     preprocessed = open_preprocessed(dataset, configuration, plans)
@@ -156,7 +156,7 @@ def plan(
 )
 def train(context: typer.Context) -> None:
     """nnUNetv2_train with synthetic pairs: the same arguments, -tr nnUNetTrainerSynth unless another is given."""
-    from nnunet_synth.launching import launch_training
+    from nnunet_synth.launcher import launch_training
 
     launch_training(context.args)
 
@@ -167,7 +167,7 @@ def train(context: typer.Context) -> None:
 )
 def env() -> None:
     """Print the line that lets nnU-Net's own commands find nnUNetTrainerSynth."""
-    from nnunet_synth.launching import shell_line
+    from nnunet_synth.launcher import shell_line
 
     print(shell_line())
 
@@ -197,7 +197,7 @@ def export_dataset(
 ) -> None:
     """Write a bank and the real cases of its fold as an nnU-Net raw dataset; after a stop, the same command goes on."""
     from nnunet_synth.export.dataset import export_dataset as run
-    from nnunet_synth.export.telling import tell_dataset
+    from nnunet_synth.export.messages import tell_dataset
 
     print(
         tell_dataset(*run(bank, target, dataset_id=dataset_id, synthetic_only=synthetic_only, links=links, stack=stack))
@@ -222,8 +222,8 @@ def export_model(
     ] = None,
 ) -> None:
     """Write a trained folder as a model that nnU-Net alone uses, with a card of the synthetic data that it saw."""
+    from nnunet_synth.export.messages import tell_model
     from nnunet_synth.export.model import export_model as run
-    from nnunet_synth.export.telling import tell_model
 
     print(tell_model(run(folder, target, trainer)))
 
@@ -265,7 +265,7 @@ def benchmark(
 ) -> None:
     """Do synthetic pairs help here? Arms on equal cases, a report; after a stop, the same command goes on."""
     from nnunet_synth.benchmark.arms import DEFAULT_ARMS
-    from nnunet_synth.benchmark.start import Asked, report, run_benchmark, sentence
+    from nnunet_synth.benchmark.run import Asked, report, run_benchmark, sentence
 
     if show_arms:
         print(DEFAULT_ARMS.read_text(encoding="utf-8"), end="")

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from stylegan2_cond import Variant
-from stylegan2_cond.allocation import keep_freed_memory
 from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.memory import keep_freed_memory
 
 OF_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EACCES, errno.EROFS, errno.EPERM)
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -96,7 +96,7 @@ def plan(
     """Derive how to train, with reasons, try one real step, and write plan.json, which train then follows."""
     import shutil
 
-    from stylegan2_cond.data.preprocessed import open_preprocessed
+    from stylegan2_cond.data.nnunet_dataset import open_preprocessed
     from stylegan2_cond.planning import parse_overrides
     from stylegan2_cond.planning.table import table
     from stylegan2_cond.training.preparing import costs, prepare_plan
@@ -132,11 +132,11 @@ def train(
     device: Device = "",
 ) -> None:
     """Train a generator on the training cases of a fold; after a stop, the same command goes on."""
-    from stylegan2_cond.data.preprocessed import open_preprocessed
+    from stylegan2_cond.data.nnunet_dataset import open_preprocessed
     from stylegan2_cond.planning import parse_overrides
     from stylegan2_cond.snapshot import BEST, find_snapshots
-    from stylegan2_cond.training.loop import train as run
     from stylegan2_cond.training.quality import describe_figures, snapshot_figures, verdict
+    from stylegan2_cond.training.train import train as run
 
     folder = run(
         open_preprocessed(dataset, configuration, plans),
@@ -192,8 +192,8 @@ def generate(
     device: Device = "",
 ) -> None:
     """Draw samples as NIfTI files, in nnU-Net's normalised units; after a stop, the same command goes on."""
-    from stylegan2_cond.generating import generate as run
-    from stylegan2_cond.generating import summary
+    from stylegan2_cond.sampling import generate as run
+    from stylegan2_cond.sampling import summary
 
     with stop_on_sigterm():
         record = run(
@@ -237,8 +237,8 @@ def evaluate(
     device: Device = "",
 ) -> None:
     """Judge a snapshot: how real, how varied, how well masks fit, and whether training cases were copied."""
-    from stylegan2_cond.metrics.evaluation import EVALUATION_FILE, PICTURE_FILE
-    from stylegan2_cond.metrics.evaluation import evaluate as run
+    from stylegan2_cond.metrics.evaluate import EVALUATION_FILE, PICTURE_FILE
+    from stylegan2_cond.metrics.evaluate import evaluate as run
     from stylegan2_cond.metrics.report import table
 
     found = run(
@@ -264,7 +264,7 @@ def bench(
     device: Device = "",
 ) -> None:
     """Measure the ops, a training step and drawing against plain PyTorch, on this machine."""
-    from stylegan2_cond.bench.report import run_bench, table
+    from stylegan2_cond.speed.report import run_bench, table
 
     found = run_bench(device or default_device(), quick=quick)
     print(table(found))

@@ -19,13 +19,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # no thread spins while ano
 
 import torch
 
-from nnunet_synth.bank.filling import fill_bank
+from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.demo.cohort import write_cohort
-from stylegan2_cond.data.preprocessed import Preprocessed, open_preprocessed
-from stylegan2_cond.data.survey import survey
+from stylegan2_cond.data.fingerprint import survey
+from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.planning import Plan, make_plan, run_folder
-from stylegan2_cond.training.loop import train
+from stylegan2_cond.training.train import train
 
 # The same examples each time, and no clock: what fails does so on every machine, and by what was changed.
 hypothesis.settings.register_profile(

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from stylegan2_cond.ops import backends, fused
+from stylegan2_cond.ops import autograd, backends
+from stylegan2_cond.ops.bindings import Library, find_library
 from stylegan2_cond.ops.build import SOURCES, cache_folder, compiler
-from stylegan2_cond.ops.library import Library, find_library
 
 SHIM = Path(__file__).parent / "shim" / "host.cpp"
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer")
@@ -50,7 +50,7 @@ def use_library(monkeypatch: pytest.MonkeyPatch, name: str) -> str:
     """Let the ops run on a library; returns the device that its tensors must be on."""
     if name == "shim":
         library = shim()
-        for module in (fused, backends):
+        for module in (autograd, backends):
             monkeypatch.setattr(module, "find_library", lambda device: library)
         monkeypatch.setenv(backends.VARIABLE, "cpu")
         return "cpu"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nnunet_synth.benchmark.tables import CELL_COLUMNS, SCORE_COLUMNS
+from nnunet_synth.benchmark.results import CELL_COLUMNS, SCORE_COLUMNS
 
 TITLES = {
     "nnunet": "nnU-Net alone",

@@ -10,7 +10,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from stylegan2_cond.data.preprocessed import Preprocessed, open_preprocessed
+from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 
 SHAPE = (4, 20, 18)  # slices, height, width
 CONFIGURATIONS = {2: "2d", 3: "3d_fullres"}

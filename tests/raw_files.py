@@ -17,8 +17,8 @@ from raw_cases import CONFIGURATIONS, LABELS, configuration_of
 from skimage import io
 
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord, SnapshotReference, write_shard
-from stylegan2_cond.data.preprocessed import Preprocessed, open_preprocessed
-from stylegan2_cond.documents import checksum
+from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
+from stylegan2_cond.io import checksum
 from stylegan2_cond.planning import Source
 
 NAME = "Dataset950_Small"

@@ -8,12 +8,12 @@ import torch
 from conftest import DATASET, STRICT, TINY_PLANS, run
 from raw_cases import LABELS, NARROW, cohort, own_folders, preprocess
 
-from nnunet_synth.bank.filling import fill_bank
+from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.training.trainer import nnUNetTrainerDA5Synth, nnUNetTrainerSynth
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.planning import deriving
-from stylegan2_cond.training import judging, telling
-from stylegan2_cond.training.loop import train
+from stylegan2_cond.planning import planner
+from stylegan2_cond.training import run_logger, snapshot_evaluation
+from stylegan2_cond.training.train import train
 
 REGIONS = {"background": 0, "whole": [1, 2], "core": 2}
 ORDERED = {"regions_class_order": [1, 2]}
@@ -26,9 +26,9 @@ RESIDUAL = {
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "SAMPLES", {2: 40, 3: 24})
-    monkeypatch.setattr(deriving, "CONDITION_CANVASES", 100)
-    monkeypatch.setattr(telling, "save_progress", lambda folder: None)
+    monkeypatch.setattr(snapshot_evaluation, "SAMPLES", {2: 40, 3: 24})
+    monkeypatch.setattr(planner, "CONDITION_CANVASES", 100)
+    monkeypatch.setattr(run_logger, "save_progress", lambda folder: None)
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     return own_folders(tmp_path, monkeypatch)
 

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from stylegan2_cond.allocation import keep_freed_memory
+from stylegan2_cond.memory import keep_freed_memory
 
 PAGE_FAULTS = """
 import resource, sys, numpy as np
-from stylegan2_cond.allocation import keep_freed_memory
+from stylegan2_cond.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 for step in range(20):

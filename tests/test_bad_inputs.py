@@ -8,40 +8,40 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from raw_cases import LABELS, NARROW, brain, cohort, own_folders, preprocess
 
-from nnunet_synth.bank import filling
-from nnunet_synth.bank.filling import fill_bank
+from nnunet_synth.bank import fill
+from nnunet_synth.bank.ensemble import Order
+from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.bank.inspection import inspect_bank
-from nnunet_synth.bank.members import Order
-from nnunet_synth.training.mixing import MixedDataset
+from nnunet_synth.training.mixed_dataset import MixedDataset
 from nnunet_synth.training.settings import make_settings, write_plans
 from nnunet_synth.training.trainer import nnUNetTrainerSynth
-from stylegan2_cond.data.preprocessed import OUTSIDE, open_preprocessed
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE, open_preprocessed
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics import evaluation
-from stylegan2_cond.planning import Plan, deriving
+from stylegan2_cond.metrics import evaluate as evaluation
+from stylegan2_cond.planning import Plan, planner
 from stylegan2_cond.snapshot import find_snapshots, load_generator
-from stylegan2_cond.training import judging, telling
-from stylegan2_cond.training.loop import train
+from stylegan2_cond.training import run_logger, snapshot_evaluation
+from stylegan2_cond.training.train import train
 
 VARIANTS = ("pair", "mask", "image")
 THREE_STEPS = 0.048
 
 
-SAVE_PROGRESS = telling.save_progress
+SAVE_PROGRESS = run_logger.save_progress
 
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "SAMPLES", {2: 40, 3: 24})
-    monkeypatch.setattr(deriving, "CONDITION_CANVASES", 100)
-    monkeypatch.setattr(telling, "save_progress", lambda folder: None)  # it takes longer than all the rest
+    monkeypatch.setattr(snapshot_evaluation, "SAMPLES", {2: 40, 3: 24})
+    monkeypatch.setattr(planner, "CONDITION_CANVASES", 100)
+    monkeypatch.setattr(run_logger, "save_progress", lambda folder: None)  # it takes longer than all the rest
     return own_folders(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def pictured(monkeypatch):
-    monkeypatch.setattr(telling, "save_progress", SAVE_PROGRESS)
+    monkeypatch.setattr(run_logger, "save_progress", SAVE_PROGRESS)
 
 
 def goes_the_whole_way(preprocessed, fold="0", variant="pair", overrides=None):
@@ -116,7 +116,7 @@ def test_one_case_in_all_trains_by_fold_all_and_no_other(folders):
 
 @pytest.mark.parametrize(("count", "fold"), [(1, "all"), (2, "0")])
 def test_of_few_cases_a_bank_is_filled_inspected_and_mixed_in(folders, count, fold, monkeypatch):
-    monkeypatch.setattr(filling, "REAL_CANVASES", {2: 60})
+    monkeypatch.setattr(fill, "REAL_CANVASES", {2: 60})
     names = [f"case_{number}" for number in range(count)]
     split = None if fold == "all" else [{"train": names[:-1], "val": names[-1:]}]
     data = preprocess(folders, cohort(count), LABELS, split)

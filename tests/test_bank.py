@@ -13,8 +13,9 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetDatasetBlosc2
 from tolerance import NETWORK, assert_rounded
 
-from nnunet_synth.bank import filling
-from nnunet_synth.bank.filling import fill_bank
+from nnunet_synth.bank import fill
+from nnunet_synth.bank.ensemble import Order
+from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.format import (
     RECORD_FILE,
     BankDataset,
@@ -25,13 +26,12 @@ from nnunet_synth.bank.format import (
     verify_bank,
     write_shard,
 )
-from nnunet_synth.bank.members import Order
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.ops import name_backend
 from stylegan2_cond.snapshot import find_snapshots, load_generator
+from stylegan2_cond.training.log_file import read_log
 from stylegan2_cond.training.quality import CLOSE
-from stylegan2_cond.training.telemetry import read_log
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_our_reader_of_properties_agrees_with_nnunets(bank):
 
 
 def test_stopped_and_started_again_equals_uninterrupted(preprocessed, generator_run, bank, monkeypatch):
-    write, calls = filling.write_shard, []
+    write, calls = fill.write_shard, []
 
     def stop_at_the_second(*arguments, **keywords):
         calls.append(1)
@@ -116,7 +116,7 @@ def test_stopped_and_started_again_equals_uninterrupted(preprocessed, generator_
             raise KeyboardInterrupt
         return write(*arguments, **keywords)
 
-    monkeypatch.setattr(filling, "write_shard", stop_at_the_second)
+    monkeypatch.setattr(fill, "write_shard", stop_at_the_second)
     with pytest.raises(Stopped, match="The same command goes on"):
         fill_bank(preprocessed, "0", samples=100, name="stopped", without=STRICT)
     folder = bank.parent / "stopped"

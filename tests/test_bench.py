@@ -8,10 +8,10 @@ import torch
 from tiny import tiny_plan, tiny_state
 
 from stylegan2_cond import ops
-from stylegan2_cond.bench import measuring, reference, report, step
-from stylegan2_cond.bench import ops as op_bench
 from stylegan2_cond.cli import main
 from stylegan2_cond.ops import Epilogue
+from stylegan2_cond.speed import ops as op_bench
+from stylegan2_cond.speed import reference, report, step, timing
 
 CPU = torch.device("cpu")
 
@@ -68,8 +68,8 @@ def test_times_are_taken_in_turns_and_their_ratio_is_the_references_over_ours(mo
 
         return run
 
-    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock["now"])
-    found = measuring.compare_times(taking("ours", 0.2), taking("theirs", 0.5), rounds=3, device=CPU)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock["now"])
+    found = timing.compare_times(taking("ours", 0.2), taking("theirs", 0.5), rounds=3, device=CPU)
     assert (found.ours, found.reference, found.ratio) == pytest.approx((0.2, 0.5, 2.5))
     assert calls[-6:] == ["ours", "theirs"] * 3
 
@@ -94,7 +94,7 @@ def test_the_command_prints_all_figures_and_writes_them(monkeypatch, capsys, tmp
     )
     monkeypatch.setattr(report, "copy_bandwidth", lambda device, rounds: 1e10)
     monkeypatch.setattr(report, "matrix_flops", lambda device, rounds: 1e11)
-    monkeypatch.setattr(measuring, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(
         sys, "argv", ["stylegan2-cond", "bench", "--quick", "--device", "cpu", "--json", str(tmp_path / "a.json")]
     )

@@ -27,24 +27,25 @@ from rich.console import Console
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from nnunet_synth.bank.filling import IF_REFUSED
-from nnunet_synth.benchmark import jobs, running, trainers
+from nnunet_synth.bank.fill import IF_REFUSED
+from nnunet_synth.benchmark import scheduler as running
+from nnunet_synth.benchmark import task_runner, trainers
 from nnunet_synth.benchmark.arms import Arm, choose_arms, read_arms
-from nnunet_synth.benchmark.cells import Task, generator_folder, tasks_of
+from nnunet_synth.benchmark.budget import SUFFIX, choose_effort, with_effort
+from nnunet_synth.benchmark.collect import gather
 from nnunet_synth.benchmark.design import Design, make_design, settle, training_sets
 from nnunet_synth.benchmark.estimate import estimate, seconds_by_epochs
-from nnunet_synth.benchmark.gathering import gather
-from nnunet_synth.benchmark.jobs import last_error, read_record, run_task
-from nnunet_synth.benchmark.quick import SUFFIX, choose_effort, with_effort
-from nnunet_synth.benchmark.roots import OWN_TRAINERS, plans_of, prepare_roots
-from nnunet_synth.benchmark.running import Run, Where, alone
-from nnunet_synth.benchmark.scores import hausdorff_95, read_rows, score_predictions, write_rows
+from nnunet_synth.benchmark.scheduler import Run, Where, alone
+from nnunet_synth.benchmark.scoring import hausdorff_95, read_rows, score_predictions, write_rows
 from nnunet_synth.benchmark.subjects import whole_subjects
+from nnunet_synth.benchmark.task_runner import last_error, read_record, run_task
+from nnunet_synth.benchmark.tasks import Task, generator_folder, tasks_of
 from nnunet_synth.benchmark.trainers import nnUNetTrainerElastic, with_fixed_length
 from nnunet_synth.benchmark.view import View, table
-from nnunet_synth.launching import ext_trainer_path
-from stylegan2_cond import documents
-from stylegan2_cond.data.preprocessed import open_preprocessed
+from nnunet_synth.benchmark.workspace import OWN_TRAINERS, plans_of, prepare_roots
+from nnunet_synth.launcher import ext_trainer_path
+from stylegan2_cond import io as documents
+from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 from stylegan2_cond.errors import Stopped, UserError
 
 ALONE = Arm(name="nnunet", title="nnU-Net alone", baseline=True)
@@ -551,10 +552,10 @@ def bench(preprocessed, tmp_path, monkeypatch):
 
     def scored(task, design, folder):
         rows = [{"case": case, "label": "1", "dice": "0.5", "hd95": ""} for case in design.test_cases]
-        write_rows(jobs.scores_path(folder, task.name), ("case", "label", "dice", "hd95"), rows)
+        write_rows(task_runner.scores_path(folder, task.name), ("case", "label", "dice", "hd95"), rows)
 
-    monkeypatch.setattr(jobs, "commands", noted)
-    monkeypatch.setattr(jobs, "_score", scored)
+    monkeypatch.setattr(task_runner, "commands", noted)
+    monkeypatch.setattr(task_runner, "_score", scored)
     monkeypatch.setattr(running, "_executor", lambda folder, where: executor)
     monkeypatch.setattr(running, "POLL_SECONDS", 0.0)
 
@@ -563,7 +564,7 @@ def bench(preprocessed, tmp_path, monkeypatch):
 
         def finish(self, jobs=2):
             view = View(Console(file=self.told, width=200))
-            done = Run(tmp_path, design, Where(jobs, threads=1), view)
+            done = Run(tmp_path, design, Where(task_runner, threads=1), view)
             done.finish()
             gather(tmp_path, design, done.records)
             return done
@@ -628,7 +629,7 @@ def test_a_failed_task_is_told_what_needs_it_waits_and_the_others_go_on(bench):
 def test_a_refused_bank_advises_only_what_a_benchmark_can_do(bench, monkeypatch):
     said = f"Error: The gates refused 64 of 64 samples. {IF_REFUSED}: --without range --name pair_open"
     script = f"raise SystemExit({said!r})"
-    monkeypatch.setattr(jobs, "commands", lambda *_: iter([["python", "-c", script]]))
+    monkeypatch.setattr(task_runner, "commands", lambda *_: iter([["python", "-c", script]]))
     run_task(bench.folder, "bank_pair_2_0", 1, "cpu")
     error = read_record(bench.folder, "bank_pair_2_0").error
     assert "refused 64 of 64" in error
@@ -651,7 +652,7 @@ def test_what_failed_is_tried_again_and_what_needs_it_waits_for_that(bench):
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "done"}', "[" * 100_000, "9" * 6000])
 def test_a_task_whose_record_is_damaged_is_named_and_done_again(bench, text, capsys):
     bench.finish()
-    path = jobs.record_path(bench.folder, "cell_pair_2_0")
+    path = task_runner.record_path(bench.folder, "cell_pair_2_0")
     path.write_text(text)
     before = bench.ran()
     run = bench.finish()
@@ -663,7 +664,7 @@ def test_a_task_whose_record_is_damaged_is_named_and_done_again(bench, text, cap
 @pytest.mark.parametrize("text", [None, "", "case,label,dice,hd95\na,1,0.5,\n", "case,label\n\0", "dice\nnan\n"])
 def test_a_cell_whose_scores_are_damaged_is_left_out_and_done_again(bench, text, capsys):
     bench.finish()
-    path = jobs.scores_path(bench.folder, "cell_pair_2_0")
+    path = task_runner.scores_path(bench.folder, "cell_pair_2_0")
     path.unlink() if text is None else path.write_text(text)
     gather(bench.folder, bench.design)
     assert str(path) in capsys.readouterr().err
@@ -710,7 +711,7 @@ def test_a_job_that_outlived_its_benchmark_is_awaited_and_not_done_again(bench):
         second = pool.submit(run_task, bench.folder, name, 1, "cpu")
         time.sleep(0.5)
         assert not second.done()
-        jobs.TaskRecord(state="done").save(jobs.record_path(bench.folder, name))
+        task_runner.TaskRecord(state="done").save(task_runner.record_path(bench.folder, name))
     second.result(timeout=10)
     assert bench.ran() == []
 
@@ -735,8 +736,8 @@ def test_a_stopped_command_is_killed_and_its_time_is_kept(bench, monkeypatch):
             time.sleep(0.5)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "commands", lambda *_: iter([["sleep", "600"]]))
-    monkeypatch.setattr(jobs.subprocess, "Popen", Interrupted)
+    monkeypatch.setattr(task_runner, "commands", lambda *_: iter([["sleep", "600"]]))
+    monkeypatch.setattr(task_runner.subprocess, "Popen", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_task(bench.folder, "cell_nnunet_2_0", 1, "cpu")
     monkeypatch.undo()
@@ -753,7 +754,7 @@ def test_a_killed_job_takes_its_command_with_it_and_its_time_is_told_by_its_log(
     )
     job = os.fork()
     if job == 0:
-        jobs.commands = lambda *_: iter([["python", "-c", code]])
+        task_runner.commands = lambda *_: iter([["python", "-c", code]])
         run_task(bench.folder, "cell_nnunet_2_0", 1, "cpu")
         os._exit(0)
     wait_until(lambda: pid.exists() and pid.read_text())
@@ -762,7 +763,7 @@ def test_a_killed_job_takes_its_command_with_it_and_its_time_is_told_by_its_log(
     wait_until(lambda: not is_alive(int(pid.read_text())))
     killed = read_record(bench.folder, "cell_nnunet_2_0")
     assert killed.state == "running"
-    log = jobs.log_path(bench.folder, "cell_nnunet_2_0")
+    log = task_runner.log_path(bench.folder, "cell_nnunet_2_0")
     os.utime(log, (killed.started + 5000, killed.started + 5000))
     bench.finish()
     assert 5000 < read_record(bench.folder, "cell_nnunet_2_0").seconds < 5500
@@ -772,8 +773,8 @@ def test_a_job_ends_with_its_benchmark_and_is_done_again_later(bench, tmp_path, 
     pid = tmp_path / "pid"
     code = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "BENCHMARK_SECONDS", 0.1)
-        patch.setattr(jobs, "commands", lambda *_: iter([["python", "-c", code]]))
+        patch.setattr(task_runner, "BENCHMARK_SECONDS", 0.1)
+        patch.setattr(task_runner, "commands", lambda *_: iter([["python", "-c", code]]))
         owner = subprocess.Popen(["sleep", "600"])
         with ThreadPoolExecutor(1) as pool:
             job = pool.submit(run_task, bench.folder, "cell_nnunet_2_0", 1, "cpu", owner.pid)
@@ -831,7 +832,8 @@ def test_jobs_go_through_slurm_with_its_options(preprocessed, tmp_path, monkeypa
     design = settle(design_of(preprocessed, arms=(ALONE,), sizes=("2",), repeats=1), folder)
     where = Where(jobs=1, threads=3, slurm={"partition": "fast", "time": "90"})
     run = Run(folder, design, where, View(Console(file=io.StringIO())))
-    jobs.TaskRecord(state="done", seconds=5).save(jobs.record_path(folder, "cell_nnunet_2_0"))  # so the job is short
+    record = task_runner.record_path(folder, "cell_nnunet_2_0")
+    task_runner.TaskRecord(state="done", seconds=5).save(record)  # so the job is short
     run.finish()
     assert run.records["cell_nnunet_2_0"].seconds == 5
     submitted = (tmp_path / "submitted.sh").read_text()
@@ -864,7 +866,7 @@ def test_the_estimate_counts_what_is_left_at_what_the_like_of_it_took():
     left = [Task("cell", "nnunet", 4, 1), Task("cell", "pair", 4, 1), Task("cell", "image", 4, 1)]
     found = estimate(left, done, jobs=2)
     assert found.seconds == 100 + 140 + 120
-    assert str(found) == "3 cells left: about 3 min at 2 jobs at a time (6 min of jobs)."
+    assert str(found) == "3 cells left: about 3 min at 2 jobs at a time (6 min of task_runner)."
     found = estimate([*left, Task("generator", "pair", 4, 1)], done, jobs=8)
     assert (found.unmeasured, found.jobs) == (("generator",), 4)
     assert "more for the generators" in str(found)

@@ -12,14 +12,14 @@ from made_benchmark import make_benchmark
 from scipy import stats
 
 from nnunet_synth.benchmark.analysis import CLASSES, POOLED, analyse
-from nnunet_synth.benchmark.prose import notes
-from nnunet_synth.benchmark.report import write_report
-from nnunet_synth.benchmark.tables import read_benchmark
-from nnunet_synth.benchmark.theme import THEME
-from nnunet_synth.benchmark.verdict import Effect, conclude, judge_row, verdict
-from nnunet_synth.benchmark.wording import duration, interval, listing, number, points, probability
+from nnunet_synth.benchmark.report.formatting import duration, interval, listing, number, points, probability
+from nnunet_synth.benchmark.report.page import write_report
+from nnunet_synth.benchmark.report.style import THEME
+from nnunet_synth.benchmark.report.text import notes
+from nnunet_synth.benchmark.report.verdict import Effect, conclude, judge_row, verdict
+from nnunet_synth.benchmark.results import read_benchmark
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.pictures import save_picture
+from stylegan2_cond.visualization import save_picture
 
 FAILED = ("pairs", 8, 1)
 ARMS = {"nnunet-again": 0.0, "da5": 0.004, "pairs": 0.05, "half": -0.05}

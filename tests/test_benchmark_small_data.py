@@ -15,10 +15,10 @@ from raw_cases import LABELS, cohort, own_folders, preprocess
 
 from nnunet_synth.benchmark import estimate
 from nnunet_synth.benchmark.arms import Arm
+from nnunet_synth.benchmark.budget import choose_effort
 from nnunet_synth.benchmark.design import DESIGN_FILE, make_design
-from nnunet_synth.benchmark.quick import choose_effort
 from nnunet_synth.cli import main
-from stylegan2_cond.data.preprocessed import open_preprocessed
+from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 from stylegan2_cond.errors import UserError
 
 ARMS = (Arm(name="nnunet", title="nnU-Net alone", baseline=True), Arm(name="pair", variant="pair"))

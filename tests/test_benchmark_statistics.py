@@ -6,6 +6,7 @@ from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 from statsmodels.stats.multitest import multipletests
 
+from nnunet_synth.benchmark.report.verdict import Effect, judge
 from nnunet_synth.benchmark.statistics import (
     Noise,
     bootstrap_interval,
@@ -23,7 +24,6 @@ from nnunet_synth.benchmark.statistics import (
     runs_spread,
     signed_rank,
 )
-from nnunet_synth.benchmark.verdict import Effect, judge
 
 ARMS, SHAPE = 3, (3, 3, 40)  # sizes, repeats, cases
 

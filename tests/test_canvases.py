@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from stylegan2_cond.data import canvases
-from stylegan2_cond.data.canvases import Canvases
-from stylegan2_cond.data.preprocessed import OUTSIDE, Case
+from stylegan2_cond.data import patch_sampler
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case
+from stylegan2_cond.data.patch_sampler import Canvases
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_case_that_two_threads_read_at_once_takes_its_room_once(monkeypatch):
     cases, opened, both = numbered_slices({"a": 4, "b": 4}), [], threading.Barrier(2)
     size = 4 * 12 * 10 * (4 + 2)  # of one channel in float32, and of the mask in int16
     kept = sum(part.nbytes for part in (cases.load("a").image, cases.load("a").label))
-    monkeypatch.setattr(canvases, "CACHE_BYTES", kept + size)
+    monkeypatch.setattr(patch_sampler, "CACHE_BYTES", kept + size)
 
     def load(name):
         opened.append(name)

@@ -10,8 +10,8 @@ from scipy import ndimage
 from tiny import Operations
 from torch.nn import functional as F
 
-from stylegan2_cond.data.codec import Codec, soften
-from stylegan2_cond.data.preprocessed import OUTSIDE
+from stylegan2_cond.data.encoding import Codec, soften
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE
 
 LABELS = (0, 1, 2, 7, OUTSIDE)
 IGNORE = 9

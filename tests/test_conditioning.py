@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import gaussian_kde, iqr, ks_2samp, norm, spearmanr
 
+from stylegan2_cond.data.condition_sampler import MOST_ROWS, MeasuredCanvases, fold, silverman
 from stylegan2_cond.data.conditioning import Conditions
-from stylegan2_cond.data.measured_canvases import MOST_ROWS, MeasuredCanvases, fold, silverman
-from stylegan2_cond.documents import Document
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import Document
 
 CLASSES = (1, 2, 5)
 OTHERS = (-1, 0, 9)  # outside, background, to be ignored

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnunet_synth.bank import gates
-from nnunet_synth.bank.gates import GATES, Known
+from nnunet_synth.bank import filters
+from nnunet_synth.bank.filters import GATES, Known
 from stylegan2_cond.metrics import METRICS, Samples, compare, swd
 
 SHOWN = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -36,7 +36,7 @@ def test_the_gate_that_is_shown_is_one(contrast, allowed):
     random = np.random.default_rng(0)
     real = samples(random)
     try:
-        exec(GATE, vars(gates) | {})
+        exec(GATE, vars(filters) | {})
         gate = GATES["contrast"](Known(real, real, (0, 1), None, margin=0.0))
     finally:
         GATES.pop("contrast", None)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from stylegan2_cond.data.deformation import (
+from stylegan2_cond.data.mask_deformation import (
     LEAST_LEFT,
     SPECK,
     STEEPEST,
@@ -21,7 +21,7 @@ from stylegan2_cond.data.deformation import (
     source_coordinates,
     without_specks,
 )
-from stylegan2_cond.data.preprocessed import OUTSIDE
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE
 
 STILL = Deformation(rotation=0, scale=0, shear=0, translation=0, elastic=0)
 WILD = Deformation(rotation=40, scale=0.5, shear=0.3, translation=0.2, elastic=0.5, smoothness=0.05)

@@ -15,8 +15,8 @@ from typing import ClassVar
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from stylegan2_cond.documents import Document, Record, checksum, copy_atomically, read_json, write_atomically
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import Document, Record, checksum, copy_atomically, read_json, write_atomically
 
 
 class Optimizer(BaseModel):
@@ -312,7 +312,7 @@ def test_what_a_killed_process_left_of_a_file_is_removed_when_the_file_is_writte
 
 def test_a_process_that_is_killed_while_it_writes_leaves_nothing_after_the_next_write(tmp_path):
     code = (
-        "import os, signal, sys\nfrom stylegan2_cond.documents import write_atomically\n"
+        "import os, signal, sys\nfrom stylegan2_cond.io import write_atomically\n"
         "with write_atomically(sys.argv[1]) as temporary:\n"
         "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -12,22 +12,22 @@ from conftest import STRICT
 from tiny import tiny_plan
 from tolerance import NETWORK, assert_rounded
 
-from nnunet_synth.bank.drawing import Member, Stream
-from nnunet_synth.bank.filling import fill_bank
+from nnunet_synth.bank.ensemble import Order, make_order
+from nnunet_synth.bank.fill import fill_bank
+from nnunet_synth.bank.filters import Gates
 from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord
-from nnunet_synth.bank.gates import Gates
-from nnunet_synth.bank.growing import grow_bank
-from nnunet_synth.bank.members import Order, make_order
-from stylegan2_cond.data.canvases import Canvases
+from nnunet_synth.bank.grow import grow_bank
+from nnunet_synth.bank.sample_stream import Member, Stream
+from stylegan2_cond.data.condition_sampler import read_rows
 from stylegan2_cond.data.conditioning import Conditions
-from stylegan2_cond.data.measured_canvases import read_rows
-from stylegan2_cond.data.preprocessed import Case
+from stylegan2_cond.data.nnunet_dataset import Case
+from stylegan2_cond.data.patch_sampler import Canvases
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.networks import build_generator
-from stylegan2_cond.planning import condition_canvases, deriving
+from stylegan2_cond.planning import condition_canvases, planner
 from stylegan2_cond.snapshot import Ask, find_snapshots, load_generator, open_masks, save_snapshot
-from stylegan2_cond.snapshot.masks import RealMasks
+from stylegan2_cond.snapshot.mask_sources import RealMasks
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def rare_masks(classes=13, cases=24):
 
 @pytest.fixture
 def few_canvases(monkeypatch):
-    monkeypatch.setattr(deriving, "CONDITION_CANVASES", 500)
+    monkeypatch.setattr(planner, "CONDITION_CANVASES", 500)
 
 
 def test_a_balanced_bank_of_images_gets_a_mask_of_every_combination_that_it_asks_for(few_canvases):

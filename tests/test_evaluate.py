@@ -9,12 +9,12 @@ import torch
 from conftest import run
 from matplotlib.image import imread
 
-from stylegan2_cond.data.canvases import cover
+from stylegan2_cond.data.patch_sampler import cover
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import METRICS, default_metrics
-from stylegan2_cond.metrics import evaluation as room
-from stylegan2_cond.metrics.correlation import RIM, largest_correlation
-from stylegan2_cond.metrics.evaluation import evaluate
+from stylegan2_cond.metrics import evaluate as room
+from stylegan2_cond.metrics.evaluate import evaluate
+from stylegan2_cond.metrics.ncc import RIM, largest_correlation
 from stylegan2_cond.metrics.report import Evaluation, Measured, _with_error, table
 from stylegan2_cond.snapshot import find_snapshots, load_generator, open_same_cases
 

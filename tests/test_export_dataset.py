@@ -21,12 +21,12 @@ from skimage import io
 
 from nnunet_synth.bank.format import RECORD_FILE
 from nnunet_synth.export import dataset as exporting
+from nnunet_synth.export.atomic_folder import only_writer
 from nnunet_synth.export.dataset import export_dataset
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard
 from nnunet_synth.export.intensities import learn_channels, turn_back
-from nnunet_synth.export.scratch import only_writer
+from nnunet_synth.export.messages import tell_dataset
 from nnunet_synth.export.splits import extended_folds
-from nnunet_synth.export.telling import tell_dataset
 from stylegan2_cond.errors import Stopped, UserError
 
 CANVAS = (14, 12)

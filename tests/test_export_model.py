@@ -15,18 +15,18 @@ import torch
 from conftest import DATASET, TINY_PLANS
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_synth import launching
+from nnunet_synth import launcher
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.cli import main
+from nnunet_synth.export.atomic_folder import only_writer
+from nnunet_synth.export.messages import tell_model
 from nnunet_synth.export.model import export_model
 from nnunet_synth.export.model_card import ModelCard, describe_fold
-from nnunet_synth.export.portable import without_paths
-from nnunet_synth.export.scratch import only_writer
-from nnunet_synth.export.telling import tell_model
-from nnunet_synth.training.record import TRAINING_RECORD_FILE, TrainingRecord, record_use
+from nnunet_synth.export.sanitize import without_paths
 from nnunet_synth.training.settings import SynthSettings
+from nnunet_synth.training.usage_record import TRAINING_RECORD_FILE, TrainingRecord, record_use
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.nnunet import find_nnunet
+from stylegan2_cond.metrics.features_nnunet import find_nnunet
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import find_snapshots, sha256
 
@@ -63,7 +63,7 @@ nnUNetTrainer_5epochs.perform_actual_validation = lambda *_: None
 
 def elsewhere(*commands, before="", **variables):
     """What nnU-Net's commands print where it knows nothing of this project."""
-    kept = {key: value for key, value in os.environ.items() if key != launching.VARIABLE}
+    kept = {key: value for key, value in os.environ.items() if key != launcher.VARIABLE}
     typed = json.dumps([[str(part) for part in command] for command in commands])
     done = subprocess.run(
         [sys.executable, "-c", before + ELSEWHERE, typed], capture_output=True, text=True, env=kept | variables

@@ -23,7 +23,7 @@ from nnunet_synth.bank.format import RECORD_FILE, SHARD_ENDINGS, BankDataset, Ba
 from nnunet_synth.training.leak_guard import LeakError
 from nnunet_synth.training.settings import make_settings, read_settings, write_plans
 from nnunet_synth.training.trainer import nnUNetTrainerSynth
-from stylegan2_cond.data.preprocessed import open_preprocessed
+from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 from stylegan2_cond.errors import UserError
 
 CANVAS, SAMPLES = (16, 14), 8

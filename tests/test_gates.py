@@ -7,14 +7,14 @@ import pytest
 from conftest import STRICT
 from scipy import ndimage
 
-from nnunet_synth.bank import MARGIN, filling, gates
-from nnunet_synth.bank.filling import fill_bank
+from nnunet_synth.bank import MARGIN, fill, filters
+from nnunet_synth.bank.fill import fill_bank
+from nnunet_synth.bank.filters import GATES, Anatomy, Copy, Fit, GateOff, Gates, Known, Range
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
-from nnunet_synth.bank.gates import GATES, Anatomy, Copy, Fit, GateOff, Gates, Known, Range
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics import copies
-from stylegan2_cond.metrics.real_sets import AGAIN, REAL, cut_canvases, read_reference
-from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.metrics import memorization
+from stylegan2_cond.metrics.reference_sets import AGAIN, REAL, cut_canvases, read_reference
+from stylegan2_cond.metrics.sample_set import Samples
 
 
 class Oracle:
@@ -59,7 +59,7 @@ def test_real_canvases_pass_every_gate_as_often_as_its_limits_say(known):
     verdicts = Gates.learn(lambda: known).first_refusal(Samples(known.real.image, known.real.label))
     # RARE at three limits, FIT_RARE at one. Copies are not asked for: these are all.
     refused = [verdict for verdict in verdicts if verdict not in (None, "copy")]
-    assert len(refused) <= len(verdicts) * (4 * gates.RARE + gates.FIT_RARE)
+    assert len(refused) <= len(verdicts) * (4 * filters.RARE + filters.FIT_RARE)
 
 
 def change(samples, **parts):
@@ -89,7 +89,7 @@ def test_a_few_voxels_beyond_the_range_are_clipped_and_many_are_refused(known):
     least, most = known.real.image.min(), known.real.image.max()
     voxels = known.real.image[0].size
     drawn = change(known.real.take(slice(3)))
-    few = int(gates.MOST_CLIPPED * voxels)
+    few = int(filters.MOST_CLIPPED * voxels)
     drawn.image[0].reshape(-1)[:few] = most + 7
     drawn.image[1].reshape(-1)[: few + 1] = least - 7
     assert gate.allows(drawn).tolist() == [True, False, True]
@@ -203,13 +203,13 @@ def test_copies_are_refused_and_others_are_not(known, rng):
 
 def test_what_is_usual_of_real_canvases_is_looked_up_once(known, tmp_path, monkeypatch):
     known = replace(known, nnunet=None)
-    plain, searched, search = Copy(known), [], copies.nearest_cases
+    plain, searched, search = Copy(known), [], memorization.nearest_cases
 
     def counted(queries, *rest, **more):
         searched.append(len(queries))
         return search(queries, *rest, **more)
 
-    monkeypatch.setattr(copies, "nearest_cases", counted)
+    monkeypatch.setattr(memorization, "nearest_cases", counted)
     kept = replace(known, keep=tmp_path / "kept")
     first, second = Copy(kept), Copy(kept)
     assert first.limits == second.limits == plain.limits
@@ -237,7 +237,7 @@ def test_real_canvases_of_a_preprocessed_fold_pass(preprocessed, plan):
     assert sum(verdict is not None for verdict in verdicts) <= 0.06 * len(verdicts)
 
 
-class Refusing(gates.Gate):
+class Refusing(filters.Gate):
     """About every third sample, decided by the sample itself."""
 
     name, says = "range", "is refused for a test"
@@ -252,7 +252,7 @@ class RefusingAll(Refusing):
 
 
 def test_a_bank_counts_and_shows_what_its_gates_refused(preprocessed, generator_run, monkeypatch):
-    monkeypatch.setitem(gates.GATES, "range", Refusing)
+    monkeypatch.setitem(filters.GATES, "range", Refusing)
     folder = fill_bank(preprocessed, "0", samples=100, name="counted", without=("anatomy", "fit", "copy"))
     record = BankRecord.load(folder / RECORD_FILE)
     refused = record.gates["range"].refused
@@ -266,10 +266,10 @@ def test_a_bank_counts_and_shows_what_its_gates_refused(preprocessed, generator_
 
 
 def test_filling_gives_up_when_the_gates_refuse_nearly_all(preprocessed, generator_run, monkeypatch):
-    monkeypatch.setitem(gates.GATES, "range", RefusingAll)
+    monkeypatch.setitem(filters.GATES, "range", RefusingAll)
     with pytest.raises(UserError, match=r"refused 64 of 64 samples, most of them the gate 'range'.*--without range"):
         fill_bank(preprocessed, "0", samples=10, name="hopeless", without=("anatomy", "fit", "copy"))
-    folder = filling.banks_folder(preprocessed, "0") / "hopeless"
+    folder = fill.banks_folder(preprocessed, "0") / "hopeless"
     assert sorted(path.name for path in folder.iterdir()) == [RECORD_FILE, "refused_range.png"]
     fill_bank(preprocessed, "0", samples=10, name="hopeless", without=STRICT)  # an empty bank does not keep its name
     assert BankRecord.load(folder / RECORD_FILE).samples == 10
@@ -278,15 +278,15 @@ def test_filling_gives_up_when_the_gates_refuse_nearly_all(preprocessed, generat
 
 def test_a_bank_goes_on_with_the_gates_that_it_was_begun_with(preprocessed, generator_run, monkeypatch):
     without = ("anatomy", "fit", "copy")
-    monkeypatch.setattr(gates.Range, "allows", lambda self, samples: np.ones(len(samples), bool))
+    monkeypatch.setattr(filters.Range, "allows", lambda self, samples: np.ones(len(samples), bool))
     folder = fill_bank(preprocessed, "0", samples=10, name="begun", without=without)
-    learn = gates.Range.__init__
+    learn = filters.Range.__init__
 
     def other(self, known):
         learn(self, known)
         self.limits["channel 0 most"] += 1
 
-    monkeypatch.setattr(gates.Range, "__init__", other)
+    monkeypatch.setattr(filters.Range, "__init__", other)
     with pytest.raises(UserError, match=r"The gate 'range' of bank .*begun was another when it was begun"):
         fill_bank(preprocessed, "0", samples=20, name="begun", without=without)
     assert BankRecord.load(folder / RECORD_FILE).samples == 10

@@ -17,12 +17,12 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from stylegan2_cond.cli import main, parse_areas
 from stylegan2_cond.data.conditioning import Conditions
-from stylegan2_cond.data.preprocessed import Preprocessed
+from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import Stopped, UserError
-from stylegan2_cond.generating import RECORD_FILE, SamplesRecord, files, generate, summary
 from stylegan2_cond.networks import build_generator
-from stylegan2_cond.pictures import GAP
+from stylegan2_cond.sampling import RECORD_FILE, SamplesRecord, files, generate, summary
 from stylegan2_cond.snapshot import PairGenerator, load_generator, open_masks, save_snapshot
+from stylegan2_cond.visualization import GAP
 
 SPACING = (1.25, 0.5)
 

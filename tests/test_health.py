@@ -13,9 +13,10 @@ from stylegan2_cond.cli import main
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import run_folder
 from stylegan2_cond.snapshot import find_snapshots
-from stylegan2_cond.training import health, loop, telling
+from stylegan2_cond.training import run_logger, stability
+from stylegan2_cond.training import train as loop
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, GOOD_CHECKPOINT_FILE
-from stylegan2_cond.training.health import describe_setback, find_illness
+from stylegan2_cond.training.stability import describe_setback, find_illness
 from stylegan2_cond.training.step import take_step
 
 NAN = float("nan")
@@ -83,8 +84,8 @@ def course(preprocessed, plan, monkeypatch, tmp_path):
     small = plan.model_copy(update={"canvas": (20, 16)})
     monkeypatch.setattr(loop, "SMALLEST_SNAPSHOT_INTERVAL", 80)
     monkeypatch.setattr(loop, "LOG_INTERVAL", 40)
-    monkeypatch.setattr(telling.SnapshotJudge, "judge", lambda *_: {})
-    monkeypatch.setattr(telling, "save_progress", lambda _: None)
+    monkeypatch.setattr(run_logger.SnapshotJudge, "judge", lambda *_: {})
+    monkeypatch.setattr(run_logger, "save_progress", lambda _: None)
 
     def begin(name, accident):
         """Train in a folder of its own; `accident` may change the state after each step. Images seen before each."""
@@ -149,7 +150,7 @@ def test_broken_weights_send_a_training_back_to_the_last_good_checkpoint(
 
 
 def test_a_collapse_sends_a_training_back_too(course, preprocessed, capsys, monkeypatch):
-    monkeypatch.setattr(health, "YOUNG_IMAGES", 100)
+    monkeypatch.setattr(stability, "YOUNG_IMAGES", 100)
 
     def accident(state, told):
         if state.images_seen == 128 and state.setbacks == 0:

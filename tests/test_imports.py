@@ -25,7 +25,7 @@ for package in (stylegan2_cond, nnunet_synth):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if not module.name.endswith("__main__") and ".ext_trainer" not in module.name:
             __import__(module.name)
-from stylegan2_cond.allocation import keep_freed_memory
+from stylegan2_cond.memory import keep_freed_memory
 assert keep_freed_memory() is False
 for package in (stylegan2_cond, nnunet_synth):
     sys.argv = [package.__name__, "--help"]

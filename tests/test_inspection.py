@@ -18,23 +18,23 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, GateRecord, write_shard
-from nnunet_synth.bank.inspection import PAGE_FILE, inspect_bank, reading
-from nnunet_synth.bank.inspection.cards import gallery, most_alike
+from nnunet_synth.bank.inspection import PAGE_FILE, inspect_bank, two_sides
 from nnunet_synth.bank.inspection.facts import list_facts
+from nnunet_synth.bank.inspection.figures import plot_distribution
 from nnunet_synth.bank.inspection.findings import find_out
-from nnunet_synth.bank.inspection.measures import VOXELS, Measure, measure, presence
+from nnunet_synth.bank.inspection.gallery import gallery, most_alike
 from nnunet_synth.bank.inspection.naming import name_classes, name_limit, percent, size_of
 from nnunet_synth.bank.inspection.page import command, render
-from nnunet_synth.bank.inspection.plots import plot_distribution
-from nnunet_synth.bank.inspection.reading import read_samples, spread
+from nnunet_synth.bank.inspection.statistics import VOXELS, Measure, measure, presence
 from nnunet_synth.bank.inspection.tiles import GAP, Look, lay_out, make_tile
+from nnunet_synth.bank.inspection.two_sides import read_samples, spread
 from nnunet_synth.cli import app
-from stylegan2_cond.data.canvases import cover
-from stylegan2_cond.data.preprocessed import OUTSIDE
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE
+from stylegan2_cond.data.patch_sampler import cover
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.correlation import RIM, largest_correlation
-from stylegan2_cond.metrics.samples import Samples
-from stylegan2_cond.pictures import colour_mask
+from stylegan2_cond.metrics.ncc import RIM, largest_correlation
+from stylegan2_cond.metrics.sample_set import Samples
+from stylegan2_cond.visualization import colour_mask
 
 
 class Reader(HTMLParser):
@@ -262,7 +262,7 @@ def test_the_command_on_the_page_fills_the_same_bank(found):
 
 
 def test_samples_are_spread_over_the_bank_and_are_those_of_their_numbers(bank, monkeypatch):
-    monkeypatch.setattr(reading, "MOST_SAMPLES", {2: 12, 3: 12})
+    monkeypatch.setattr(two_sides, "MOST_SAMPLES", {2: 12, 3: 12})
     record = BankRecord.load(bank / RECORD_FILE)
     drawn = read_samples(bank, record)
     everything = BankDataset(str(bank))
@@ -280,7 +280,7 @@ def test_samples_are_spread_over_the_bank_and_are_those_of_their_numbers(bank, m
 
 def test_large_samples_are_fewer(bank, monkeypatch):
     record = BankRecord.load(bank / RECORD_FILE)
-    monkeypatch.setattr(reading, "MOST_BYTES", 5 * 4 * 2 * math.prod(record.canvas))  # two channels
+    monkeypatch.setattr(two_sides, "MOST_BYTES", 5 * 4 * 2 * math.prod(record.canvas))  # two channels
     assert len(read_samples(bank, record)) == 5
 
 

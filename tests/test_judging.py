@@ -12,18 +12,18 @@ from scipy import ndimage
 from tiny import tiny_plan
 from tolerance import assert_rounded
 
-from stylegan2_cond.data.canvases import Canvases
-from stylegan2_cond.data.codec import Codec
 from stylegan2_cond.data.conditioning import Conditions
-from stylegan2_cond.data.preprocessed import OUTSIDE, Case
+from stylegan2_cond.data.encoding import Codec
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case
+from stylegan2_cond.data.patch_sampler import Canvases
 from stylegan2_cond.metrics import METRICS, Result, Samples, compare
-from stylegan2_cond.metrics import copies as copies_room
+from stylegan2_cond.metrics import memorization as copies_room
 from stylegan2_cond.metrics.features import RandomPyramid
-from stylegan2_cond.metrics.real_sets import read_real_sets
+from stylegan2_cond.metrics.reference_sets import read_real_sets
 from stylegan2_cond.snapshot import Pairs, find_snapshots, load_generator
-from stylegan2_cond.training import judging, yardstick
-from stylegan2_cond.training.choosing import as_figures, best_images, choose_best, copies_warning, point_best
-from stylegan2_cond.training.judging import JUDGED, SnapshotJudge
+from stylegan2_cond.training import snapshot_evaluation, yardstick
+from stylegan2_cond.training.model_selection import as_figures, best_images, choose_best, copies_warning, point_best
+from stylegan2_cond.training.snapshot_evaluation import JUDGED, SnapshotJudge
 from stylegan2_cond.training.yardstick import COPY_VOXELS, Yardstick, shrinking, shrunk
 
 NAMES = [f"case{number}" for number in range(10)]
@@ -175,14 +175,14 @@ def good(tmp_path_factory):
     flat = MadeUp(NAMES, (6, 26, 24)), made_up_plan()
     judge = SnapshotJudge(*flat, samples=150)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging, "COPY_SAMPLES", {2: 0})
+        patch.setattr(snapshot_evaluation, "COPY_SAMPLES", {2: 0})
         patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("results")))
         return judge, judge.judge(Drawing(*flat)), flat
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_is_wrong_with_samples_is_told(good, fault, monkeypatch):
-    monkeypatch.setattr(judging, "COPY_SAMPLES", {2: 0})
+    monkeypatch.setattr(snapshot_evaluation, "COPY_SAMPLES", {2: 0})
     (judge, real, flat), (change, names) = good, FAULTS[fault]
     found = judge.judge(Drawing(*flat, change=change))
     for name in names.split():
@@ -348,13 +348,13 @@ def test_few_canvases_are_drawn_where_they_are_large():
         codec = Codec(low=(0.0,) * channels, high=(1.0,) * channels, labels=(0, 1))
         return SnapshotJudge(None, made_up_plan(canvas=canvas, codec=codec)).samples
 
-    assert count((44, 33)) == judging.SAMPLES[2]
-    assert count((28, 44, 33)) == judging.SAMPLES[3]
-    assert count((512, 512)) * 512**2 * 4 <= judging.SET_BYTES
+    assert count((44, 33)) == snapshot_evaluation.SAMPLES[2]
+    assert count((28, 44, 33)) == snapshot_evaluation.SAMPLES[3]
+    assert count((512, 512)) * 512**2 * 4 <= snapshot_evaluation.SET_BYTES
     assert count((512, 512), channels=4) == count((512, 512)) // 4
     assert (
         count((160, 160, 160), channels=4)
-        == judging.FEWEST
+        == snapshot_evaluation.FEWEST
         >= max(METRICS[name].least for name in JUDGED if name not in MANY)
     )
     assert SnapshotJudge(None, made_up_plan(), samples=3).samples == 3

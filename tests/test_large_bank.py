@@ -17,8 +17,8 @@ from nnunet_synth.bank.format import (
     verify_bank,
     write_shard,
 )
-from nnunet_synth.training.framing import Margins
-from nnunet_synth.training.mixing import MixedDataset, MixingControl
+from nnunet_synth.training.mirror_padding import Margins
+from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl
 
 SAMPLES, EACH = 10_000, 64
 NO_MARGINS = Margins((0,) * 3, (0,) * 3)

@@ -28,8 +28,9 @@ from stylegan2_cond.cli import main
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.snapshot import find_snapshots
-from stylegan2_cond.training import judging, loop
-from stylegan2_cond.training.world import World, join_world, own_device
+from stylegan2_cond.training import snapshot_evaluation
+from stylegan2_cond.training import train as loop
+from stylegan2_cond.training.distributed import World, join_world, own_device
 
 DEFAULT_PATIENCE = 1.0  # seconds that torch lets a process wait for others by default, shortened from half an hour
 STEPS = 3
@@ -246,7 +247,7 @@ if __name__ == "__main__":
         work = partial(_take_steps, plans, Path(sys.argv[2]))
     else:
         loop.CHECKPOINT_SECONDS = 0.0
-        judging.SAMPLES = judging.COPY_SAMPLES = {2: 24}
+        snapshot_evaluation.SAMPLES = snapshot_evaluation.COPY_SAMPLES = {2: 24}
         work = _train
     processes = [_fork(work, rank) for rank in range(2)]
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -12,12 +12,12 @@ from scipy.stats import spearmanr
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import Samples, compare, default_metrics
-from stylegan2_cond.metrics.comparison import Comparison
-from stylegan2_cond.metrics.conditions import seeming_positions
+from stylegan2_cond.metrics.compare import Comparison
+from stylegan2_cond.metrics.condition_accuracy import seeming_positions
 from stylegan2_cond.metrics.features import Features
-from stylegan2_cond.metrics.real_sets import read_real_sets
+from stylegan2_cond.metrics.reference_sets import read_real_sets
 from stylegan2_cond.metrics.report import Evaluation, Measured, table
-from stylegan2_cond.metrics.samples import as_samples
+from stylegan2_cond.metrics.sample_set import as_samples
 
 CLASSES = (1, 2)
 
@@ -180,7 +180,7 @@ def test_of_few_other_cases_all_canvases_tell(monkeypatch):
     cases = np.array(["a"] * 197 + ["b"] * 3)
     real = samples_of(real.label, real.asked, value=real.image[:, 0, 0, 0], case=cases)
     comparison = Comparison(real, real, features=MeanIntensity(), conditions=conditions)
-    monkeypatch.setattr("stylegan2_cond.metrics.conditions.CHUNK", 7)
+    monkeypatch.setattr("stylegan2_cond.metrics.condition_accuracy.CHUNK", 7)
     seeming, places = seeming_positions(comparison), (real.asked[:, -1] + 1) / 2
     np.testing.assert_allclose(seeming[:197], places[197:].mean(), rtol=1e-5)
     for number in (197, 198, 199):

@@ -7,13 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from stylegan2_cond.data.canvases import IMAGE_PADDING, cover
-from stylegan2_cond.data.preprocessed import OUTSIDE, Case
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case
+from stylegan2_cond.data.patch_sampler import IMAGE_PADDING, cover
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import Samples, compare
-from stylegan2_cond.metrics.comparison import Comparison
-from stylegan2_cond.metrics.copies import copies_of
-from stylegan2_cond.metrics.correlation import (
+from stylegan2_cond.metrics.compare import Comparison
+from stylegan2_cond.metrics.features import RandomPyramid
+from stylegan2_cond.metrics.memorization import copies_of
+from stylegan2_cond.metrics.ncc import (
     EACH,
     RIM,
     align,
@@ -22,7 +23,6 @@ from stylegan2_cond.metrics.correlation import (
     nearest_cases,
     without_rim,
 )
-from stylegan2_cond.metrics.features import RandomPyramid
 
 
 def normal(*shape, seed=0):

@@ -17,9 +17,9 @@ from torch_fidelity.feature_extractor_clip import VisionTransformer
 from torch_fidelity.utils import create_feature_extractor, extract_featuresdict_from_input_id
 
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics import fidelity
-from stylegan2_cond.metrics.fidelity import TorchFidelity
-from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.metrics import features_torch_fidelity
+from stylegan2_cond.metrics.features_torch_fidelity import TorchFidelity
+from stylegan2_cond.metrics.sample_set import Samples
 
 INCEPTION = "inception-v3-compat"
 LOW, HIGH = (-1.0, -2.5, 10.0), (3.0, 0.0, 500.0)
@@ -155,7 +155,7 @@ def test_two_channels_are_two_grey_images_whose_features_stand_side_by_side(weig
 
 def test_one_channel_is_a_grey_image_and_batches_change_nothing(grey, weights, monkeypatch):
     pixels = draw_pixels(3, 1)
-    monkeypatch.setattr(fidelity, "BATCH", 2)
+    monkeypatch.setattr(features_torch_fidelity, "BATCH", 2)
     vectors = grey(in_nnunets_units(pixels, LOW[:1], HIGH[:1]))
     assert_same(vectors, by_the_library(pixels.repeat(3, axis=1), weights))
 

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import METRICS, Samples, compare, default_metrics, features
 from stylegan2_cond.metrics.features import MOST_FEATURES, RandomPyramid, project
-from stylegan2_cond.metrics.samples import as_samples
+from stylegan2_cond.metrics.sample_set import as_samples
 
 NEEDS_MASKS = {name for name, metric in METRICS.items() if "label" in metric.needs}
 

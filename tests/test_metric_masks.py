@@ -13,8 +13,8 @@ from skimage.measure import euler_number
 
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import Samples, compare
-from stylegan2_cond.metrics.agreement import dice, overlaps
-from stylegan2_cond.metrics.masks import describe_masks, mask_distances
+from stylegan2_cond.metrics.mask_statistics import describe_masks, mask_distances
+from stylegan2_cond.metrics.segmentation_agreement import dice, overlaps
 
 labels = st.sampled_from([-1, 0, 1, 2])
 canvases = hnp.array_shapes(min_dims=3, max_dims=4, max_side=7).flatmap(

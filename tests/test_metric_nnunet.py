@@ -12,12 +12,12 @@ from conftest import DATASET, TINY_PLANS
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tolerance import NETWORK, assert_rounded
 
-from stylegan2_cond.data.canvases import Canvases
+from stylegan2_cond.data.patch_sampler import Canvases
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.agreement import agreement, dice
-from stylegan2_cond.metrics.evaluation import evaluate
-from stylegan2_cond.metrics.nnunet import NnUNet, find_nnunet, open_nnunet
-from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.metrics.evaluate import evaluate
+from stylegan2_cond.metrics.features_nnunet import NnUNet, find_nnunet, open_nnunet
+from stylegan2_cond.metrics.sample_set import Samples
+from stylegan2_cond.metrics.segmentation_agreement import agreement, dice
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import find_snapshots
 
@@ -152,5 +152,5 @@ def test_real_pairs_agree_better_than_shuffled_ones(network, preprocessed):
 def test_vectors_do_not_depend_on_the_batch(network, preprocessed, monkeypatch):
     samples = canvases(preprocessed, preprocessed.patch_size, count=5)
     together = network(samples)
-    monkeypatch.setattr("stylegan2_cond.metrics.nnunet.BATCH_VOXELS", 1)
+    monkeypatch.setattr("stylegan2_cond.metrics.features_nnunet.BATCH_VOXELS", 1)
     assert_rounded(network(samples), together, terms=NETWORK)

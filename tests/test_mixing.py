@@ -16,14 +16,14 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_synth.bank.format import BankDataset, verify_bank
-from nnunet_synth.training.framing import Margins, Mirrored
 from nnunet_synth.training.leak_guard import LeakError, refuse_leaks
-from nnunet_synth.training.mixing import MixedDataset, MixingControl
+from nnunet_synth.training.mirror_padding import Margins, Mirrored
+from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl
 from nnunet_synth.training.schedule import ratio_at
 from nnunet_synth.training.settings import make_settings, read_settings, write_plans
 from nnunet_synth.training.trainer import nnUNetTrainerSynth
 from stylegan2_cond.data.case_hashes import case_hashes
-from stylegan2_cond.data.preprocessed import open_preprocessed
+from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
 

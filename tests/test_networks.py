@@ -13,9 +13,9 @@ from tiny import Operations
 from tolerance import NETWORK, assert_rounded
 
 from stylegan2_cond.networks.discriminator import IMAGE, MASK, PAIR, Discriminator, minibatch_stddev
+from stylegan2_cond.networks.generator import Generator, MaskModulation, Synthesis
 from stylegan2_cond.networks.layers import Conv, Linear, ModulatedConv, pixel_norm, pyramid
 from stylegan2_cond.networks.mapping import AVERAGE_DECAY, Mapping
-from stylegan2_cond.networks.synthesis import Generator, MaskModulation, Synthesis
 
 LATENT, STYLE, CONDITION = 8, 12, 3
 IMAGES, LABELS = 2, 3  # channels

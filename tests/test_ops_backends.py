@@ -23,10 +23,10 @@ from stylegan2_cond.ops import (
     resample,
     upsample,
 )
-from stylegan2_cond.ops import fused as operators
+from stylegan2_cond.ops import autograd as operators
 from stylegan2_cond.ops.bias_act import apply_epilogue
+from stylegan2_cond.ops.bindings import Library, find_library
 from stylegan2_cond.ops.build import compiler
-from stylegan2_cond.ops.library import Library, find_library
 from stylegan2_cond.ops.resample import _downsampling, _upsampling
 
 # In float32, n roundings of random sign add up to about √n · eps / 2; this is five times that for the longest sums, of

@@ -15,9 +15,9 @@ from conftest import run
 from filelock import FileLock
 
 from stylegan2_cond.cli import main
-from stylegan2_cond.ops import build, choose_backend, library
+from stylegan2_cond.ops import bindings, build, choose_backend
+from stylegan2_cond.ops.bindings import Library
 from stylegan2_cond.ops.doctor import diagnose
-from stylegan2_cond.ops.library import Library
 
 ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 
@@ -26,9 +26,9 @@ ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
 def cache(tmp_path, monkeypatch):
     """An empty cache, and no memory of what was found before."""
     monkeypatch.setenv("STYLEGAN2_COND_CACHE", str(tmp_path))
-    library.find_library.cache_clear()
+    bindings.find_library.cache_clear()
     yield tmp_path
-    library.find_library.cache_clear()
+    bindings.find_library.cache_clear()
 
 
 @pytest.fixture

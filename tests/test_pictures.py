@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from stylegan2_cond.pictures import COLUMNS, FRAME, GAP, SMALLEST_TILE, colour_mask, overlay_grid, save_picture
+from stylegan2_cond.visualization import COLUMNS, FRAME, GAP, SMALLEST_TILE, colour_mask, overlay_grid, save_picture
 
 
 def make_pairs(count, channels, canvas, seed=0):

@@ -15,9 +15,9 @@ from hypothesis.extra import numpy as hnp
 from raw_cases import LABELS, SHAPE, brain, cohort, own_folders, preprocess
 from tiny import tiny_plan
 
-from stylegan2_cond.data.canvases import Canvases
-from stylegan2_cond.data.codec import Codec
-from stylegan2_cond.data.survey import survey
+from stylegan2_cond.data.encoding import Codec
+from stylegan2_cond.data.fingerprint import survey
+from stylegan2_cond.data.patch_sampler import Canvases
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.networks import build_discriminator, build_generator
 from stylegan2_cond.planning import (
@@ -25,16 +25,16 @@ from stylegan2_cond.planning import (
     available,
     available_bytes,
     check_kimg,
-    choices,
-    deriving,
     fit_memory,
     free_bytes,
+    heuristics,
     make_plan,
     next_smaller,
     parse_overrides,
+    planner,
     training_bytes,
 )
-from stylegan2_cond.planning.choices import (
+from stylegan2_cond.planning.heuristics import (
     FILLED_SHARE,
     FINEST_CHANNELS,
     LARGEST_BASE,
@@ -405,7 +405,7 @@ def chosen(key, **changes):
 def test_r1_grows_with_voxels_and_falls_with_the_batch_as_in_the_paper_but_never_vanishes():
     assert chosen("r1_weight", canvas=(512, 512), batch_size=16) == pytest.approx(0.0002 * 512**2 / 16, rel=0.05)
     assert chosen("r1_weight", canvas=(32, 64, 64), batch_size=8) == pytest.approx(0.0002 * 131072 / 8, rel=0.05)
-    assert chosen("r1_weight", canvas=(16, 16)) == choices.LEAST_R1
+    assert chosen("r1_weight", canvas=(16, 16)) == heuristics.LEAST_R1
 
 
 @settings(max_examples=60, deadline=None)
@@ -533,7 +533,7 @@ def test_values_come_back_as_a_plan_has_them():
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(deriving, "CONDITION_CANVASES", 40)
+    monkeypatch.setattr(planner, "CONDITION_CANVASES", 40)
     return own_folders(tmp_path, monkeypatch)
 
 
@@ -593,7 +593,7 @@ def test_conditions_are_measured_on_canvases_as_training_draws_them(folders):
     plan = planned(preprocessed, overrides={"foreground_share": 1.0}, seed=3)
     names = plan.source.training_cases
     stream = Canvases(preprocessed, names, plan.canvas, foreground_share=1.0, seed=3)
-    labels = np.stack([stream.draw(index)[1] for index in range(deriving.CONDITION_CANVASES)])
+    labels = np.stack([stream.draw(index)[1] for index in range(planner.CONDITION_CANVASES)])
     shown = (labels == 1).any(axis=(1, 2)).mean()
     measured = plan.conditions.measure(torch.from_numpy(labels), torch.from_numpy(stream.positions(0, len(labels))))
     assert measured[:, 0].mean() == pytest.approx(shown)
@@ -603,8 +603,8 @@ def test_conditions_are_measured_on_canvases_as_training_draws_them(folders):
 
 
 def test_large_canvases_are_measured_on_fewer_so_that_memory_holds_them(folders, monkeypatch):
-    monkeypatch.setattr(deriving, "CONDITION_BYTES", 2 * 16 * 14 * 10)
-    monkeypatch.setattr(deriving, "FEWEST_CONDITION_CANVASES", 5)
+    monkeypatch.setattr(planner, "CONDITION_BYTES", 2 * 16 * 14 * 10)
+    monkeypatch.setattr(planner, "FEWEST_CONDITION_CANVASES", 5)
     plan = planned(preprocess(folders, cohort(5), LABELS))
     assert sum(int(row.split()[0]) for row in plan.conditions.rows) == 10
 
@@ -613,10 +613,10 @@ def test_what_is_asked_for_is_taken_and_what_follows_from_it_follows(folders):
     preprocessed = preprocess(folders, cohort(5), LABELS)
     plan = planned(preprocessed, kimg=7.0, seed=5, canvas=(8, 8), overrides={"batch_size": 4, "channels": [16, 8]})
     assert (plan.kimg, plan.seed, plan.canvas, plan.batch_size, plan.channels) == (7.0, 5, (8, 8), 4, (16, 8))
-    assert {plan.reasons[key] for key in ("kimg", "seed", "canvas")} == {deriving.ASKED}
+    assert {plan.reasons[key] for key in ("kimg", "seed", "canvas")} == {planner.ASKED}
     assert {plan.reasons[key] for key in ("batch_size", "channels")} == {BY_HAND}
     settings = {"variant": "pair", "canvas": (8, 8), "canvases": 80, "device": torch.device("cpu")}
-    assert plan.r1_weight == choices.choose_r1_weight(Facts(**settings, batch_size=4)).value
+    assert plan.r1_weight == heuristics.choose_r1_weight(Facts(**settings, batch_size=4)).value
 
 
 def test_parts_that_a_batch_can_not_be_divided_into_are_refused(folders):
@@ -631,7 +631,7 @@ def test_cases_that_are_kept_in_memory_take_their_part_of_it(folders, monkeypatc
     kept = survey(preprocessed, preprocessed.case_names()).bytes
     assert planned(preprocessed, free_bytes=training_bytes(plan) + kept).accumulate == 1
     assert planned(preprocessed, free_bytes=training_bytes(plan) + kept - 1).accumulate == 2
-    monkeypatch.setattr(deriving, "CACHE_BYTES", 1000)
+    monkeypatch.setattr(planner, "CACHE_BYTES", 1000)
     assert planned(preprocessed, free_bytes=training_bytes(plan) + 1000).accumulate == 1
     share = training_bytes(plan.model_copy(update={"batch_size": plan.batch_size // 2}))
     assert planned(preprocessed, free_bytes=2 * (share + 1000), processes=2).accumulate == 1

@@ -10,9 +10,9 @@ from conftest import DATASET, TINY_PLANS
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetNumpy
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from stylegan2_cond.data import preprocessed as module
-from stylegan2_cond.data.preprocessed import open_preprocessed
-from stylegan2_cond.data.survey import survey
+from stylegan2_cond.data import nnunet_dataset as module
+from stylegan2_cond.data.fingerprint import survey
+from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 from stylegan2_cond.errors import UserError
 
 

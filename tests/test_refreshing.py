@@ -7,8 +7,8 @@ import pytest
 from test_mixing import trainer_of
 
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
-from nnunet_synth.training import refreshing
-from nnunet_synth.training.refreshing import LOG_FILE, Refresher
+from nnunet_synth.training import background_fill
+from nnunet_synth.training.background_fill import LOG_FILE, Refresher
 from nnunet_synth.training.trainer import nnUNetTrainerSynth
 
 
@@ -72,4 +72,4 @@ def test_the_process_ends_with_the_training(copied):
     refresher.stop()
     assert process.poll() is not None
     refresher.stop()
-    assert refreshing.LOG_FILE in {path.name for path in copied.iterdir()}
+    assert background_fill.LOG_FILE in {path.name for path in copied.iterdir()}

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tolerance import NETWORK, assert_rounded
 
-from stylegan2_cond.documents import checksum
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import checksum
 from stylegan2_cond.snapshot import find_snapshots, load_generator, save_snapshot, sha256
 
 

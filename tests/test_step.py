@@ -8,7 +8,7 @@ import torch
 from tiny import EVERYTHING, IGNORE, PAIRED, assert_same_way, step, tiny_canvases, tiny_plan, tiny_state, weights
 from tolerance import assert_rounded
 
-from stylegan2_cond.data.codec import Codec
+from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.networks import build_discriminator, build_generator, layers
 from stylegan2_cond.ops import convolve
 from stylegan2_cond.training.state import ADAM_BETAS

@@ -17,14 +17,14 @@ from tiny import tiny_plan
 from torch.utils.tensorboard import SummaryWriter
 
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.pictures import GAP, overlay_grid
 from stylegan2_cond.snapshot import Pairs
-from stylegan2_cond.training import progress
+from stylegan2_cond.training import progress_plot
 from stylegan2_cond.training.board import Board, tag
-from stylegan2_cond.training.choosing import point_best
-from stylegan2_cond.training.judging import JUDGED
-from stylegan2_cond.training.progress import MOST_POINTS, PANELS, find_curve, save_progress
-from stylegan2_cond.training.telemetry import PREVIEW_SAMPLES, Averages, Log, read_log, save_preview
+from stylegan2_cond.training.log_file import PREVIEW_SAMPLES, Averages, Log, read_log, save_preview
+from stylegan2_cond.training.model_selection import point_best
+from stylegan2_cond.training.progress_plot import MOST_POINTS, PANELS, find_curve, save_progress
+from stylegan2_cond.training.snapshot_evaluation import JUDGED
+from stylegan2_cond.visualization import GAP, overlay_grid
 
 # --- the log
 
@@ -239,7 +239,7 @@ def test_snapshots_are_marked_and_the_best_one_is_named(tmp_path, drawn):
     save_progress(tmp_path)
     assert "best: snapshots/000004000" in [text.get_text() for text in drawn[-1].texts]
     for axis in drawn[-1].axes:
-        (best,) = [line for line in axis.lines if line.get_color() == progress.BEST_COLOUR]
+        (best,) = [line for line in axis.lines if line.get_color() == progress_plot.BEST_COLOUR]
         assert set(best.get_xdata()) == {4000}
         marks = {segment[0][0] for segment in axis.collections[-1].get_segments()}
         assert marks == {2000, 4000, 6000, 8000, 10000}

@@ -15,7 +15,7 @@ from conftest import BIN, DATASET, TINY_PLANS, run
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunet_synth import cli, launching
+from nnunet_synth import cli, launcher
 from nnunet_synth.training import trainer as trainers
 from nnunet_synth.training.settings import SynthSettings
 from nnunet_synth.training.trainer import SyntheticDataMixin
@@ -55,7 +55,7 @@ def test_the_checkpoint_names_the_plain_trainer(model):
 
 
 def test_predict_and_evaluate_work_without_the_plugin(model, nnunet_folders, tmp_path):
-    variables = {k: v for k, v in os.environ.items() if k != launching.VARIABLE}
+    variables = {k: v for k, v in os.environ.items() if k != launcher.VARIABLE}
     images = nnunet_folders / "nnUNet_raw" / DATASET / "imagesTs"
     arguments = f"-i {images} -o {tmp_path} -d 901 -c 2d -f 0 -tr nnUNetTrainerSynth_1epoch -p {TINY_PLANS}"
     command = [sys.executable, "-c", WITHOUT_PLUGIN, *arguments.split(), "-device", "cpu", "--disable_tta"]
@@ -83,13 +83,13 @@ def test_env_prints_a_line_that_nnunets_own_commands_obey(model, tmp_path):
 
 
 def test_folders_of_other_plugins_stay_in_the_variable():
-    path = launching.ext_trainer_path("/other/plugin")
-    assert path.split(os.pathsep) == ["/other/plugin", str(launching.EXT_TRAINER)]
-    assert launching.ext_trainer_path(path) == path
+    path = launcher.ext_trainer_path("/other/plugin")
+    assert path.split(os.pathsep) == ["/other/plugin", str(launcher.EXT_TRAINER)]
+    assert launcher.ext_trainer_path(path) == path
 
 
 def test_the_external_folder_is_one_file_with_one_import():
-    files = [path for path in launching.EXT_TRAINER.iterdir() if path.suffix == ".py"]
+    files = [path for path in launcher.EXT_TRAINER.iterdir() if path.suffix == ".py"]
     assert [path.name for path in files] == ["nnUNetTrainerSynth.py"]
     docstring, statement = ast.parse(files[0].read_text()).body
     assert isinstance(docstring, ast.Expr)
@@ -98,7 +98,7 @@ def test_the_external_folder_is_one_file_with_one_import():
 
 @pytest.mark.parametrize("name", [n for n in dir(trainers) if n.startswith("nnUNetTrainer") and "Synth" in n])
 def test_every_trainer_is_found_by_its_name(monkeypatch, name):
-    monkeypatch.setenv(launching.VARIABLE, launching.ext_trainer_path(None))
+    monkeypatch.setenv(launcher.VARIABLE, launcher.ext_trainer_path(None))
     assert recursive_find_trainer_class_by_name(name) is getattr(trainers, name)
 
 
@@ -117,7 +117,7 @@ def test_a_trainer_that_was_named_in_any_way_is_the_one_that_trains(typed, train
 
     asked = []
     monkeypatch.setattr(run_training, "run_training", lambda *arguments, **_: asked.append(arguments[:5]))
-    monkeypatch.setenv(launching.VARIABLE, "")
+    monkeypatch.setenv(launcher.VARIABLE, "")
     monkeypatch.setattr("sys.argv", ["nnunet-synth", "train", "4", "2d", "0", *typed, "-device", "cpu"])
     with pytest.raises(SystemExit) as end:
         cli.main()

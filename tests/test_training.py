@@ -25,19 +25,20 @@ from safetensors.torch import load_file
 from tiny import step, tiny_plan, tiny_state
 
 from stylegan2_cond.cli import main, run_app
-from stylegan2_cond.data import preprocessed as preprocessed_data
-from stylegan2_cond.data.survey import survey
-from stylegan2_cond.documents import write_atomically
+from stylegan2_cond.data import nnunet_dataset as preprocessed_data
+from stylegan2_cond.data.fingerprint import survey
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import write_atomically
 from stylegan2_cond.planning import make_plan, run_folder
 from stylegan2_cond.snapshot import Card, find_snapshots
-from stylegan2_cond.training import judging, loop, state, telling
+from stylegan2_cond.training import run_logger, snapshot_evaluation, state
+from stylegan2_cond.training import train as loop
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
-from stylegan2_cond.training.loop import train
 from stylegan2_cond.training.preparing import prepare_plan
 from stylegan2_cond.training.run_lock import lock_run
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
+from stylegan2_cond.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +50,8 @@ def small(plan):
 @pytest.fixture
 def fresh_run(small, monkeypatch, tmp_path):
     """Start a training of the same plan in a folder of its own; returns the folder of `name`."""
-    monkeypatch.setattr(judging, "SAMPLES", {2: 24})
-    monkeypatch.setattr(telling, "save_progress", lambda _: None)
+    monkeypatch.setattr(snapshot_evaluation, "SAMPLES", {2: 24})
+    monkeypatch.setattr(run_logger, "save_progress", lambda _: None)
 
     def begin(name, **changes):
         monkeypatch.setenv("nnUNet_results", str(tmp_path / name))
@@ -128,8 +129,8 @@ IMPATIENT = """
 import os, sys
 os.environ.update({variables!r})
 sys.argv, sys.stderr = {arguments!r}, open({errors!r}, "w", buffering=1)
-from stylegan2_cond.training import judging, loop, telling
-loop.CHECKPOINT_SECONDS, judging.SAMPLES, loop.LOG_INTERVAL = 0, {{2: 24}}, {interval}
+from stylegan2_cond.training import snapshot_evaluation, loop, telling
+loop.CHECKPOINT_SECONDS, snapshot_evaluation.SAMPLES, loop.LOG_INTERVAL = 0, {{2: 24}}, {interval}
 from stylegan2_cond.cli import main
 main()
 """
@@ -142,7 +143,7 @@ def start_until_checkpoint(folder, errors):
     arguments = ["stylegan2-cond", "train", DATASET, "2d", "0", "--kimg", str(KIMG), "--device", "cpu"]
     variables = {name: os.environ[name] for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     context = multiprocessing.get_context("forkserver")  # imports torch and nnU-Net once for all
-    context.set_forkserver_preload(["stylegan2_cond.cli", "stylegan2_cond.training.loop"])
+    context.set_forkserver_preload(["stylegan2_cond.cli", "stylegan2_cond.training.train"])
     code = IMPATIENT.format(variables=variables, arguments=arguments, errors=str(errors), interval=EVERY_LINE)
     process = context.Process(target=exec, args=(code, {}))
     process.start()
@@ -158,7 +159,7 @@ def start_until_checkpoint(folder, errors):
 def uninterrupted(preprocessed, small, tmp_path_factory):
     """Weights and log of a training of `KIMG` that nothing stopped."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging, "SAMPLES", {2: 24})
+        patch.setattr(snapshot_evaluation, "SAMPLES", {2: 24})
         patch.setattr(loop, "LOG_INTERVAL", EVERY_LINE)
         patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("uninterrupted")))
         small.save(run_folder(small.source) / "plan.json")

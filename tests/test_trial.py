@@ -14,12 +14,12 @@ from tiny import tiny_plan
 
 from stylegan2_cond.cli import main
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.planning import Plan, deriving, training_bytes
-from stylegan2_cond.training import preparing, trial
+from stylegan2_cond.planning import Plan, planner, training_bytes
+from stylegan2_cond.training import preparing, profile_step
 from stylegan2_cond.training.augment.adaptive import LARGEST_P
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
 from stylegan2_cond.training.preparing import MOST_TRIALS, costs, prepare_plan, try_until_it_fits
-from stylegan2_cond.training.trial import OUT_OF_MEMORY, Trial, is_out_of_memory, try_step
+from stylegan2_cond.training.profile_step import OUT_OF_MEMORY, Trial, is_out_of_memory, try_step
 
 CPU = torch.device("cpu")
 
@@ -30,29 +30,29 @@ CPU = torch.device("cpu")
 def test_a_real_step_takes_about_the_memory_that_was_estimated_and_leaves_this_process_alone():
     wide = {"canvas": (48, 40), "factors": ((2, 2),) * 3, "channels": (96, 96, 64, 32), "augment_target": 0.6}
     plan = tiny_plan(batch_size=16, latent_dim=64, style_dim=64, **wide)
-    before = trial.peak_bytes()
+    before = profile_step.peak_bytes()
     found = try_step(plan, CPU)
     assert 0.55 < found.peak_bytes / training_bytes(plan) < 1.1
     assert found.seconds_per_step > 0
-    assert trial.peak_bytes() - before < 2**24
+    assert profile_step.peak_bytes() - before < 2**24
 
 
 def test_a_step_that_no_memory_could_hold_says_so_by_its_exit_code(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["trial", "cpu"])
     monkeypatch.setattr(sys, "stdin", io.StringIO(tiny_plan(canvas=(400_000, 400_000)).model_dump_json()))
-    assert trial.main() == OUT_OF_MEMORY
+    assert profile_step.main() == OUT_OF_MEMORY
 
 
 @pytest.mark.parametrize("code", [OUT_OF_MEMORY, -9, 137])
 def test_a_trial_that_ends_for_want_of_memory_is_told_as_such(monkeypatch, code):
-    monkeypatch.setattr(trial.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code, "", ""))
+    monkeypatch.setattr(profile_step.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code, "", ""))
     with pytest.raises(MemoryError, match="batch 8 in 1 parts"):
         try_step(tiny_plan(), CPU)
 
 
 def test_a_trial_that_fails_for_another_reason_tells_it(monkeypatch):
     done = subprocess.CompletedProcess([], 1, "", "Traceback …\nIndexError: no such stage")
-    monkeypatch.setattr(trial.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(profile_step.subprocess, "run", lambda *_, **__: done)
     with pytest.raises(RuntimeError, match="IndexError: no such stage"):
         try_step(tiny_plan(), CPU)
 
@@ -92,8 +92,8 @@ def steps(monkeypatch):
             assert len(position) == len(label) == state.plan.batch_size
             clock[0] += next(durations)
 
-        monkeypatch.setattr(trial, "take_step", take)
-        monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
+        monkeypatch.setattr(profile_step, "take_step", take)
+        monkeypatch.setattr(profile_step.time, "perf_counter", lambda: clock[0])
         return seen
 
     return begin
@@ -106,7 +106,7 @@ def test_all_that_happens_now_and_then_happens_at_once_at_the_peak(steps, interv
     plan = tiny_plan(
         path_length_weight=1.0, r1_interval=r1, path_length_interval=path, augment_target=0.6, condition_kimg=(1.0, 2.0)
     )
-    trial._measure(plan, CPU)
+    profile_step._measure(plan, CPU)
     assert len(seen) == 4
     _, number, strength, p = seen[1]
     assert number % r1 == number % path == 0
@@ -117,21 +117,21 @@ def test_all_that_happens_now_and_then_happens_at_once_at_the_peak(steps, interv
 @pytest.mark.parametrize("variant", ["pair", "mask", "image"])
 def test_the_mean_step_counts_what_is_rare_by_how_rare_it_is(steps, variant):
     steps(5.0, 1.0, 3.0)  # warming up, plain, with R1
-    found = trial._measure(tiny_plan(variant, r1_interval=16), CPU)
+    found = profile_step._measure(tiny_plan(variant, r1_interval=16), CPU)
     assert found.seconds_per_step == pytest.approx(1 + (3 - 1) / 16)
 
 
 def test_the_mean_step_takes_the_shortest_interval_of_what_is_there(steps):
     steps(5.0, 1.0, 3.0)
     often = tiny_plan(r1_interval=16, path_length_weight=1.0, path_length_interval=4)
-    assert trial._measure(often, CPU).seconds_per_step == pytest.approx(1.5)
+    assert profile_step._measure(often, CPU).seconds_per_step == pytest.approx(1.5)
     steps(5.0, 1.0, 1.0)
-    assert trial._measure(tiny_plan(r1_weight=0.0), CPU).seconds_per_step == pytest.approx(1.0)
+    assert profile_step._measure(tiny_plan(r1_weight=0.0), CPU).seconds_per_step == pytest.approx(1.0)
 
 
 def test_a_step_that_takes_a_minute_is_not_taken_again(steps):
     seen = steps(61.0)
-    assert trial._measure(tiny_plan(), CPU).seconds_per_step == 61.0
+    assert profile_step._measure(tiny_plan(), CPU).seconds_per_step == 61.0
     assert len(seen) == 2
 
 
@@ -146,9 +146,9 @@ def test_a_trial_has_the_precision_of_training(monkeypatch, precision):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", precision != "tf32")
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
-    monkeypatch.setattr(trial, "take_step", take)
+    monkeypatch.setattr(profile_step, "take_step", take)
     try:
-        trial._measure(tiny_plan(precision=precision), CPU)
+        profile_step._measure(tiny_plan(precision=precision), CPU)
     finally:
         torch.set_float32_matmul_precision(before)
     assert set(found) == {(precision == "tf32", "highest")}
@@ -214,7 +214,7 @@ def test_a_plan_that_can_not_be_made_smaller_is_tried_once(device):
 
 @pytest.fixture
 def data(tmp_path, monkeypatch, device):
-    monkeypatch.setattr(deriving, "CONDITION_CANVASES", 20)
+    monkeypatch.setattr(planner, "CONDITION_CANVASES", 20)
     return preprocess(own_folders(tmp_path, monkeypatch), cohort(5), LABELS)
 
 

@@ -9,14 +9,14 @@ import torch
 from tolerance import NETWORK, assert_rounded
 
 from stylegan2_cond.cli import main
-from stylegan2_cond.data.canvases import Canvases
-from stylegan2_cond.data.preprocessed import open_preprocessed
+from stylegan2_cond.data.nnunet_dataset import open_preprocessed
+from stylegan2_cond.data.patch_sampler import Canvases
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.planning import Plan, deriving
-from stylegan2_cond.planning.choices import choose_factors
-from stylegan2_cond.snapshot import find_snapshots, load_generator, masks, open_masks
-from stylegan2_cond.training import judging
-from stylegan2_cond.training.loop import train
+from stylegan2_cond.planning import Plan, planner
+from stylegan2_cond.planning.heuristics import choose_factors
+from stylegan2_cond.snapshot import find_snapshots, load_generator, mask_sources, open_masks
+from stylegan2_cond.training import snapshot_evaluation
+from stylegan2_cond.training.train import train
 
 CANVAS = (20, 16)
 SHOWN = [1, 2]
@@ -43,8 +43,8 @@ def runs(preprocessed, tmp_path_factory):
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("variants")))
-        patch.setattr(deriving, "CONDITION_CANVASES", 100)
-        patch.setattr(judging, "SAMPLES", {2: 24})
+        patch.setattr(planner, "CONDITION_CANVASES", 100)
+        patch.setattr(snapshot_evaluation, "SAMPLES", {2: 24})
         found = {
             variant: train(preprocessed, "0", variant=variant, canvas=CANVAS, kimg=0.032, overrides=narrow)
             for variant in ("pair", "mask")
@@ -186,8 +186,8 @@ def test_what_real_masks_cannot_be_asked_is_refused(illustrator, monkeypatch):
         illustrator.sample(1, position=0.5)
     with pytest.raises(ValueError, match="class 7"):
         illustrator.sample(1, with_classes=[7], masks=real)
-    monkeypatch.setattr(masks, "TRIES", 3)
-    monkeypatch.setattr(masks, "condition_canvases", lambda canvas: 4)
+    monkeypatch.setattr(mask_sources, "TRIES", 3)
+    monkeypatch.setattr(mask_sources, "condition_canvases", lambda canvas: 4)
     monkeypatch.setattr(real, "_shown", lambda label: np.array([True, True]))
     with pytest.raises(ValueError, match=r"7 canvases .*\[1\]"):  # white matter is never without grey
         illustrator.sample(1, with_classes=[1], masks=real)

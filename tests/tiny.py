@@ -7,9 +7,9 @@ import torch
 from tolerance import rounding
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stylegan2_cond.data.codec import Codec
 from stylegan2_cond.data.conditioning import Conditions
-from stylegan2_cond.data.preprocessed import OUTSIDE
+from stylegan2_cond.data.encoding import Codec
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE
 from stylegan2_cond.planning import Plan, Source
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step

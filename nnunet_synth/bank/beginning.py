@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from nnunet_synth.bank.filters import NOT_WANTED, Gates
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
-from nnunet_synth.bank.gates import NOT_WANTED, Gates
 from stylegan2_cond.errors import UserError
 
 

@@ -28,9 +28,9 @@ from nnunet_synth.bank.plain_files import (
     load_properties,
     open_plain,
 )
-from stylegan2_cond.data.preprocessed import OUTSIDE, Preprocessed
-from stylegan2_cond.documents import Record, explained_write
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import Record, explained_write
 from stylegan2_cond.planning import Source
 from stylegan2_cond.progress_bar import ProgressBar
 from stylegan2_cond.snapshot import sha256

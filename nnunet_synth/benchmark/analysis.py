@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
+from nnunet_synth.benchmark.results import METRICS, Benchmark
 from nnunet_synth.benchmark.statistics import (
     DRAWS,
     P_VALUES,
@@ -25,7 +26,6 @@ from nnunet_synth.benchmark.statistics import (
     rank_correlation,
     run_means,
 )
-from nnunet_synth.benchmark.tables import METRICS, Benchmark
 from stylegan2_cond.progress_bar import ProgressBar
 
 SEED = 0  # of the bootstrap, so that the same tables make the same report

@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nnunet_synth.training.schedule import SCHEDULES
-from stylegan2_cond.documents import explain
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import explain
 
 if sys.version_info >= (3, 11):
     import tomllib

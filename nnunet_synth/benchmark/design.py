@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from typing_extensions import Self
 
 from nnunet_synth.benchmark.arms import Arm
-from nnunet_synth.benchmark.quick import Effort
+from nnunet_synth.benchmark.budget import Effort
 from nnunet_synth.benchmark.subjects import whole_subjects
-from stylegan2_cond.data.preprocessed import Preprocessed
-from stylegan2_cond.documents import Document
+from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import Document
 
 DESIGN_FILE = "design.json"
 LEAST_TEST_CASES = 5  # that may be asked for

@@ -14,8 +14,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_synth.benchmark.cells import Task
-from stylegan2_cond.data.preprocessed import Preprocessed
+from nnunet_synth.benchmark.tasks import Task
+from stylegan2_cond.data.nnunet_dataset import Preprocessed
 
 STEPS, PATIENCE = 3, 20.0  # steps after the first, which are not taken where that took so many seconds
 

@@ -12,12 +12,12 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunet_synth.benchmark.quick import BLOCK, SUFFIX, Length
+from nnunet_synth.benchmark.budget import BLOCK, SUFFIX, Length
 
 SAVES = 4  # checkpoints of a training, so that a stopped one goes on
 ADAMW_WEIGHT_DECAY = 1e-2  # AdamW's own (Loshchilov & Hutter 2019), since it is no gradient's
 
-# As far as masks are deformed for the variant `image` (`stylegan2_cond.data.deformation`), in shares of the patch.
+# As far as masks are deformed for the variant `image` (`stylegan2_cond.data.mask_deformation`), in shares of the patch.
 ELASTIC_SHARE, ELASTIC_SMOOTHNESS, ELASTIC_REACH = 0.3, (0.1, 0.2), 0.08
 
 

@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from nnunet_synth.benchmark.cells import Task
 from nnunet_synth.benchmark.estimate import Estimate
-from nnunet_synth.benchmark.jobs import TaskRecord
+from nnunet_synth.benchmark.task_runner import TaskRecord
+from nnunet_synth.benchmark.tasks import Task
 
 MARKS = {"missing": ("·", "dim"), "running": ("▶", "cyan"), "done": ("✓", "green"), "failed": ("✗", "bold red")}
 ESTIMATE_SECONDS = 5  # between two looks at what is left

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from nnunet_synth.demo.cohort import write_cohort
 from nnunet_synth.demo.steps import Steps
-from nnunet_synth.launching import VARIABLE, ext_trainer_path
-from stylegan2_cond.documents import explained_write, write_atomically
+from nnunet_synth.launcher import VARIABLE, ext_trainer_path
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import explained_write, write_atomically
 
 DATASET_ID, DATASET = "901", "Dataset901_VirtualBrain"
 PLANS = "nnUNetPlansDemo"

@@ -13,20 +13,20 @@ import numpy as np
 
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord, verify_bank
 from nnunet_synth.bank.provenance import BankProvenance, provenance
+from nnunet_synth.export.atomic_folder import case_folder, only_writer
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard, Wish
 from nnunet_synth.export.dataset_folder import find_begun, new_folder
 from nnunet_synth.export.image_files import Layout, read_layout, write_case
 from nnunet_synth.export.intensities import fit_into, learn_channels, preprocessed_values, storable, turn_back
-from nnunet_synth.export.portable import CARD_KEY, without_files
-from nnunet_synth.export.real_cases import RawDataset, find_raw, put_case
+from nnunet_synth.export.raw_dataset import RawDataset, find_raw, put_case
 from nnunet_synth.export.samples import sample_cases, value_range
-from nnunet_synth.export.scratch import case_folder, only_writer
+from nnunet_synth.export.sanitize import CARD_KEY, without_files
 from nnunet_synth.export.splits import extended_folds, real_folds
 from nnunet_synth.training.leak_guard import refuse_leaks
 from stylegan2_cond.data.case_hashes import case_hashes
-from stylegan2_cond.data.preprocessed import Fold, Preprocessed, open_preprocessed
-from stylegan2_cond.documents import write_atomically
+from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed, open_preprocessed
 from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.io import write_atomically
 from stylegan2_cond.planning import Source
 from stylegan2_cond.progress_bar import ProgressBar
 

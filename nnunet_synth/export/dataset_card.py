@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 
 from nnunet_synth.bank.provenance import BankProvenance
 from nnunet_synth.export.intensities import Channel
-from stylegan2_cond.documents import Document
+from stylegan2_cond.io import Document
 
 CARD_FILE = "synthetic.json"
 

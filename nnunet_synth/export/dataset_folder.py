@@ -9,8 +9,8 @@ from pathlib import Path
 from nnunetv2 import paths as nnunet_paths
 
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard, Wish
-from stylegan2_cond.documents import explained_write
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import explained_write
 
 FIRST_ID = 500  # that is given out; public datasets mostly have smaller ones
 LAST_ID = 999  # nnU-Net's names have three digits

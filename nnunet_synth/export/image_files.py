@@ -18,7 +18,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from skimage import io
 
-from nnunet_synth.export.real_cases import RealCase
+from nnunet_synth.export.raw_dataset import RealCase
 from stylegan2_cond.errors import UserError
 
 _INTEGERS_ONLY = (".png", ".bmp")

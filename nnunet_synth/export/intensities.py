@@ -11,7 +11,7 @@ from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from pydantic import BaseModel, ConfigDict
 
-from stylegan2_cond.data.preprocessed import OUTSIDE, Preprocessed
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
 from stylegan2_cond.progress_bar import ProgressBar
 
 RAW_OUTSIDE = 0.0  # nnU-Net takes voxels that are 0 in all channels for outside (`crop_to_nonzero`)

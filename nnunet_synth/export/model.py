@@ -17,14 +17,14 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
+from nnunet_synth.export.atomic_folder import only_writer, scratch_folder
 from nnunet_synth.export.model_card import CARD_FILE, ModelCard, describe_fold
-from nnunet_synth.export.portable import CARD_KEY, without_block, without_files, without_paths
-from nnunet_synth.export.scratch import only_writer, scratch_folder
-from nnunet_synth.training.record import TRAINING_RECORD_FILE
+from nnunet_synth.export.sanitize import CARD_KEY, without_block, without_files, without_paths
+from nnunet_synth.training.usage_record import TRAINING_RECORD_FILE
 from stylegan2_cond.data.nnunet_files import open_plans
-from stylegan2_cond.documents import read_json
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.nnunet import read_checkpoint
+from stylegan2_cond.io import read_json
+from stylegan2_cond.metrics.features_nnunet import read_checkpoint
 from stylegan2_cond.progress_bar import ProgressBar
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from nnunet_synth.training.record import TRAINING_RECORD_FILE, TrainingRecord, Use
-from stylegan2_cond.documents import Document
+from nnunet_synth.training.usage_record import TRAINING_RECORD_FILE, TrainingRecord, Use
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import Document
 
 CARD_FILE = "synthetic_data.json"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 
-from stylegan2_cond.data.preprocessed import Preprocessed
+from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
 
 _NNUNETS_FOLDS = 5

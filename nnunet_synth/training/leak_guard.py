@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nnunet_synth.bank.format import BankRecord
-from stylegan2_cond.data.preprocessed import FOLD_ALL
+from stylegan2_cond.data.nnunet_dataset import FOLD_ALL
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
 

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from nnunet_synth.bank.plain_files import is_plain_name
 from nnunet_synth.training.schedule import SCHEDULES
-from stylegan2_cond.data.preprocessed import Preprocessed
-from stylegan2_cond.documents import explain, write_atomically
+from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import explain, write_atomically
 
 BLOCK = "synth"
 

@@ -23,15 +23,15 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 )
 
 from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, banks_folder, find_banks, verify_bank
-from nnunet_synth.training.framing import Margins
+from nnunet_synth.training.background_fill import Refresher
 from nnunet_synth.training.leak_guard import refuse_leaks
-from nnunet_synth.training.mixing import MixedDataset, MixingControl
-from nnunet_synth.training.record import record_use
-from nnunet_synth.training.refreshing import Refresher
+from nnunet_synth.training.mirror_padding import Margins
+from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl
 from nnunet_synth.training.schedule import ratio_at
 from nnunet_synth.training.settings import SynthSettings, read_settings
+from nnunet_synth.training.usage_record import record_use
 from stylegan2_cond.data.case_hashes import case_hashes
-from stylegan2_cond.data.preprocessed import FOLD_ALL, Fold, Preprocessed
+from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, Fold, Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
 

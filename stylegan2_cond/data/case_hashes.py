@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stylegan2_cond.data.preprocessed import Preprocessed
-from stylegan2_cond.documents import Record
+from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import Record
 from stylegan2_cond.progress_bar import ProgressBar
 
 _AT_ONCE = 2**24  # voxels that are read together

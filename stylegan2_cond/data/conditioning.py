@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 from typing_extensions import Self
 
-from stylegan2_cond.data.measured_canvases import pick, read_rows, write_rows
+from stylegan2_cond.data.condition_sampler import pick, read_rows, write_rows
 
 SMALLEST_SPREAD = 0.1  # of log areas, by which they are standardised
 SMALLEST_ROOM = 1e-6  # share of a canvas that a class can be squeezed into

@@ -9,8 +9,8 @@ from typing import Annotated
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from pydantic import BaseModel, Field, ValidationError
 
-from stylegan2_cond.documents import explain
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import explain
 
 _Name = Annotated[str, Field(pattern=r"^[^/\x00-\x1f]+$", max_length=200)]
 _Size = Annotated[int, Field(ge=1, le=2**20)]

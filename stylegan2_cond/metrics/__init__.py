@@ -3,11 +3,11 @@
 The order of the imports is the order of the table.
 """
 
-from stylegan2_cond.metrics import kid, frechet, manifold, swd, masks, agreement, conditions  # noqa: F401, I001
-from stylegan2_cond.metrics import diversity, copies, fidelity  # noqa: F401
-from stylegan2_cond.metrics.comparison import compare
+from stylegan2_cond.metrics import kid, frechet, prdc, swd, mask_statistics, segmentation_agreement  # noqa: F401, I001
+from stylegan2_cond.metrics import condition_accuracy, diversity, memorization, features_torch_fidelity  # noqa: F401
+from stylegan2_cond.metrics.compare import compare
 from stylegan2_cond.metrics.features import FEATURES
 from stylegan2_cond.metrics.registry import METRICS, Result, default_metrics
-from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.metrics.sample_set import Samples
 
 __all__ = ["FEATURES", "METRICS", "Result", "Samples", "compare", "default_metrics"]

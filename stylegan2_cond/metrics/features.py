@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.ops import convolve, downsample
 
 BATCH_VOXELS = 200_000  # per pass, which bounds the memory

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stylegan2_cond.documents import write_atomically
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import write_atomically
 from stylegan2_cond.metrics.features import Features
-from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.metrics.sample_set import Samples
 
 EVALUATION_FOLDER = "evaluation"  # of a run: what depends on its real canvases alone
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from stylegan2_cond.documents import write_atomically
-from stylegan2_cond.metrics.comparison import Comparison
-from stylegan2_cond.metrics.copies import CopySearch
-from stylegan2_cond.metrics.correlation import RIM, align, rims
-from stylegan2_cond.pictures import colour_mask, middle_slice, scaled
+from stylegan2_cond.io import write_atomically
+from stylegan2_cond.metrics.compare import Comparison
+from stylegan2_cond.metrics.memorization import CopySearch
+from stylegan2_cond.metrics.ncc import RIM, align, rims
 from stylegan2_cond.planning import Plan
+from stylegan2_cond.visualization import colour_mask, middle_slice, scaled
 
 COLUMNS = 8
 ROWS = ("most like a copy", "nearest real", "difference", "as drawn", "nearest real", "difference")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from stylegan2_cond.metrics.comparison import Comparison
+    from stylegan2_cond.metrics.compare import Comparison
 
 Better = Literal["lower", "higher", "one"]
 

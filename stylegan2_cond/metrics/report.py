@@ -9,7 +9,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Self
 
-from stylegan2_cond.documents import Document
+from stylegan2_cond.io import Document
 from stylegan2_cond.metrics.registry import METRICS, Result
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stylegan2_cond.networks.discriminator import IMAGE, MASK, Discriminator
+from stylegan2_cond.networks.generator import Generator, Synthesis
 from stylegan2_cond.networks.mapping import Mapping
-from stylegan2_cond.networks.synthesis import Generator, Synthesis
 from stylegan2_cond.planning import Plan
 
 __all__ = ["Discriminator", "Generator", "build_discriminator", "build_generator"]

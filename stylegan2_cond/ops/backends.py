@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.ops.library import Library, find_library
+from stylegan2_cond.ops.bindings import Library, find_library
 
 VARIABLE = "STYLEGAN2_COND_OPS"
 NATIVE, AUTO = "native", "auto"

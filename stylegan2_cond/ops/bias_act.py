@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from stylegan2_cond.ops.autograd import fused_bias_act
 from stylegan2_cond.ops.backends import NATIVE, choose_backend
 from stylegan2_cond.ops.epilogue import Epilogue, check_activations
-from stylegan2_cond.ops.fused import fused_bias_act
 
 
 def bias_act(

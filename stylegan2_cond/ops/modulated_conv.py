@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
+from stylegan2_cond.ops.autograd import fused_scale
 from stylegan2_cond.ops.backends import NATIVE, choose_backend
 from stylegan2_cond.ops.bias_act import apply_epilogue
 from stylegan2_cond.ops.epilogue import Epilogue, check_activations
-from stylegan2_cond.ops.fused import fused_scale
 from stylegan2_cond.ops.resample import NOTHING, downsample, upsample
 
 _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}

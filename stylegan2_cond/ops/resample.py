@@ -8,11 +8,11 @@ from functools import cache
 import torch
 from torch.nn import functional as F
 
+from stylegan2_cond.ops.autograd import fused_resample
 from stylegan2_cond.ops.backends import NATIVE, choose_backend
-from stylegan2_cond.ops.bands import EDGES, STILL, Resampling, linear, mean, write_axes
 from stylegan2_cond.ops.bias_act import apply_epilogue, asks_for_more
 from stylegan2_cond.ops.epilogue import CHANNELS_LAST, Epilogue, check_activations
-from stylegan2_cond.ops.fused import fused_resample
+from stylegan2_cond.ops.fir import EDGES, STILL, Resampling, linear, mean, write_axes
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _AVERAGE_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}

@@ -9,8 +9,8 @@ import torch
 
 from stylegan2_cond.ops.backends import NATIVE
 from stylegan2_cond.ops.bias_act import apply_epilogue
+from stylegan2_cond.ops.bindings import Library
 from stylegan2_cond.ops.epilogue import Epilogue
-from stylegan2_cond.ops.library import Library
 from stylegan2_cond.ops.resample import downsample, upsample
 
 # Of the largest number of a result. A kernel that is wrong is wrong by far more.

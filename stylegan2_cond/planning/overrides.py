@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from stylegan2_cond.documents import explain
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import explain
 from stylegan2_cond.planning.plan import MOST_KIMG, Plan
 
 BY_HAND = "set by hand"

@@ -10,10 +10,10 @@ from typing_extensions import Self
 
 from stylegan2_cond import Variant
 from stylegan2_cond.data.case_hashes import case_hashes
-from stylegan2_cond.data.codec import Codec
 from stylegan2_cond.data.conditioning import Conditions
-from stylegan2_cond.data.preprocessed import Fold, Preprocessed, require_folder
-from stylegan2_cond.documents import Document
+from stylegan2_cond.data.encoding import Codec
+from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed, require_folder
+from stylegan2_cond.io import Document
 
 Size = Annotated[int, Field(ge=1, le=2**20)]
 DEFAULT_KIMG = 200.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from stylegan2_cond.data.codec import Codec
 from stylegan2_cond.data.conditioning import Conditions
+from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.planning.plan import Plan
 
 UNTOLD = ("format_version", "source", "reasons")

@@ -1,6 +1,8 @@
 """Snapshots: saved, opened, drawn from."""
 
-from stylegan2_cond.snapshot.card import (
+from stylegan2_cond.snapshot.mask_sources import MaskSource, open_same_cases
+from stylegan2_cond.snapshot.sampler import Ask, PairGenerator, Pairs, load_generator, open_device, open_masks
+from stylegan2_cond.snapshot.snapshot import (
     BEST,
     CARD_FILE,
     WEIGHTS_FILE,
@@ -10,8 +12,6 @@ from stylegan2_cond.snapshot.card import (
     save_snapshot,
     sha256,
 )
-from stylegan2_cond.snapshot.generator import Ask, PairGenerator, Pairs, load_generator, open_device, open_masks
-from stylegan2_cond.snapshot.masks import MaskSource, open_same_cases
 
 __all__ = [
     "BEST",

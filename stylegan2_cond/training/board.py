@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from stylegan2_cond.documents import explained_write
+from stylegan2_cond.io import explained_write
 from stylegan2_cond.metrics import METRICS
-from stylegan2_cond.training.choosing import ERROR, REAL
+from stylegan2_cond.training.model_selection import ERROR, REAL
 
 BOARD_FOLDER = "tensorboard"
 GROUPS = ("loss", "score")  # first words of figures that stand in one section

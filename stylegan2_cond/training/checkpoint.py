@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from stylegan2_cond.documents import write_atomically
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.snapshot.card import sha256
+from stylegan2_cond.io import write_atomically
+from stylegan2_cond.snapshot.snapshot import sha256
+from stylegan2_cond.training.profile_step import is_out_of_memory
 from stylegan2_cond.training.state import TrainingState
-from stylegan2_cond.training.trial import is_out_of_memory
 
 CHECKPOINT_FILE = "checkpoint_latest.pt"
 GOOD_CHECKPOINT_FILE = "checkpoint_good.pt"  # of the newest snapshot; what a training that goes wrong returns to

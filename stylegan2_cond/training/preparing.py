@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from stylegan2_cond.data.preprocessed import Fold, Preprocessed
-from stylegan2_cond.data.survey import survey
+from stylegan2_cond.data.fingerprint import survey
+from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import (
     Plan,
@@ -26,9 +26,9 @@ from stylegan2_cond.planning import (
 )
 from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
+from stylegan2_cond.training.profile_step import Trial, try_step
 from stylegan2_cond.training.run_lock import lock_run
-from stylegan2_cond.training.settling import PLAN_FILE, settle_plan
-from stylegan2_cond.training.trial import Trial, try_step
+from stylegan2_cond.training.run_setup import PLAN_FILE, settle_plan
 
 MOST_TRIALS = 6
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stylegan2_cond.metrics import METRICS
-from stylegan2_cond.training.choosing import REAL
-from stylegan2_cond.training.telemetry import read_log
+from stylegan2_cond.training.log_file import read_log
+from stylegan2_cond.training.model_selection import REAL
 
 SHOWN = ("kid", "precision", "coverage", "masks", "copies")
 # Coverage, as a share of what real canvases get. It is the share of real canvases with a sample among their five

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from stylegan2_cond.documents import explained_write
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import explained_write
 
 LOCK_FILE = ".lock"
 

@@ -14,7 +14,7 @@ from stylegan2_cond.networks import Discriminator, Generator, build_discriminato
 from stylegan2_cond.ops import name_backend
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.training.augment import AdaptiveProbability, Augment
-from stylegan2_cond.training.world import World
+from stylegan2_cond.training.distributed import World
 
 ADAM_BETAS = (0.0, 0.99)
 ADAM_EPS = 1e-8

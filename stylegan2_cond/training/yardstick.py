@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from stylegan2_cond.data.canvases import cover, covering_places
-from stylegan2_cond.data.preprocessed import Case, Preprocessed
-from stylegan2_cond.metrics.correlation import RIM
-from stylegan2_cond.metrics.real_sets import REAL, cut_canvases
-from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.data.nnunet_dataset import Case, Preprocessed
+from stylegan2_cond.data.patch_sampler import cover, covering_places
+from stylegan2_cond.metrics.ncc import RIM
+from stylegan2_cond.metrics.reference_sets import REAL, cut_canvases
+from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan
 
 COPY_VOXELS = 6000  # of the canvases that copies are looked for in; larger ones are shrunk

@@ -25,32 +25,32 @@ from attack.victims import Victims, small_design, source_of
 from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, find_banks, verify_bank
 from nnunet_synth.bank.provenance import provenance
 from nnunet_synth.benchmark.analysis import analyse
-from nnunet_synth.benchmark.cells import tasks_of
+from nnunet_synth.benchmark.collect import gather
 from nnunet_synth.benchmark.design import settle
-from nnunet_synth.benchmark.gathering import gather
-from nnunet_synth.benchmark.scores import score_predictions
-from nnunet_synth.benchmark.tables import read_benchmark
+from nnunet_synth.benchmark.results import read_benchmark
+from nnunet_synth.benchmark.scoring import score_predictions
+from nnunet_synth.benchmark.tasks import tasks_of
 from nnunet_synth.export.model import export_model
 from nnunet_synth.export.model_card import describe_fold
-from nnunet_synth.training.framing import Margins
 from nnunet_synth.training.leak_guard import refuse_leaks
-from nnunet_synth.training.mixing import MixedDataset, MixingControl
-from nnunet_synth.training.record import TrainingRecord
-from stylegan2_cond.data.canvases import Canvases
+from nnunet_synth.training.mirror_padding import Margins
+from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl
+from nnunet_synth.training.usage_record import TrainingRecord
 from stylegan2_cond.data.case_hashes import case_hashes
-from stylegan2_cond.data.preprocessed import Preprocessed
-from stylegan2_cond.documents import checksum
-from stylegan2_cond.metrics.nnunet import NnUNet, open_newest, open_nnunet
-from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.data.nnunet_dataset import Preprocessed
+from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.io import checksum
+from stylegan2_cond.metrics.features_nnunet import NnUNet, open_newest, open_nnunet
+from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan, Source, run_folder
 from stylegan2_cond.snapshot import load_generator, sha256
 from stylegan2_cond.training.checkpoint import load_checkpoint
-from stylegan2_cond.training.choosing import choose_best
-from stylegan2_cond.training.progress import save_progress
-from stylegan2_cond.training.settling import settle_plan
+from stylegan2_cond.training.log_file import Log, read_log
+from stylegan2_cond.training.model_selection import choose_best
+from stylegan2_cond.training.progress_plot import save_progress
+from stylegan2_cond.training.run_setup import settle_plan
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
-from stylegan2_cond.training.telemetry import Log, read_log
 
 Damage = Callable[[Victims, Rng], str]
 Entry = Callable[[Victims], object]
@@ -499,7 +499,7 @@ def damage_command(victims: Victims, rng: Rng) -> str:
 
 
 def type_command(victims: Victims) -> object:
-    from stylegan2_cond.training import loop
+    from stylegan2_cond.training import train as loop
 
     os.chdir(victims.folder)
     loop.SMALLEST_SNAPSHOT_INTERVAL = 10**9

@@ -20,8 +20,8 @@ from attack.outcomes import outcome_of
 from attack.test_kills import cases, filled, filling, own, trained, training
 from attack.victims import Victims, small_design
 from nnunet_synth.benchmark.design import settle
-from nnunet_synth.benchmark.roots import prepare_roots
-from nnunet_synth.benchmark.running import alone
+from nnunet_synth.benchmark.scheduler import alone
+from nnunet_synth.benchmark.workspace import prepare_roots
 
 assert cases  # a fixture
 pytestmark = pytest.mark.skipif(

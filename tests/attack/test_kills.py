@@ -41,12 +41,13 @@ def training(victims: Victims, images: int) -> Command:
     """`stylegan2-cond train`, with a checkpoint at nearly every step, many log lines and little judging."""
 
     def prepare() -> None:
-        from stylegan2_cond.planning import deriving
-        from stylegan2_cond.training import judging, loop, telling
+        from stylegan2_cond.planning import planner
+        from stylegan2_cond.training import run_logger, snapshot_evaluation
+        from stylegan2_cond.training import train as loop
 
         victims.enter()
-        judging.SAMPLES, deriving.CONDITION_CANVASES = {2: 40}, 100
-        telling.save_progress = lambda folder: None  # it takes longer than all the rest
+        snapshot_evaluation.SAMPLES, planner.CONDITION_CANVASES = {2: 40}, 100
+        run_logger.save_progress = lambda folder: None  # it takes longer than all the rest
         loop.CHECKPOINT_SECONDS, loop.LOG_INTERVAL, loop.SMALLEST_SNAPSHOT_INTERVAL = 0.02, 100, 320
 
     settings = [part for key, value in OVERRIDES.items() for part in ("--set", f"{key}={json.dumps(value)}")]

@@ -16,10 +16,10 @@ from raw_files import NAME
 from attack.entries import make_trainer, open_judge, renew, resume, use_bank
 from attack.outcomes import outcome_of
 from attack.victims import Victims
-from nnunet_synth.bank.filling import fill_bank
-from nnunet_synth.bank.growing import grow_bank
-from nnunet_synth.bank.members import Order
-from stylegan2_cond.metrics.nnunet import find_nnunet
+from nnunet_synth.bank.ensemble import Order
+from nnunet_synth.bank.fill import fill_bank
+from nnunet_synth.bank.grow import grow_bank
+from stylegan2_cond.metrics.features_nnunet import find_nnunet
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import sha256
 

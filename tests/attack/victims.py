@@ -15,28 +15,28 @@ import torch
 from raw_cases import NARROW
 from raw_files import NAME, Format, dataset
 
-from nnunet_synth.bank.filling import fill_bank
+from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.benchmark.arms import Arm
-from nnunet_synth.benchmark.cells import generator_folder, tasks_of
+from nnunet_synth.benchmark.budget import choose_effort
+from nnunet_synth.benchmark.collect import gather
 from nnunet_synth.benchmark.design import Design, make_design, settle
-from nnunet_synth.benchmark.gathering import gather
-from nnunet_synth.benchmark.jobs import TaskRecord, record_path, scores_path
-from nnunet_synth.benchmark.quick import choose_effort
-from nnunet_synth.benchmark.roots import bank_folder, prepare_roots
-from nnunet_synth.benchmark.scores import COLUMNS, write_rows
-from nnunet_synth.training.record import record_use
+from nnunet_synth.benchmark.scoring import COLUMNS, write_rows
+from nnunet_synth.benchmark.task_runner import TaskRecord, record_path, scores_path
+from nnunet_synth.benchmark.tasks import generator_folder, tasks_of
+from nnunet_synth.benchmark.workspace import bank_folder, prepare_roots
 from nnunet_synth.training.settings import SynthSettings
-from stylegan2_cond.data.canvases import Canvases
-from stylegan2_cond.data.preprocessed import Preprocessed, open_preprocessed
-from stylegan2_cond.metrics.evaluation import evaluate
+from nnunet_synth.training.usage_record import record_use
+from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
+from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.metrics.evaluate import evaluate
 from stylegan2_cond.planning import Source, run_folder
 from stylegan2_cond.snapshot import save_snapshot
 from stylegan2_cond.training.checkpoint import save_checkpoint
-from stylegan2_cond.training.choosing import point_best
-from stylegan2_cond.training.settling import settle_plan
+from stylegan2_cond.training.log_file import Log
+from stylegan2_cond.training.model_selection import point_best
+from stylegan2_cond.training.run_setup import settle_plan
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
-from stylegan2_cond.training.telemetry import Log
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 CASES = 12

@@ -10,7 +10,7 @@ import numpy as np
 
 from nnunet_synth.bank.inspection.findings import Findings
 from nnunet_synth.bank.inspection.naming import TITLES, counted, percent, size_of
-from stylegan2_cond.metrics.copies import ALARMS
+from stylegan2_cond.metrics.memorization import ALARMS
 
 REMARKABLE = 2.0  # standard errors by which more alarms than expected are too many
 FAR = 0.2  # pooled standard deviations from which on a distribution is called far from the real one

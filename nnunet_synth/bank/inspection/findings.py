@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_synth.bank.format import BankRecord
-from nnunet_synth.bank.inspection.measures import Measure, Presence, measure, presence
 from nnunet_synth.bank.inspection.naming import name_channels, name_classes
 from nnunet_synth.bank.inspection.neighbours import Neighbours, find_neighbours
-from nnunet_synth.bank.inspection.reading import Drawn, read_samples
 from nnunet_synth.bank.inspection.real_side import RealSide, open_real, read_real_side
+from nnunet_synth.bank.inspection.statistics import Measure, Presence, measure, presence
 from nnunet_synth.bank.inspection.tiles import Look
-from stylegan2_cond.data.codec import Codec
-from stylegan2_cond.data.survey import RANGE_QUANTILES
+from nnunet_synth.bank.inspection.two_sides import Drawn, read_samples
+from stylegan2_cond.data.encoding import Codec
+from stylegan2_cond.data.fingerprint import RANGE_QUANTILES
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.kept import EVALUATION_FOLDER
 from stylegan2_cond.planning import run_folder

@@ -8,8 +8,8 @@ from nnunet_synth.bank.format import RECORD_FILE, BankRecord, verify_shards
 from nnunet_synth.bank.inspection.facts import Fact, headline, list_facts
 from nnunet_synth.bank.inspection.findings import find_out
 from nnunet_synth.bank.inspection.page import render
-from stylegan2_cond.documents import write_atomically
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import write_atomically
 
 PAGE_FILE = "inspection.html"
 SIGNATURE = '<meta name="generator" content="nnunet-synth inspect'  # near the start of each page that we wrote

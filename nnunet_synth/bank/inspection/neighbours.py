@@ -8,8 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_synth.bank.inspection.real_side import RealSide
-from stylegan2_cond.metrics.copies import ALARMS, CORRELATION, FEWEST_CASES, Nearest, by_correlation, usual_nearness
-from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.metrics.memorization import (
+    ALARMS,
+    CORRELATION,
+    FEWEST_CASES,
+    Nearest,
+    by_correlation,
+    usual_nearness,
+)
+from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.progress_bar import ProgressBar
 
 

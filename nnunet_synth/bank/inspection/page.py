@@ -13,15 +13,15 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nnunet_synth.bank.gates import GATES, NOT_WANTED
-from nnunet_synth.bank.inspection.cards import Card, gallery, most_alike
+from nnunet_synth.bank.filters import GATES, NOT_WANTED
 from nnunet_synth.bank.inspection.facts import headline, list_facts
+from nnunet_synth.bank.inspection.figures import plot_distribution
 from nnunet_synth.bank.inspection.findings import Findings
-from nnunet_synth.bank.inspection.measures import GROUPS, Measure
+from nnunet_synth.bank.inspection.gallery import Card, gallery, most_alike
 from nnunet_synth.bank.inspection.naming import TITLES, legend, name_limit, name_set, percent
-from nnunet_synth.bank.inspection.plots import plot_distribution
+from nnunet_synth.bank.inspection.statistics import GROUPS, Measure
 from nnunet_synth.bank.inspection.tiles import picture_of
-from nnunet_synth.bank.showing import refused_picture
+from nnunet_synth.bank.previews import refused_picture
 
 TEMPLATE = "page.html.j2"
 MOST_PLOTS = 12  # of one group

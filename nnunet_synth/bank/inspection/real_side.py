@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_synth.bank.filters import REAL_CANVASES
 from nnunet_synth.bank.format import BankRecord
-from nnunet_synth.bank.gates import REAL_CANVASES
-from stylegan2_cond.data.canvases import covering_places
-from stylegan2_cond.data.preprocessed import Preprocessed
+from stylegan2_cond.data.nnunet_dataset import Preprocessed
+from stylegan2_cond.data.patch_sampler import covering_places
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.correlation import RIM
-from stylegan2_cond.metrics.real_sets import read_real_sets
-from stylegan2_cond.metrics.samples import Samples
+from stylegan2_cond.metrics.ncc import RIM
+from stylegan2_cond.metrics.reference_sets import read_real_sets
+from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.snapshot import CARD_FILE, Card, open_same_cases
 

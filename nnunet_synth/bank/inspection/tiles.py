@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.image import imsave
 
-from stylegan2_cond.pictures import colour_mask, scaled
+from stylegan2_cond.visualization import colour_mask, scaled
 
 LONGEST = 256  # pixels of a cut in the page; larger ones are thinned out
 LAYER_WIDTH = 240  # pixels that a mask is drawn with at least, so that its outline is thin

@@ -5,7 +5,7 @@ Each augmentation has a coin of its own, which falls with probability p < 1, so 
 """
 
 from stylegan2_cond.training.augment.adaptive import AdaptiveProbability
-from stylegan2_cond.training.augment.pairs import Augment
+from stylegan2_cond.training.augment.augment import Augment
 from stylegan2_cond.training.augment.parameters import AugmentParameters
 
 __all__ = ["AdaptiveProbability", "Augment", "AugmentParameters"]

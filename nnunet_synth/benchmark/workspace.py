@@ -1,0 +1,112 @@
+"""A benchmark's own nnU-Net folders: the real cases by links, with folds and plans of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from nnunet_synth.benchmark.arms import Arm
+from nnunet_synth.benchmark.budget import SUFFIX, with_effort
+from nnunet_synth.benchmark.design import Design
+from nnunet_synth.launcher import VARIABLE, ext_trainer_path
+from nnunet_synth.training.settings import BLOCK, make_settings
+from stylegan2_cond.data.nnunet_dataset import Preprocessed
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import copy_atomically, explained_write, write_atomically
+
+OWN_TRAINERS = Path(__file__).parent / "ext_trainer"
+_COPIED = ("dataset.json", "dataset_fingerprint.json")
+
+
+def variables(folder: Path, threads: int) -> dict[str, str]:
+    """What nnU-Net's and our commands must find in their environment.
+
+    One thread has no time for workers beside it; then augmentation runs in the training's own process.
+    """
+    return {
+        "nnUNet_raw": str(folder / "nnUNet_raw"),
+        "nnUNet_preprocessed": str(folder / "nnUNet_preprocessed"),
+        "nnUNet_results": str(folder / "nnUNet_results"),
+        VARIABLE: os.pathsep.join([ext_trainer_path(os.environ.get(VARIABLE)), str(OWN_TRAINERS)]),
+        "PYTHONUNBUFFERED": "1",  # lest what a command printed before it failed stands behind its error
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "MPLBACKEND": "agg",
+        "nnUNet_n_proc_DA": str(threads - 1),
+        "nnUNet_def_n_proc": str(threads),
+    }
+
+
+def plans_name(design: Design, arm: Arm) -> str:
+    """Of the plans that an arm is trained by."""
+    return f"{design.plans}_{arm.name}"
+
+
+def model_folder(folder: Path, design: Design, arm: Arm) -> Path:
+    """Where nnU-Net's models of an arm lie, one per fold."""
+    name = f"{arm.trainer_name}{SUFFIX}__{plans_name(design, arm)}__{design.configuration}"
+    return folder / "nnUNet_results" / design.dataset / name
+
+
+def bank_folder(folder: Path, design: Design, preprocessed: Preprocessed, arm: Arm, fold: int) -> Path:
+    """Where the bank of an arm lies."""
+    banks = f"{preprocessed.configuration.data_identifier}_synth"
+    return folder / "nnUNet_preprocessed" / design.dataset / banks / f"fold_{fold}" / arm.bank
+
+
+def prepare_roots(folder: Path, design: Design, preprocessed: Preprocessed) -> None:
+    """Write what is missing or damaged: links to the cases, `splits_final.json`, the plans, and those of each arm.
+
+    Raises:
+        UserError: the dataset lacks a file that nnU-Net leaves when it preprocesses, or the folder can't be written to.
+    """
+    base = folder / "nnUNet_preprocessed" / design.dataset
+    for path in (base, folder / "nnUNet_results" / design.dataset, folder / "nnUNet_raw"):
+        with explained_write(path):
+            path.mkdir(parents=True, exist_ok=True)
+    for name in ("gt_segmentations", preprocessed.configuration.data_identifier):
+        _link(preprocessed.base / name, base / name, preprocessed)
+    for name in _COPIED:
+        if not (preprocessed.base / name).is_file():
+            raise UserError(f"{preprocessed.base / name} does not exist. Type: {preprocessed.preprocess_command}")
+        if not _holds(base / name, (preprocessed.base / name).read_bytes()):
+            copy_atomically(preprocessed.base / name, base / name)
+    _write_json(base / "splits_final.json", [{"train": [*f.cases], "val": [*design.test_cases]} for f in design.folds])
+    plans = preprocessed.plans_manager.plans
+    _write_json(base / f"{design.plans}.json", plans)
+    for arm in design.arms:
+        _write_json(base / f"{plans_name(design, arm)}.json", plans_of(design, arm, plans))
+
+
+def plans_of(design: Design, arm: Arm, plans: dict) -> dict:
+    """nnU-Net's plans with the benchmark's effort, and for an arm with pairs the `synth` block."""
+    changed = with_effort(plans, design.configuration, design.effort) | {"plans_name": plans_name(design, arm)}
+    configuration = changed["configurations"][design.configuration]
+    configuration.pop(BLOCK, None)
+    if arm.variant:
+        settings = make_settings(bank=arm.bank, ratio=arm.ratio, schedule=arm.schedule)
+        configuration[BLOCK] = settings.model_dump(exclude_none=True)
+    return changed
+
+
+def _link(real: Path, link: Path, preprocessed: Preprocessed) -> None:
+    if not real.is_dir():
+        raise UserError(f"{real} does not exist. Preprocess the dataset: {preprocessed.preprocess_command}")
+    if link.is_symlink() and link.resolve() == real.resolve():
+        return
+    with explained_write(link):
+        if link.is_symlink():  # the dataset was moved
+            link.unlink()
+        link.symlink_to(real.resolve(), target_is_directory=True)
+
+
+def _write_json(path: Path, content: object) -> None:
+    text = json.dumps(content, indent=4)
+    if not _holds(path, text.encode()):
+        with write_atomically(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content

@@ -1,0 +1,148 @@
+"""A pair as the networks see it, and back: `[N, C + K, *canvas]`, everything near [-1, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE
+
+# What a voxel keeps of its own class when a one-hot mask is softened. Above one half, so that argmax undoes the
+# softening exactly, whatever the mask; the softer the real masks, the less their coding gives them away.
+_KEPT = 0.55
+
+
+class Codec(BaseModel):
+    """How image intensities and labels are coded; kept in the card, since samples are decoded with it.
+
+    Attributes:
+        low: per image channel, the value (in nnU-Net's normalised units) that becomes -1.
+        high: per image channel, the value that becomes 1. Values beyond are kept, not clipped.
+        labels: the integer of each label channel, in order; `OUTSIDE` among them where canvases show it.
+        outside: per image channel, the value of every voxel that is `OUTSIDE`, where there is just one.
+        ignore: the integer of voxels whose label is not known.
+        channel_names: of the image channels, as in dataset.json; empty where they are not known.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    labels: tuple[int, ...]
+    outside: tuple[float, ...] | None = None
+    ignore: int | None = None
+    channel_names: tuple[str, ...] = ()
+
+    @property
+    def rgb(self) -> tuple[int, int, int] | None:
+        """The channels that are red, green and blue, by their names; None where there are others, too."""
+        names = [name.strip().lower() for name in self.channel_names]
+        for colours in (("r", "g", "b"), ("red", "green", "blue")):
+            if sorted(names) == sorted(colours):
+                return tuple(names.index(colour) for colour in colours)
+        return None
+
+    @property
+    def image_channels(self) -> int:
+        return len(self.low)
+
+    @property
+    def channels(self) -> int:
+        """Image channels and label channels together."""
+        return len(self.low) + len(self.labels)
+
+    def encode(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """image: `[N, C, *canvas]` in nnU-Net's units, label: `[N, *canvas]` integers → `[N, C + K, *canvas]`.
+
+        Raises:
+            ValueError: a label that the codec has no channel for.
+        """
+        return torch.cat([self._scale(image.float()), self.encode_label(label)], dim=1)
+
+    def activate(self, raw: torch.Tensor, given: torch.Tensor | None = None) -> torch.Tensor:
+        """The synthesis network's raw output as `encode` codes real pairs, `[N, C + K, *canvas]`.
+
+        Label channels become probabilities (softmax); voxels outside get their one value by composition, so that no
+        network has to learn it.
+
+        Args:
+            raw: `[N, C + K, *canvas]`, or `[N, C, *canvas]` where the mask is given.
+            given: coded label channels of the mask, `[N, K, *canvas]`.
+        """
+        if given is None:
+            image, logits = raw.float().split([self.image_channels, len(self.labels)], dim=1)
+            given = logits.softmax(dim=1) * 2 - 1
+        else:
+            image = raw.float()
+        if self.outside is not None and OUTSIDE in self.labels:
+            beyond = (given[:, self.labels.index(OUTSIDE)].unsqueeze(1) + 1) / 2
+            constant = self._scale(self._per_channel(self.outside, image))
+            image = torch.lerp(image, constant.expand_as(image), beyond.expand_as(image))  # exact at both ends
+        return torch.cat([image, given], dim=1)
+
+    def encode_label(self, label: torch.Tensor) -> torch.Tensor:
+        """label: `[N, *canvas]` integers → softened one-hot channels `[N, K, *canvas]`, from -1 to 1.
+
+        Raises:
+            ValueError: a label that the codec has no channel for.
+        """
+        values = torch.tensor(self.labels, device=label.device)
+        one_hot = label.unsqueeze(1) == values.reshape(1, -1, *[1] * (label.ndim - 1))  # [N, K, *canvas]
+        if (stray := ~one_hot.any(dim=1) & ~self._ignored(label)).any():
+            raise ValueError(f"label {int(label[stray][0])} is not among {list(self.labels)}")
+        soft = soften(one_hot.float())
+        if self.ignore is not None:  # ignored voxels have no class to share with their neighbours
+            soft = soft / soft.sum(dim=1, keepdim=True).clamp_min(torch.finfo(soft.dtype).tiny)
+        return soft * 2 - 1
+
+    def decode(self, coded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Coded pairs → image `[N, C, *canvas]` float32 in nnU-Net's units, label `[N, *canvas]` int16."""
+        image, probabilities = coded.split([self.image_channels, len(self.labels)], dim=1)
+        label = torch.tensor(self.labels, dtype=torch.int16, device=coded.device)[probabilities.argmax(dim=1)]
+        low, high = self._per_channel(self.low, image), self._per_channel(self.high, image)
+        image = (image.float() + 1) / 2 * (high - low) + low
+        if self.outside is not None:
+            image = torch.where((label == OUTSIDE).unsqueeze(1), self._per_channel(self.outside, image), image)
+        return image, label
+
+    def known(self, label: torch.Tensor) -> torch.Tensor | None:
+        """`[N, 1, *canvas]`, 0 where the label is to be ignored; None where no label ever is."""
+        return None if self.ignore is None else (~self._ignored(label)).unsqueeze(1).float()
+
+    def hide(self, coded: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
+        """Coded pairs whose label channels are 0 wherever `known` is; unchanged for None."""
+        if known is None:
+            return coded
+        image, label = coded.split([self.image_channels, len(self.labels)], dim=1)
+        return torch.cat([image, label * known], dim=1)
+
+    def _ignored(self, label: torch.Tensor) -> torch.Tensor:
+        return label == self.ignore if self.ignore is not None else torch.zeros_like(label, dtype=torch.bool)
+
+    def _scale(self, image: torch.Tensor) -> torch.Tensor:
+        low, high = self._per_channel(self.low, image), self._per_channel(self.high, image)
+        return (image - low) / (high - low) * 2 - 1
+
+    @staticmethod
+    def _per_channel(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=like.device).reshape(1, -1, *[1] * (like.ndim - 2))
+
+
+def soften(one_hot: torch.Tensor) -> torch.Tensor:
+    """Blur a one-hot mask as far as argmax can still undo it, edges repeated. one_hot: `[N, K, *canvas]`, float.
+
+    Sums of slices, no convolution: a GPU's would round the taps to TF32, so that real channels no longer sum to one.
+    """
+    centre = _KEPT ** (1 / (one_hot.ndim - 2))
+    for axis in range(2, one_hot.ndim):
+        one_hot = _blur(one_hot, axis, centre, (1 - centre) / 2)
+    return one_hot
+
+
+def _blur(x: torch.Tensor, axis: int, centre: float, side: float) -> torch.Tensor:
+    last = x.shape[axis] - 1
+    blurred = x * centre
+    for to, source, length in ((1, 0, last), (0, 1, last), (0, 0, 1), (last, last, 1)):
+        blurred.narrow(axis, to, length).add_(x.narrow(axis, source, length), alpha=side)
+    return blurred

@@ -1,0 +1,302 @@
+"""The kernels as operators of PyTorch: autograd that differentiates twice, and shapes for the compiler."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from stylegan2_cond.ops.bindings import NUMBERS, Library, find_library, ints, longs, pointers
+from stylegan2_cond.ops.epilogue import Epilogue, is_channels_last, layout_of
+from stylegan2_cond.ops.fir import STILL, Band, read_axes
+
+CHUNK = 16384  # elements of a sample, at least, that are summed on their own
+MOST_CHUNKS = 64
+
+
+def fused_bias_act(x: Tensor, epilogue: Epilogue, *, overwrite: bool = False) -> Tensor:
+    """`Epilogue.apply` in one pass; with `overwrite`, the result takes the place of x, and autograd learns nothing."""
+    arguments = _arguments(epilogue, x.dtype)
+    if not overwrite:
+        return _bias_act(x, *arguments)
+    _overwrite(x, *arguments)
+    return x
+
+
+def fused_scale(x: Tensor, scale: Tensor) -> Tensor:
+    """`scale[n, c] · x` in one pass; scale may be zero."""
+    return _scale(x, scale.to(accumulator(x.dtype)))
+
+
+def fused_resample(x: Tensor, axes: str, inputs: list[int], epilogue: Epilogue) -> Tensor:
+    """Resampling along each axis, and the epilogue, in one pass.
+
+    Args:
+        x: `[N, C, *spatial]`.
+        axes: as `write_axes` writes them.
+        inputs: spatial size.
+        epilogue: of the result.
+    """
+    return _resample(x, axes, inputs, False, *_arguments(epilogue, x.dtype))
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """What sums over activations of a type are taken in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _arguments(epilogue: Epilogue, dtype: torch.dtype) -> tuple:
+    wide = accumulator(dtype)
+    scale, bias, strength = (
+        None if tensor is None else tensor.to(wide).contiguous()
+        for tensor in (epilogue.scale, epilogue.bias, epilogue.strength)
+    )
+    noise = None if epilogue.noise is None else epilogue.noise.to(dtype).contiguous()
+    return scale, bias, noise, strength, epilogue.slope, epilogue.factor, epilogue.limit
+
+
+def _library(x: Tensor) -> Library:
+    library = find_library(x.device.type)
+    if isinstance(library, str):
+        raise RuntimeError(library)
+    return library
+
+
+def _layout(x: Tensor) -> tuple[int, int, int, int, int]:
+    """Number type, whether channels come last, n, c, voxels."""
+    n, c, *spatial = x.shape
+    voxels = math.prod(spatial)
+    return NUMBERS[x.dtype], int(voxels == 1 or is_channels_last(x)), n, c, voxels
+
+
+def _chunks(x: Tensor) -> int:
+    _, channels_last, _, c, voxels = _layout(x)
+    return min(MOST_CHUNKS, max(1, voxels * (c if channels_last else 1) // CHUNK))
+
+
+def _laid_like(x: Tensor, like: Tensor) -> Tensor:
+    same = x.dtype == like.dtype and x.stride() == like.stride()
+    return x if same else torch.empty_like(like).copy_(x)
+
+
+# --- bias_act
+
+
+@torch.library.custom_op("stylegan2_cond::bias_act", mutates_args=())
+def _bias_act(
+    x: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    noise: Tensor | None,
+    strength: Tensor | None,
+    slope: float,
+    gain: float,
+    clamp: float,
+) -> Tensor:
+    y = torch.empty_like(x)
+    _library(x).call("bias_act", x, *_layout(x), y, x, scale, bias, noise, strength, slope, gain, clamp)
+    return y
+
+
+@torch.library.custom_op("stylegan2_cond::bias_act_", mutates_args=("x",))
+def _overwrite(
+    x: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    noise: Tensor | None,
+    strength: Tensor | None,
+    slope: float,
+    gain: float,
+    clamp: float,
+) -> None:
+    _library(x).call("bias_act", x, *_layout(x), x, x, scale, bias, noise, strength, slope, gain, clamp)
+
+
+@torch.library.custom_op("stylegan2_cond::bias_act_grad", mutates_args=())
+def _bias_act_grad(
+    dy: Tensor, y: Tensor, scale: Tensor | None, noise: Tensor | None, slope: float, gain: float, clamp: float
+) -> tuple[Tensor, Tensor]:
+    dy, dx, chunks = _laid_like(dy, y), torch.empty_like(y), _chunks(y)
+    sums = torch.empty(3, len(y), chunks, y.shape[1], dtype=accumulator(y.dtype), device=y.device)
+    _library(y).call("bias_act_grad", y, *_layout(y), chunks, dx, sums, dy, y, scale, noise, slope, gain, clamp)
+    return dx, sums.sum(2)
+
+
+@torch.library.custom_op("stylegan2_cond::bias_act_grad_grad", mutates_args=())
+def _bias_act_grad_grad(
+    ddx: Tensor,
+    dsums: Tensor,
+    dy: Tensor,
+    y: Tensor,
+    scale: Tensor | None,
+    noise: Tensor | None,
+    slope: float,
+    gain: float,
+    clamp: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dy, ddx, dsums = _laid_like(dy, y), _laid_like(ddx, y), dsums.contiguous()
+    ddy, dy_y, chunks = torch.empty_like(y), torch.empty_like(y), _chunks(y)
+    sums = torch.empty(len(y), chunks, y.shape[1], dtype=accumulator(y.dtype), device=y.device)
+    outputs = (ddy, dy_y, sums)
+    _library(y).call(
+        "bias_act_grad_grad", y, *_layout(y), chunks, *outputs, ddx, dsums, dy, y, scale, noise, slope, gain, clamp
+    )
+    return ddy, dy_y, sums.sum(1)
+
+
+@_bias_act.register_fake
+def _(x, scale, bias, noise, strength, slope, gain, clamp):
+    return torch.empty_like(x)
+
+
+@_bias_act_grad.register_fake
+def _(dy, y, scale, noise, slope, gain, clamp):
+    return torch.empty_like(y), y.new_empty((3, *y.shape[:2]), dtype=accumulator(y.dtype))
+
+
+@_bias_act_grad_grad.register_fake
+def _(ddx, dsums, dy, y, scale, noise, slope, gain, clamp):
+    return torch.empty_like(y), torch.empty_like(y), y.new_empty(y.shape[:2], dtype=accumulator(y.dtype))
+
+
+def _keep(ctx, inputs, output) -> None:
+    _, scale, bias, noise, strength, *ctx.numbers = inputs
+    ctx.save_for_backward(output, scale, bias, noise, strength)
+
+
+def _epilogue_gradients(ctx, dy: Tensor) -> tuple[Tensor, tuple]:
+    """Of what goes into the epilogue, and of scale, bias, noise and strength."""
+    y, scale, bias, noise, strength = ctx.saved_tensors
+    dx, (plain, noisy, weighted) = _bias_act_grad(dy, y, scale, noise, *ctx.numbers)
+    dscale = None
+    if scale is not None:  # Σ g · x, since Σ dy · y = Σ g · p and p = scale · x + strength · noise + bias
+        rest = (0 if bias is None else bias * plain) + (0 if noise is None else strength * noisy)
+        dscale = (weighted - rest) / scale
+    dbias = None if bias is None else plain.sum(0)
+    dstrength = None if strength is None else noisy.sum()
+    return dx, (dscale, dbias, None, dstrength, None, None, None)
+
+
+def _bias_act_backward(ctx, dy: Tensor) -> tuple:
+    dx, others = _epilogue_gradients(ctx, dy)
+    return dx, *others
+
+
+def _keep_grad(ctx, inputs, output) -> None:
+    dy, y, scale, noise, *ctx.numbers = inputs
+    ctx.save_for_backward(dy, y, scale, noise)
+
+
+def _bias_act_grad_backward(ctx, ddx: Tensor, dsums: Tensor) -> tuple:
+    dy, y, scale, noise = ctx.saved_tensors
+    ddy, dy_y, dscale = _bias_act_grad_grad(ddx, dsums, dy, y, scale, noise, *ctx.numbers)
+    return ddy, dy_y, None if scale is None else dscale, None, None, None, None
+
+
+_bias_act.register_autograd(_bias_act_backward, setup_context=_keep)
+_bias_act_grad.register_autograd(_bias_act_grad_backward, setup_context=_keep_grad)
+
+
+# --- scale
+
+
+@torch.library.custom_op("stylegan2_cond::scale", mutates_args=())
+def _scale(x: Tensor, scale: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    scale = scale.contiguous()
+    _library(x).call("bias_act", x, *_layout(x), y, x, scale, None, None, None, 1.0, 1.0, math.inf)
+    return y
+
+
+@_scale.register_fake
+def _(x, scale):
+    return torch.empty_like(x)
+
+
+def _keep_inputs(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _scale_backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:
+    x, scale = ctx.saved_tensors
+    dx, sums = _bias_act_grad(dy, x, scale, None, 1.0, 1.0, math.inf)  # of a linear activation; Σ dy · x is scale's
+    return dx, sums[2]
+
+
+_scale.register_autograd(_scale_backward, setup_context=_keep_inputs)
+
+
+# --- resample
+
+
+def _bands(axes: str, inputs: list[int], *, adjoint: bool) -> list[Band]:
+    """Of three axes; those that are missing come first and stay as they are."""
+    bands = [axis.band(length, adjoint=adjoint) for axis, length in zip(read_axes(axes), inputs, strict=True)]
+    return [STILL.band(1)] * (3 - len(bands)) + bands
+
+
+@torch.library.custom_op("stylegan2_cond::resample", mutates_args=())
+def _resample(
+    x: Tensor,
+    axes: str,
+    inputs: list[int],
+    adjoint: bool,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    noise: Tensor | None,
+    strength: Tensor | None,
+    slope: float,
+    gain: float,
+    clamp: float,
+) -> Tensor:
+    y = _resampled_empty(x, axes, inputs, adjoint)
+    bands = _bands(axes, inputs, adjoint=adjoint)
+    starts, weights = zip(*[band.tables(x.device, accumulator(x.dtype)) for band in bands], strict=True)
+    _library(x).call(
+        "resample",
+        x,
+        NUMBERS[x.dtype],
+        int(is_channels_last(x)),
+        *x.shape[:2],
+        longs([band.inputs for band in bands]),
+        longs([band.outputs for band in bands]),
+        ints([band.taps for band in bands]),
+        ints([band.step for band in bands]),
+        pointers(starts),
+        pointers(weights),
+        y,
+        x,
+        *(scale, bias, noise, strength, slope, gain, clamp),
+    )
+    return y
+
+
+def _resampled_empty(x: Tensor, axes: str, inputs: list[int], adjoint: bool) -> Tensor:
+    sizes = inputs if adjoint else [axis.outputs(n) for axis, n in zip(read_axes(axes), inputs, strict=True)]
+    return torch.empty(*x.shape[:2], *sizes, dtype=x.dtype, device=x.device, memory_format=layout_of(x))
+
+
+@_resample.register_fake
+def _(x, axes, inputs, adjoint, scale, bias, noise, strength, slope, gain, clamp):
+    return _resampled_empty(x, axes, inputs, adjoint)
+
+
+def _keep_resample(ctx, inputs, output) -> None:
+    x, ctx.axes, ctx.inputs, ctx.adjoint, scale, bias, noise, strength, *ctx.numbers = inputs
+    ctx.plain = all(tensor is None for tensor in (scale, bias, noise)) and ctx.numbers == [1.0, 1.0, math.inf]
+    ctx.layout = layout_of(x)
+    ctx.save_for_backward(*([] if ctx.plain else [output, scale, bias, noise, strength]))
+
+
+def _resample_backward(ctx, dy: Tensor) -> tuple:
+    others = (None,) * 7
+    if not ctx.plain:
+        dy, others = _epilogue_gradients(ctx, dy)
+    else:
+        dy = dy.contiguous(memory_format=ctx.layout)
+    nothing = (None, None, None, None, 1.0, 1.0, math.inf)
+    return _resample(dy, ctx.axes, ctx.inputs, not ctx.adjoint, *nothing), None, None, None, *others
+
+
+_resample.register_autograd(_resample_backward, setup_context=_keep_resample)

@@ -1,0 +1,275 @@
+"""The plan's single choices: each follows from nnU-Net's plans, or from one look at the training cases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from stylegan2_cond.data.encoding import Codec
+from stylegan2_cond.data.fingerprint import Survey
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.planning.plan import DEFAULT_KIMG, Plan, Variant
+
+FILLED_SHARE = 0.95  # of the training images must fill the canvas along each axis
+LARGEST_BASE = 8  # voxels per axis of the coarsest stage, above which stages are added
+FINEST_CHANNELS = 32
+CHANNEL_LIMITS = ((64, 128), (128, 256), (math.inf, 512))  # up to which side of the canvas, and how many channels
+
+BATCH_SIZE = {2: 16, 3: 8}  # by the number of axes; a volume holds as much as many slices
+LOSS = "relativistic"
+R1_PER_VOXEL = 0.0002  # γ = γ0 · voxels / batch size (Karras et al. 2020b)
+LEAST_R1 = 1.0  # at 0.1, the relativistic loss grains
+PATH_LENGTH_WEIGHT = 0.0
+STYLE_MIXING = 0.0
+JUDGE_APART = False
+APART_SHARE = 0.1
+AUGMENT_TARGET = 0.6  # Karras et al. 2020b, section 3.1
+AUGMENT_KIMG = (25.0, 100.0)  # of the ramp, at least and at most
+KNOWN_AFTER = 20  # times that the discriminator has seen each canvas, by when it may know them by heart
+CONDITION_KIMG = (0.0, 0.0)
+FEW_CANVASES = 1_000
+# Of the losses of Wang et al. 2018 (pix2pixHD), section 3.1, where the weight is 10. Four times as much as now left
+# images of Hippocampus smooth after 6,900 images; without them, edges were frayed, and masks fitted less.
+FEATURE_WEIGHT = 2.5
+L1_WEIGHT = 2.5
+SEEN_OFTEN = 300  # times that each canvas is seen in a whole training
+LEAST_KIMG = 50.0
+
+
+class Choice(NamedTuple):
+    """A value for a key of the plan, and the reason for it."""
+
+    value: object
+    reason: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What choices about the training follow from.
+
+    Attributes:
+        variant: what is drawn.
+        canvas: spatial size in voxels.
+        canvases: how many training canvases there are that do not overlap.
+        device: that trains.
+        batch_size: images of a step.
+        loss: of both players.
+    """
+
+    variant: Variant
+    canvas: tuple[int, ...]
+    canvases: int
+    device: torch.device
+    batch_size: int
+    loss: str = LOSS
+
+
+def choose_canvas(patch: Sequence[int], sizes: np.ndarray) -> tuple[int, ...]:
+    """Largest size within the patch that `FILLED_SHARE` of the images, `sizes` `[cases, dims]`, fill on each axis."""
+    exceptions = math.floor(len(sizes) * (1 - FILLED_SHARE) + 1e-9)  # images that need not fill an axis
+    filled = np.sort(sizes, axis=0)[exceptions]
+    return tuple(int(min(limit, length)) for limit, length in zip(patch, filled, strict=True))
+
+
+def check_canvas(canvas: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
+    """A canvas that was asked for, if a pyramid can reach it within the patch.
+
+    Raises:
+        UserError: it has another number of axes, or is too large or too small.
+    """
+    if len(canvas) != len(patch):
+        raise UserError(
+            f"--canvas has {len(canvas)} sizes, the configuration has {len(patch)} dimensions: {list(patch)}."
+        )
+    least = [min(4, limit) for limit in patch]
+    if any(not low <= length <= limit for low, length, limit in zip(least, canvas, patch, strict=True)):
+        raise UserError(
+            f"--canvas {list(canvas)} must lie between {least} and the patch size {list(patch)} on each axis."
+        )
+    return tuple(canvas)
+
+
+def choose_factors(canvas: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Upsampling of each stage, coarse to fine: nnU-Net's strides, without such as would leave an axis below 4."""
+    lengths = list(canvas)
+    fine_to_coarse: list[tuple[int, ...]] = []
+
+    def descend(stride: Sequence[int]) -> None:
+        taken = tuple(int(s) if -(-length // s) >= 4 else 1 for s, length in zip(stride, lengths, strict=True))
+        if any(s != 1 for s in taken):
+            fine_to_coarse.append(taken)
+            lengths[:] = [-(-length // s) for length, s in zip(lengths, taken, strict=True)]
+
+    for stride in strides:
+        descend(stride)
+    while max(lengths) > LARGEST_BASE:
+        descend([2 if length > LARGEST_BASE else 1 for length in lengths])
+    return tuple(reversed(fine_to_coarse))
+
+
+def choose_channels(canvas: Sequence[int], stages: int) -> tuple[int, ...]:
+    """Channels of each stage, coarse to fine."""
+    side = math.prod(canvas) ** (1 / len(canvas))
+    most = next(channels for largest, channels in CHANNEL_LIMITS if side <= largest + 1e-9)
+    return tuple(min(FINEST_CHANNELS * 2**level, most) for level in reversed(range(stages)))
+
+
+def choose_codec(preprocessed: Preprocessed, seen: Survey, canvas: Sequence[int], variant: Variant = "pair") -> Codec:
+    """Intensity range, label channels, and what lies outside of the images; no image channels for masks alone."""
+    padded = bool((seen.sizes < np.array(canvas)).any())
+    constant = seen.outside if seen.has_outside else (0.0,) * len(seen.low)
+    if padded and constant is not None and any(abs(value) > 1e-6 for value in constant):
+        constant = None  # nnU-Net's padding (0) and the dataset's own outside differ: the networks draw both
+    has_outside = padded or seen.has_outside
+    labels = tuple(int(label) for label in preprocessed.label_manager.all_labels)
+    codec = Codec(
+        low=seen.low,
+        high=seen.high,
+        labels=(*labels, OUTSIDE) if has_outside else labels,
+        outside=constant if has_outside else None,
+        ignore=preprocessed.label_manager.ignore_label,
+        channel_names=preprocessed.channel_names,
+    )
+    return (
+        codec.model_copy(update={"low": (), "high": (), "outside": None, "channel_names": ()})
+        if variant == "mask"
+        else codec
+    )
+
+
+def choose_batch_size(dims: int) -> Choice:
+    """Images of a step."""
+    return Choice(BATCH_SIZE[dims], "volumes hold as much as many slices" if dims == 3 else "small, many steps an hour")
+
+
+def choose_precision(facts: Facts) -> Choice:
+    """The fastest number format that the device computes in, and that training bears."""
+    device = facts.device
+    if device.type != "cuda":
+        return Choice("float32", f"the device, {device}, gains nothing by less")
+    with torch.cuda.device(device):
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Choice("bfloat16", "the device has it")
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            return Choice("tf32", "the device has no bfloat16, but TF32")
+    return Choice("float32", "the device has neither bfloat16 nor TF32")
+
+
+def choose_loss(facts: Facts) -> Choice:
+    """What both players strive for."""
+    return Choice(LOSS, "after equal seconds more varied and less grained than 'nonsaturating' (Hippocampus)")
+
+
+def choose_r1_weight(facts: Facts) -> Choice:
+    """Gradients of a score add up over voxels, and so must their penalty."""
+    weight = max(LEAST_R1, R1_PER_VOXEL * math.prod(facts.canvas) / facts.batch_size)
+    return Choice(_two_digits(weight), f"{R1_PER_VOXEL:g} · voxels / batch size, at least {LEAST_R1:g}")
+
+
+def choose_path_length_weight(facts: Facts) -> Choice:
+    """Smoothness of w, which costs a second derivative of the generator."""
+    return Choice(PATH_LENGTH_WEIGHT, "off: not shown to help small canvases; Karras et al. 2020 use 2")
+
+
+def choose_style_mixing(facts: Facts) -> Choice:
+    """Share of samples with a second latent for their finer stages."""
+    return Choice(STYLE_MIXING, "off: not shown to help; Karras et al. 2020 use 0.9")
+
+
+def choose_judge_apart(facts: Facts) -> Choice:
+    """Whether image and mask have a judge each."""
+    return Choice(JUDGE_APART, "a judge more for each costs time; apart_share lets one do it all")
+
+
+def choose_apart_share(facts: Facts) -> Choice:
+    """Share of the samples of which the judge is shown the image or the mask alone."""
+    return Choice(APART_SHARE, "of the samples, image or mask is judged alone")
+
+
+def choose_augment_target(facts: Facts) -> Choice:
+    """The overfitting signal that augmentation keeps to."""
+    return Choice(AUGMENT_TARGET, "Karras et al. 2020b; 'none' trains without augmentation")
+
+
+def choose_augment_kimg(facts: Facts) -> Choice:
+    """The fewer the canvases, the sooner a discriminator knows them by heart."""
+    least, most = AUGMENT_KIMG
+    kimg = _two_digits(min(most, max(least, KNOWN_AFTER * facts.canvases / 1000)))
+    return Choice(kimg, f"{facts.canvases:,} canvases are known by heart after {KNOWN_AFTER} looks or so")
+
+
+def choose_condition_kimg(facts: Facts) -> Choice:
+    """When conditions gain their strength."""
+    start, end = CONDITION_KIMG
+    return Choice((start, end), "conditional from the start" if end == 0 else "Shahbazi et al. 2022")
+
+
+def choose_feature_weight(facts: Facts) -> Choice:
+    """Of the distance to the real image of a given mask, in the discriminator's features."""
+    return _paired_weight(facts, FEATURE_WEIGHT)
+
+
+def choose_l1_weight(facts: Facts) -> Choice:
+    """Of the distance to the real image of a given mask, voxel by voxel."""
+    return _paired_weight(facts, L1_WEIGHT)
+
+
+def choose_kimg(facts: Facts) -> Choice:
+    """Few canvases are learnt, and then copied, sooner."""
+    kimg = _two_digits(min(DEFAULT_KIMG, max(LEAST_KIMG, SEEN_OFTEN * facts.canvases / 1000)))
+    return Choice(
+        kimg,
+        f"{SEEN_OFTEN} looks at {facts.canvases:,} canvases, within {LEAST_KIMG:g} and {DEFAULT_KIMG:g}",
+    )
+
+
+TRAINING_CHOICES: dict[str, Callable[[Facts], Choice]] = {
+    "precision": choose_precision,
+    "loss": choose_loss,
+    "r1_weight": choose_r1_weight,
+    "path_length_weight": choose_path_length_weight,
+    "style_mixing": choose_style_mixing,
+    "judge_apart": choose_judge_apart,
+    "apart_share": choose_apart_share,
+    "augment_target": choose_augment_target,
+    "augment_kimg": choose_augment_kimg,
+    "condition_kimg": choose_condition_kimg,
+    "feature_weight": choose_feature_weight,
+    "l1_weight": choose_l1_weight,
+    "kimg": choose_kimg,
+}
+
+# Keys whose default stands in the plan, since nothing in the data changes it.
+FIXED = {
+    "latent_dim": "enough for cohorts, not for faces (512 there)",
+    "style_dim": "as long as the latent",
+    "mapping_layers": "shallow ones suffice on small data (Karras et al. 2020b)",
+    "foreground_share": "classes fill few voxels; half of the canvases lie around one of them",
+    "learning_rate": "Karras et al. 2020; halved by each return to a checkpoint",
+    "r1_interval": "Karras et al. 2020, section 3.1",
+    "path_length_interval": "Karras et al. 2020, section 3.1",
+    "ema_share": "a half-life that grows with training; a fixed one keeps the first weights too long",
+}
+
+
+def fixed_choices() -> dict[str, Choice]:
+    """The plan's defaults that do not depend on the data."""
+    return {key: Choice(Plan.model_fields[key].default, reason) for key, reason in FIXED.items()}
+
+
+def _paired_weight(facts: Facts, most: float) -> Choice:
+    """Full weight for few canvases; with many, the adversarial loss teaches texture without such a crutch."""
+    if facts.variant != "image":
+        return Choice(0.0, "no mask is given, so there is no real image to compare with")
+    weight = most * min(1.0, math.sqrt(FEW_CANVASES / facts.canvases))
+    return Choice(_two_digits(weight), f"{most:g} up to {FEW_CANVASES:,} canvases, less the more there are")
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.2g}")

@@ -1,0 +1,73 @@
+"""A snapshot: what is needed to draw pairs, and nothing that could run code. Safe to share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import ClassVar
+
+from safetensors.torch import save
+
+from stylegan2_cond.io import Record, write_atomically
+from stylegan2_cond.networks import Generator
+from stylegan2_cond.planning import Plan
+
+WEIGHTS_FILE = "generator.safetensors"
+CARD_FILE = "card.json"
+BEST = "best"  # the link in a run's folder
+
+
+class Card(Record):
+    """What a generator is: its plan, which cases it saw, how far it was trained, and the checksum of its weights.
+
+    `backends` are those of the ops that trained it, as `name_backend` names them, in the order of their use.
+    """
+
+    remedy: ClassVar[str] = "Choose another snapshot, or train the generator again: stylegan2-cond train …"
+    format_version: int = 3
+    plan: Plan
+    images_seen: int
+    weights_sha256: str
+    backends: tuple[str, ...]
+    created: str
+    release: str
+
+
+def save_snapshot(folder: Path, network: Generator, plan: Plan, images_seen: int, backends: Sequence[str] = ()) -> None:
+    """Write weights and card into `folder`; the card last, so that a folder with a card is whole."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with write_atomically(folder / WEIGHTS_FILE) as temporary:
+        temporary.write_bytes(save(state))  # save_file would leave it unreadable for others
+    Card(
+        plan=plan,
+        images_seen=images_seen,
+        weights_sha256=sha256(folder / WEIGHTS_FILE),
+        backends=tuple(backends),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        release=version("nnunet-synth"),
+    ).save(folder / CARD_FILE)
+
+
+def find_snapshots(run_folder: Path) -> list[Path]:
+    """The whole snapshots of a generator run, oldest first."""
+    return sorted(card.parent for card in (run_folder / "snapshots").glob(f"*/{CARD_FILE}"))
+
+
+def find_best(run_folder: Path) -> Path | None:
+    """The snapshot that training judged best, or else the newest; None where there is no snapshot."""
+    best = run_folder / BEST
+    if (best / CARD_FILE).exists():
+        return best.resolve()
+    return next(reversed(find_snapshots(run_folder)), None)
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

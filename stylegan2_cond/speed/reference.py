@@ -1,0 +1,97 @@
+"""The same ops as the well-known implementations without fused kernels have them: the yardstick of speed.
+
+Resampling inserts zeros and convolves each channel on its own; noise, bias, activation and gain are a pass each;
+weights are modulated for each sample and applied by a grouped convolution. Values are those of `stylegan2_cond.ops`,
+but for the outermost voxels of resampled activations, where zeros take the place of repeated ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import torch
+from torch.nn import functional as F
+
+from stylegan2_cond.networks import discriminator, generator, layers
+from stylegan2_cond.ops.epilogue import Epilogue
+from stylegan2_cond.ops.resample import NOTHING
+
+_CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+def bias_act(x: torch.Tensor, bias: torch.Tensor | None = None, **rest: object) -> torch.Tensor:
+    """Noise, bias, activation, gain and clamp, each in a pass of its own."""
+    rest.setdefault("activation", "lrelu")
+    rest.pop("overwrite", None)
+    return Epilogue(bias, **rest).apply(x)
+
+
+def upsample(
+    x: torch.Tensor, factors: Sequence[int], size: Sequence[int], *, epilogue: Epilogue = NOTHING
+) -> torch.Tensor:
+    """Zeros between the samples, `[1, 3, 3, 1] / 4` along each axis of factor 2, cut to `size`."""
+    if any(factor == 2 for factor in factors):
+        for axis, factor in enumerate(factors, start=2):
+            if factor == 2:
+                x = torch.stack([x, torch.zeros_like(x)], dim=axis + 1).flatten(axis, axis + 1)
+        padding = [pad for factor in reversed(factors) for pad in ((2, 1) if factor == 2 else (0, 0))]
+        x = _filter(F.pad(x, padding), [[0.25, 0.75, 0.75, 0.25] if factor == 2 else [1.0] for factor in factors])
+    for axis, length in enumerate(size, start=2):
+        x = x.narrow(axis, 0, length)
+    return epilogue.apply(x)
+
+
+def downsample(x: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
+    """Averages of 2 along each axis of factor 2, by a convolution that leaves out every other result."""
+    if all(factor == 1 for factor in factors):
+        return x
+    padding = [pad for f, n in zip(reversed(factors), reversed(x.shape[2:]), strict=True) for pad in (0, -n % f)]
+    return _filter(F.pad(x, padding), [[1 / factor] * factor for factor in factors], stride=factors)
+
+
+def modulated_conv(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    style: torch.Tensor,
+    *,
+    demodulate: bool = True,
+    eps: float = 1e-8,
+    factors: Sequence[int] | None = None,
+    size: Sequence[int] | None = None,
+    epilogue: Epilogue = NOTHING,
+) -> torch.Tensor:
+    """Weights of each sample, and a convolution in as many groups as there are samples."""
+    n, dims = len(x), x.ndim - 2
+    weights = weight * style.reshape(n, 1, -1, *[1] * dims)
+    if demodulate:
+        weights = weights * (weights.square().flatten(2).sum(2) + eps).rsqrt().reshape(n, -1, 1, *[1] * dims)
+    convolution, padding = _CONVOLUTION[dims], [k // 2 for k in weight.shape[2:]]
+    x = convolution(x.reshape(1, -1, *x.shape[2:]), weights.flatten(0, 1), padding=padding, groups=n)
+    x = x.reshape(n, -1, *x.shape[2:])
+    if factors is not None and size is not None:
+        return upsample(x, factors, size, epilogue=epilogue)
+    return epilogue.apply(x)
+
+
+@contextmanager
+def reference_ops() -> Iterator[None]:
+    """Within, networks compute with the ops of this file."""
+    ours = {"bias_act": bias_act, "upsample": upsample, "downsample": downsample, "modulated_conv": modulated_conv}
+    with (
+        patch.multiple(layers, **{name: ours[name] for name in ("bias_act", "modulated_conv")}),
+        patch.multiple(generator, **{name: ours[name] for name in ("upsample", "downsample")}),
+        patch.object(discriminator, "downsample", downsample),
+    ):
+        yield
+
+
+def _filter(x: torch.Tensor, taps: Sequence[Sequence[float]], stride: Sequence[int] | int = 1) -> torch.Tensor:
+    """A separable filter, as one depthwise convolution."""
+    kernel = torch.ones([1] * (x.ndim - 2), dtype=x.dtype, device=x.device)
+    for axis, row in enumerate(taps):
+        shape = [-1 if other == axis else 1 for other in range(x.ndim - 2)]
+        kernel = kernel * torch.tensor(row, dtype=x.dtype, device=x.device).reshape(shape)
+    weight = kernel.expand(x.shape[1], 1, *kernel.shape).contiguous()
+    return _CONVOLUTION[x.ndim - 2](x, weight, stride=stride, groups=x.shape[1])

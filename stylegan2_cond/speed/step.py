@@ -1,0 +1,143 @@
+"""A whole training step, drawing, and how both grow with the canvas."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from stylegan2_cond.data.conditioning import Conditions
+from stylegan2_cond.data.encoding import Codec
+from stylegan2_cond.memory import keep_freed_memory
+from stylegan2_cond.metrics.report import peak_bytes
+from stylegan2_cond.planning import Plan, Source
+from stylegan2_cond.speed.reference import reference_ops
+from stylegan2_cond.speed.timing import Timing, compare_times, time_of
+from stylegan2_cond.training.state import TrainingState
+from stylegan2_cond.training.step import take_step
+
+LABELS = (0, 1, 2)
+DRAWN = 16  # samples at once
+
+
+def bench_plan(side: int, *, batch_size: int = 16, finest: int = 64, most: int = 128) -> Plan:
+    """A generator of one image channel and three label channels, `finest` channels at the canvas, up to `most`."""
+    stages = int(np.log2(side // 8))
+    label, position = np.random.default_rng(0).choice(LABELS, (64, side, side)), np.linspace(0, 1, 64)
+    return Plan(
+        source=Source(
+            dataset_name="Dataset000_Bench",
+            plans_name="nnUNetPlans",
+            configuration="2d",
+            data_identifier="bench",
+            preprocessing="bench",
+            fold="0",
+            training_cases=("bench",),
+            training_sha256=("0" * 64,),
+        ),
+        canvas=(side, side),
+        spacing=(1.0, 1.0),
+        factors=((2, 2),) * stages,
+        channels=tuple(min(most, finest * 2**level) for level in reversed(range(stages + 1))),
+        codec=Codec(low=(-2.0,), high=(2.0,), labels=LABELS),
+        conditions=Conditions.from_canvases(LABELS[1:], label.astype(np.int16), position.astype(np.float32)),
+        batch_size=batch_size,
+        r1_weight=0.1,
+        augment_target=None,
+    )
+
+
+def time_steps(plan: Plan, *, rounds: int, device: torch.device) -> Timing:
+    """Seconds of a training step: both players, and R1 once in its interval."""
+    ours, theirs = (_stepping(plan, device) for _ in range(2))
+    every = plan.r1_interval
+    timing = compare_times(
+        lambda: [ours() for _ in range(every)],
+        _by_reference(lambda: [theirs() for _ in range(every)]),
+        rounds=rounds,
+        device=device,
+    )
+    return timing.model_copy(update={"ours": timing.ours / every, "reference": timing.reference / every})
+
+
+def time_drawing(plan: Plan, *, rounds: int, device: torch.device) -> Timing:
+    """Seconds for one sample out of a batch of `DRAWN`."""
+    draw = _drawing(plan, device)
+    timing = compare_times(draw, _by_reference(draw), rounds=rounds, device=device)
+    return timing.model_copy(update={"ours": timing.ours / DRAWN, "reference": timing.reference / DRAWN})
+
+
+def seconds_per_sample(side: int, *, rounds: int, device: torch.device) -> float:
+    """Of drawing at a canvas, with the same channels at each."""
+    plan = bench_plan(side, finest=32, most=32)
+    return time_of(_drawing(plan, device, count=4), rounds=rounds, device=device) / 4
+
+
+def step_memory(plan: Plan, device: torch.device, *, reference: bool) -> int:
+    """Peak bytes of a step with R1, in a process of its own."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        with reference_ops() if reference else contextlib.nullcontext():
+            _stepping(plan, device)()
+        return torch.cuda.max_memory_allocated(device)
+    command = [sys.executable, "-m", __name__, "reference" if reference else "ours"]
+    done = subprocess.run(command, input=plan.model_dump_json(), capture_output=True, text=True, check=True)
+    return int(json.loads(done.stdout.splitlines()[-1]))
+
+
+def flops_per_image(plan: Plan, *, training: bool) -> float:
+    """Of convolutions and products, two for each multiplication with addition, as torch counts them; without R1."""
+    device = torch.device("cpu")
+    state = TrainingState.start(plan, device)
+    state.images_seen = plan.batch_size  # R1 is due at the start
+    step = _stepping(plan, device, state) if training else _drawing(plan, device)
+    count = FlopCounterMode(display=False)
+    with count:
+        step()
+    return count.get_total_flops() / (plan.batch_size if training else DRAWN)
+
+
+def _stepping(plan: Plan, device: torch.device, state: TrainingState | None = None) -> Callable[[], object]:
+    state = state or TrainingState.start(plan, device)
+    rng, shape = np.random.default_rng(0), (plan.batch_size, *plan.canvas)
+    image = rng.standard_normal((shape[0], plan.codec.image_channels, *plan.canvas)).astype(np.float32)
+    label, position = rng.choice(LABELS, shape).astype(np.int16), rng.random(shape[0]).astype(np.float32)
+    return lambda: take_step(state, image, label, position)
+
+
+def _drawing(plan: Plan, device: torch.device, *, count: int = DRAWN) -> Callable[[], object]:
+    generator = TrainingState.start(plan, device).average
+    z = torch.randn(count, plan.latent_dim, device=device)
+    condition = torch.zeros(count, plan.conditions.width, device=device)
+    noises = [torch.randn(count, 1, *size, device=device) for size in generator.synthesis.noise_sizes]
+
+    def draw() -> torch.Tensor:
+        with torch.no_grad():
+            return generator(z, condition, noises)
+
+    return draw
+
+
+def _by_reference(function: Callable[[], object]) -> Callable[[], object]:
+    def run() -> object:
+        with reference_ops():
+            return function()
+
+    return run
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    measured = Plan.model_validate_json(sys.stdin.read())
+    small = measured.model_copy(update={"canvas": (8, 8), "factors": (), "channels": measured.channels[:1]})
+    with reference_ops() if sys.argv[1] == "reference" else contextlib.nullcontext():
+        _stepping(small, torch.device("cpu"))()  # libraries are loaded by the first step
+        before = peak_bytes()
+        _stepping(measured, torch.device("cpu"))()
+    print(json.dumps(peak_bytes() - before))

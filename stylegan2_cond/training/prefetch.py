@@ -1,0 +1,49 @@
+"""Real canvases, read while the networks are busy with those before."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import numpy as np
+
+from stylegan2_cond.data.patch_sampler import Canvases
+
+RealBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class Feed:
+    """Batches of a stream of canvases; the one after the last is read by a thread.
+
+    Args:
+        canvases: the stream.
+        batch_size: canvases of a step.
+        share: which of them are wanted here.
+    """
+
+    def __init__(self, canvases: Canvases, batch_size: int, share: slice):
+        self.canvases = canvases
+        self.batch_size = batch_size
+        self.share = share
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="canvases")
+        self._ahead: tuple[int, Future[RealBatch]] | None = None
+
+    def batch(self, first: int) -> RealBatch:
+        """Image `[N, C, *canvas]`, label `[N, *canvas]`, position `[N]` of the share of canvases `first` and on."""
+        if self._ahead is not None and self._ahead[0] == first:
+            found = self._ahead[1].result()
+        else:
+            found = self._reader.submit(self._read, first).result()
+        following = first + self.batch_size
+        self._ahead = following, self._reader.submit(self._read, following)
+        return found
+
+    def _read(self, first: int) -> RealBatch:
+        start, count = first + self.share.start, self.share.stop - self.share.start
+        return *self.canvases.batch(start, count), self.canvases.positions(start, count)
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._reader.shutdown(cancel_futures=True)

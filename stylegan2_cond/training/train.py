@@ -1,0 +1,263 @@
+"""The whole way of one generator: plan, train, judge, show, save; the same command goes on after a stop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
+from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.ops import describe_backend
+from stylegan2_cond.planning import SNAPSHOTS, Plan, Source, Variant, free_bytes, run_folder, smaller_canvas
+from stylegan2_cond.progress_bar import ProgressBar, write_line
+from stylegan2_cond.snapshot import find_snapshots, open_device
+from stylegan2_cond.training.checkpoint import GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from stylegan2_cond.training.distributed import World, join_world, own_device
+from stylegan2_cond.training.prefetch import Feed
+from stylegan2_cond.training.profile_step import is_out_of_memory
+from stylegan2_cond.training.run_lock import lock_run
+from stylegan2_cond.training.run_logger import Teller
+from stylegan2_cond.training.run_setup import PLAN_FILE, settle_plan
+from stylegan2_cond.training.stability import describe_setback, find_illness
+from stylegan2_cond.training.state import TrainingState, set_precision
+from stylegan2_cond.training.step import take_step
+
+LOG_INTERVAL = 1_000  # images
+CHECKPOINT_SECONDS = 120.0
+STOPPING = "\nStopping: waiting for the running step or evaluation, then saving. Once more stops at once, unsaved.\n"
+SMALLEST_SNAPSHOT_INTERVAL = 2_000  # images
+
+
+class StopRequest:
+    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the running step; a second one is not held back.
+
+    Args:
+        speaks: whether to say so at once, since a snapshot's evaluation may take minutes.
+    """
+
+    def __init__(self, speaks: bool = True):
+        self.speaks = speaks
+
+    def __enter__(self) -> StopRequest:
+        self.wanted = False
+        in_main = threading.current_thread() is threading.main_thread()  # only there may signals be taken over
+        names = (signal.SIGINT, signal.SIGTERM) if in_main else ()
+        self._before = {name: signal.signal(name, self._note) for name in names}
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.wanted = True
+        signal.signal(number, self._before[signal.Signals(number)])
+        if self.speaks:
+            with contextlib.suppress(OSError):  # print may have been interrupted itself
+                os.write(sys.stderr.fileno(), STOPPING.encode())
+
+    def __exit__(self, *_: object) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
+
+
+def train(
+    preprocessed: Preprocessed,
+    fold_name: str,
+    *,
+    variant: Variant = "pair",
+    canvas: Sequence[int] | None = None,
+    kimg: float | None = None,
+    seed: int | None = None,
+    device: str = "cpu",
+    memory_gb: float | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> Path:
+    """Train a generator on the training cases of a fold, or go on with it.
+
+    Args:
+        preprocessed: dataset and configuration.
+        fold_name: number of the fold, or `all`.
+        variant: what to draw.
+        canvas: instead of the derived one; settled by the first call.
+        kimg: thousands of real images to see in all; a later call may raise it.
+        seed: settled by the first call.
+        device: torch device.
+        memory_gb: that training may take of the device; what is free, when None.
+        overrides: further keys of the plan; settled by the first call.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: bad input, or a run folder of other data or settings.
+        Stopped: after Ctrl-C or SIGTERM, when all is saved.
+    """
+    fold = preprocessed.fold(fold_name)
+    chosen = open_device(own_device(device))
+    with join_world(chosen) as world:
+        settings = {"variant": variant, "canvas": canvas, "kimg": kimg, "seed": seed, "overrides": overrides}
+        settings["device"] = chosen
+        settings["free_bytes"] = free_bytes(chosen) if memory_gb is None else int(memory_gb * 2**30)
+        settings["processes"] = world.size
+        with _lead(preprocessed, fold, settings) if world.leads else contextlib.nullcontext():
+            world.wait()
+            plan = settle_plan(preprocessed, fold, **settings)
+            try:
+                return _train(plan, preprocessed, fold, chosen, world)
+            except (RuntimeError, MemoryError) as error:
+                if is_out_of_memory(error):
+                    raise _out_of_memory(plan, error) from error
+                raise
+
+
+@contextlib.contextmanager
+def _lead(preprocessed: Preprocessed, fold: Fold, settings: Mapping[str, object]) -> Iterator[None]:
+    """Have a plan in the run's folder, and keep other processes out of it."""
+    folder = run_folder(Source.of(preprocessed, fold), settings["variant"])
+    if not folder.exists():
+        settle_plan(preprocessed, fold, **settings)  # nothing of a run that can't be planned is left
+    with lock_run(folder):
+        settle_plan(preprocessed, fold, **settings)
+        yield
+
+
+def _train(plan: Plan, preprocessed: Preprocessed, fold: Fold, device: torch.device, world: World) -> Path:
+    folder = run_folder(plan.source, plan.variant)
+    share = world.share(plan.batch_size)
+    set_precision(plan)
+    state = TrainingState.start(plan, device, world)
+    resumed = load_checkpoint(folder, state)
+    before = state.note_backend()
+    if world.leads:
+        if not resumed:
+            (folder / GOOD_CHECKPOINT_FILE).unlink(missing_ok=True)  # of a training that was given up
+        write_line(_headline(plan, folder, state, resumed, preprocessed, fold))
+        if before:
+            write_line(_changed_backend(before, state.backends[-1]))
+    real = Canvases(preprocessed, fold.training, plan.canvas, foreground_share=plan.foreground_share, seed=plan.seed)
+    teller = Teller(folder, state, preprocessed, real) if world.leads else None
+    with Feed(real, plan.batch_size, share) as feed, StopRequest(world.leads) as stop:
+        try:
+            _run(state, feed, folder, stop, teller)
+        finally:
+            if teller:
+                teller.close()
+    return folder
+
+
+def _run(state: TrainingState, feed: Feed, folder: Path, stop: StopRequest, teller: Teller | None) -> None:
+    """Train to the end, or until a stop is wanted. Only the process that leads has a teller, and writes."""
+    plan, world = state.plan, state.world
+    total = math.ceil(plan.kimg * 1000 / plan.batch_size) * plan.batch_size
+    snapshot_every = max(SMALLEST_SNAPSHOT_INTERVAL, total // SNAPSHOTS)
+    saved_at = time.monotonic()
+    with ProgressBar(
+        total=total, initial=state.images_seen, unit="img", desc="Training", smoothing=0.05, disable=teller is None
+    ) as bar:
+        while state.images_seen < total:
+            before = state.images_seen
+            figures = take_step(state, *feed.batch(before))
+            if illness := find_illness(state, figures):
+                _go_back(state, folder, illness, teller)
+                bar.n = state.images_seen
+                continue
+            bar.update(plan.batch_size)
+            done = state.images_seen >= total
+            stopping = world.agree(stop.wanted, state.device)
+            if teller:
+                teller.add(figures, bar)
+                if done or _passed(before, state.images_seen, snapshot_every):
+                    _require_run(folder)
+                    teller.snapshot()
+                    _require_run(folder)
+                    save_checkpoint(folder, state, GOOD_CHECKPOINT_FILE)
+                elif _passed(before, state.images_seen, LOG_INTERVAL):
+                    _require_run(folder)
+                    teller.log()
+                if done or stopping or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                    _require_run(folder)
+                    save_checkpoint(folder, state)
+                    saved_at = time.monotonic()
+            if stopping and not done:
+                raise Stopped(f"Stopped after {state.images_seen:,} images, all saved. The same command goes on.")
+
+
+def _go_back(state: TrainingState, folder: Path, illness: str, teller: Teller | None) -> None:
+    """Return to the newest snapshot's checkpoint, or to the start, and go on with half the step.
+
+    Raises:
+        UserError: that was done often enough.
+    """
+    message, setbacks = describe_setback(illness, state), state.setbacks + 1
+    if not load_checkpoint(folder, state, GOOD_CHECKPOINT_FILE):
+        state.load_state_dict(TrainingState.start(state.plan, state.device, state.world).state_dict())
+    state.note_backend()
+    state.suffer(setbacks)
+    if teller:
+        _require_run(folder)
+        save_checkpoint(folder, state)
+        teller.go_back(message)
+
+
+def _require_run(folder: Path) -> None:
+    """Write nothing where a run's folder was.
+
+    Raises:
+        UserError: it is not there any more.
+    """
+    if not (folder / PLAN_FILE).exists():
+        raise UserError(
+            f"{folder} was moved or deleted during training. To continue from its last checkpoint, move it back and "
+            f"run the same command again."
+        )
+
+
+def _changed_backend(before: str, now: str) -> str:
+    return (
+        f"The ops were computed by '{before}' so far and are by '{now}' from here on: the numbers will differ in "
+        f"their last digits from those of a training without a stop. stylegan2-cond doctor shows what is available."
+    )
+
+
+def _headline(
+    plan: Plan, folder: Path, state: TrainingState, resumed: bool, preprocessed: Preprocessed, fold: Fold
+) -> str:
+    draws = {"pair": "image and mask", "mask": "masks", "image": "images for given masks"}[plan.variant]
+    lines = [
+        f"{preprocessed.dataset_name}, {preprocessed.configuration_name}, fold {fold.name}: "
+        f"{len(fold.training)} training cases, drawing {draws}, canvas {'×'.join(map(str, plan.canvas))}, "
+        f"{plan.codec.image_channels} image and {len(plan.codec.labels)} label channels, device {state.device}"
+        + (f", {state.world.size} processes" if state.world.size > 1 else ""),
+        f"Ops: {describe_backend(state.device.type)}",
+        f"Results: {folder}",
+    ]
+    if fold.name == "all":
+        lines.append("Fold all: the generator sees every case. No case is left to judge its pairs by.")
+    if resumed:
+        lines.append(f"Going on after {state.images_seen:,} of {plan.kimg * 1000:,.0f} images.")
+    elif find_snapshots(folder):
+        lines.append("No checkpoint found: training starts anew and replaces the snapshots.")
+    return "\n".join(lines)
+
+
+def _out_of_memory(plan: Plan, error: BaseException) -> UserError:
+    return UserError(
+        f"Out of memory at canvas {list(plan.canvas)}, batch {plan.batch_size} ({_first_line(error)}). Raise "
+        f"accumulate in plan.json, or begin anew with a smaller canvas: --canvas {smaller_canvas(plan.canvas)}"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _passed(before: int, after: int, interval: int) -> bool:
+    return before // interval != after // interval
