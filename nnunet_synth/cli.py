@@ -52,10 +52,10 @@ def bank(
     ] = None,
     balanced: Annotated[bool, typer.Option("--balanced", help="ask for each class equally often")] = False,
     without: Annotated[
-        list[str] | None, typer.Option(metavar="GATE", help="leave open: finite, range, anatomy, fit, copy or all")
+        list[str] | None, typer.Option(metavar="FILTER", help="leave open: finite, range, anatomy, fit, copy or all")
     ] = None,
     margin: Annotated[
-        float, typer.Option(metavar="M", help="that gates give beyond what is real, as a share", min=0)
+        float, typer.Option(metavar="M", help="that filters give beyond what is real, as a share", min=0)
     ] = MARGIN,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="of the bank", show_default=False)] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="of the stream of samples", min=0)] = 0,
@@ -65,7 +65,7 @@ def bank(
     from nnunet_synth.bank.ensemble import make_order
     from nnunet_synth.bank.fill import fill_bank
     from nnunet_synth.bank.format import RECORD_FILE, BankRecord
-    from nnunet_synth.bank.previews import tell_gates
+    from nnunet_synth.bank.previews import tell_filters
     from stylegan2_cond.data.nnunet_dataset import open_preprocessed
     from stylegan2_cond.memory import keep_freed_memory
 
@@ -82,7 +82,7 @@ def bank(
             margin=margin,
             device=device or default_device(),
         )
-    print(f"{tell_gates(BankRecord.load(folder / RECORD_FILE))}\nBank: {folder}\nPreview: {folder / 'previews.png'}")
+    print(f"{tell_filters(BankRecord.load(folder / RECORD_FILE))}\nBank: {folder}\nPreview: {folder / 'previews.png'}")
 
 
 @app.command(

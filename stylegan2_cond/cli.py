@@ -49,7 +49,7 @@ Kimg = Annotated[
         show_default=False,
     ),
 ]
-CanvasSize = Annotated[
+PatchSize = Annotated[
     str | None, typer.Option(metavar="H,W", help="size to draw, instead of the derived one", show_default=False)
 ]
 Seed = Annotated[
@@ -84,7 +84,7 @@ def plan(
     plans: Plans = "nnUNetPlans",
     variant: VariantName = "pair",
     kimg: Kimg = None,
-    canvas: CanvasSize = None,
+    patch_size: PatchSize = None,
     seed: Seed = None,
     memory_gb: Memory = None,
     settings: Settings = None,
@@ -105,7 +105,7 @@ def plan(
         open_preprocessed(dataset, configuration, plans),
         fold,
         variant=variant,
-        canvas=parse_sizes(canvas),
+        patch_size=parse_sizes(patch_size),
         kimg=kimg,
         seed=seed,
         device=device or default_device(),
@@ -125,7 +125,7 @@ def train(
     plans: Plans = "nnUNetPlans",
     variant: VariantName = "pair",
     kimg: Kimg = None,
-    canvas: CanvasSize = None,
+    patch_size: PatchSize = None,
     seed: Seed = None,
     memory_gb: Memory = None,
     settings: Settings = None,
@@ -142,7 +142,7 @@ def train(
         open_preprocessed(dataset, configuration, plans),
         fold,
         variant=variant,
-        canvas=parse_sizes(canvas),
+        patch_size=parse_sizes(patch_size),
         kimg=kimg,
         seed=seed,
         device=device or default_device(),
@@ -181,7 +181,7 @@ def generate(
     ] = None,
     area: Annotated[
         list[str] | None,
-        typer.Option(metavar="L=SHARE", help="of the canvas, for a class; repeatable", show_default=False),
+        typer.Option(metavar="L=SHARE", help="of the patch, for a class; repeatable", show_default=False),
     ] = None,
     masks: Annotated[
         str | None,
@@ -294,7 +294,7 @@ def parse_sizes(text: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.replace("x", ",").split(","))
     except ValueError:
-        raise UserError(f"--canvas {text} is not a list of sizes. Type for example --canvas 48,32") from None
+        raise UserError(f"--patch-size {text} is not a list of sizes. Type for example --patch-size 48,32") from None
 
 
 def parse_areas(texts: list[str]) -> dict[int, float]:

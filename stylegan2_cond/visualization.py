@@ -12,7 +12,7 @@ from matplotlib.image import imsave
 
 from stylegan2_cond.io import write_atomically
 
-SMALLEST_TILE = 96  # pixels; smaller canvases are magnified by a whole number
+SMALLEST_TILE = 96  # pixels; smaller patches are magnified by a whole number
 GAP = 2
 FRAME = 0.3  # grey of the gaps around volumes and bare masks
 COLUMNS = {2: 8, 3: 4}  # samples per row, by the number of axes
@@ -37,8 +37,8 @@ def overlay_grid(
     its own and the mask in the last; the lower ones are padded.
 
     Args:
-        image: `[N, C, *canvas]`.
-        label: `[N, *canvas]` integers.
+        image: `[N, C, *spatial]`.
+        label: `[N, *spatial]` integers.
         low, high: per channel, the intensities drawn black and white.
         labels: label values in the order of their colours; the background 0 and -1 stay uncoloured.
         rgb: the channels that are red, green and blue; None where the image is not a colour image.
@@ -64,7 +64,7 @@ def overlay_grid(
 def scaled(
     image: np.ndarray, low: Sequence[float], high: Sequence[float], rgb: Sequence[int] | None = None
 ) -> np.ndarray:
-    """`[C, *canvas]` → the same between 0 and 1; of a colour image, all channels by one scale, or grey has a tint."""
+    """`[C, *spatial]` → the same between 0 and 1; of a colour image, all channels by one scale, or grey has a tint."""
     if rgb is not None:
         low, high = [min(low)] * len(low), [max(high)] * len(high)
     low, high = (np.reshape(bound, (-1, *[1] * (image.ndim - 1))) for bound in (low, high))
@@ -122,7 +122,7 @@ def _rgb(grey: np.ndarray) -> np.ndarray:
 
 
 def middle_slice(volumes: np.ndarray) -> np.ndarray:
-    """`[N, C, *canvas]` → `[N, C, H, W]`, the middle slice along the first axis of 3-D canvases."""
+    """`[N, C, *spatial]` → `[N, C, H, W]`, the middle slice along the first axis of 3-D patches."""
     while volumes.ndim > 4:
         volumes = volumes[:, :, volumes.shape[2] // 2]
     return volumes

@@ -128,7 +128,7 @@ def generator_run(preprocessed, plan) -> Path:
 
 @pytest.fixture(scope="session")
 def bank(preprocessed, generator_run) -> Path:
-    """A bank of 100 samples for fold 0, of a generator so young that most gates would refuse all of them."""
+    """A bank of 100 samples for fold 0, of a generator so young that most filters would refuse all of them."""
     return fill_bank(preprocessed, "0", samples=100, name="tests", without=STRICT)
 
 

@@ -146,7 +146,7 @@ def write_record(bank: Path, content: dict) -> None:
 def make_bank(
     preprocessed: Preprocessed, image: np.ndarray, label: np.ndarray, name: str = "known", shard: int = 4
 ) -> Path:
-    """A bank of given samples for fold 0. image: `[N, C, *canvas]`, label: `[N, *canvas]`."""
+    """A bank of given samples for fold 0. image: `[N, C, *spatial]`, label: `[N, *spatial]`."""
     folder = preprocessed.base / f"{preprocessed.configuration.data_identifier}_synth" / "fold_0" / name
     folder.mkdir(parents=True)
     image, label, shards = image.astype(np.float32), label.astype(np.int16), []
@@ -160,7 +160,7 @@ def make_bank(
         name=name,
         source=Source.of(preprocessed, preprocessed.fold(0)),
         snapshots=(SnapshotReference(path="/x/s/1", weights_sha256="0" * 64, images_seen=1, variant="pair"),),
-        canvas=image.shape[2:],
+        patch_size=image.shape[2:],
         seed=3,
         requested=len(image),
         shards=tuple(shards),

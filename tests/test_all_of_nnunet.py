@@ -27,7 +27,7 @@ RESIDUAL = {
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     monkeypatch.setattr(snapshot_evaluation, "SAMPLES", {2: 40, 3: 24})
-    monkeypatch.setattr(planner, "CONDITION_CANVASES", 100)
+    monkeypatch.setattr(planner, "CONDITION_PATCHES", 100)
     monkeypatch.setattr(run_logger, "save_progress", lambda folder: None)
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     return own_folders(tmp_path, monkeypatch)

@@ -20,7 +20,7 @@ from stylegan2_cond.training.augment.adaptive import INTERVAL, LARGEST_P
 from stylegan2_cond.training.augment.geometry import affine_warp, resample, rotation_matrix
 from stylegan2_cond.training.augment.intensity import STEEPEST_BEND, bend_curve, blur
 
-CANVASES = {2: (9, 7), 3: (5, 7, 4)}
+PATCHES = {2: (9, 7), 3: (5, 7, 4)}
 every_dimension = pytest.mark.parametrize("dims", [2, 3])
 NEUTRAL = {"brightness": 0, "contrast": 1, "bend": 0, "blur": 0, "noise": 0}
 
@@ -29,13 +29,16 @@ def normal(*shape, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).float()
 
 
-def draw(augment, count, p, canvas, seed=0):
-    return augment.draw(count, p, canvas, torch.Generator().manual_seed(seed), "cpu")
+def draw(augment, count, p, patch_size, seed=0):
+    return augment.draw(count, p, patch_size, torch.Generator().manual_seed(seed), "cpu")
 
 
-def coded_pairs(count, image_channels, labels, canvas, seed=0):
+def coded_pairs(count, image_channels, labels, patch_size, seed=0):
     """Image channels of any values, and label channels that code probabilities."""
-    image, logits = normal(count, image_channels, *canvas, seed=seed), normal(count, labels, *canvas, seed=seed + 1)
+    image, logits = (
+        normal(count, image_channels, *patch_size, seed=seed),
+        normal(count, labels, *patch_size, seed=seed + 1),
+    )
     return torch.cat([image, (3 * logits).softmax(dim=1) * 2 - 1], dim=1)
 
 
@@ -61,33 +64,33 @@ def warped(pairs, parameters, warp):
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 6), st.integers(0, 6), st.floats(0, 1), st.integers(0, 2**16))
 def test_a_slice_of_the_parameters_does_to_a_slice_of_the_batch_what_the_whole_does_to_it(dims, a, b, p, seed):
-    canvas = CANVASES[dims]
-    augment, pairs = Augment(2, dims), coded_pairs(6, 2, 3, canvas)
-    parameters = draw(augment, 6, p, canvas, seed)
+    patch_size = PATCHES[dims]
+    augment, pairs = Augment(2, dims), coded_pairs(6, 2, 3, patch_size)
+    parameters = draw(augment, 6, p, patch_size, seed)
     sliced = parameters[a:b]
     assert len(sliced) == len(range(6)[a:b])
     whole = augment(pairs, parameters)
-    terms = 2**dims * max(canvas)  # corners, whose weights are fractions of coordinates as large as the canvas
+    terms = 2**dims * max(patch_size)  # corners, whose weights are fractions of coordinates as large as the patch
     assert_rounded(augment(pairs[a:b], sliced), whole[a:b], terms=terms, scale=whole.abs().max().item())
 
 
 @every_dimension
 @pytest.mark.parametrize("image_channels", [0, 2])
 def test_two_draws_after_each_other_are_one_draw_of_as_many_samples(dims, image_channels):
-    augment, canvas = Augment(image_channels, dims), CANVASES[dims]
-    whole = draw(augment, 5, 0.5, canvas)
+    augment, patch_size = Augment(image_channels, dims), PATCHES[dims]
+    whole = draw(augment, 5, 0.5, patch_size)
     rng = torch.Generator().manual_seed(0)
-    first, second = (augment.draw(count, 0.5, canvas, rng, "cpu") for count in (2, 3))
+    first, second = (augment.draw(count, 0.5, patch_size, rng, "cpu") for count in (2, 3))
     for field in fields(whole):
         parts = [getattr(part, field.name) for part in (first, second)]
         torch.testing.assert_close(getattr(whole, field.name), torch.cat(parts))
-    assert not torch.equal(draw(augment, 5, 0.5, canvas, seed=1).warp, whole.warp)
+    assert not torch.equal(draw(augment, 5, 0.5, patch_size, seed=1).warp, whole.warp)
 
 
 @every_dimension
 def test_a_sample_does_not_depend_on_the_others_of_its_batch(dims):
-    augment, pairs = Augment(2, dims), coded_pairs(4, 2, 3, CANVASES[dims])
-    parameters = draw(augment, 4, 0.7, CANVASES[dims])
+    augment, pairs = Augment(2, dims), coded_pairs(4, 2, 3, PATCHES[dims])
+    parameters = draw(augment, 4, 0.7, PATCHES[dims])
     changed = pairs.clone()
     changed[2] = normal(*pairs.shape[1:], seed=9)
     before, after = augment(pairs, parameters), augment(changed, parameters)
@@ -101,14 +104,14 @@ def test_a_sample_does_not_depend_on_the_others_of_its_batch(dims):
 @every_dimension
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nothing_is_done_at_probability_zero(dims, dtype):
-    augment, pairs = Augment(2, dims, flips=(True,) * dims), coded_pairs(4, 2, 3, CANVASES[dims]).to(dtype)
-    assert augment(pairs, draw(augment, 4, 0.0, CANVASES[dims])) is pairs
+    augment, pairs = Augment(2, dims, flips=(True,) * dims), coded_pairs(4, 2, 3, PATCHES[dims]).to(dtype)
+    assert augment(pairs, draw(augment, 4, 0.0, PATCHES[dims])) is pairs
 
 
 @every_dimension
 def test_samples_and_channels_without_a_coin_come_out_bit_for_bit(dims):
-    augment, pairs = Augment(3, dims), coded_pairs(64, 3, 2, CANVASES[dims])
-    parameters = draw(augment, 64, 0.1, CANVASES[dims])
+    augment, pairs = Augment(3, dims), coded_pairs(64, 3, 2, PATCHES[dims])
+    parameters = draw(augment, 64, 0.1, PATCHES[dims])
     result = augment(pairs, parameters)
     touched = parameters.recoloured | parameters.moved.unsqueeze(1)
     same = (result == pairs).flatten(2).all(dim=2)
@@ -154,7 +157,7 @@ MOTIONS = ("ROTATION", "ZOOM", "STRETCH", "SHIFT")
 def test_each_motion_leaves_a_share_of_one_minus_p_of_the_samples_alone(dims, p, kept, monkeypatch):
     for name in set(MOTIONS) - set(kept):
         monkeypatch.setattr(geometry, name, 0.0)
-    parameters = draw(Augment(0, dims), 3000, p, CANVASES[dims])
+    parameters = draw(Augment(0, dims), 3000, p, PATCHES[dims])
     still_there = (parameters.warp - torch.eye(dims, dims + 1)).abs().amax(dim=(1, 2)) < 1e-6
     assert_share(still_there, (1 - p) ** len(set(kept)))  # each motion its own coin
     assert_share(~parameters.moved, (1 - p) ** 4)
@@ -163,13 +166,13 @@ def test_each_motion_leaves_a_share_of_one_minus_p_of_the_samples_alone(dims, p,
 @every_dimension
 def test_axes_are_flipped_where_allowed_half_as_often_as_coins_fall_and_never_elsewhere(dims):
     flips = (False,) * (dims - 1) + (True,)
-    parameters = draw(Augment(0, dims, flips=flips), 3000, 0.6, CANVASES[dims])
+    parameters = draw(Augment(0, dims, flips=flips), 3000, 0.6, PATCHES[dims])
     mirrored = parameters.warp[:, :, :dims].diagonal(dim1=1, dim2=2) < 0  # axes last first
     assert not mirrored[:, 1:].any()
     assert_share(mirrored[:, 0], 0.3)
     assert_share(~parameters.moved, 0.4**4 * 0.7)
     assert parameters.moved[mirrored[:, 0]].all()
-    assert (draw(Augment(0, dims), 3000, 1.0, CANVASES[dims]).warp[:, :, :dims].det() > 0).all()
+    assert (draw(Augment(0, dims), 3000, 1.0, PATCHES[dims]).warp[:, :, :dims].det() > 0).all()
 
 
 # --- what is drawn where they do
@@ -219,12 +222,12 @@ class NoiseLevel:
 
 @every_dimension
 def test_motions_are_drawn_as_the_table_says(dims, monkeypatch):
-    canvas = (40,) * dims
+    patch_size = (40,) * dims
 
     def warps(**kept):
         for name in MOTIONS:
             monkeypatch.setattr(geometry, name, getattr(strengths, name) if name in kept else 0.0)
-        return draw(Augment(0, dims), 1500, 1.0, canvas).warp.numpy().astype(float)
+        return draw(Augment(0, dims), 1500, 1.0, patch_size).warp.numpy().astype(float)
 
     linear = warps(ROTATION=True)[:, :, :dims]
     np.testing.assert_allclose(
@@ -254,9 +257,9 @@ def test_motions_are_drawn_as_the_table_says(dims, monkeypatch):
 
 @every_dimension
 def test_on_average_pictures_become_neither_brighter_nor_darker(dims):
-    canvas = (8,) * dims
-    augment, grey = Augment(1, dims), torch.zeros(2000, 1, *canvas)
-    means = augment(grey, draw(augment, 2000, 0.8, canvas)).flatten(1).mean(dim=1)
+    patch_size = (8,) * dims
+    augment, grey = Augment(1, dims), torch.zeros(2000, 1, *patch_size)
+    means = augment(grey, draw(augment, 2000, 0.8, patch_size)).flatten(1).mean(dim=1)
     assert abs(means.mean()) < 4 * means.std() / math.sqrt(2000)
     assert means.std() > 0.05
 
@@ -266,14 +269,14 @@ def test_on_average_pictures_become_neither_brighter_nor_darker(dims):
 
 @every_dimension
 def test_image_and_mask_move_together(dims):
-    augment, mask = Augment(3, dims, flips=(True,) * dims), coded_pairs(16, 0, 3, CANVASES[dims])
-    parameters = colourless(draw(augment, 16, 0.7, CANVASES[dims]))
+    augment, mask = Augment(3, dims, flips=(True,) * dims), coded_pairs(16, 0, 3, PATCHES[dims])
+    parameters = colourless(draw(augment, 16, 0.7, PATCHES[dims]))
     image, label = augment(torch.cat([mask, mask], dim=1), parameters).split(3, dim=1)
     assert torch.equal(image, label)
     assert not torch.equal(label, mask)
 
 
-def random_warp(dims, canvas, spacing, count=5):
+def random_warp(dims, patch_size, spacing, count=5):
     """Warps by random rotations, scales and shifts, and these as numpy arrays."""
     rng = np.random.default_rng(0)
     if dims == 2:
@@ -284,20 +287,20 @@ def random_warp(dims, canvas, spacing, count=5):
     scales, shifts = rng.uniform(0.6, 1.6, (count, dims)), rng.uniform(-0.4, 0.4, (count, dims))
     scales[1, 0] *= -1
     tensors = [torch.from_numpy(array) for array in (turns, scales, shifts)]
-    return affine_warp(*tensors, canvas, spacing), turns, scales, shifts
+    return affine_warp(*tensors, patch_size, spacing), turns, scales, shifts
 
 
 @every_dimension
 def test_a_warp_is_scipys_affine_transform(dims):
-    canvas, spacing = CANVASES[dims], (2.0, 0.5, 1.0)[:dims]
-    pairs = normal(5, 2, *canvas).double()
-    warp, turns, scales, shifts = random_warp(dims, canvas, spacing)
-    result = warped(pairs, draw(Augment(0, dims), 5, 0.0, canvas), warp).numpy()
-    middle, voxel = (np.array(canvas) - 1) / 2, np.diag(spacing)
+    patch_size, spacing = PATCHES[dims], (2.0, 0.5, 1.0)[:dims]
+    pairs = normal(5, 2, *patch_size).double()
+    warp, turns, scales, shifts = random_warp(dims, patch_size, spacing)
+    result = warped(pairs, draw(Augment(0, dims), 5, 0.0, patch_size), warp).numpy()
+    middle, voxel = (np.array(patch_size) - 1) / 2, np.diag(spacing)
     for sample, turn, scale, shift, shown in zip(pairs.numpy(), turns, scales, shifts, result, strict=True):
         forward = np.linalg.inv(voxel) @ turn @ np.diag(scale) @ voxel  # from voxels of the picture to those shown
         back = np.linalg.inv(forward)
-        offset = middle - back @ (middle + shift * canvas)
+        offset = middle - back @ (middle + shift * patch_size)
         for before, after in zip(sample, shown, strict=True):
             expected = ndimage.affine_transform(before, back, offset, order=1, mode="reflect")
             np.testing.assert_allclose(after, expected, atol=1e-6)
@@ -305,43 +308,43 @@ def test_a_warp_is_scipys_affine_transform(dims):
 
 @every_dimension
 def test_a_quarter_turn_is_numpys(dims):
-    canvas = (6,) * dims
-    pairs = normal(1, 2, *canvas).double()
-    nothing = draw(Augment(0, dims), 1, 0.0, canvas)
+    patch_size = (6,) * dims
+    pairs = normal(1, 2, *patch_size).double()
+    nothing = draw(Augment(0, dims), 1, 0.0, patch_size)
     for first, second in [(0, 1), (1, 2), (0, 2)][: 2 * dims - 3]:
         plane = torch.zeros(1, dims, dims)
         plane[0, first, second] = -1.0
         turn = rotation_matrix(plane, torch.tensor([math.pi / 2]))
-        warp = affine_warp(turn, torch.ones(1, dims), torch.zeros(1, dims), canvas, (1,) * dims).double()
+        warp = affine_warp(turn, torch.ones(1, dims), torch.zeros(1, dims), patch_size, (1,) * dims).double()
         expected = np.rot90(pairs.numpy(), k=1, axes=(first + 2, second + 2))
         np.testing.assert_allclose(warped(pairs, nothing, warp).numpy(), expected, atol=1e-5)
 
 
 @every_dimension
 def test_a_shift_by_whole_voxels_moves_them(dims):
-    canvas = CANVASES[dims]
-    pairs = normal(1, 2, *canvas)
+    patch_size = PATCHES[dims]
+    pairs = normal(1, 2, *patch_size)
     voxels = (2, -1, 1)[:dims]
-    shift = torch.tensor([[v / length for v, length in zip(voxels, canvas, strict=True)]])
-    warp = affine_warp(torch.eye(dims)[None], torch.ones(1, dims), shift, canvas, (1,) * dims)
-    result = warped(pairs, draw(Augment(0, dims), 1, 0.0, canvas), warp)
-    into = (..., *(slice(max(v, 0), length + min(v, 0)) for v, length in zip(voxels, canvas, strict=True)))
-    source = (..., *(slice(max(-v, 0), length + min(-v, 0)) for v, length in zip(voxels, canvas, strict=True)))
+    shift = torch.tensor([[v / length for v, length in zip(voxels, patch_size, strict=True)]])
+    warp = affine_warp(torch.eye(dims)[None], torch.ones(1, dims), shift, patch_size, (1,) * dims)
+    result = warped(pairs, draw(Augment(0, dims), 1, 0.0, patch_size), warp)
+    into = (..., *(slice(max(v, 0), length + min(v, 0)) for v, length in zip(voxels, patch_size, strict=True)))
+    source = (..., *(slice(max(-v, 0), length + min(-v, 0)) for v, length in zip(voxels, patch_size, strict=True)))
     torch.testing.assert_close(result[into], pairs[source], rtol=0, atol=1e-5)
 
 
 @every_dimension
 def test_in_millimetres_a_turned_ball_stays_a_ball(dims):
     spacing = (4.0, 1.0, 1.0)[:dims]
-    canvas = (10, 40, 40)[:dims]
-    places = np.stack(np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(canvas, spacing, strict=True)],
+    patch_size = (10, 40, 40)[:dims]
+    places = np.stack(np.meshgrid(*[(np.arange(n) - (n - 1) / 2) * s for n, s in zip(patch_size, spacing, strict=True)],
                                   indexing="ij"))  # fmt: skip
     ball = torch.from_numpy(np.exp(-np.square(places).sum(axis=0) / 60))[None, None]
     turn = rotation_matrix(normal(1, dims, dims), torch.tensor([0.6])).double()
     still_there = (torch.ones(1, dims).double(), torch.zeros(1, dims).double())
-    nothing = draw(Augment(0, dims), 1, 0.0, canvas)
+    nothing = draw(Augment(0, dims), 1, 0.0, patch_size)
     error = {
-        name: (warped(ball, nothing, affine_warp(turn, *still_there, canvas, steps)) - ball).abs().max().item()
+        name: (warped(ball, nothing, affine_warp(turn, *still_there, patch_size, steps)) - ball).abs().max().item()
         for name, steps in {"millimetres": spacing, "voxels": (1,) * dims}.items()
     }
     assert error["millimetres"] < 0.06 < 0.2 < error["voxels"]  # what is left is interpolation between thick slices
@@ -359,23 +362,23 @@ def test_augment_turns_in_the_spacing_it_is_given():
 @settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_labels_still_sum_to_one_and_ignored_voxels_stay_zero(dims, data):
-    canvas = [data.draw(st.integers(1, 9)) for _ in range(dims)]
+    patch_size = [data.draw(st.integers(1, 9)) for _ in range(dims)]
     image_channels, labels = data.draw(st.integers(0, 2)), data.draw(st.integers(1, 4))
     augment = Augment(image_channels, dims, flips=(True,) * dims)
-    pairs = coded_pairs(4, image_channels, labels, canvas)
+    pairs = coded_pairs(4, image_channels, labels, patch_size)
     pairs[0, image_channels:] = 0
-    result = augment(pairs, draw(augment, 4, 0.9, canvas, data.draw(st.integers(0, 99))))[:, image_channels:]
+    result = augment(pairs, draw(augment, 4, 0.9, patch_size, data.draw(st.integers(0, 99))))[:, image_channels:]
     probabilities = (result[1:] + 1) / 2
-    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(3, *canvas))
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(3, *patch_size))
     assert probabilities.min() > -1e-5
     assert not result[0].any()
 
 
 @every_dimension
 def test_no_frame_appears_around_a_constant(dims):
-    canvas = CANVASES[dims]
-    warp, *_ = random_warp(dims, canvas, (1,) * dims)
-    shown = resample(torch.full((5, 1, *canvas), 0.7, dtype=torch.float64), warp)
+    patch_size = PATCHES[dims]
+    warp, *_ = random_warp(dims, patch_size, (1,) * dims)
+    shown = resample(torch.full((5, 1, *patch_size), 0.7, dtype=torch.float64), warp)
     torch.testing.assert_close(shown, torch.full_like(shown, 0.7))
 
 
@@ -384,8 +387,8 @@ def test_no_frame_appears_around_a_constant(dims):
 
 @every_dimension
 def test_intensity_leaves_masks_alone_bit_for_bit(dims):
-    augment, pairs = Augment(2, dims), coded_pairs(8, 2, 3, CANVASES[dims])
-    parameters = draw(augment, 8, 0.9, CANVASES[dims])
+    augment, pairs = Augment(2, dims), coded_pairs(8, 2, 3, PATCHES[dims])
+    parameters = draw(augment, 8, 0.9, PATCHES[dims])
     assert torch.equal(augment(pairs, still(parameters))[:, 2:], pairs[:, 2:])
     assert torch.equal(augment(pairs, parameters)[:, 2:], augment(pairs, colourless(parameters))[:, 2:])
 
@@ -408,9 +411,9 @@ def test_channels_are_changed_each_by_itself():
 @every_dimension
 @pytest.mark.parametrize("name", [*NEUTRAL, "box"])
 def test_each_intensity_does_what_its_name_says(dims, name):
-    canvas = CANVASES[dims]
-    augment, pairs = Augment(2, dims), normal(3, 2, *canvas)
-    drawn = still(draw(augment, 3, 1.0, canvas))
+    patch_size = PATCHES[dims]
+    augment, pairs = Augment(2, dims), normal(3, 2, *patch_size)
+    drawn = still(draw(augment, 3, 1.0, patch_size))
     neutral = {
         other: torch.full_like(getattr(drawn, other), value) for other, value in NEUTRAL.items() if other != name
     }
@@ -443,12 +446,12 @@ EXPECTED = {
 
 @every_dimension
 def test_at_most_half_of_each_side_is_cut_out(dims):
-    canvas = (12, 20, 8)[:dims]
-    augment, ones = Augment(1, dims), torch.ones(300, 1, *canvas)
-    drawn = draw(augment, 300, 1.0, canvas)
+    patch_size = (12, 20, 8)[:dims]
+    augment, ones = Augment(1, dims), torch.ones(300, 1, *patch_size)
+    drawn = draw(augment, 300, 1.0, patch_size)
     neutral = {name: torch.full_like(getattr(drawn, name), value) for name, value in NEUTRAL.items()}
     holes = augment(ones, still(replace(drawn, **neutral)))[:, 0] == 0
-    for axis, length in enumerate(canvas, start=1):
+    for axis, length in enumerate(patch_size, start=1):
         others = [other for other in range(1, dims + 1) if other != axis]
         sides = holes.any(dim=others[0]) if dims == 2 else holes.any(dim=others)
         assert sides.sum(dim=1).max() == length // 2
@@ -494,10 +497,10 @@ def test_blur_keeps_a_constant():
 
 @every_dimension
 def test_augmentation_differentiates_twice(dims):
-    canvas = (4, 3, 3)[:dims]
+    patch_size = (4, 3, 3)[:dims]
     augment = Augment(1, dims)
-    pairs = (2 * normal(2, 3, *canvas)).double().requires_grad_(True)
-    parameters = draw(augment, 2, 1.0, canvas)
+    pairs = (2 * normal(2, 3, *patch_size)).double().requires_grad_(True)
+    parameters = draw(augment, 2, 1.0, patch_size)
     parameters = replace(parameters, moved=torch.tensor([True, False]), box=parameters.box * 0.5)
 
     def judged(pairs):
@@ -509,9 +512,9 @@ def test_augmentation_differentiates_twice(dims):
 
 @every_dimension
 def test_a_gradient_penalty_through_augmentation_has_the_derivative_of_finite_differences(dims):
-    canvas = CANVASES[dims]
-    augment, real = Augment(1, dims), coded_pairs(3, 1, 2, canvas).double()
-    parameters = draw(augment, 3, 0.8, canvas)
+    patch_size = PATCHES[dims]
+    augment, real = Augment(1, dims), coded_pairs(3, 1, 2, patch_size).double()
+    parameters = draw(augment, 3, 0.8, patch_size)
 
     def penalty(weight):
         pairs = real.clone().requires_grad_(True)
@@ -519,9 +522,9 @@ def test_a_gradient_penalty_through_augmentation_has_the_derivative_of_finite_di
         (gradient,) = torch.autograd.grad(score, pairs, create_graph=True)
         return gradient.square().sum()
 
-    weight = normal(3, *canvas, seed=5).double().requires_grad_(True)
+    weight = normal(3, *patch_size, seed=5).double().requires_grad_(True)
     (derivative,) = torch.autograd.grad(penalty(weight), weight)
-    direction, step = normal(3, *canvas, seed=6).double(), 1e-5
+    direction, step = normal(3, *patch_size, seed=6).double(), 1e-5
     differences = (penalty(weight + step * direction) - penalty(weight - step * direction)) / (2 * step)
     assert (derivative * direction).sum().item() == pytest.approx(differences.item(), rel=1e-6)
     assert derivative.any()
@@ -529,8 +532,8 @@ def test_a_gradient_penalty_through_augmentation_has_the_derivative_of_finite_di
 
 @every_dimension
 def test_no_second_derivative_is_asked_of_torchs_grid_sample_which_older_releases_lack(dims):
-    augment, pairs = Augment(1, dims), coded_pairs(2, 1, 2, CANVASES[dims]).requires_grad_(True)
-    result = augment(pairs, draw(augment, 2, 1.0, CANVASES[dims])).square().sum()
+    augment, pairs = Augment(1, dims), coded_pairs(2, 1, 2, PATCHES[dims]).requires_grad_(True)
+    result = augment(pairs, draw(augment, 2, 1.0, PATCHES[dims])).square().sum()
     (gradient,) = torch.autograd.grad(result, pairs, create_graph=True)
     seen, waiting = set(), [gradient.grad_fn]
     while waiting:
@@ -543,10 +546,10 @@ def test_no_second_derivative_is_asked_of_torchs_grid_sample_which_older_release
 
 @every_dimension
 def test_under_autocast_nothing_is_rounded(dims):
-    augment, pairs = Augment(1, dims), coded_pairs(4, 1, 2, CANVASES[dims]).requires_grad_(True)
+    augment, pairs = Augment(1, dims), coded_pairs(4, 1, 2, PATCHES[dims]).requires_grad_(True)
 
     def result_and_derivatives():
-        result = augment(pairs, draw(augment, 4, 0.9, CANVASES[dims]))
+        result = augment(pairs, draw(augment, 4, 0.9, PATCHES[dims]))
         (gradient,) = torch.autograd.grad(result.square().sum(), pairs, create_graph=True)
         (second,) = torch.autograd.grad(gradient.square().sum(), pairs)
         return result, gradient, second

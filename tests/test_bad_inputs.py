@@ -34,7 +34,7 @@ SAVE_PROGRESS = run_logger.save_progress
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     monkeypatch.setattr(snapshot_evaluation, "SAMPLES", {2: 40, 3: 24})
-    monkeypatch.setattr(planner, "CONDITION_CANVASES", 100)
+    monkeypatch.setattr(planner, "CONDITION_PATCHES", 100)
     monkeypatch.setattr(run_logger, "save_progress", lambda folder: None)  # it takes longer than all the rest
     return own_folders(tmp_path, monkeypatch)
 
@@ -116,7 +116,7 @@ def test_one_case_in_all_trains_by_fold_all_and_no_other(folders):
 
 @pytest.mark.parametrize(("count", "fold"), [(1, "all"), (2, "0")])
 def test_of_few_cases_a_bank_is_filled_inspected_and_mixed_in(folders, count, fold, monkeypatch):
-    monkeypatch.setattr(fill, "REAL_CANVASES", {2: 60})
+    monkeypatch.setattr(fill, "REAL_PATCHES", {2: 60})
     names = [f"case_{number}" for number in range(count)]
     split = None if fold == "all" else [{"train": names[:-1], "val": names[-1:]}]
     data = preprocess(folders, cohort(count), LABELS, split)
@@ -124,7 +124,7 @@ def test_of_few_cases_a_bank_is_filled_inspected_and_mixed_in(folders, count, fo
     bank = fill_bank(data, fold, samples=8, without=("range", "anatomy"), order=Order(balanced=True))
     record = BankRecord.load(bank / RECORD_FILE)
     assert record.samples == 8
-    assert "found 1" in record.gates["copy"].off
+    assert "found 1" in record.filters["copy"].off
     page, _, _ = inspect_bank(bank, None)
     assert page.exists()
     plans = write_plans(data, make_settings(bank=bank.name, ratio=0.5, schedule="linear"), "nnUNetPlansHalf")

@@ -175,7 +175,7 @@ def test_cases_that_can_only_be_read_are_answered_by_the_way_to_a_folder_of_link
 def test_a_name_that_is_taken_is_not_overwritten(preprocessed, bank):
     with pytest.raises(UserError, match=r"exists, with seed 0\. .*--name"):
         fill_bank(preprocessed, "0", samples=10, name="tests", seed=1, without=STRICT)
-    with pytest.raises(UserError, match=r"exists, with other gates\. .*--name"):
+    with pytest.raises(UserError, match=r"exists, with other filters\. .*--name"):
         fill_bank(preprocessed, "0", samples=10, name="tests", without=STRICT[1:])
     (bank.parent / "mine").mkdir()
     (bank.parent / "mine" / "notes.txt").write_text("mine")

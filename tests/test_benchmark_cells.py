@@ -264,8 +264,8 @@ def test_arms_that_make_no_sense_are_refused(tmp_path, text, message):
 
 def test_arms_that_differ_in_training_alone_share_generator_and_bank(preprocessed):
     half = Arm(name="half", variant="pair", ratio=0.5, schedule="pretrain")
-    ungated = Arm(name="ungated", variant="pair", without=("fit",))
-    design = design_of(preprocessed, arms=(ALONE, PAIR, half, ungated), sizes=("2",), repeats=1)
+    unfiltered = Arm(name="unfiltered", variant="pair", without=("fit",))
+    design = design_of(preprocessed, arms=(ALONE, PAIR, half, unfiltered), sizes=("2",), repeats=1)
     kinds = [task.kind for task in tasks_of(design).values()]
     assert (kinds.count("generator"), kinds.count("bank"), kinds.count("cell")) == (1, 2, 4)
 
@@ -627,7 +627,7 @@ def test_a_failed_task_is_told_what_needs_it_waits_and_the_others_go_on(bench):
 
 
 def test_a_refused_bank_advises_only_what_a_benchmark_can_do(bench, monkeypatch):
-    said = f"Error: The gates refused 64 of 64 samples. {IF_REFUSED}: --without range --name pair_open"
+    said = f"Error: The filters refused 64 of 64 samples. {IF_REFUSED}: --without range --name pair_open"
     script = f"raise SystemExit({said!r})"
     monkeypatch.setattr(task_runner, "commands", lambda *_: iter([["python", "-c", script]]))
     run_task(bench.folder, "bank_pair_2_0", 1, "cpu")
@@ -897,7 +897,7 @@ def test_a_small_benchmark_from_command_to_tables(preprocessed, tmp_path):
     folder = tmp_path / "benchmark"
     typed = (
         *("nnunet-synth", "benchmark", "901", "2d", "-p", TINY_PLANS, "--quick", "-o", str(folder)),
-        *("--sizes", "3", "--repeats", "1", "--test-cases", "5", "--arm", "pair-ungated"),
+        *("--sizes", "3", "--repeats", "1", "--test-cases", "5", "--arm", "pair-unfiltered"),
         *("--epochs", "2", "--iterations", "2", "--kimg", "0.048", "--jobs", "2", "--device", "cpu"),
     )
     done = run(*typed, check=False)
@@ -905,7 +905,7 @@ def test_a_small_benchmark_from_command_to_tables(preprocessed, tmp_path):
     cells = read_rows(folder / "cells.csv")
     assert [(row["arm"], row["state"], row["error"]) for row in cells] == [
         ("nnunet", "done", ""),
-        ("pair-ungated", "done", ""),
+        ("pair-unfiltered", "done", ""),
     ]
     pair = cells[1]
     assert int(pair["bank_samples"]) == design.effort.samples
@@ -915,7 +915,7 @@ def test_a_small_benchmark_from_command_to_tables(preprocessed, tmp_path):
         scores = list(csv.DictReader(file))
     assert {(row["arm"], row["case"], row["label"]) for row in scores} == {
         (arm, case, label)
-        for arm in ("nnunet", "pair-ungated")
+        for arm in ("nnunet", "pair-unfiltered")
         for case in design.test_cases
         for label in design.labels
     }
@@ -930,7 +930,7 @@ def test_a_small_benchmark_from_command_to_tables(preprocessed, tmp_path):
         if row["arm"] == "nnunet" and row["dice"]:
             assert float(row["dice"]) == pytest.approx(by_case[row["case"]][row["label"]]["Dice"], abs=1e-5)
     log = next(
-        (base / f"nnUNetTrainerSynth_benchmark__{TINY_PLANS}_pair-ungated__2d" / "fold_0").glob("training_log*")
+        (base / f"nnUNetTrainerSynth_benchmark__{TINY_PLANS}_pair-unfiltered__2d" / "fold_0").glob("training_log*")
     ).read_text()
     assert "Synthetic pairs: bank" in log
     for picture in ("example-pairs", "example-cases"):

@@ -231,7 +231,7 @@ def test_an_arm_that_helps_is_not_hidden_by_one_with_a_lucky_run(tmp_path):
 
 
 def test_an_arm_without_a_run_is_named_first_and_why(tmp_path):
-    why = "bank pairs, 4 cases, repeat 1 failed: The gates refused 64 of 64 samples"
+    why = "bank pairs, 4 cases, repeat 1 failed: The filters refused 64 of 64 samples"
     missing = {("pairs", 4, repeat): why for repeat in range(2)}
     make_benchmark(tmp_path, {"pairs": 0.0, "da5": 0.0}, sizes=(4,), repeats=2, cases=8, missing=missing, quick=True)
     write_report(tmp_path)

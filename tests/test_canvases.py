@@ -1,4 +1,4 @@
-"""Canvases are cut from real cases, each a function of seed and number alone."""
+"""Patches are cut from real cases, each a function of seed and number alone."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,27 +9,27 @@ import pytest
 
 from stylegan2_cond.data import patch_sampler
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case
-from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.data.patch_sampler import PatchSampler
 
 
 @pytest.fixture
 def stream(preprocessed, plan):
-    return Canvases(preprocessed, plan.source.training_cases, plan.canvas, foreground_share=0.5, seed=3)
+    return PatchSampler(preprocessed, plan.source.training_cases, plan.patch_size, foreground_share=0.5, seed=3)
 
 
-def test_a_canvas_depends_on_seed_and_number_alone(preprocessed, plan, stream):
+def test_a_patch_depends_on_seed_and_number_alone(preprocessed, plan, stream):
     images, labels = stream.batch(10, 4)
-    fresh = Canvases(preprocessed, plan.source.training_cases, plan.canvas, foreground_share=0.5, seed=3)
+    fresh = PatchSampler(preprocessed, plan.source.training_cases, plan.patch_size, foreground_share=0.5, seed=3)
     image, label = fresh.draw(12)
     assert np.array_equal(image, images[2])
     assert np.array_equal(label, labels[2])
-    other = Canvases(preprocessed, plan.source.training_cases, plan.canvas, foreground_share=0.5, seed=4)
+    other = PatchSampler(preprocessed, plan.source.training_cases, plan.patch_size, foreground_share=0.5, seed=4)
     assert not np.array_equal(other.draw(12)[0], image)
 
 
-def test_every_canvas_is_a_piece_of_a_training_case(preprocessed, plan):
+def test_every_patch_is_a_piece_of_a_training_case(preprocessed, plan):
     size = (24, 20)
-    stream = Canvases(preprocessed, plan.source.training_cases, size, foreground_share=0.5, seed=0)
+    stream = PatchSampler(preprocessed, plan.source.training_cases, size, foreground_share=0.5, seed=0)
     cases = [preprocessed.load(name) for name in plan.source.training_cases]
     for number in range(20):
         image, label = stream.draw(number)
@@ -45,8 +45,10 @@ def test_every_canvas_is_a_piece_of_a_training_case(preprocessed, plan):
 
 
 def test_small_images_lie_in_the_middle_of_what_is_marked_outside(preprocessed, plan):
-    canvas = tuple(length + 20 for length in plan.canvas)
-    image, label = Canvases(preprocessed, plan.source.training_cases, canvas, foreground_share=1.0, seed=0).draw(0)
+    patch_size = tuple(length + 20 for length in plan.patch_size)
+    image, label = PatchSampler(
+        preprocessed, plan.source.training_cases, patch_size, foreground_share=1.0, seed=0
+    ).draw(0)
     assert (label[:5] == OUTSIDE).all()
     assert (label[-5:] == OUTSIDE).all()
     assert (image[:, label == OUTSIDE] == 0).all()
@@ -54,13 +56,15 @@ def test_small_images_lie_in_the_middle_of_what_is_marked_outside(preprocessed, 
 
 
 def test_foreground_share_one_always_shows_foreground(preprocessed, plan):
-    _, labels = Canvases(preprocessed, plan.source.training_cases, (24, 24), foreground_share=1.0, seed=0).batch(0, 50)
+    _, labels = PatchSampler(preprocessed, plan.source.training_cases, (24, 24), foreground_share=1.0, seed=0).batch(
+        0, 50
+    )
     assert ((labels > 0).reshape(50, -1).any(axis=1)).all()
 
 
 def test_cases_are_drawn_evenly(preprocessed, plan):
     names = plan.source.training_cases
-    stream = Canvases(preprocessed, names, plan.canvas, foreground_share=0, seed=0)
+    stream = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=0, seed=0)
     counts = dict.fromkeys(names, 0)
     stream._case = lambda name: counts.__setitem__(name, counts[name] + 1) or preprocessed.load(names[0])
     stream.batch(0, 400)
@@ -82,7 +86,7 @@ def numbered_slices(slices, *, readable=True):
 @pytest.mark.parametrize("foreground_share", [0.0, 0.5, 1.0])
 def test_a_position_is_the_middle_of_the_slice_that_is_cut(foreground_share):
     slices = {"a": 7, "b": 20, "c": 1}
-    stream = Canvases(numbered_slices(slices), list(slices), (6, 6), foreground_share=foreground_share, seed=1)
+    stream = PatchSampler(numbered_slices(slices), list(slices), (6, 6), foreground_share=foreground_share, seed=1)
     before = stream.positions(5, 60)
     assert before.dtype == np.float32
     cut = [stream.draw(index)[0].mean() for index in range(5, 65)]
@@ -106,7 +110,7 @@ def test_a_case_that_two_threads_read_at_once_takes_its_room_once(monkeypatch):
             both.wait(timeout=10)
         return cases.load(name)
 
-    stream = Canvases(SimpleNamespace(load=load), ["a", "b"], (6, 6), foreground_share=0, seed=0)
+    stream = PatchSampler(SimpleNamespace(load=load), ["a", "b"], (6, 6), foreground_share=0, seed=0)
     of = {name: next(n for n in range(99) if stream.case_name(n) == name) for name in ("a", "b")}
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(stream.draw, [of["a"]] * 2))
@@ -116,12 +120,12 @@ def test_a_case_that_two_threads_read_at_once_takes_its_room_once(monkeypatch):
 
 
 def test_volumes_lie_in_the_middle():
-    stream = Canvases(numbered_slices({"a": 9}), ["a"], (3, 6, 6), foreground_share=0.5, seed=1)
+    stream = PatchSampler(numbered_slices({"a": 9}), ["a"], (3, 6, 6), foreground_share=0.5, seed=1)
     assert stream.positions(0, 5).tolist() == [0.5] * 5
 
 
 def test_positions_are_told_without_reading_a_voxel():
-    stream = Canvases(numbered_slices({"a": 9}, readable=False), ["a"], (6, 6), foreground_share=0.5, seed=1)
+    stream = PatchSampler(numbered_slices({"a": 9}, readable=False), ["a"], (6, 6), foreground_share=0.5, seed=1)
     np.testing.assert_allclose((stream.positions(0, 20) * 9) % 1, 0.5, atol=1e-5)
     with pytest.raises(TypeError):
         stream.draw(0)
@@ -133,6 +137,6 @@ def test_a_position_is_that_of_the_slice_in_its_case(preprocessed, plan, stream)
         case = preprocessed.load(stream.case_name(number))
         slices = case.image.shape[1]
         z = int(stream.position(number) * slices)
-        windows = np.lib.stride_tricks.sliding_window_view(np.asarray(case.image[0, z]), plan.canvas)
+        windows = np.lib.stride_tricks.sliding_window_view(np.asarray(case.image[0, z]), plan.patch_size)
         assert (windows == image[0]).all(axis=(-1, -2)).any()
         assert stream.position(number) == pytest.approx((z + 0.5) / slices)

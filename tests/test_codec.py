@@ -24,7 +24,7 @@ shapes = st.one_of(
 
 
 def label_maps(values=LABELS):
-    """Integer maps `[N, *canvas]` in 2-D and 3-D, voxels drawn one by one."""
+    """Integer maps `[N, *spatial]` in 2-D and 3-D, voxels drawn one by one."""
     return shapes.flatmap(lambda shape: hnp.arrays(np.int16, shape, elements=st.sampled_from(values))).map(
         torch.from_numpy
     )
@@ -42,8 +42,8 @@ def probabilities(coded, codec):
     return (coded[:, codec.image_channels :] + 1) / 2
 
 
-def draw_raw(codec, *canvas, seed=0, scale=5.0, count=3):
-    return torch.from_numpy(np.random.default_rng(seed).normal(0, scale, (count, codec.channels, *canvas))).float()
+def draw_raw(codec, *patch_size, seed=0, scale=5.0, count=3):
+    return torch.from_numpy(np.random.default_rng(seed).normal(0, scale, (count, codec.channels, *patch_size))).float()
 
 
 # --- there and back
@@ -58,13 +58,13 @@ def test_any_label_map_survives_coding_exactly(label):
     assert torch.equal(decoded, label)
 
 
-@pytest.mark.parametrize("canvas", [(7, 9), (5, 7, 6)])
+@pytest.mark.parametrize("patch_size", [(7, 9), (5, 7, 6)])
 @pytest.mark.parametrize("outside", [None, (0.0, 0.0)])
-def test_single_voxels_and_checkerboards_survive_coding(canvas, outside):
-    label = torch.zeros(3, *canvas, dtype=torch.int16)
-    label[(0, *(n // 2 for n in canvas))] = 7  # one voxel in the middle
-    label[(0, *[0] * len(canvas))] = OUTSIDE  # and one in the corner
-    label[1] = torch.from_numpy(np.indices(canvas).sum(axis=0) % 2)
+def test_single_voxels_and_checkerboards_survive_coding(patch_size, outside):
+    label = torch.zeros(3, *patch_size, dtype=torch.int16)
+    label[(0, *(n // 2 for n in patch_size))] = 7  # one voxel in the middle
+    label[(0, *[0] * len(patch_size))] = OUTSIDE  # and one in the corner
+    label[1] = torch.from_numpy(np.indices(patch_size).sum(axis=0) % 2)
     label[2] = OUTSIDE
     codec = make_codec(outside=outside)
     assert torch.equal(codec.decode(codec.encode(blank_image(label), label))[1], label)
@@ -120,25 +120,25 @@ def test_softening_blends_neighbours_and_leaves_each_voxel_the_majority_of_itsel
     assert (soft[one_hot.bool()] > 0.5).all()
 
 
-@pytest.mark.parametrize("canvas", [(11, 9), (5, 7, 6)])
-def test_softened_classes_sum_to_one_as_float32_has_it_and_no_convolution_could_round_them(canvas):
-    label = torch.randint(3, (4, *canvas), generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("patch_size", [(11, 9), (5, 7, 6)])
+def test_softened_classes_sum_to_one_as_float32_has_it_and_no_convolution_could_round_them(patch_size):
+    label = torch.randint(3, (4, *patch_size), generator=torch.Generator().manual_seed(0))
     one_hot = F.one_hot(label, 3).movedim(-1, 1).float()
     with torch.autocast("cpu", torch.bfloat16), Operations() as operations:
         soft = soften(one_hot)
     assert not any("conv" in name or name in ("mm", "bmm", "addmm") for name, _ in operations.seen)
-    roundings = 5 * len(canvas)  # of each axis: a product and four sums
+    roundings = 5 * len(patch_size)  # of each axis: a product and four sums
     assert (soft.double().sum(dim=1) - 1).abs().max() <= roundings * torch.finfo(torch.float32).eps
-    taps = 0.55 ** (1 / len(canvas))
+    taps = 0.55 ** (1 / len(patch_size))
     exact = one_hot.double().numpy()
     for axis in range(2, exact.ndim):
         exact = ndimage.correlate1d(exact, [(1 - taps) / 2, taps, (1 - taps) / 2], axis=axis, mode="nearest")
     assert np.abs(soft.numpy() - exact).max() <= roundings * np.finfo(np.float32).eps
 
 
-@pytest.mark.parametrize("canvas", [(6, 6), (4, 6, 6)])
-def test_softening_reaches_exactly_the_neighbours_of_a_border(canvas):
-    mask = torch.zeros(1, 2, *canvas)
+@pytest.mark.parametrize("patch_size", [(6, 6), (4, 6, 6)])
+def test_softening_reaches_exactly_the_neighbours_of_a_border(patch_size):
+    mask = torch.zeros(1, 2, *patch_size)
     mask[:, 0, ..., :3], mask[:, 1, ..., 3:] = 1, 1
     soft = soften(mask)
     blended = (soft[:, 0] > 0) & (soft[:, 0] < 1)
@@ -150,15 +150,15 @@ def test_softening_reaches_exactly_the_neighbours_of_a_border(canvas):
 # --- what the generator draws
 
 
-@pytest.mark.parametrize("canvas", [(6, 5), (4, 3, 5)])
+@pytest.mark.parametrize("patch_size", [(6, 5), (4, 3, 5)])
 @pytest.mark.parametrize("outside", [None, (0.0, 7.5)])
-def test_drawn_label_channels_are_probabilities(canvas, outside):
+def test_drawn_label_channels_are_probabilities(patch_size, outside):
     codec = make_codec(outside=outside)
     for scale in (0.1, 5.0, 1000.0):
-        drawn = probabilities(codec.activate(draw_raw(codec, *canvas, scale=scale)), codec)
+        drawn = probabilities(codec.activate(draw_raw(codec, *patch_size, scale=scale)), codec)
         assert drawn.min() >= 0
         assert drawn.max() <= 1
-        torch.testing.assert_close(drawn.sum(dim=1), torch.ones(3, *canvas))
+        torch.testing.assert_close(drawn.sum(dim=1), torch.ones(3, *patch_size))
 
 
 def test_without_a_value_for_the_outside_the_drawn_image_is_left_alone():

@@ -1,4 +1,4 @@
-"""Conditions: measured as numpy measures, drawn as canvases have them, and met exactly where something is asked for."""
+"""Conditions: measured as numpy measures, drawn as patches have them, and met exactly where something is asked for."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import gaussian_kde, iqr, ks_2samp, norm, spearmanr
 
-from stylegan2_cond.data.condition_sampler import MOST_ROWS, MeasuredCanvases, fold, silverman
+from stylegan2_cond.data.condition_sampler import MOST_ROWS, MeasuredPatches, fold, silverman
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
@@ -25,13 +25,13 @@ label_maps = hnp.array_shapes(min_dims=3, max_dims=4, max_side=6).flatmap(
 )
 
 
-def canvases(*shares, size=1000):
-    """`[N, 10, 100]`: canvases that show so much of each class, `{class: share}`."""
+def patches(*shares, size=1000):
+    """`[N, 10, 100]`: patches that show so much of each class, `{class: share}`."""
     labels = np.zeros((len(shares), size), np.int16)
-    for canvas, areas in zip(labels, shares, strict=True):
+    for patch_size, areas in zip(labels, shares, strict=True):
         start = 0
         for label, share in areas.items():
-            canvas[start : start + round(share * size)] = label
+            patch_size[start : start + round(share * size)] = label
             start += round(share * size)
     return labels.reshape(len(shares), 10, -1)
 
@@ -41,7 +41,7 @@ def spread_positions(labels):
 
 
 def draws(conditions, count, seed=0, **asked):
-    """`[count, …]`: classes shown, shares of the canvas, and positions that are drawn."""
+    """`[count, …]`: classes shown, shares of the patch, and positions that are drawn."""
     rng = np.random.default_rng(seed)
     vectors = torch.stack([conditions.draw(rng, **asked) for _ in range(count)])
     shown, areas, position = conditions.parts(vectors)
@@ -57,7 +57,7 @@ def organs(count, seed=0, size=(24, 24)):
         if 0.25 < place < 0.75:
             areas[2] = rng.uniform(0.05, 0.08) if areas else rng.uniform(0.2, 0.3)
         shares.append(areas)
-    return canvases(*shares), positions
+    return patches(*shares), positions
 
 
 # --- measured
@@ -68,13 +68,13 @@ def organs(count, seed=0, size=(24, 24)):
 def test_a_vector_is_presence_then_standardised_log_area_then_position(labels, has_position):
     positions = spread_positions(labels)
     has_position &= len(labels) > 1
-    conditions = Conditions.from_canvases(CLASSES, labels, positions if has_position else None)
+    conditions = Conditions.from_patches(CLASSES, labels, positions if has_position else None)
     measured = conditions.measure(torch.from_numpy(labels), torch.from_numpy(positions) if has_position else None)
     assert measured.dtype == torch.float32
     assert measured.shape == (len(labels), conditions.width) == (len(labels), 6 + has_position)
-    for vector, canvas, position in zip(measured.tolist(), labels, positions, strict=True):
+    for vector, patch_size, position in zip(measured.tolist(), labels, positions, strict=True):
         for column, label in enumerate(CLASSES):
-            share = np.mean(canvas == label)
+            share = np.mean(patch_size == label)
             assert vector[column] == (share > 0)
             mean, sd = conditions.log_area_mean[column], conditions.log_area_sd[column]
             expected = (math.log(share) - mean) / sd if share else 0
@@ -83,9 +83,9 @@ def test_a_vector_is_presence_then_standardised_log_area_then_position(labels, h
             assert vector[-1] == pytest.approx(2 * position - 1, abs=1e-6)
 
 
-def test_measured_areas_have_mean_zero_and_deviation_one_where_many_canvases_show_them():
+def test_measured_areas_have_mean_zero_and_deviation_one_where_many_patches_show_them():
     labels, positions = organs(1500)
-    conditions = Conditions.from_canvases((1, 2), labels, positions)
+    conditions = Conditions.from_patches((1, 2), labels, positions)
     measured = conditions.measure(torch.from_numpy(labels), torch.from_numpy(positions)).double()
     for column in (0, 1):
         areas = measured[measured[:, column] == 1, 2 + column]
@@ -96,10 +96,10 @@ def test_measured_areas_have_mean_zero_and_deviation_one_where_many_canvases_sho
 @settings(max_examples=60, deadline=None)
 @given(label_maps)
 def test_parts_takes_vectors_apart_again(labels):
-    conditions = Conditions.from_canvases(CLASSES, labels, spread_positions(labels))
+    conditions = Conditions.from_patches(CLASSES, labels, spread_positions(labels))
     given_positions = torch.from_numpy(spread_positions(labels))
     shown, areas, positions = conditions.parts(conditions.measure(torch.from_numpy(labels), given_positions))
-    shares = np.array([[np.mean(canvas == label) for label in CLASSES] for canvas in labels])
+    shares = np.array([[np.mean(patch_size == label) for label in CLASSES] for patch_size in labels])
     np.testing.assert_array_equal(shown, shares > 0)
     np.testing.assert_allclose(areas.exp().nan_to_num(0), shares, rtol=1e-4)
     np.testing.assert_allclose(conditions.shares(torch.from_numpy(labels)), shares, rtol=1e-6)
@@ -109,37 +109,37 @@ def test_parts_takes_vectors_apart_again(labels):
         assert positions is None
 
 
-def test_a_class_of_one_canvas_or_none_or_of_constant_size_gets_no_vast_numbers():
-    once = canvases({1: 0.2, 2: 0.003}, *[{1: 0.2}] * 999)
-    conditions = Conditions.from_canvases(CLASSES, once, None)
+def test_a_class_of_one_patch_or_none_or_of_constant_size_gets_no_vast_numbers():
+    once = patches({1: 0.2, 2: 0.003}, *[{1: 0.2}] * 999)
+    conditions = Conditions.from_patches(CLASSES, once, None)
     assert conditions.log_area_mean == pytest.approx(
         [math.log(0.2), math.log(0.003), (1000 * math.log(0.2) + math.log(0.003)) / 1001], abs=1e-4
     )
-    measured = conditions.measure(torch.from_numpy(canvases({1: 0.1, 2: 0.05, 5: 0.8})))
+    measured = conditions.measure(torch.from_numpy(patches({1: 0.1, 2: 0.05, 5: 0.8})))
     assert measured.abs().max() < 10
     assert measured[0, 3] < -1  # half of what it always was
 
 
 def test_where_position_says_nothing_it_is_no_part_of_the_conditions():
-    labels = canvases({1: 0.1}, {1: 0.2})
+    labels = patches({1: 0.1}, {1: 0.2})
     for positions in (None, np.array([0.5, 0.5])):
-        conditions = Conditions.from_canvases((1,), labels, positions)
+        conditions = Conditions.from_patches((1,), labels, positions)
         assert (conditions.has_position, conditions.width) == (False, 2)
         assert conditions.measure(torch.from_numpy(labels), torch.tensor([0.5, 0.5])).shape == (2, 2)
-    conditions = Conditions.from_canvases((1,), labels, np.array([0.4, 0.6]))
+    conditions = Conditions.from_patches((1,), labels, np.array([0.4, 0.6]))
     with pytest.raises(ValueError, match=r"position of each slice .* must be given"):
         conditions.measure(torch.from_numpy(labels))
 
 
-# --- drawn as canvases have them
+# --- drawn as patches have them
 
 
-def test_combinations_are_drawn_as_often_as_canvases_show_them_also_from_a_part_of_the_canvases():
+def test_combinations_are_drawn_as_often_as_patches_show_them_also_from_a_part_of_the_patches():
     rng = np.random.default_rng(0)
     combinations, shares = ((), (1,), (1, 2), (1, 2, 5)), (0.55, 0.3, 0.1495, 0.0005)
     chosen = [combinations[number] for number in rng.choice(3, size=1999, p=np.array(shares[:3]) / sum(shares[:3]))]
-    labels = canvases(*[{label: rng.uniform(0.01, 0.2) for label in one} for one in [*chosen, combinations[3]]])
-    conditions = Conditions.from_canvases(CLASSES, labels, rng.random(2000))
+    labels = patches(*[{label: rng.uniform(0.01, 0.2) for label in one} for one in [*chosen, combinations[3]]])
+    conditions = Conditions.from_patches(CLASSES, labels, rng.random(2000))
     assert len(conditions.rows) == MOST_ROWS
     kept = Counter(tuple(entry != "." for entry in row.split()[1:4]) for row in conditions.rows)
     counted = Counter(tuple(row) for row in draws(conditions, 4000)[0].tolist())
@@ -147,7 +147,7 @@ def test_combinations_are_drawn_as_often_as_canvases_show_them_also_from_a_part_
     for combination in combinations[:3]:
         share = chosen.count(combination) / 2000
         shown = tuple(label in combination for label in CLASSES)
-        assert kept[shown] / MOST_ROWS == pytest.approx(share, abs=0.15)  # but for canvases that are told by one line
+        assert kept[shown] / MOST_ROWS == pytest.approx(share, abs=0.15)  # but for patches that are told by one line
         frequency = counted[shown] / 4000
         assert abs(frequency - share) < 4 * np.sqrt(share * (1 - share) / 4000), combination
     only_once = [row for row in conditions.rows if "." not in row.split()]
@@ -156,7 +156,7 @@ def test_combinations_are_drawn_as_often_as_canvases_show_them_also_from_a_part_
 
 def test_what_is_drawn_is_distributed_as_what_was_measured_but_is_not_the_same():
     labels, positions = organs(1500)
-    conditions = Conditions.from_canvases((1, 2), labels, positions)
+    conditions = Conditions.from_patches((1, 2), labels, positions)
     shown, areas, places = draws(conditions, 1500)
     seen = conditions.shares(torch.from_numpy(labels)).numpy()
     assert ks_2samp(places, positions).statistic < 0.07
@@ -178,20 +178,20 @@ def test_what_is_drawn_is_distributed_as_what_was_measured_but_is_not_the_same()
 
 def test_kernels_have_silvermans_bandwidth():
     rng = np.random.default_rng(0)
-    labels = canvases(*[{1: share} for share in np.exp(rng.uniform(-3, -1, 400))])
+    labels = patches(*[{1: share} for share in np.exp(rng.uniform(-3, -1, 400))])
     positions = np.where(np.arange(400) % 2, 0.3, 0.7)
-    conditions = Conditions.from_canvases((1,), labels, positions)
+    conditions = Conditions.from_patches((1,), labels, positions)
     _, _, places = draws(conditions, 4000, areas={1: 0.1})
     width = 0.9 * 0.2 * len(conditions.rows) ** -0.2  # half of the rows lie at 0.3, half at 0.7
     inner = places[(places > 0.3) & (places < 0.5)] - 0.3  # folded at 0.3, where the range ends
     assert np.sqrt(np.mean(inner**2)) == pytest.approx(width, rel=0.05)
 
 
-def test_what_few_canvases_show_is_moved_by_kernels_of_all():
+def test_what_few_patches_show_is_moved_by_kernels_of_all():
     rng = np.random.default_rng(0)
     shares = [{1: share} for share in np.exp(rng.normal(-2.5, 0.3, 200))]
-    labels, positions = canvases({1: 0.1, 2: 0.01}, *shares), np.r_[0.5, rng.normal(0.5, 0.1, 200).clip(0, 1)]
-    _, areas, places = draws(Conditions.from_canvases((1, 2), labels, positions), 1000, classes=(1, 2))
+    labels, positions = patches({1: 0.1, 2: 0.01}, *shares), np.r_[0.5, rng.normal(0.5, 0.1, 200).clip(0, 1)]
+    _, areas, places = draws(Conditions.from_patches((1, 2), labels, positions), 1000, classes=(1, 2))
     assert places.std() == pytest.approx(0.9 * 0.1 * 201**-0.2, rel=0.15)
     assert np.log(areas[:, 0]).std() == pytest.approx(0.9 * 0.3 * 201**-0.2, rel=0.15)
     np.testing.assert_allclose(areas[:, 1], 0.01, rtol=0.01)  # only one size of 2 is known
@@ -214,7 +214,7 @@ def test_what_is_near_is_what_the_kernels_make_likely():
     areas = rng.uniform(-3, -1, (40, 2))
     areas[:15, 1] = np.nan  # they show the first class alone
     weights, positions = rng.uniform(1, 5, 40), np.r_[rng.uniform(0.4, 0.5, 15), rng.uniform(0, 1, 25)]
-    table = MeasuredCanvases.of(weights, areas, positions)
+    table = MeasuredPatches.of(weights, areas, positions)
     expected = weights * norm.pdf(0.45, positions, table.position_bandwidths)
     found = table.nearness(np.array([True, False]), position=0.45)
     np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), rtol=1e-9)
@@ -239,17 +239,17 @@ def test_what_leaves_the_range_is_mirrored_into_it(value, low, length):
 
 @settings(max_examples=40, deadline=None)
 @given(label_maps, st.integers(0, 2**16))
-def test_what_is_drawn_unasked_has_a_combination_that_was_seen_and_fits_into_a_canvas(labels, seed):
-    conditions = Conditions.from_canvases(CLASSES, labels, spread_positions(labels))
+def test_what_is_drawn_unasked_has_a_combination_that_was_seen_and_fits_into_a_patch(labels, seed):
+    conditions = Conditions.from_patches(CLASSES, labels, spread_positions(labels))
     shown, areas, _ = draws(conditions, 5, seed)
-    seen = {tuple(label in canvas for label in CLASSES) for canvas in labels}
+    seen = {tuple(label in patch_size for label in CLASSES) for patch_size in labels}
     assert {tuple(row) for row in shown.tolist()} <= seen
     assert (np.nansum(areas, axis=1) <= 1 + 1e-5).all()
 
 
 def test_the_same_random_state_draws_the_same_and_moves_on_equally_far_whatever_is_asked():
     labels, positions = organs(200)
-    conditions = Conditions.from_canvases((1, 2), labels, positions)
+    conditions = Conditions.from_patches((1, 2), labels, positions)
     assert np.array_equal(*(draws(conditions, 20, seed=3)[1] for _ in range(2)), equal_nan=True)
     after = []
     for asked in ({}, {"classes": (2,)}, {"position": 0.9, "classes": (1, 2)}, {"areas": {1: 0.3, 2: 0.1}}):
@@ -265,7 +265,7 @@ def test_the_same_random_state_draws_the_same_and_moves_on_equally_far_whatever_
 @settings(max_examples=60, deadline=None)
 @given(label_maps, st.sets(st.sampled_from(CLASSES)), st.integers(0, 2**16))
 def test_classes_asked_for_are_shown_and_no_others_with_areas_as_they_were_measured(labels, classes, seed):
-    conditions = Conditions.from_canvases(CLASSES, labels, spread_positions(labels))
+    conditions = Conditions.from_patches(CLASSES, labels, spread_positions(labels))
     shown, areas, _ = draws(conditions, 3, seed, classes=sorted(classes))
     np.testing.assert_array_equal(shown, [[label in classes for label in CLASSES]] * 3)
     assert (areas[shown] > 0).all()
@@ -277,7 +277,7 @@ def test_classes_asked_for_are_shown_and_no_others_with_areas_as_they_were_measu
 
 def test_areas_and_positions_fit_the_classes_that_are_asked_for():
     labels, positions = organs(600)
-    conditions = Conditions.from_canvases((1, 2), labels, positions)
+    conditions = Conditions.from_patches((1, 2), labels, positions)
     _, areas, places = draws(conditions, 300, classes=(2,))
     assert np.quantile(areas[:, 1], 0.05) > 0.19  # alone, it is large
     assert np.quantile(places, 0.05) > 0.45
@@ -290,7 +290,7 @@ def test_areas_and_positions_fit_the_classes_that_are_asked_for():
 @pytest.mark.parametrize(("position", "expected"), [(0.1, (1, 0)), (0.35, (1, 1)), (0.62, (0, 1)), (0.95, (0, 0))])
 def test_classes_fit_the_position_that_is_asked_for(position, expected):
     labels, positions = organs(600)
-    conditions = Conditions.from_canvases((1, 2), labels, positions)
+    conditions = Conditions.from_patches((1, 2), labels, positions)
     shown, _, places = draws(conditions, 200, position=position)
     assert np.abs(places - position).max() < 1e-6
     assert (shown == np.array(expected, bool)).all(axis=1).mean() > 0.9
@@ -298,7 +298,7 @@ def test_classes_fit_the_position_that_is_asked_for(position, expected):
 
 def test_position_fits_the_area_that_is_asked_for():
     labels, positions = organs(600)
-    conditions = Conditions.from_canvases((1, 2), labels, positions)
+    conditions = Conditions.from_patches((1, 2), labels, positions)
     wanted = np.linspace(0.16, 0.3, 400)
     rng = np.random.default_rng(0)
     vectors = torch.stack([conditions.draw(rng, areas={1: area}) for area in wanted])
@@ -311,9 +311,9 @@ def test_position_fits_the_area_that_is_asked_for():
     assert spearmanr(wanted, places).statistic == pytest.approx(expected, abs=0.2)  # kernels blur it by 0.12
 
 
-def test_far_from_all_canvases_the_nearest_ones_tell():
-    labels = canvases({1: 0.1}, {1: 0.1}, {1: 0.4, 2: 0.01})
-    conditions = Conditions.from_canvases((1, 2), labels, np.array([0.1, 0.11, 0.2]))
+def test_far_from_all_patches_the_nearest_ones_tell():
+    labels = patches({1: 0.1}, {1: 0.1}, {1: 0.4, 2: 0.01})
+    conditions = Conditions.from_patches((1, 2), labels, np.array([0.1, 0.11, 0.2]))
     assert not draws(conditions, 20, position=0.0)[0][:, 1].any()
     assert draws(conditions, 20, position=1.0)[0][:, 1].all()
     assert draws(conditions, 20, areas={1: 0.99})[0][:, 1].all()
@@ -329,7 +329,7 @@ def test_far_from_all_canvases_the_nearest_ones_tell():
     st.integers(0, 2**16),
 )
 def test_everything_asked_for_at_once_is_met_exactly(labels, classes, areas, position, seed):
-    conditions = Conditions.from_canvases(CLASSES, labels, spread_positions(labels))
+    conditions = Conditions.from_patches(CLASSES, labels, spread_positions(labels))
     assume(position is None or conditions.has_position)
     shown, drawn, places = draws(conditions, 2, seed, classes=classes, areas=areas, position=position)
     wanted = set(areas) | (classes or set())
@@ -343,10 +343,10 @@ def test_everything_asked_for_at_once_is_met_exactly(labels, classes, areas, pos
         np.testing.assert_allclose(places, position, atol=1e-6)
 
 
-def test_classes_never_seen_together_get_areas_of_canvases_that_show_them_near_the_position():
-    labels = canvases(*[{1: 0.2, 2: 0.1}] * 30, *[{5: 0.01}] * 30, *[{5: 0.1}] * 30)
+def test_classes_never_seen_together_get_areas_of_patches_that_show_them_near_the_position():
+    labels = patches(*[{1: 0.2, 2: 0.1}] * 30, *[{5: 0.01}] * 30, *[{5: 0.1}] * 30)
     positions = np.r_[np.linspace(0.4, 0.6, 30), np.linspace(0.0, 0.2, 30), np.linspace(0.8, 1.0, 30)]
-    conditions = Conditions.from_canvases((*CLASSES, 7), labels, positions)
+    conditions = Conditions.from_patches((*CLASSES, 7), labels, positions)
     low, high = (draws(conditions, 100, classes=(1, 2, 5, 7), position=position) for position in (0.1, 0.9))
     for shown, areas, _ in (low, high):
         assert shown.all()
@@ -357,7 +357,7 @@ def test_classes_never_seen_together_get_areas_of_canvases_that_show_them_near_t
 
 
 def test_others_make_room_for_the_area_that_is_asked_for():
-    conditions = Conditions.from_canvases((1, 2), canvases(*[{1: 0.3, 2: 0.5}] * 20), None)
+    conditions = Conditions.from_patches((1, 2), patches(*[{1: 0.3, 2: 0.5}] * 20), None)
     _, areas, _ = draws(conditions, 10, areas={1: 0.9})
     np.testing.assert_allclose(areas, [[0.9, 0.1]] * 10, rtol=1e-4)
     shown, areas, _ = draws(conditions, 10, areas={1: 1.0})
@@ -378,19 +378,19 @@ def test_others_make_room_for_the_area_that_is_asked_for():
         ({"areas": {1: 0.0}}, "area 0 of class 1 is no share"),
         ({"areas": {2: 1.5}}, "area 1.5 of class 2 is no share"),
         ({"areas": {5: math.nan}}, "area nan of class 5 is no share"),
-        ({"areas": {1: 0.7, 2: 0.4}}, "add up to 1.1 of the canvas$"),
+        ({"areas": {1: 0.7, 2: 0.4}}, "add up to 1.1 of the patch$"),
         ({"areas": {1: 1.0}, "classes": (1, 5)}, "no room for class 5"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(asked, said):
-    labels = canvases({1: 0.1, 2: 0.1, 5: 0.1}, {})
-    conditions = Conditions.from_canvases(CLASSES, labels, np.array([0.3, 0.6]))
+    labels = patches({1: 0.1, 2: 0.1, 5: 0.1}, {})
+    conditions = Conditions.from_patches(CLASSES, labels, np.array([0.3, 0.6]))
     with pytest.raises(ValueError, match=said):
         conditions.draw(np.random.default_rng(0), **asked)
 
 
 def test_volumes_have_no_position_to_ask_for():
-    conditions = Conditions.from_canvases(CLASSES, canvases({1: 0.1}), None)
+    conditions = Conditions.from_patches(CLASSES, patches({1: 0.1}), None)
     with pytest.raises(ValueError, match="can't be asked for a position"):
         conditions.draw(np.random.default_rng(0), position=0.5)
 
@@ -401,7 +401,7 @@ def test_volumes_have_no_position_to_ask_for():
 @pytest.mark.parametrize("positions", [None, np.linspace(0.1, 0.9, 4)])
 def test_a_dataset_without_foreground_classes_has_at_most_a_position(positions):
     labels = np.zeros((4, 3, 3), np.int16)
-    conditions = Conditions.from_canvases((), labels, positions)
+    conditions = Conditions.from_patches((), labels, positions)
     width = 0 if positions is None else 1
     assert conditions.width == width
     position = None if positions is None else torch.from_numpy(positions)
@@ -421,10 +421,10 @@ class Card(Document):
 
 
 def many(classes=32, count=2000):
-    """Canvases that each show most of many classes."""
+    """Patches that each show most of many classes."""
     rng = np.random.default_rng(0)
     labels = rng.choice(classes + 1, size=(count, 20, 20), p=rng.dirichlet(np.full(classes + 1, 0.5)))
-    return Conditions.from_canvases(tuple(range(1, classes + 1)), labels.astype(np.int16), rng.random(count))
+    return Conditions.from_patches(tuple(range(1, classes + 1)), labels.astype(np.int16), rng.random(count))
 
 
 def test_more_than_thirty_classes_fit_into_a_small_file_and_are_drawn_one_by_one(tmp_path):
@@ -447,7 +447,7 @@ def test_more_than_thirty_classes_fit_into_a_small_file_and_are_drawn_one_by_one
     [
         ({"rows": ("1 -2.3 . .",)}, "row 0 should have 5 numbers, it is '1 -2.3 . .'"),
         ({"rows": ("1 -2.3 . . 0.5", "1 0.7 . . 0.5")}, "row 1 should have .*none above 0.* '1 0.7 . . 0.5'"),
-        ({"rows": ("0 -2.3 . . 0.5",)}, "row 0 should have a number of canvases"),
+        ({"rows": ("0 -2.3 . . 0.5",)}, "row 0 should have a number of patches"),
         ({"rows": ("1 -2.3 . . 1.5",)}, "a position from 0 to 1"),
         ({"rows": ("1 -2.3 . . x",)}, "could not convert string to float: 'x'"),
         ({"log_area_mean": (0.0,)}, "need a number for each of the classes"),
@@ -467,8 +467,8 @@ def test_a_damaged_file_is_told_with_its_place(tmp_path, change, said):
 
 
 def test_a_vector_is_described_in_words():
-    labels = canvases({1: 0.1, 5: 0.004}, {})
-    conditions = Conditions.from_canvases(CLASSES, labels, np.array([0.25, 0.75]))
+    labels = patches({1: 0.1, 5: 0.004}, {})
+    conditions = Conditions.from_patches(CLASSES, labels, np.array([0.25, 0.75]))
     first, second = conditions.measure(torch.from_numpy(labels), torch.tensor([0.25, 0.75]))
     assert conditions.describe(first) == "class 1 (10 %), class 5 (0.4 %), slice at 0.25"
     assert conditions.describe(second) == "no class, slice at 0.75"

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from nnunet_synth.bank import filters
-from nnunet_synth.bank.filters import GATES, Known
+from nnunet_synth.bank.filters import FILTERS, Known
 from stylegan2_cond.metrics import METRICS, Samples, compare, swd
 
 SHOWN = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
-METRIC, GATE = re.findall(r"```python\n(.*?)```", SHOWN, flags=re.DOTALL)
+METRIC, FILTER = re.findall(r"```python\n(.*?)```", SHOWN, flags=re.DOTALL)
 
 
 def samples(random, contrast=1.0, brightness=0.0):
@@ -32,13 +32,13 @@ def test_the_metric_that_is_shown_is_one():
 
 
 @pytest.mark.parametrize(("contrast", "allowed"), [(1.0, True), (0.5, False)])
-def test_the_gate_that_is_shown_is_one(contrast, allowed):
+def test_the_filter_that_is_shown_is_one(contrast, allowed):
     random = np.random.default_rng(0)
     real = samples(random)
     try:
-        exec(GATE, vars(filters) | {})
-        gate = GATES["contrast"](Known(real, real, (0, 1), None, margin=0.0))
+        exec(FILTER, vars(filters) | {})
+        filter_ = FILTERS["contrast"](Known(real, real, (0, 1), None, margin=0.0))
     finally:
-        GATES.pop("contrast", None)
-    assert (gate.allows(samples(random, contrast)).mean() > 0.95) == allowed
-    assert gate.limits["least"] == pytest.approx(1, abs=0.3)
+        FILTERS.pop("contrast", None)
+    assert (filter_.allows(samples(random, contrast)).mean() > 0.95) == allowed
+    assert filter_.limits["least"] == pytest.approx(1, abs=0.3)

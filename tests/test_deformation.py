@@ -25,7 +25,7 @@ from stylegan2_cond.data.nnunet_dataset import OUTSIDE
 
 STILL = Deformation(rotation=0, scale=0, shear=0, translation=0, elastic=0)
 WILD = Deformation(rotation=40, scale=0.5, shear=0.3, translation=0.2, elastic=0.5, smoothness=0.05)
-CANVASES = [(44, 33), (17, 64), (12, 18, 10)]
+PATCHES = [(44, 33), (17, 64), (12, 18, 10)]
 IGNORE = 7
 
 seeds = st.integers(0, 2**32)
@@ -45,17 +45,17 @@ def draw_map(shape, seed, grain=2.0, dtype=np.int16):
     ]
 
 
-def draw_organ(canvas, dtype=np.int16):
-    """An ellipsoid of two halves in the middle of the canvas."""
-    places = [np.linspace(-1, 1, length) for length in canvas]
+def draw_organ(patch_size, dtype=np.int16):
+    """An ellipsoid of two halves in the middle of the patch."""
+    places = [np.linspace(-1, 1, length) for length in patch_size]
     grid = np.stack(np.meshgrid(*places, indexing="ij"))
     inside = np.square(grid).sum(axis=0) < 0.5**2
     return (inside * (1 + (grid[0] > 0))).astype(dtype)
 
 
-def draw_parts(canvas, seed, strength, spacing=None):
-    spacing = np.ones(len(canvas)) if spacing is None else np.array(spacing, float)
-    return draw_deformation(canvas, np.random.default_rng(seed), strength, spacing)
+def draw_parts(patch_size, seed, strength, spacing=None):
+    spacing = np.ones(len(patch_size)) if spacing is None else np.array(spacing, float)
+    return draw_deformation(patch_size, np.random.default_rng(seed), strength, spacing)
 
 
 def count_pieces(mask):
@@ -91,9 +91,9 @@ def test_a_deformed_map_has_the_same_shape_and_dtype_and_no_label_of_its_own(sha
     assert not np.shares_memory(deformed, label)
 
 
-@pytest.mark.parametrize("canvas", CANVASES)
-def test_the_generator_alone_decides(canvas):
-    label = draw_organ(canvas)
+@pytest.mark.parametrize("patch_size", PATCHES)
+def test_the_generator_alone_decides(patch_size):
+    label = draw_organ(patch_size)
     first, again, other = (deform(label, np.random.default_rng(seed)) for seed in (5, 5, 6))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -107,16 +107,16 @@ def test_no_strength_is_no_change(shape, seed, grain, along_the_first_axis):
     assert np.array_equal(deform(label, np.random.default_rng(seed), STILL, spacing=spacing), label)
 
 
-@pytest.mark.parametrize("canvas", CANVASES)
-def test_each_strength_changes_its_own_part_and_takes_no_numbers_from_the_others(canvas):
-    logarithm, shift, elastic = draw_parts(canvas, 0, Deformation())
-    weaker = draw_parts(canvas, 0, replace(Deformation(), translation=Deformation.translation / 2))
+@pytest.mark.parametrize("patch_size", PATCHES)
+def test_each_strength_changes_its_own_part_and_takes_no_numbers_from_the_others(patch_size):
+    logarithm, shift, elastic = draw_parts(patch_size, 0, Deformation())
+    weaker = draw_parts(patch_size, 0, replace(Deformation(), translation=Deformation.translation / 2))
     np.testing.assert_array_equal(weaker[0], logarithm)
     np.testing.assert_allclose(weaker[1], shift / 2)
     np.testing.assert_array_equal(weaker[2], elastic)
     generators = [np.random.default_rng(1), np.random.default_rng(1)]
     for rng, strength in zip(generators, (STILL, WILD), strict=True):
-        deform(draw_organ(canvas), rng, strength)
+        deform(draw_organ(patch_size), rng, strength)
     assert generators[0].random() == generators[1].random()
 
 
@@ -150,26 +150,30 @@ def test_a_known_rotation_in_one_plane_moves_a_volume_as_scipy_does():
     assert np.array_equal(resample(label, coordinates), expected)
 
 
-@pytest.mark.parametrize("canvas", CANVASES)
-def test_without_an_elastic_part_a_mask_is_moved_by_one_matrix(canvas):
-    label = draw_organ(canvas)
+@pytest.mark.parametrize("patch_size", PATCHES)
+def test_without_an_elastic_part_a_mask_is_moved_by_one_matrix(patch_size):
+    label = draw_organ(patch_size)
     strength = replace(Deformation(), elastic=0)
     for seed in range(5):
-        drawn = draw_parts(canvas, seed, strength)
-        coordinates = source_coordinates(*drawn, np.ones(len(canvas)))
-        corners = [np.array(np.meshgrid(*[[0, n - 1] for n in canvas], indexing="ij")).reshape(len(canvas), -1).T]
+        drawn = draw_parts(patch_size, seed, strength)
+        coordinates = source_coordinates(*drawn, np.ones(len(patch_size)))
+        corners = [
+            np.array(np.meshgrid(*[[0, n - 1] for n in patch_size], indexing="ij")).reshape(len(patch_size), -1).T
+        ]
         known = np.column_stack([corners[0], np.ones(len(corners[0]))])
         fitted, *_ = np.linalg.lstsq(known, coordinates[(slice(None), *corners[0].T)].T, rcond=None)
         expected = interpolated(label, fitted[:-1].T, fitted[-1])
         assert (deform(label, np.random.default_rng(seed), strength) == expected).mean() > 0.999  # but for ties
 
 
-@pytest.mark.parametrize(("canvas", "spacing"), [((44, 33), (1, 1)), ((20, 64), (3, 0.5)), ((8, 20, 16), (5, 1, 1.2))])
-def test_the_affine_part_stays_within_its_bounds_and_fills_them(canvas, spacing):
-    extent = np.multiply(canvas, spacing)
+@pytest.mark.parametrize(
+    ("patch_size", "spacing"), [((44, 33), (1, 1)), ((20, 64), (3, 0.5)), ((8, 20, 16), (5, 1, 1.2))]
+)
+def test_the_affine_part_stays_within_its_bounds_and_fills_them(patch_size, spacing):
+    extent = np.multiply(patch_size, spacing)
     strength = Deformation(rotation=20, scale=0.3, shear=0.1, translation=0.2)
-    pairs = list(itertools.combinations(range(len(canvas)), 2))
-    drawn = [draw_parts(canvas, seed, strength, spacing) for seed in range(300)]
+    pairs = list(itertools.combinations(range(len(patch_size)), 2))
+    drawn = [draw_parts(patch_size, seed, strength, spacing) for seed in range(300)]
     angles = np.rad2deg([[(log[j, i] - log[i, j]) / 2 for i, j in pairs] for log, *_ in drawn])
     shears = np.array([[(log[j, i] + log[i, j]) / 2 for i, j in pairs] for log, *_ in drawn])
     scales = np.array([np.diag(log) for log, *_ in drawn])
@@ -210,54 +214,56 @@ def corner_determinants(coordinates):
     st.floats(0.01, 0.5),
     st.floats(0.2, 5),
 )
-def test_however_strong_a_deformation_is_it_folds_nowhere(canvas, seed, elastic, smoothness, first):
-    spacing = np.array([first, *[1.0] * (len(canvas) - 1)])
+def test_however_strong_a_deformation_is_it_folds_nowhere(patch_size, seed, elastic, smoothness, first):
+    spacing = np.array([first, *[1.0] * (len(patch_size) - 1)])
     strength = replace(Deformation(), elastic=elastic, smoothness=smoothness)
-    drawn = draw_parts(canvas, seed, strength, spacing)
-    least = (1 - STEEPEST) ** len(canvas) * np.exp(-len(canvas) * strength.scale)
+    drawn = draw_parts(patch_size, seed, strength, spacing)
+    least = (1 - STEEPEST) ** len(patch_size) * np.exp(-len(patch_size) * strength.scale)
     for share in (1, 0.5):  # a weaker one of the same kind folds as little
         coordinates = source_coordinates(*(share * part for part in drawn), spacing)
         assert corner_determinants(coordinates).min() >= least * (1 - 1e-6)
 
 
-@pytest.mark.parametrize("canvas", [(15, 11), (5, 7, 6)])
-def test_no_two_voxels_come_from_near_the_same_place(canvas):
-    spacing = np.linspace(1, 2, len(canvas))
-    places = np.indices(canvas).reshape(len(canvas), -1).T * spacing
+@pytest.mark.parametrize("patch_size", [(15, 11), (5, 7, 6)])
+def test_no_two_voxels_come_from_near_the_same_place(patch_size):
+    spacing = np.linspace(1, 2, len(patch_size))
+    places = np.indices(patch_size).reshape(len(patch_size), -1).T * spacing
     apart = np.abs(places[:, None] - places).max(axis=-1)
     for seed in range(10):
-        _, _, elastic = draw_parts(canvas, seed, WILD, spacing)
-        moved = places + elastic.reshape(len(canvas), -1).T
+        _, _, elastic = draw_parts(patch_size, seed, WILD, spacing)
+        moved = places + elastic.reshape(len(patch_size), -1).T
         assert (np.abs(moved[:, None] - moved).max(axis=-1) >= (1 - STEEPEST) * apart - 1e-9).all()
 
 
-@pytest.mark.parametrize("canvas", CANVASES)
-def test_where_it_is_gentle_the_displacement_is_as_large_as_asked_for(canvas):
-    _, _, elastic = draw_parts(canvas, 0, replace(Deformation(), elastic=0.01, smoothness=0.3))
-    assert np.sqrt(np.square(elastic).mean()) == pytest.approx(0.01 * min(canvas))
+@pytest.mark.parametrize("patch_size", PATCHES)
+def test_where_it_is_gentle_the_displacement_is_as_large_as_asked_for(patch_size):
+    _, _, elastic = draw_parts(patch_size, 0, replace(Deformation(), elastic=0.01, smoothness=0.3))
+    assert np.sqrt(np.square(elastic).mean()) == pytest.approx(0.01 * min(patch_size))
 
 
-@pytest.mark.parametrize(("canvas", "sigma"), [((44, 33), (5.0, 2.5)), ((16, 20), (1.5, 2)), ((9, 8, 12), (1, 2, 2))])
-def test_the_displacement_is_white_noise_under_a_gaussian(canvas, sigma):
-    noise = np.random.default_rng(8).standard_normal((len(canvas), *canvas))
+@pytest.mark.parametrize(
+    ("patch_size", "sigma"), [((44, 33), (5.0, 2.5)), ((16, 20), (1.5, 2)), ((9, 8, 12), (1, 2, 2))]
+)
+def test_the_displacement_is_white_noise_under_a_gaussian(patch_size, sigma):
+    noise = np.random.default_rng(8).standard_normal((len(patch_size), *patch_size))
     expected = ndimage.gaussian_filter(noise, (0, *sigma), mode="wrap", truncate=8)
     expected /= np.sqrt(np.square(expected).mean())
     # 0.02: the kernel of 1 voxel is sampled in space there, in frequencies here
-    np.testing.assert_allclose(smooth_noise(canvas, np.array(sigma), np.random.default_rng(8)), expected, atol=0.02)
+    np.testing.assert_allclose(smooth_noise(patch_size, np.array(sigma), np.random.default_rng(8)), expected, atol=0.02)
 
 
-@pytest.mark.parametrize("canvas", CANVASES)
-def test_without_an_affine_part_each_voxel_comes_from_where_the_displacement_says(canvas):
-    spacing = np.linspace(0.5, 2, len(canvas))
-    logarithm, shift, elastic = draw_parts(canvas, 0, replace(STILL, elastic=0.1), spacing)
-    moved = source_coordinates(logarithm, shift, elastic, spacing) - np.indices(canvas)
-    np.testing.assert_allclose(moved * spacing.reshape(-1, *[1] * len(canvas)), elastic, atol=1e-9)
+@pytest.mark.parametrize("patch_size", PATCHES)
+def test_without_an_affine_part_each_voxel_comes_from_where_the_displacement_says(patch_size):
+    spacing = np.linspace(0.5, 2, len(patch_size))
+    logarithm, shift, elastic = draw_parts(patch_size, 0, replace(STILL, elastic=0.1), spacing)
+    moved = source_coordinates(logarithm, shift, elastic, spacing) - np.indices(patch_size)
+    np.testing.assert_allclose(moved * spacing.reshape(-1, *[1] * len(patch_size)), elastic, atol=1e-9)
     assert np.abs(moved).max() > 0.1
 
 
 def test_a_displacement_is_as_long_and_as_smooth_along_each_axis_in_physical_units():
-    canvas, spacing = (16, 64), np.array([4.0, 1.0])  # a square
-    drawn = [draw_parts(canvas, seed, replace(Deformation(), elastic=0.01), spacing)[2] for seed in range(100)]
+    patch_size, spacing = (16, 64), np.array([4.0, 1.0])  # a square
+    drawn = [draw_parts(patch_size, seed, replace(Deformation(), elastic=0.01), spacing)[2] for seed in range(100)]
     length = np.sqrt(np.square(drawn).mean(axis=(0, 2, 3)))
     assert length[0] == pytest.approx(length[1], rel=0.2)
     slopes = [
@@ -266,14 +272,14 @@ def test_a_displacement_is_as_long_and_as_smooth_along_each_axis_in_physical_uni
     assert slopes[0] == pytest.approx(slopes[1], rel=0.1)
 
 
-@pytest.mark.parametrize("canvas", CANVASES)
-def test_only_proportions_of_the_spacing_count(canvas):
-    label = draw_organ(canvas)
-    ones, threes = np.ones(len(canvas)), np.full(len(canvas), 3.0)
+@pytest.mark.parametrize("patch_size", PATCHES)
+def test_only_proportions_of_the_spacing_count(patch_size):
+    label = draw_organ(patch_size)
+    ones, threes = np.ones(len(patch_size)), np.full(len(patch_size), 3.0)
     results = [deform(label, np.random.default_rng(2), spacing=spacing) for spacing in (None, ones, threes)]
     assert np.array_equal(results[0], results[1])
     assert (results[0] != results[2]).mean() < 0.001  # but for rounding
-    uneven = deform(label, np.random.default_rng(2), spacing=(2, *[1] * (len(canvas) - 1)))
+    uneven = deform(label, np.random.default_rng(2), spacing=(2, *[1] * (len(patch_size) - 1)))
     assert not np.array_equal(results[0], uneven)
 
 
@@ -293,12 +299,12 @@ def test_no_class_is_lost_and_no_specks_are_won(shape, seed, grain, strength):
         assert count <= max(count_pieces(label == value), larger)
 
 
-@pytest.mark.parametrize("canvas", [(44, 33), (10, 14, 12)])
-def test_single_voxels_lines_and_what_lies_at_the_rim_never_vanish(canvas):
-    label = np.zeros(canvas, np.int16)
-    label[(0,) * len(canvas)] = 1  # a voxel in the corner, soon out of sight
-    label[tuple(n // 2 for n in canvas)] = 2  # a voxel in the middle
-    label[(slice(2, -2), *[5] * (len(canvas) - 1))] = 3  # a line
+@pytest.mark.parametrize("patch_size", [(44, 33), (10, 14, 12)])
+def test_single_voxels_lines_and_what_lies_at_the_rim_never_vanish(patch_size):
+    label = np.zeros(patch_size, np.int16)
+    label[(0,) * len(patch_size)] = 1  # a voxel in the corner, soon out of sight
+    label[tuple(n // 2 for n in patch_size)] = 2  # a voxel in the middle
+    label[(slice(2, -2), *[5] * (len(patch_size) - 1))] = 3  # a line
     for seed in range(30):
         for strength in (Deformation(), WILD):
             deformed = deform(label, np.random.default_rng(seed), strength)
@@ -323,9 +329,9 @@ def test_what_would_lose_a_class_is_done_by_half():
     assert tried >= 5
 
 
-@pytest.mark.parametrize("canvas", [(44, 33), (256, 320), (32, 48, 32)])
-def test_by_default_an_organ_is_clearly_another_and_still_an_organ(canvas):
-    label = draw_organ(canvas)
+@pytest.mark.parametrize("patch_size", [(44, 33), (256, 320), (32, 48, 32)])
+def test_by_default_an_organ_is_clearly_another_and_still_an_organ(patch_size):
+    label = draw_organ(patch_size)
     overlaps, areas, bends = [], [], []
     for seed in range(12):
         deformed = deform(label, np.random.default_rng(seed))
@@ -404,6 +410,6 @@ def test_an_outside_that_just_looks_in_may_leave():
     assert not all(kept)
 
 
-def test_a_canvas_of_nothing_but_outside_stays_so():
+def test_a_patch_of_nothing_but_outside_stays_so():
     label = np.full((9, 8), OUTSIDE, np.int16)
     assert np.array_equal(deform(label, np.random.default_rng(0)), label)

@@ -28,7 +28,7 @@ class Settings(Document):
     remedy: ClassVar[str] = "Type settings --new."
     batch_size: int = 16
     name: str = "grün"
-    canvas: tuple[int, ...] = (4, 4)
+    patch_size: tuple[int, ...] = (4, 4)
     optimizer: Optimizer = Optimizer()
 
 
@@ -51,7 +51,7 @@ def refusal(path):
 
 
 def test_a_document_comes_back_as_it_was_saved(tmp_path):
-    settings = Settings(batch_size=3, canvas=(48, 32), optimizer=Optimizer(momentum=0.1))
+    settings = Settings(batch_size=3, patch_size=(48, 32), optimizer=Optimizer(momentum=0.1))
     settings.save(tmp_path / "new" / "folder" / "settings.json")
     assert Settings.load(tmp_path / "new" / "folder" / "settings.json") == settings
 
@@ -75,9 +75,9 @@ def test_an_unknown_key_within_a_part_is_compared_with_the_keys_of_that_part(tmp
 
 
 def test_every_problem_is_named_at_once(tmp_path):
-    message = refusal(write_settings(tmp_path, bacth_size=3, canvas="large"))
+    message = refusal(write_settings(tmp_path, bacth_size=3, patch_size="large"))
     assert "'bacth_size'" in message
-    assert "'canvas'" in message
+    assert "'patch'" in message
 
 
 @pytest.mark.parametrize("value", ["many", None, 1.5, [16], "16", True])
@@ -161,7 +161,7 @@ def test_a_number_that_is_not_finite_is_refused_wherever_it_stands(tmp_path, num
 
 
 @pytest.mark.parametrize(
-    "change", [{"optimizer": Optimizer(momentum=math.inf)}, {"batch_size": "many"}, {"canvas": (4, math.nan)}]
+    "change", [{"optimizer": Optimizer(momentum=math.inf)}, {"batch_size": "many"}, {"patch_size": (4, math.nan)}]
 )
 def test_a_copy_that_could_not_be_read_again_is_not_saved(tmp_path, change):
     Settings(batch_size=3).save(tmp_path / "settings.json")

@@ -14,18 +14,18 @@ from tolerance import NETWORK, assert_rounded
 
 from nnunet_synth.bank.ensemble import Order, make_order
 from nnunet_synth.bank.fill import fill_bank
-from nnunet_synth.bank.filters import Gates
+from nnunet_synth.bank.filters import Filters
 from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord
 from nnunet_synth.bank.grow import grow_bank
 from nnunet_synth.bank.sample_stream import Member, Stream
 from stylegan2_cond.data.condition_sampler import read_rows
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.nnunet_dataset import Case
-from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.networks import build_generator
-from stylegan2_cond.planning import condition_canvases, planner
+from stylegan2_cond.planning import condition_patches, planner
 from stylegan2_cond.snapshot import Ask, find_snapshots, load_generator, open_masks, save_snapshot
 from stylegan2_cond.snapshot.mask_sources import RealMasks
 
@@ -88,7 +88,7 @@ def test_a_sample_depends_on_its_number_not_on_those_drawn_with_it(pair, other):
 def test_every_class_is_asked_for_equally_often_when_balanced(pair, plan):
     stream = Stream([Member(load_generator(pair), 1.0)], seed=0, balanced=True)
     asked = [stream.asked(number, 0) for number in range(2000)]
-    assert all(asked)  # an empty canvas is asked for by no class
+    assert all(asked)  # an empty patch is asked for by no class
     seen = [label for label in plan.conditions.classes if any(label in classes for classes in asked)]
     assert set(seen) == set(plan.conditions.classes)
     for label in seen:  # at least its own turn
@@ -114,18 +114,18 @@ def rare_masks(classes=13, cases=24):
         return Case(name, np.zeros((2, *label.shape), np.float32), label[None], places)
 
     preprocessed = SimpleNamespace(load=load)
-    stream = Canvases(preprocessed, names, plan.canvas, foreground_share=plan.foreground_share, seed=plan.seed)
-    shown = np.stack([stream.draw(number)[1] for number in range(condition_canvases(plan.canvas))])
-    conditions = Conditions.from_canvases(range(1, classes + 1), shown, stream.positions(0, len(shown)))
+    stream = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=plan.foreground_share, seed=plan.seed)
+    shown = np.stack([stream.draw(number)[1] for number in range(condition_patches(plan.patch_size))])
+    conditions = Conditions.from_patches(range(1, classes + 1), shown, stream.positions(0, len(shown)))
     return RealMasks(preprocessed, plan.model_copy(update={"conditions": conditions}), deformed=False)
 
 
 @pytest.fixture
-def few_canvases(monkeypatch):
-    monkeypatch.setattr(planner, "CONDITION_CANVASES", 500)
+def few_patches(monkeypatch):
+    monkeypatch.setattr(planner, "CONDITION_PATCHES", 500)
 
 
-def test_a_balanced_bank_of_images_gets_a_mask_of_every_combination_that_it_asks_for(few_canvases):
+def test_a_balanced_bank_of_images_gets_a_mask_of_every_combination_that_it_asks_for(few_patches):
     source = rare_masks()
     stream = Stream([Member(SimpleNamespace(plan=source.plan), 1.0, source)], seed=0, balanced=True)
     asked = {number: stream.asked(number, 0) for number in range(150)}
@@ -146,7 +146,7 @@ def test_a_balanced_bank_of_images_gets_a_mask_of_every_combination_that_it_asks
     np.testing.assert_array_equal(place, np.concatenate([drawn[number][1] for number in some]))
 
 
-def test_a_combination_that_no_canvas_shows_any_more_gets_the_mask_that_shows_most_of_it(few_canvases):
+def test_a_combination_that_no_patch_shows_any_more_gets_the_mask_that_shows_most_of_it(few_patches):
     source = rare_masks()
     conditions = source.plan.conditions
     most = read_rows(conditions.rows, 13, has_position=True).shown.sum(axis=1).max()
@@ -159,7 +159,7 @@ def test_a_combination_that_no_canvas_shows_any_more_gets_the_mask_that_shows_mo
 
 def test_refused_samples_leave_gaps_and_a_bank_goes_on_behind_them(pair):
     stream = Stream([Member(load_generator(pair), 1.0)], seed=0)
-    judged = stream.judged(10, Gates((), {}), chunk=8)
+    judged = stream.judged(10, Filters((), {}), chunk=8)
     assert [next(judged).number for _ in range(20)] == list(range(10, 30))
 
 
@@ -173,8 +173,10 @@ class Recording(Stream):
 
 @pytest.mark.parametrize("first", [8, 10, 15])
 def test_what_is_drawn_together_does_not_depend_on_where_filling_was_stopped(first):
-    stream, gates = Recording([], seed=[]), Gates((), {})
-    assert [sample.number for sample in islice(stream.judged(first, gates, chunk=8), 12)] == [*range(first, first + 12)]
+    stream, filters = Recording([], seed=[]), Filters((), {})
+    assert [sample.number for sample in islice(stream.judged(first, filters, chunk=8), 12)] == [
+        *range(first, first + 12)
+    ]
     assert stream.seed[:2] == [list(range(8, 16)), list(range(16, 24))]
 
 
@@ -233,7 +235,7 @@ def test_a_bank_grows_into_what_it_would_have_been(preprocessed, generator_run):
         assert_rounded(one, two, terms=NETWORK)
     one, two = (BankRecord.load(folder / RECORD_FILE) for folder in (whole, grown))
     assert [shard.numbers for shard in one.shards] == [shard.numbers for shard in two.shards]
-    assert one.gates == two.gates
+    assert one.filters == two.filters
     for folder in (whole, grown):
         shutil.rmtree(folder)
 
@@ -247,12 +249,12 @@ def test_a_bank_grows_into_what_it_would_have_been(preprocessed, generator_run):
         (lambda s: Order((str(s["mask"]),)), "draws masks alone"),
         (lambda s: Order((str(s["image"]),), masks="drawn"), r"No snapshot in .*--variant mask"),
         (lambda s: Order(variant="image"), r"No snapshot in .*--variant image"),
-        (lambda s: Order((str(s["pair"]), str(s["small"]))), "draws canvases of"),
+        (lambda s: Order((str(s["pair"]), str(s["small"]))), "draws patches of"),
         (lambda s: make_order((), "mask", None, balanced=False), "a bank holds images with their masks"),
     ],
 )
 def test_orders_that_cannot_be_met_are_refused(preprocessed, make_snapshot, pair, mask, image, plan, order, problem):
-    canvas = tuple(length - 2 for length in plan.canvas)
-    snapshots = {"pair": pair, "mask": mask, "image": image, "small": make_snapshot(seed=2, canvas=canvas)}
+    patch_size = tuple(length - 2 for length in plan.patch_size)
+    snapshots = {"pair": pair, "mask": mask, "image": image, "small": make_snapshot(seed=2, patch_size=patch_size)}
     with pytest.raises(UserError, match=problem):
         fill_bank(preprocessed, "0", samples=4, order=order(snapshots), without=STRICT)

@@ -31,7 +31,7 @@ def printed(snapshot, model):
     return run("stylegan2-cond", "evaluate", str(snapshot), "-n", str(SAMPLES), "--nnunet", str(model[0])).stdout
 
 
-def test_the_command_shows_every_default_metric_beside_what_real_canvases_get(printed, snapshot):
+def test_the_command_shows_every_default_metric_beside_what_real_patches_get(printed, snapshot):
     for name in default_metrics():
         assert METRICS[name].title in printed
     found = Evaluation.load(snapshot / "evaluation.json")
@@ -57,7 +57,7 @@ def test_the_samples_most_like_copies_are_listed_and_can_be_drawn_again(printed,
     generator, worst = load_generator(snapshot), found.worst[0]
     image = generator.sample(1, seed=found.seed, first=worst.sample).image
     case = preprocessed.load(worst.case)
-    there = np.stack([image for image, _ in cover(case, generator.plan.canvas, reach=RIM, margin=RIM)])
+    there = np.stack([image for image, _ in cover(case, generator.plan.patch_size, reach=RIM, margin=RIM)])
     nearest = largest_correlation(torch.from_numpy(image), torch.from_numpy(there)[None]).max()
     assert float(nearest) == pytest.approx(worst.correlation, abs=1e-3)
 
@@ -110,7 +110,7 @@ def test_the_same_snapshot_gets_the_same_figures(snapshot, tmp_path):
         (["--metric", "kidd"], "Did you mean kid?"),
         (["--features", "nnunet"], "No nnU-Net was trained on the real cases of this fold"),
         (["--nnunet", "nowhere"], "has no trained nnU-Net of fold 0"),
-        (["-n", "30", "--metric", "frechet"], "frechet needs 100 canvases"),
+        (["-n", "30", "--metric", "frechet"], "frechet needs 100 patches"),
     ],
 )
 def test_bad_input_ends_with_one_paragraph(snapshot, arguments, said, run_here):

@@ -29,7 +29,7 @@ from nnunet_synth.export.messages import tell_dataset
 from nnunet_synth.export.splits import extended_folds
 from stylegan2_cond.errors import Stopped, UserError
 
-CANVAS = (14, 12)
+PATCH_SIZE = (14, 12)
 CT = {"mean": 120.0, "std": 35.0, "percentile_00_5": 20.0, "percentile_99_5": 250.0}  # as raw_files has it
 VOLUMES = Format("SimpleITKIO", ".nii.gz", scheme="CTNormalization", channels=1)
 
@@ -44,21 +44,21 @@ def folder(tmp_path, monkeypatch):
 
 
 def samples(style, count=7, seed=0):
-    """image `[N, C, *canvas]` as the style's scheme leaves it, label `[N, *canvas]`."""
+    """image `[N, C, *spatial]` as the style's scheme leaves it, label `[N, *spatial]`."""
     rng = np.random.default_rng(seed)
-    canvas = CANVAS if style.configuration == 2 else (4, *CANVAS)
+    patch_size = PATCH_SIZE if style.configuration == 2 else (4, *PATCH_SIZE)
     low, high = {
         "CTNormalization": ((20 - 120) / 35, (250 - 120) / 35),
         "RGBTo01Normalization": (0.05, 1),
         "RescaleTo01Normalization": (0, 1),
         "NoNormalization": (2, 250),
     }.get(style.scheme, (-2, 2))
-    image = rng.uniform(low, high, (count, style.channels, *canvas)).astype(np.float32)
-    return image, rng.integers(0, 3, (count, *canvas)).astype(np.int16)
+    image = rng.uniform(low, high, (count, style.channels, *patch_size)).astype(np.float32)
+    return image, rng.integers(0, 3, (count, *patch_size)).astype(np.int16)
 
 
 def as_cases(array, per_case, volumes):
-    """`[N, …, *canvas]` → what preprocessed cases of so many samples are."""
+    """`[N, …, *spatial]` → what preprocessed cases of so many samples are."""
     return list(array) if volumes else [array[n : n + per_case].swapaxes(0, -3) for n in range(0, len(array), per_case)]
 
 
@@ -216,7 +216,7 @@ def test_pictures_hold_z_scores_rounded_and_all_of_them(folder):
     image[0, 1, 0, :6] = 50  # beyond 255 by the scale of a typical case
     exported, card = export_dataset(make_bank(data, image, label), folder / "nnUNet_raw")
     picture = io.imread(exported / "imagesTr" / f"{card.synthetic[0]}_0000.png")
-    assert picture.shape == (*CANVAS, 3)
+    assert picture.shape == (*PATCH_SIZE, 3)
     assert picture.dtype == np.uint8
     for number, channel in enumerate(card.channels):
         wanted = image[0, number] * channel.scale + channel.offset
@@ -328,7 +328,7 @@ def test_slices_are_stacked_as_asked(volumes):
     exported, card = export_dataset(bank, folder / "nnUNet_raw", stack=1)
     assert len(card.synthetic) == 12
     found = next(preprocessed_again(exported, card, VOLUMES, data))
-    assert found[1].shape == (1, 1, *CANVAS)
+    assert found[1].shape == (1, 1, *PATCH_SIZE)
 
 
 FOLDS = [{"train": ["a", "b"], "val": ["c"]}, {"train": ["a", "c"], "val": ["b"]}]

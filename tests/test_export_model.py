@@ -199,7 +199,7 @@ def test_the_card_tells_what_the_fold_saw(exported, bank, preprocessed, generato
     assert (use.bank.name, use.bank.samples, use.bank.seed) == ("tests", 100, 0)
     assert use.bank.record_sha256 == sha256(bank / RECORD_FILE)
     assert use.bank.source.training_cases == preprocessed.fold(0).training
-    assert use.bank.gates == BankRecord.load(bank / RECORD_FILE).gates
+    assert use.bank.filters == BankRecord.load(bank / RECORD_FILE).filters
     (snapshot,) = use.bank.snapshots
     newest = find_snapshots(generator_run)[-1]
     assert snapshot.weights_sha256 == sha256(newest / "generator.safetensors")

@@ -26,7 +26,7 @@ from nnunet_synth.training.trainer import nnUNetTrainerSynth
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 from stylegan2_cond.errors import UserError
 
-CANVAS, SAMPLES = (16, 14), 8
+PATCH_SIZE, SAMPLES = (16, 14), 8
 SPLITS = [
     {"train": ["case_0", "case_1", "case_2", "case_3"], "val": ["case_4", "case_5"]},
     {"train": ["case_2", "case_3", "case_4", "case_5"], "val": ["case_0", "case_1"]},
@@ -35,7 +35,7 @@ SPLITS = [
 
 def some_samples(seed=0):
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(SAMPLES, 2, *CANVAS)), rng.integers(0, 3, (SAMPLES, *CANVAS))
+    return rng.normal(size=(SAMPLES, 2, *PATCH_SIZE)), rng.integers(0, 3, (SAMPLES, *PATCH_SIZE))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_an_untouched_bank_enters_training(data, bank):
     training, _ = datasets_of_training(data)
     training.control.ratio = 1
     image, label, _, properties = training.load_case("case_0")
-    assert image.shape[2:] >= CANVAS
+    assert image.shape[2:] >= PATCH_SIZE
     assert label[:, :1, :2, :2].shape == (1, 1, 2, 2)
     assert set(properties["class_locations"]) == {1, 2}
 
@@ -182,19 +182,19 @@ def test_arrays_that_nnunet_could_not_train_on_are_refused(data, bank, ending, c
         datasets_of_training(data)
 
 
-def test_a_bank_whose_gate_for_it_was_left_open_may_hold_values_that_are_not_numbers(bank):
+def test_a_bank_whose_filter_for_it_was_left_open_may_hold_values_that_are_not_numbers(bank):
     rewrite(bank, ".b2nd", with_value(np.nan))
-    change_record(bank, gates={"finite": {"refused": 0, "limits": {}, "off": "not wanted"}})
+    change_record(bank, filters={"finite": {"refused": 0, "limits": {}, "off": "not wanted"}})
     verify_bank(bank)
 
 
-def test_an_array_that_cannot_be_read_to_its_end_is_refused_whatever_gates_were_left_open(bank):
+def test_an_array_that_cannot_be_read_to_its_end_is_refused_whatever_filters_were_left_open(bank):
     path = bank / "synth_00000.b2nd"
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
     path.write_bytes(content)
     renew_checksums(bank)
-    change_record(bank, gates={"finite": {"refused": 0, "limits": {}, "off": "not wanted"}})
+    change_record(bank, filters={"finite": {"refused": 0, "limits": {}, "off": "not wanted"}})
     with pytest.raises(UserError, match=r"synth_00000\.b2nd cannot be read to its end"):
         verify_bank(bank)
 
@@ -285,8 +285,8 @@ def renamed(name):
         lambda record: record | {"requested": 0, "shards": []},
         lambda record: record | {"name": "../elsewhere"},
         lambda record: record | {"name": "two\nlines"},
-        lambda record: record | {"canvas": [16]},
-        lambda record: record | {"canvas": [0, 14]},
+        lambda record: record | {"patch_size": [16]},
+        lambda record: record | {"patch_size": [0, 14]},
         lambda record: record | {"snapshots": []},
         lambda record: record | {"format_version": 2},
         lambda record: record | {"source": record["source"] | {"training_cases": []}},
@@ -317,7 +317,7 @@ def test_a_bank_that_tells_of_more_samples_than_it_holds_is_refused(bank):
 def test_volumes_are_refused_for_slices(data, bank):
     record = BankRecord.load(bank / RECORD_FILE)
     shards = [shard.model_copy(update={"numbers": shard.numbers[:1]}) for shard in record.shards]
-    change_record(bank, canvas=[4, 16, 14], requested=2, shards=[shard.model_dump() for shard in shards])
+    change_record(bank, patch_size=[4, 16, 14], requested=2, shards=[shard.model_dump() for shard in shards])
     with pytest.raises(UserError, match="samples of 3 axes, not 2"):
         datasets_of_training(data)
 

@@ -1,4 +1,4 @@
-"""Gates let real canvases pass, refuse what each is there to refuse, and count it."""
+"""Filters let real patches pass, refuse what each is there to refuse, and count it."""
 
 from dataclasses import replace
 
@@ -9,11 +9,11 @@ from scipy import ndimage
 
 from nnunet_synth.bank import MARGIN, fill, filters
 from nnunet_synth.bank.fill import fill_bank
-from nnunet_synth.bank.filters import GATES, Anatomy, Copy, Fit, GateOff, Gates, Known, Range
+from nnunet_synth.bank.filters import FILTERS, Anatomy, Copy, FilterOff, Filters, Fit, Known, Range
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import memorization
-from stylegan2_cond.metrics.reference_sets import AGAIN, REAL, cut_canvases, read_reference
+from stylegan2_cond.metrics.reference_sets import AGAIN, REAL, cut_patches, read_reference
 from stylegan2_cond.metrics.sample_set import Samples
 
 
@@ -55,8 +55,8 @@ def known(rng):
     return Known(real, real, (0, 1), Oracle(), 0.0)
 
 
-def test_real_canvases_pass_every_gate_as_often_as_its_limits_say(known):
-    verdicts = Gates.learn(lambda: known).first_refusal(Samples(known.real.image, known.real.label))
+def test_real_patches_pass_every_filter_as_often_as_its_limits_say(known):
+    verdicts = Filters.learn(lambda: known).first_refusal(Samples(known.real.image, known.real.label))
     # RARE at three limits, FIT_RARE at one. Copies are not asked for: these are all.
     refused = [verdict for verdict in verdicts if verdict not in (None, "copy")]
     assert len(refused) <= len(verdicts) * (4 * filters.RARE + filters.FIT_RARE)
@@ -69,41 +69,41 @@ def change(samples, **parts):
 def test_intensities_that_are_no_numbers_are_refused_first(known):
     drawn = change(known.real.take(slice(4)))
     drawn.image[2, 0, 3, 3] = np.nan
-    assert Gates.learn(lambda: known, without=("copy",)).first_refusal(drawn) == [None, None, "finite", None]
+    assert Filters.learn(lambda: known, without=("copy",)).first_refusal(drawn) == [None, None, "finite", None]
 
 
 @pytest.mark.parametrize(("margin", "allowed"), [(0.0, False), (0.2, True)])
 @pytest.mark.parametrize("side", [-1, 1])
-def test_the_range_is_that_of_real_canvases_and_a_margin(known, margin, allowed, side):
-    gate = Range(Known(known.real, known.reference, known.labels, None, margin))
+def test_the_range_is_that_of_real_patches_and_a_margin(known, margin, allowed, side):
+    filter_ = Range(Known(known.real, known.reference, known.labels, None, margin))
     least, most = known.real.image.min(), known.real.image.max()
     drawn = change(known.real.take(slice(2)))
     drawn.image[0, 0, :8] = (most if side > 0 else least) + side * 0.1 * (most - least)
-    assert gate.allows(drawn).tolist() == [allowed, True]
+    assert filter_.allows(drawn).tolist() == [allowed, True]
     drawn.image[0] = np.nan
-    assert gate.allows(drawn).tolist() == [False, True]
+    assert filter_.allows(drawn).tolist() == [False, True]
 
 
 def test_a_few_voxels_beyond_the_range_are_clipped_and_many_are_refused(known):
-    gate = Range(known)
+    filter_ = Range(known)
     least, most = known.real.image.min(), known.real.image.max()
     voxels = known.real.image[0].size
     drawn = change(known.real.take(slice(3)))
     few = int(filters.MOST_CLIPPED * voxels)
     drawn.image[0].reshape(-1)[:few] = most + 7
     drawn.image[1].reshape(-1)[: few + 1] = least - 7
-    assert gate.allows(drawn).tolist() == [True, False, True]
-    entering = Gates((gate,), {}).corrected(drawn)
+    assert filter_.allows(drawn).tolist() == [True, False, True]
+    entering = Filters((filter_,), {}).corrected(drawn)
     assert np.array_equal(entering.image, drawn.image.clip(least, most))
     assert entering.label is drawn.label
 
 
 def test_a_refusal_by_range_names_the_channel_and_how_far_it_reaches(known):
     two = change(known.real, image=np.concatenate([known.real.image, 2 * known.real.image], axis=1))
-    gate = Range(Known(two, two, known.labels, None, 0.0))
+    filter_ = Range(Known(two, two, known.labels, None, 0.0))
     drawn = change(two.take(slice(2)))
     drawn.image[1, 1, :16] = 40.5
-    text = gate.explain(drawn.image)
+    text = filter_.explain(drawn.image)
     assert "channel 1" in text
     assert "50.0%" in text
     assert "40.5" in text
@@ -125,16 +125,16 @@ def test_masks_unlike_any_real_one_are_refused(known):
         [(1, 10, 11, 10, 11)],  # too small
         [(1, 4, 10, 4, 10), (1, 20, 26, 20, 26)],  # in two pieces
         [(1, 10, 20, 10, 20), (0, 14, 15, 14, 15)],  # with a hole
-        [],  # empty, as no real canvas is
+        [],  # empty, as no real patch is
     )
     assert Anatomy(known).allows(drawn).tolist() == [True, False, False, False, False, False]
 
 
-def test_classes_that_real_canvases_never_show_together_are_refused():
+def test_classes_that_real_patches_never_show_together_are_refused():
     real = masks_of([(1, 4, 9, 4, 9)], [(2, 4, 9, 4, 9)], [])
-    gate = Anatomy(Known(real, real, (0, 1, 2), None, 0.0))
+    filter_ = Anatomy(Known(real, real, (0, 1, 2), None, 0.0))
     drawn = masks_of([(1, 4, 9, 4, 9)], [], [(1, 4, 9, 4, 9), (2, 14, 19, 14, 19)])
-    assert gate.allows(drawn).tolist() == [True, True, False]
+    assert filter_.allows(drawn).tolist() == [True, True, False]
 
 
 def torsos(rng, classes, cases, slices, side=32):
@@ -157,23 +157,23 @@ def torsos(rng, classes, cases, slices, side=32):
 @pytest.mark.parametrize("classes", [13, 50])
 def test_of_many_classes_masks_of_other_cases_pass_and_impossible_pairs_do_not(rng, classes):
     real, other = torsos(rng, classes, cases=20, slices=25), torsos(rng, classes, cases=8, slices=25)
-    gate = Anatomy(Known(real, real, tuple(range(classes + 1)), None, MARGIN))
+    filter_ = Anatomy(Known(real, real, tuple(range(classes + 1)), None, MARGIN))
     shown = [frozenset(np.unique(mask)) for mask in (*real.label, *other.label)]
     assert len(set(shown[len(real) :]) - set(shown[: len(real)])) > 2  # combinations that are new
-    assert gate.allows(other).mean() > 0.9
+    assert filter_.allows(other).mean() > 0.9
     assert not any({1, classes} <= seen for seen in shown)
     lowest = next(mask for mask in other.label if classes in mask)
     upper = other.take([1 in seen for seen in shown[len(real) :]])
     mixed = np.where(lowest == classes, classes, upper.label)  # the lowest organ in slices of the uppermost
     assert len(upper) > 3
-    assert not gate.allows(Samples(upper.image, mixed)).any()
+    assert not filter_.allows(Samples(upper.image, mixed)).any()
 
 
 def test_of_many_classes_an_empty_mask_or_a_class_that_no_real_one_shows_is_refused():
     real = masks_of(*[[(1 + number % 11, 4, 9, 4, 9)] for number in range(22)])
-    gate = Anatomy(Known(real, real, tuple(range(13)), None, 0.0))
+    filter_ = Anatomy(Known(real, real, tuple(range(13)), None, 0.0))
     drawn = masks_of([(3, 4, 9, 4, 9)], [], [(12, 4, 9, 4, 9)], [(3, 4, 9, 4, 9), (4, 14, 19, 4, 9)])
-    assert gate.allows(drawn).tolist() == [True, False, False, False]
+    assert filter_.allows(drawn).tolist() == [True, False, False, False]
 
 
 def test_a_mask_that_nnunet_does_not_see_is_refused(known):
@@ -182,26 +182,26 @@ def test_a_mask_that_nnunet_does_not_see_is_refused(known):
     assert Fit(known).allows(moved).tolist() == [True, False, True]
 
 
-def test_without_an_nnunet_the_gate_is_off_and_says_so(known):
-    made = Gates.learn(lambda: Known(known.real, known.reference, known.labels, None, 0.0), without=("copy",))
+def test_without_an_nnunet_the_filter_is_off_and_says_so(known):
+    made = Filters.learn(lambda: Known(known.real, known.reference, known.labels, None, 0.0), without=("copy",))
     records = made.records()
-    assert list(records) == list(GATES)
+    assert list(records) == list(FILTERS)
     assert records["fit"].off == "no nnU-Net was trained on the real cases of the fold"
     assert records["copy"].off == "not wanted"
     assert records["range"].off is None
-    with pytest.raises(GateOff, match=r"found 2\b"):
+    with pytest.raises(FilterOff, match=r"found 2\b"):
         Copy(Known(known.real, discs(np.random.default_rng(1), 8, cases=2), known.labels, Oracle(), 0.0))
 
 
 def test_copies_are_refused_and_others_are_not(known, rng):
     shifted = np.roll(known.real.image[:20], 1, axis=3) + rng.normal(0, 0.02, (20, 1, 32, 32)).astype(np.float32)
     fresh = discs(rng, 40)
-    gate = Copy(known)
-    assert not gate.allows(Samples(shifted, known.real.label[:20])).any()
-    assert gate.allows(Samples(fresh.image, fresh.label)).mean() > 0.9
+    filter_ = Copy(known)
+    assert not filter_.allows(Samples(shifted, known.real.label[:20])).any()
+    assert filter_.allows(Samples(fresh.image, fresh.label)).mean() > 0.9
 
 
-def test_what_is_usual_of_real_canvases_is_looked_up_once(known, tmp_path, monkeypatch):
+def test_what_is_usual_of_real_patches_is_looked_up_once(known, tmp_path, monkeypatch):
     known = replace(known, nnunet=None)
     plain, searched, search = Copy(known), [], memorization.nearest_cases
 
@@ -221,23 +221,23 @@ def test_what_is_usual_of_real_canvases_is_looked_up_once(known, tmp_path, monke
     assert Copy(replace(known, keep=tmp_path / "file")).limits == plain.limits  # nothing can be kept there
 
 
-def test_the_first_gate_that_refuses_is_told(known):
+def test_the_first_filter_that_refuses_is_told(known):
     drawn = masks_of([(1, 2, 30, 2, 30)])
     drawn.image[0] += 9
-    assert Gates.learn(lambda: known).first_refusal(drawn) == ["range"]
-    assert Gates.learn(lambda: known, without=("range",)).first_refusal(drawn) == ["anatomy"]
+    assert Filters.learn(lambda: known).first_refusal(drawn) == ["range"]
+    assert Filters.learn(lambda: known, without=("range",)).first_refusal(drawn) == ["anatomy"]
 
 
-def test_real_canvases_of_a_preprocessed_fold_pass(preprocessed, plan):
+def test_real_patches_of_a_preprocessed_fold_pass(preprocessed, plan):
     """Cut anew, they are refused about as rarely as the limits promise."""
-    real = cut_canvases(preprocessed, plan, plan.source.training_cases, 300, REAL)
+    real = cut_patches(preprocessed, plan, plan.source.training_cases, 300, REAL)
     known = Known(real, read_reference(preprocessed, plan)[0], plan.codec.labels, None, 0.0)
-    again = cut_canvases(preprocessed, plan, plan.source.training_cases, 300, AGAIN)
-    verdicts = Gates.learn(lambda: known, without=("copy",)).first_refusal(again)
+    again = cut_patches(preprocessed, plan, plan.source.training_cases, 300, AGAIN)
+    verdicts = Filters.learn(lambda: known, without=("copy",)).first_refusal(again)
     assert sum(verdict is not None for verdict in verdicts) <= 0.06 * len(verdicts)
 
 
-class Refusing(filters.Gate):
+class Refusing(filters.Filter):
     """About every third sample, decided by the sample itself."""
 
     name, says = "range", "is refused for a test"
@@ -251,11 +251,11 @@ class RefusingAll(Refusing):
         return np.zeros(len(samples), bool)
 
 
-def test_a_bank_counts_and_shows_what_its_gates_refused(preprocessed, generator_run, monkeypatch):
-    monkeypatch.setitem(filters.GATES, "range", Refusing)
+def test_a_bank_counts_and_shows_what_its_filters_refused(preprocessed, generator_run, monkeypatch):
+    monkeypatch.setitem(filters.FILTERS, "range", Refusing)
     folder = fill_bank(preprocessed, "0", samples=100, name="counted", without=("anatomy", "fit", "copy"))
     record = BankRecord.load(folder / RECORD_FILE)
-    refused = record.gates["range"].refused
+    refused = record.filters["range"].refused
     assert refused > 10
     assert record.samples == 100
     assert record.drawn == 100 + refused
@@ -265,9 +265,9 @@ def test_a_bank_counts_and_shows_what_its_gates_refused(preprocessed, generator_
     assert not (folder / "refused_finite.png").exists()
 
 
-def test_filling_gives_up_when_the_gates_refuse_nearly_all(preprocessed, generator_run, monkeypatch):
-    monkeypatch.setitem(filters.GATES, "range", RefusingAll)
-    with pytest.raises(UserError, match=r"refused 64 of 64 samples, most of them the gate 'range'.*--without range"):
+def test_filling_gives_up_when_the_filters_refuse_nearly_all(preprocessed, generator_run, monkeypatch):
+    monkeypatch.setitem(filters.FILTERS, "range", RefusingAll)
+    with pytest.raises(UserError, match=r"refused 64 of 64 samples, most of them the filter 'range'.*--without range"):
         fill_bank(preprocessed, "0", samples=10, name="hopeless", without=("anatomy", "fit", "copy"))
     folder = fill.banks_folder(preprocessed, "0") / "hopeless"
     assert sorted(path.name for path in folder.iterdir()) == [RECORD_FILE, "refused_range.png"]
@@ -276,7 +276,7 @@ def test_filling_gives_up_when_the_gates_refuse_nearly_all(preprocessed, generat
     assert not (folder / "refused_range.png").exists()
 
 
-def test_a_bank_goes_on_with_the_gates_that_it_was_begun_with(preprocessed, generator_run, monkeypatch):
+def test_a_bank_goes_on_with_the_filters_that_it_was_begun_with(preprocessed, generator_run, monkeypatch):
     without = ("anatomy", "fit", "copy")
     monkeypatch.setattr(filters.Range, "allows", lambda self, samples: np.ones(len(samples), bool))
     folder = fill_bank(preprocessed, "0", samples=10, name="begun", without=without)
@@ -287,15 +287,15 @@ def test_a_bank_goes_on_with_the_gates_that_it_was_begun_with(preprocessed, gene
         self.limits["channel 0 most"] += 1
 
     monkeypatch.setattr(filters.Range, "__init__", other)
-    with pytest.raises(UserError, match=r"The gate 'range' of bank .*begun was another when it was begun"):
+    with pytest.raises(UserError, match=r"The filter 'range' of bank .*begun was another when it was begun"):
         fill_bank(preprocessed, "0", samples=20, name="begun", without=without)
     assert BankRecord.load(folder / RECORD_FILE).samples == 10
 
 
-def test_a_gate_that_is_not_there_is_named_with_those_that_are(preprocessed):
-    with pytest.raises(UserError, match=r"--without fitness: there is no such gate.*fit, copy, all"):
+def test_a_filter_that_is_not_there_is_named_with_those_that_are(preprocessed):
+    with pytest.raises(UserError, match=r"--without fitness: there is no such filter.*fit, copy, all"):
         fill_bank(preprocessed, "0", samples=10, without=("fitness",))
 
 
-def test_strict_gates_are_gates():
-    assert set(STRICT) < set(GATES)
+def test_strict_filters_are_filters():
+    assert set(STRICT) < set(FILTERS)

@@ -43,7 +43,7 @@ def make_snapshot(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair_plan(plan):
-    small = {"canvas": (20, 12), "factors": ((2, 2), (2, 2)), "channels": (16, 16, 16)}
+    small = {"patch_size": (20, 12), "factors": ((2, 2), (2, 2)), "channels": (16, 16, 16)}
     return plan.model_copy(update={"spacing": SPACING, **small})
 
 
@@ -109,21 +109,21 @@ def test_files_hold_what_the_generator_draws_for_nnunets_own_reader(drawn, pair_
         assert geometry["spacing"][1:] == list(SPACING)
 
 
-def test_files_are_of_the_canvas_in_float32_and_int16_with_the_spacing_of_the_cases(drawn, pair_plan):
+def test_files_are_of_the_patch_in_float32_and_int16_with_the_spacing_of_the_cases(drawn, pair_plan):
     image = sitk.ReadImage(image_files(drawn, 0, 1)[0])
     label = sitk.ReadImage(str(drawn / "labels" / "sample_00000.nii.gz"))
     assert (image.GetPixelIDTypeAsString(), label.GetPixelIDTypeAsString()) == (
         "32-bit float", "16-bit signed integer",
     )  # fmt: skip
     for file in (image, label):
-        assert file.GetSize() == pair_plan.canvas[::-1]
+        assert file.GetSize() == pair_plan.patch_size[::-1]
         assert file.GetSpacing() == SPACING[::-1]
     assert len(list(drawn.glob("images/*"))) == 20 * pair_plan.codec.image_channels
     assert len(list(drawn.glob("labels/*"))) == 20
 
 
 def test_volumes_become_volumes(make_snapshot, pair_plan, tmp_path):
-    changes = {"canvas": (4, 8, 12), "spacing": (3.0, 1.0, 0.5), "factors": ((1, 2, 2),), "channels": (16, 16)}
+    changes = {"patch_size": (4, 8, 12), "spacing": (3.0, 1.0, 0.5), "factors": ((1, 2, 2),), "channels": (16, 16)}
     snapshot = make_snapshot(pair_plan.model_copy(update=changes))
     generate(snapshot, tmp_path / "drawn", samples=2)
     pairs = load_generator(snapshot).sample(2)
@@ -137,7 +137,7 @@ def test_the_picture_shows_the_first_samples(drawn, pair_plan):
     picture, columns = imread(drawn / "preview.png"), 8
     tile = (picture.shape[0] / 3 - 2 * GAP, picture.shape[1] / columns - 2 * GAP)  # 20 samples: 3 rows
     channels = pair_plan.codec.image_channels
-    assert tile[1] / tile[0] == pytest.approx((channels + 1) * pair_plan.canvas[1] / pair_plan.canvas[0])
+    assert tile[1] / tile[0] == pytest.approx((channels + 1) * pair_plan.patch_size[1] / pair_plan.patch_size[0])
     assert np.ptp(picture[..., :3], axis=-1).max() > 0.1
 
 
@@ -323,7 +323,7 @@ def test_what_is_asked_is_asked_of_every_sample(pair_snapshot, pair_plan, tmp_pa
 def test_a_combination_of_classes_that_no_training_patch_shows_is_named(make_snapshot, pair_plan, tmp_path, capsys):
     label = np.zeros((10, 4, 4), np.int16)
     label[:, 0], label[:8, 1] = 1, 2
-    conditions = Conditions.from_canvases((1, 2), label, None)
+    conditions = Conditions.from_patches((1, 2), label, None)
     assert conditions.combinations() == pytest.approx({(1, 2): 0.8, (1,): 0.2})
     snapshot = make_snapshot(pair_plan.model_copy(update={"conditions": conditions}))
     generate(snapshot, tmp_path / "seen", samples=1, with_classes=[2, 1])
@@ -363,7 +363,7 @@ def test_the_summary_counts_how_often_what_was_asked_was_met(pair_snapshot, tmp_
         (["--with-class", "7"], "Error: --with-class 7: class 7 is not one that this generator knows: [1, 2]"),
         (["--position", "2", "--with-class", "1"], "Error: --position 2: position 2 is not between"),
         (["--position", "nan"], "Error: --position nan: position nan is not between"),
-        (["--area", "1=1.5"], "Error: --area 1=1.5: area 1.5 of class 1 is no share of the canvas"),
+        (["--area", "1=1.5"], "Error: --area 1=1.5: area 1.5 of class 1 is no share of the patch"),
         (["--area", "1=0.6", "--area", "2=0.6"], "Error: --area 1=0.6 --area 2=0.6: the areas asked for add up to 1.2"),
         (["--area", "1=1", "--with-class", "2"], "Error: --with-class 2 --area 1=1: the areas asked for"),
         (["--area", "1"], "Error: --area 1 is not CLASS=SHARE. Type for example --area 1=0.05"),

@@ -81,7 +81,7 @@ def test_a_setback_is_told_with_the_rate_that_follows_and_after_three_comes_advi
 @pytest.fixture
 def course(preprocessed, plan, monkeypatch, tmp_path):
     """Begin a run of 160 images, 8 a step, with a good checkpoint every 80; plant accidents and see its course."""
-    small = plan.model_copy(update={"canvas": (20, 16)})
+    small = plan.model_copy(update={"patch_size": (20, 16)})
     monkeypatch.setattr(loop, "SMALLEST_SNAPSHOT_INTERVAL", 80)
     monkeypatch.setattr(loop, "LOG_INTERVAL", 40)
     monkeypatch.setattr(run_logger.SnapshotJudge, "judge", lambda *_: {})

@@ -17,7 +17,7 @@ import typer
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, GateRecord, write_shard
+from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, FilterRecord, write_shard
 from nnunet_synth.bank.inspection import PAGE_FILE, inspect_bank, two_sides
 from nnunet_synth.bank.inspection.facts import list_facts
 from nnunet_synth.bank.inspection.figures import plot_distribution
@@ -175,16 +175,16 @@ def test_the_page_tells_what_the_record_tells(page, bank):
     assert f"{record.samples} synthetic pairs of" in page.text
     assert f"{3 * len(record.shards)} files" in page.text
     assert f"{record.drawn:,} samples were drawn, {record.samples:,} entered" in page.text
-    for name, gate in record.gates.items():
+    for name, filter_ in record.filters.items():
         assert name in page.text
-        assert not gate.off or f"{name} ({gate.off})" in page.text
+        assert not filter_.off or f"{name} ({filter_.off})" in page.text
     for checksum in (value for shard in record.shards for value in shard.files.values()):
         assert checksum in page.text
     assert record.snapshots[0].weights_sha256 in page.text
     assert all(case in page.text for case in record.source.training_cases)
 
 
-def test_pictures_of_what_gates_refused_are_in_the_page(copied, foreign):
+def test_pictures_of_what_filters_refused_are_in_the_page(copied, foreign):
     pixels = base64.b64encode((foreign / "previews.png").read_bytes()).decode()
     shutil.copy(foreign / "previews.png", foreign / "refused_finite.png")
     shown = [attributes for tag, attributes in inspect(foreign).tags if tag == "img" and "refused" in attributes["alt"]]
@@ -232,8 +232,8 @@ def test_without_the_snapshot_there_is_a_page_that_says_so(copied, key, value, t
 
 
 def test_names_of_others_are_text_and_no_markup(foreign):
-    gates = {"<b>x</b>": GateRecord(off="<script>alert(1)</script>"), "../previews": GateRecord(refused=1)}
-    change(foreign, name="<img src=x onerror=alert(1)>", gates=gates)
+    filters = {"<b>x</b>": FilterRecord(off="<script>alert(1)</script>"), "../previews": FilterRecord(refused=1)}
+    change(foreign, name="<img src=x onerror=alert(1)>", filters=filters)
     shutil.copy(foreign / "previews.png", foreign / "refused_x.png")
     told = inspect(foreign)
     assert "<script>alert(1)</script>" in told.text
@@ -255,7 +255,7 @@ def test_the_command_on_the_page_fills_the_same_bank(found):
     assert asked["snapshot"] == [record.snapshots[0].path]
     assert (asked["samples"], asked["name"], asked["seed"]) == (100, "tests", 7)
     assert (asked["balanced"], asked["masks"], asked["margin"]) == (True, "deformed", 0.125)
-    assert set(asked["without"]) == {name for name, gate in record.gates.items() if gate.off == "not wanted"}
+    assert set(asked["without"]) == {name for name, filter_ in record.filters.items() if filter_.off == "not wanted"}
 
 
 # Samples
@@ -280,7 +280,7 @@ def test_samples_are_spread_over_the_bank_and_are_those_of_their_numbers(bank, m
 
 def test_large_samples_are_fewer(bank, monkeypatch):
     record = BankRecord.load(bank / RECORD_FILE)
-    monkeypatch.setattr(two_sides, "MOST_BYTES", 5 * 4 * 2 * math.prod(record.canvas))  # two channels
+    monkeypatch.setattr(two_sides, "MOST_BYTES", 5 * 4 * 2 * math.prod(record.patch_size))  # two channels
     assert len(read_samples(bank, record)) == 5
 
 
@@ -319,16 +319,16 @@ def test_a_shard_of_another_size_than_the_record_tells_is_refused(foreign):
 
 @pytest.fixture(scope="module")
 def planted(found, preprocessed, tmp_path_factory):
-    """A bank of samples, and of two canvases of training cases, from one corner and the other: what is found out."""
+    """A bank of samples, and of two patches of training cases, from one corner and the other: what is found out."""
     folder = tmp_path_factory.mktemp("planted")
-    record, canvas = found.record, found.record.canvas
+    record, patch_size = found.record, found.record.patch_size
     image, label = (part.copy() for part in (found.drawn.samples.image[:24], found.drawn.samples.label[:24]))
     truths = {}
     for place, name, last in ((5, record.source.training_cases[2], 0), (17, record.source.training_cases[6], 1)):
         case = preprocessed.load(name)
         middle = case.image.shape[1] // 2
-        room = [have - want for have, want in zip(case.image.shape[2:], canvas, strict=True)]
-        box = tuple(slice(last * more, last * more + want) for more, want in zip(room, canvas, strict=True))
+        room = [have - want for have, want in zip(case.image.shape[2:], patch_size, strict=True)]
+        box = tuple(slice(last * more, last * more + want) for more, want in zip(room, patch_size, strict=True))
         image[place], label[place] = case.image[(slice(None), middle, *box)], case.label[(0, middle, *box)]
         truths[place] = f"{name}, slice {middle + 1} of {case.image.shape[1]}"
     shard = write_shard(folder, "synth_00000", image.swapaxes(0, 1), label[None], range(24), 24, preprocessed)
@@ -353,18 +353,18 @@ def test_a_planted_copy_is_found_with_its_case_and_slice_and_called_one(planted)
     assert "Copy?" in render(found)
 
 
-def test_the_neighbour_is_the_best_of_all_training_canvases(found, preprocessed):
-    canvases, words = [], []
+def test_the_neighbour_is_the_best_of_all_training_patches(found, preprocessed):
+    patches, words = [], []
     for name in found.record.source.training_cases:
         case = preprocessed.load(name)
-        there = [image for image, _ in cover(case, found.record.canvas, reach=RIM, margin=RIM)]
+        there = [image for image, _ in cover(case, found.record.patch_size, reach=RIM, margin=RIM)]
         each = len(there) // case.image.shape[1]
-        canvases += there
+        patches += there
         words += [f"{name}, slice {n // each + 1} of {case.image.shape[1]}" for n in range(len(there))]
     assert words == list(found.real.places)
     chosen = [0, 41, 99]
     queries = torch.from_numpy(found.drawn.samples.image[chosen])
-    exact = largest_correlation(queries, torch.from_numpy(np.stack(canvases))[None].expand(3, -1, -1, -1, -1))
+    exact = largest_correlation(queries, torch.from_numpy(np.stack(patches))[None].expand(3, -1, -1, -1, -1))
     assert np.allclose(exact.max(dim=1).values, found.neighbours.drawn.nearness[chosen], atol=1e-4)
 
 
@@ -385,12 +385,12 @@ def test_sets_of_classes_are_counted(found):
     alone = presence(ours, None, [1, 2])
     assert dict(zip(alone.sets, alone.drawn, strict=True)) == {(1,): 0.25, (1, 2): 0.25, (2,): 0.25, (): 0.25}
     assert alone.real is None
-    both = presence(ours, real_side(found, canvases=theirs, again=ours), [1, 2])
-    assert both.sets[0] == ()  # what real canvases show most often
+    both = presence(ours, real_side(found, patches=theirs, again=ours), [1, 2])
+    assert both.sets[0] == ()  # what real patches show most often
     assert both.distance == both.noise == 0.75  # as many would have to show something else
 
 
-def test_measures_are_those_of_canvases_that_show_the_class_and_of_voxels_within_the_image():
+def test_measures_are_those_of_patches_that_show_the_class_and_of_voxels_within_the_image():
     label = np.zeros((3, 4, 4), np.int16)
     label[0, :2, :2], label[1, 3, :], label[2] = 1, 1, OUTSIDE
     image = np.where(label == 1, 5.0, np.where(label == OUTSIDE, 100.0, 1.0)).astype(np.float32)[:, None]
@@ -412,7 +412,7 @@ def test_distances_are_those_of_wasserstein_in_pooled_standard_deviations():
     assert one.noise == 0
 
 
-def test_a_bank_of_real_canvases_is_hardly_further_from_real_than_real_ones(found):
+def test_a_bank_of_real_patches_is_hardly_further_from_real_than_real_ones(found):
     again = dataclasses.replace(found.drawn, samples=found.real.again)
     for one in measure(again.samples, found.real, None, found.classes, found.channels, np.random.default_rng(1)):
         assert one.distance == pytest.approx(one.noise, abs=0.02)
@@ -521,7 +521,7 @@ def test_a_bank_of_volumes_has_a_page(found, tmp_path, preprocessed):
         update={
             "shards": tuple(shards),
             "requested": 3,
-            "canvas": (8, 24, 16),
+            "patch_size": (8, 24, 16),
             "source": without_real_cases(found.record),
         }
     )

@@ -91,8 +91,8 @@ def test_the_first_screen_says_how_many_samples_from_what_and_what_is_wrong(page
     assert f"{len(record.source.training_cases)} training cases of {record.source.dataset_name}" in seen
     assert f"All {record.requested} samples that were asked for are there" in seen
     assert "SHA-256" in seen
-    for name, gate in record.gates.items():
-        assert (f"{name} ({gate.off})" in seen) == bool(gate.off)
+    for name, filter_ in record.filters.items():
+        assert (f"{name} ({filter_.off})" in seen) == bool(filter_.off)
 
 
 def test_masks_lie_exactly_over_their_images_and_can_be_taken_off(page):

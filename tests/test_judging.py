@@ -15,7 +15,7 @@ from tolerance import assert_rounded
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case
-from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.metrics import METRICS, Result, Samples, compare
 from stylegan2_cond.metrics import memorization as copies_room
 from stylegan2_cond.metrics.features import RandomPyramid
@@ -27,7 +27,7 @@ from stylegan2_cond.training.snapshot_evaluation import JUDGED, SnapshotJudge
 from stylegan2_cond.training.yardstick import COPY_VOXELS, Yardstick, shrinking, shrunk
 
 NAMES = [f"case{number}" for number in range(10)]
-OTHER = 7  # a stream of canvases that the judge does not use
+OTHER = 7  # a stream of patches that the judge does not use
 
 # --- cases that are made up: smooth images, a class where they are bright
 
@@ -52,33 +52,33 @@ class MadeUp:
 
 
 class Drawing:
-    """Stands for a generator: draws canvases of cases, which may be changed."""
+    """Stands for a generator: draws patches of cases, which may be changed."""
 
     def __init__(self, preprocessed, plan, change=lambda image, label: (image, label), names=None):
-        self.canvases = Canvases(
-            preprocessed, names or plan.source.training_cases, plan.canvas, foreground_share=0.5, seed=OTHER
+        self.patches = PatchSampler(
+            preprocessed, names or plan.source.training_cases, plan.patch_size, foreground_share=0.5, seed=OTHER
         )
         self.plan, self.change, self.asked = plan, change, []
 
     def sample(self, n, *, seed=0):
         self.asked.append((n, seed))
-        image, label = self.canvases.batch(0, n)
+        image, label = self.patches.batch(0, n)
         condition = self.plan.conditions.measure(
-            torch.from_numpy(label), torch.from_numpy(self.canvases.positions(0, n))
+            torch.from_numpy(label), torch.from_numpy(self.patches.positions(0, n))
         )
         return Pairs(*self.change(image, label), condition.numpy())
 
 
-def made_up_plan(names=NAMES, canvas=(24, 20), **changes):
+def made_up_plan(names=NAMES, patch_size=(24, 20), **changes):
     """A plan for cases that are made up."""
     plan = tiny_plan()
     changes = {
         "codec": Codec(low=(-2.0,), high=(2.0,), labels=(0, 1, 2)),
-        "conditions": Conditions.from_canvases((1, 2), np.arange(3).repeat(20).reshape(3, 4, 5), None),
+        "conditions": Conditions.from_patches((1, 2), np.arange(3).repeat(20).reshape(3, 4, 5), None),
         "source": plan.source.model_copy(
             update={"training_cases": tuple(names), "training_sha256": ("0" * 64,) * len(names)}
         ),
-        "canvas": tuple(canvas),
+        "patch_size": tuple(patch_size),
     } | changes
     return plan.model_copy(update=changes)
 
@@ -91,7 +91,7 @@ def results_folder(monkeypatch, tmp_path):
 
 @pytest.fixture
 def flat():
-    """Ten cases of six slices, and a plan for canvases of 24×20."""
+    """Ten cases of six slices, and a plan for patches of 24×20."""
     return MadeUp(NAMES, (6, 26, 24)), made_up_plan()
 
 
@@ -106,7 +106,7 @@ def test_a_snapshot_of_a_real_training_is_judged_by_everything(preprocessed, gen
     assert results["kid"].value > 1  # 480 images teach little
 
 
-def test_figures_are_those_of_the_metrics_on_the_training_canvases(flat):
+def test_figures_are_those_of_the_metrics_on_the_training_patches(flat):
     judge = SnapshotJudge(*flat, samples=50)
     drawing = Drawing(*flat, change=lambda image, label: (0.7 * image + 0.2, label))
     found = judge.judge(drawing)
@@ -125,7 +125,7 @@ def test_only_training_cases_are_read():
     assert set(judge.yardstick.real.case) | set(judge.yardstick.reference.case) == set(NAMES)
 
 
-def test_the_real_canvases_are_those_that_evaluate_compares_with(flat):
+def test_the_real_patches_are_those_that_evaluate_compares_with(flat):
     ours, theirs = Yardstick.cut(*flat, 30).real, read_real_sets(*flat, (), 30).real
     for name in ("image", "label", "case", "asked"):
         assert np.array_equal(getattr(ours, name), getattr(theirs, name))
@@ -141,7 +141,7 @@ def test_the_same_latents_are_drawn_and_the_same_found_every_time(flat):
     assert np.array_equal(before[1], np.random.get_state()[1])
 
 
-def test_real_canvases_are_looked_at_once_in_a_training(flat, monkeypatch):
+def test_real_patches_are_looked_at_once_in_a_training(flat, monkeypatch):
     looked, searched = [], []
     judge, drawing = SnapshotJudge(*flat, samples=40), Drawing(*flat)
     look, search = RandomPyramid.__call__, copies_room.nearest_cases
@@ -165,13 +165,13 @@ FAULTS = {
     "noise": (lambda image, label: (image + noise(image.shape, 1), label), "kid swd"),
     "masks of others": (lambda image, label: (image, np.roll(label, 1, axis=0)), "kid-pair"),
     "thick masks": (lambda image, label: (image, ndimage.grey_dilation(label, (1, 3, 3))), "masks kid-pair"),
-    "one canvas": (lambda image, label: (image[:1].repeat(len(image), 0), label), "diversity-nearest"),
+    "one patch": (lambda image, label: (image[:1].repeat(len(image), 0), label), "diversity-nearest"),
 }
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """A judge, what it says of canvases that are as good as real ones, and what draws them."""
+    """A judge, what it says of patches that are as good as real ones, and what draws them."""
     flat = MadeUp(NAMES, (6, 26, 24)), made_up_plan()
     judge = SnapshotJudge(*flat, samples=150)
     with pytest.MonkeyPatch.context() as patch:
@@ -214,7 +214,7 @@ def test_masks_alone_are_judged_as_one_hot_images(flat):
     assert found["kid"].value > 3 * found["kid"].standard_error
 
 
-def test_a_class_that_no_training_canvas_shows_does_not_change_what_is_measured(flat):
+def test_a_class_that_no_training_patch_shows_does_not_change_what_is_measured(flat):
     def strange(image, label):
         return image, np.where((label == 0) & (image[:, 0] < -1.5), 9, label)
 
@@ -228,7 +228,7 @@ def test_a_class_that_no_training_canvas_shows_does_not_change_what_is_measured(
 
 
 def test_without_foreground_neither_masks_nor_conditions_are_told():
-    none = Conditions.from_canvases((), np.zeros((1, 4, 5), np.int16), None)
+    none = Conditions.from_patches((), np.zeros((1, 4, 5), np.int16), None)
     plan = made_up_plan(codec=Codec(low=(-2.0,), high=(2.0,), labels=(0,)), conditions=none)
     made_up = MadeUp(NAMES, (6, 26, 24), labels=0)
     found = SnapshotJudge(made_up, plan, samples=40).judge(Drawing(made_up, plan))
@@ -247,7 +247,7 @@ def test_a_single_case_has_figures_without_errors(flat):
     plan = made_up_plan(NAMES[:1])
     found = SnapshotJudge(flat[0], plan, samples=40).judge(Drawing(flat[0], plan, names=NAMES[1:]))
     assert {"kid", "kid-pair", "swd", "masks"} <= set(found)
-    assert "diversity-nearest" not in found  # real canvases of one case are no two samples
+    assert "diversity-nearest" not in found  # real patches of one case are no two samples
     assert "kid error" not in as_figures(found)
 
 
@@ -276,13 +276,13 @@ def test_constant_images_and_empty_masks_are_no_error(flat):
 
 
 @given(st.lists(st.integers(4, 700), min_size=2, max_size=3))
-def test_canvases_for_copies_are_shrunk_no_more_than_needed(canvas):
-    factors = shrinking(canvas)
-    sizes = [length // factor for length, factor in zip(canvas, factors, strict=True)]
+def test_patches_for_copies_are_shrunk_no_more_than_needed(patch_size):
+    factors = shrinking(patch_size)
+    sizes = [length // factor for length, factor in zip(patch_size, factors, strict=True)]
     assert math.prod(sizes) <= COPY_VOXELS
-    assert (max(factors) == 1) == (math.prod(canvas) <= COPY_VOXELS)
+    assert (max(factors) == 1) == (math.prod(patch_size) <= COPY_VOXELS)
     if max(factors) > 1:  # one step back of the axis that was shrunk last would be too large
-        larger = [s if f == 1 else n // (f - 1) for n, f, s in zip(canvas, factors, sizes, strict=True)]
+        larger = [s if f == 1 else n // (f - 1) for n, f, s in zip(patch_size, factors, sizes, strict=True)]
         assert any(math.prod(sizes) // s * g > COPY_VOXELS for s, g in zip(sizes, larger, strict=True) if g > s)
 
 
@@ -293,13 +293,13 @@ def test_shrinking_averages_blocks():
     assert np.array_equal(shrunk(Samples(image), (1, 1)).image, image)
 
 
-@pytest.mark.parametrize(("canvas", "shape"), [((24, 20), (6, 26, 24)), ((16, 18, 14), (17, 18, 18))])
-def test_copies_are_found_in_slices_and_in_shrunken_volumes(monkeypatch, canvas, shape):
+@pytest.mark.parametrize(("patch_size", "shape"), [((24, 20), (6, 26, 24)), ((16, 18, 14), (17, 18, 18))])
+def test_copies_are_found_in_slices_and_in_shrunken_volumes(monkeypatch, patch_size, shape):
     monkeypatch.setattr(yardstick, "COPY_VOXELS", 600)
     names = [f"case{number:02}" for number in range(50)]
-    made_up, seen, plan = MadeUp(names, shape), names[:25], made_up_plan(names[:25], canvas)
+    made_up, seen, plan = MadeUp(names, shape), names[:25], made_up_plan(names[:25], patch_size)
     judge = SnapshotJudge(made_up, plan, samples=40)
-    assert max(shrinking(canvas)) == (1 if len(canvas) == 2 else 2)
+    assert max(shrinking(patch_size)) == (1 if len(patch_size) == 2 else 2)
     copied = judge.judge(
         Drawing(made_up, plan, lambda image, label: (1.3 * image + noise(image.shape, 0.2), label), seen)
     )
@@ -334,19 +334,19 @@ def test_the_reference_is_thinned_to_what_there_is_room_for(flat, monkeypatch):
 def test_ignored_voxels_count_as_outside(flat):
     made_up, plan = flat
     codec = Codec(low=(-2.0,), high=(2.0,), labels=(0, 1), ignore=2)
-    conditions = Conditions.from_canvases((1,), np.arange(2).repeat(20).reshape(2, 4, 5), None)
+    conditions = Conditions.from_patches((1,), np.arange(2).repeat(20).reshape(2, 4, 5), None)
     real = Yardstick.cut(made_up, plan.model_copy(update={"codec": codec, "conditions": conditions}), 30)
     assert real.labels == (1,)
     assert set(np.unique(real.real.label)) == {OUTSIDE, 0, 1}
 
 
-MANY = ("precision", "coverage")  # take more canvases than there is memory for where each is large
+MANY = ("precision", "coverage")  # take more patches than there is memory for where each is large
 
 
-def test_few_canvases_are_drawn_where_they_are_large():
-    def count(canvas, channels=1):
+def test_few_patches_are_drawn_where_they_are_large():
+    def count(patch_size, channels=1):
         codec = Codec(low=(0.0,) * channels, high=(1.0,) * channels, labels=(0, 1))
-        return SnapshotJudge(None, made_up_plan(canvas=canvas, codec=codec)).samples
+        return SnapshotJudge(None, made_up_plan(patch_size=patch_size, codec=codec)).samples
 
     assert count((44, 33)) == snapshot_evaluation.SAMPLES[2]
     assert count((28, 44, 33)) == snapshot_evaluation.SAMPLES[3]

@@ -28,9 +28,12 @@ SLACK = 2**16  # bytes that reading the counter itself, and Python, may take
 @pytest.fixture(scope="module")
 def large(bank, preprocessed, tmp_path_factory):
     """157 shards that are links to one, and the record of a bank of 10,000 samples."""
-    folder, canvas = tmp_path_factory.mktemp("large"), (32, 24)
+    folder, patch_size = tmp_path_factory.mktemp("large"), (32, 24)
     rng = np.random.default_rng(0)
-    image, label = rng.normal(size=(2, EACH, *canvas)).astype(np.float32), rng.integers(0, 2, (1, EACH, *canvas))
+    image, label = (
+        rng.normal(size=(2, EACH, *patch_size)).astype(np.float32),
+        rng.integers(0, 2, (1, EACH, *patch_size)),
+    )
     first = write_shard(folder, "synth_00000", image, label.astype(np.int16), range(EACH), EACH, preprocessed)
     checksums, shards = list(first.files.values()), []
     for number in range(-(-SAMPLES // EACH)):
@@ -45,7 +48,7 @@ def large(bank, preprocessed, tmp_path_factory):
             first.model_copy(update={"name": name, "numbers": numbers, "next_sample": start + EACH, "files": files})
         )
     record = BankRecord.load(bank / RECORD_FILE)
-    record = record.model_copy(update={"shards": tuple(shards), "requested": SAMPLES, "canvas": canvas})
+    record = record.model_copy(update={"shards": tuple(shards), "requested": SAMPLES, "patch_size": patch_size})
     record.save(folder / RECORD_FILE)
     return folder, record
 

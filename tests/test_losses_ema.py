@@ -74,10 +74,10 @@ def test_the_relativistic_loss_minds_differences_only():
 # --- gradient penalty
 
 
-@pytest.mark.parametrize("canvas", [(4, 5), (3, 4, 2)])
-def test_the_penalty_of_linear_judges_is_the_mean_of_half_their_squared_norms(canvas):
-    first, second = normal(3, *canvas).requires_grad_(True), normal(3, *canvas, seed=1)
-    inputs = normal(5, 3, *canvas, seed=2).requires_grad_(True)
+@pytest.mark.parametrize("patch_size", [(4, 5), (3, 4, 2)])
+def test_the_penalty_of_linear_judges_is_the_mean_of_half_their_squared_norms(patch_size):
+    first, second = normal(3, *patch_size).requires_grad_(True), normal(3, *patch_size, seed=1)
+    inputs = normal(5, 3, *patch_size, seed=2).requires_grad_(True)
     scores = torch.stack([(inputs * direction).flatten(1).sum(dim=1) for direction in (first, second)], dim=1)
     penalty = gradient_penalty(scores, inputs)
     squares = [np.square(direction.detach().numpy()).sum() for direction in (first, second)]

@@ -23,7 +23,7 @@ CLASSES = (1, 2)
 
 
 class MeanIntensity(Features):
-    """A canvas is what its mean intensity is."""
+    """A patch is what its mean intensity is."""
 
     name = "mean"
     standardised = False
@@ -39,11 +39,11 @@ def blobs(count, seed=0, chance=0.6, size=(12, 12)):
     """Label maps that show each class with some chance, at many sizes."""
     rng = np.random.default_rng(seed)
     labels = np.zeros((count, *size), np.int16)
-    for canvas in labels:
+    for patch_size in labels:
         for label in CLASSES:
             if rng.random() < chance:
                 rows = slice(0, 6) if label == 1 else slice(6, 12)
-                canvas[rows] = label * (rng.random((6, *size[1:])) < rng.uniform(0.05, 1))
+                patch_size[rows] = label * (rng.random((6, *size[1:])) < rng.uniform(0.05, 1))
     return labels
 
 
@@ -62,10 +62,10 @@ def judged(real, drawn, conditions):
 
 
 REAL = blobs(300)
-CONDITIONS = Conditions.from_canvases(CLASSES, REAL, None)
+CONDITIONS = Conditions.from_patches(CLASSES, REAL, None)
 
 
-def test_canvases_meet_what_was_measured_on_themselves():
+def test_patches_meet_what_was_measured_on_themselves():
     drawn = blobs(200, seed=1)
     result = judged(samples_of(REAL), samples_of(drawn, measured(CONDITIONS, drawn)), CONDITIONS)
     assert (result.value, result.standard_error, result.warning) == (1, 0, None)
@@ -82,7 +82,9 @@ def test_every_figure_is_what_counting_one_by_one_and_scipy_say(seed, chance):
     drawn[::3] = wanted[::3]
     drawn[::5] = 0
     result = judged(samples_of(REAL), samples_of(drawn, measured(CONDITIONS, wanted)), CONDITIONS)
-    sets = [[{label for label in CLASSES if (canvas == label).any()} for canvas in side] for side in (wanted, drawn)]
+    sets = [
+        [{label for label in CLASSES if (patch_size == label).any()} for patch_size in side] for side in (wanted, drawn)
+    ]
     assert result.value == pytest.approx(np.mean([asked == shown for asked, shown in zip(*sets, strict=True)]))
     expected, ranks = {"by chance": np.mean([asked == shown for asked in sets[0] for shown in sets[1]])}, []
     for label in CLASSES:
@@ -133,15 +135,15 @@ def test_what_no_sample_tells_is_not_told():
 
 
 def placed(count=200, seed=0):
-    """Conditions with positions, real canvases whose intensity is their place, and more such places."""
+    """Conditions with positions, real patches whose intensity is their place, and more such places."""
     rng = np.random.default_rng(seed)
     label, places, further = blobs(count, seed), rng.random(count), rng.random(count)
-    conditions = Conditions.from_canvases(CLASSES, label, places)
+    conditions = Conditions.from_patches(CLASSES, label, places)
     return conditions, samples_of(label, measured(conditions, label, places), value=places), further
 
 
 @pytest.mark.parametrize(("tell", "expected"), [(lambda place: place, 1.0), (lambda place: 1 - place, -1.0)])
-def test_position_is_told_by_the_real_canvases_that_look_most_alike(tell, expected):
+def test_position_is_told_by_the_real_patches_that_look_most_alike(tell, expected):
     conditions, real, places = placed()
     drawn = samples_of(real.label, measured(conditions, real.label, places), value=tell(places))
     assert judged(real, drawn, conditions).details["position"] == pytest.approx(expected, abs=0.02)
@@ -159,7 +161,7 @@ def test_samples_that_do_not_mind_their_position_get_none():
     assert found == pytest.approx(expected, abs=5e-3)  # which of two neighbours is nearer may be left to rounding
 
 
-def test_a_case_does_not_tell_where_its_own_canvases_lie():
+def test_a_case_does_not_tell_where_its_own_patches_lie():
     conditions, real, places = placed()
     cases = np.array(list("abcd")).repeat(50)
     values = 10.0 * np.arange(4).repeat(50)  # nearest beside the own case are the ends of the next ones
@@ -175,7 +177,7 @@ def test_a_case_does_not_tell_where_its_own_canvases_lie():
     assert "position" not in judged(one_case, samples_of(label, drawn, case=alone), conditions).details
 
 
-def test_of_few_other_cases_all_canvases_tell(monkeypatch):
+def test_of_few_other_cases_all_patches_tell(monkeypatch):
     conditions, real, _ = placed()
     cases = np.array(["a"] * 197 + ["b"] * 3)
     real = samples_of(real.label, real.asked, value=real.image[:, 0, 0, 0], case=cases)
@@ -188,7 +190,7 @@ def test_of_few_other_cases_all_canvases_tell(monkeypatch):
         assert seeming[number] == pytest.approx(places[nearest].mean(), abs=1e-4)
 
 
-def test_without_positions_of_real_canvases_there_is_no_word_on_positions():
+def test_without_positions_of_real_patches_there_is_no_word_on_positions():
     conditions, real, places = placed()
     drawn = samples_of(real.label, measured(conditions, real.label, places), value=places)
     assert "position" not in judged(samples_of(real.label), drawn, conditions).details
@@ -216,7 +218,7 @@ def test_samples_that_do_not_know_what_they_were_asked_for_are_refused():
 def test_it_is_shown_unasked_of_slices_and_volumes_where_samples_know():
     assert "conditions" in default_metrics()
     for label in (REAL[:30], np.stack([blobs(4, seed=seed) for seed in range(30)])):
-        conditions = Conditions.from_canvases(CLASSES, label, None)
+        conditions = Conditions.from_patches(CLASSES, label, None)
         pairs = SimpleNamespace(
             image=np.random.default_rng(0).random((30, 1, *label.shape[1:]), np.float32),
             label=label,
@@ -245,7 +247,7 @@ def test_samples_carry_what_they_were_asked_for():
             as_samples(samples_of(REAL, wrong))
 
 
-def test_real_canvases_know_where_they_lie_and_what_they_show(preprocessed, plan):
+def test_real_patches_know_where_they_lie_and_what_they_show(preprocessed, plan):
     sets = read_real_sets(preprocessed, plan, (), 40)
     for side in (sets.real, sets.again):
         shown, areas, _ = plan.conditions.parts(torch.from_numpy(side.asked))

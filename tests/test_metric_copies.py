@@ -1,4 +1,4 @@
-"""Copies: correlation by brute force, planted copies found, and canvases that cover a case."""
+"""Copies: correlation by brute force, planted copies found, and patches that cover a case."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def normal(*shape, seed=0):
 
 
 def brute_force(query, partner):
-    """Mean over the channels of np.corrcoef at every place, the largest of all. `[C, *canvas]`, `[C, *size]`."""
+    """Mean over the channels of np.corrcoef at every place, the largest of all. `[C, *spatial]`, `[C, *size]`."""
     inner = without_rim(torch.from_numpy(query)[None])[0].numpy()
     found = []
     room = [whole - length for whole, length in zip(partner.shape[1:], inner.shape[1:], strict=True)]
@@ -46,11 +46,11 @@ def brute_force(query, partner):
 
 
 @pytest.mark.parametrize(
-    ("channels", "canvas", "size"),
+    ("channels", "patch_size", "size"),
     [(1, (12, 10), (12, 10)), (3, (9, 17), (14, 20)), (1, (4, 5), (6, 6)), (2, (6, 9, 8), (8, 10, 8))],
 )
-def test_largest_correlation_is_numpys_over_all_places(channels, canvas, size):
-    queries, partners = 3 * normal(4, channels, *canvas) + 2, 0.5 * normal(4, 5, channels, *size, seed=1) - 7
+def test_largest_correlation_is_numpys_over_all_places(channels, patch_size, size):
+    queries, partners = 3 * normal(4, channels, *patch_size) + 2, 0.5 * normal(4, 5, channels, *size, seed=1) - 7
     partners[1, 2, 0] = 4  # a channel that is constant
     found = largest_correlation(torch.from_numpy(queries), torch.from_numpy(partners))
     expected = [[brute_force(query, partner) for partner in row] for query, row in zip(queries, partners, strict=True)]
@@ -63,7 +63,7 @@ def test_the_rim_is_three_voxels_or_an_eighth_of_a_short_axis():
     assert RIM == 3
 
 
-def test_constant_windows_have_no_correlation_whatever_else_the_canvas_shows():
+def test_constant_windows_have_no_correlation_whatever_else_the_patch_shows():
     query = normal(1, 1, 32, 32)
     padded = np.full((1, 1, 1, 32 + 60, 32 + 60), -1.5, np.float32)
     assert largest_correlation(*map(torch.from_numpy, (query, padded))).item() == 0
@@ -96,7 +96,7 @@ def test_the_nearest_case_of_a_copy_is_its_own_unless_that_is_left_out():
     assert index[:, 0].tolist() == [3, 17, 59]
     torch.testing.assert_close(correlation[:, 0], torch.ones(3))
     assert (correlation.diff(dim=1) <= 0).all()
-    assert all(len(set(cases[row])) == len(row) for row in index.numpy())  # one canvas of each case
+    assert all(len(set(cases[row])) == len(row) for row in index.numpy())  # one patch of each case
     others, index = nearest_cases(queries, reference, cases, cases[[3, 17, 59]])
     assert (cases[index] != cases[[3, 17, 59], None]).all()
     assert (others < 0.9).all()
@@ -107,7 +107,7 @@ def test_the_nearest_case_of_a_copy_is_its_own_unless_that_is_left_out():
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=3, max_size=8), st.integers(1, 5), st.booleans(), st.integers(0, 2**16))
-def test_best_of_cases_are_the_best_canvases_of_the_best_cases(lengths, queries, alone, seed):
+def test_best_of_cases_are_the_best_patches_of_the_best_cases(lengths, queries, alone, seed):
     rng = np.random.default_rng(seed)
     cases = np.repeat(np.arange(len(lengths)), lengths)
     scores = rng.permutation(queries * len(cases)).reshape(queries, -1).astype(np.float32)
@@ -167,7 +167,7 @@ PLANTED = {
 
 @pytest.fixture(scope="module")
 def alarms():
-    """The share of alarms among canvases of each kind."""
+    """The share of alarms among patches of each kind."""
     comparison = Comparison(
         REAL, Samples(np.concatenate(list(PLANTED.values()))), features=RandomPyramid(), reference=TRAINING
     )
@@ -183,7 +183,7 @@ def test_cases_never_seen_raise_hardly_an_alarm(alarms):
     assert np.mean([share for kind, share in alarms.items() if kind[:5] == "never"]) <= 0.02
 
 
-def test_a_typical_canvas_is_near_to_all_cases_and_a_copy_of_none(alarms):
+def test_a_typical_patch_is_near_to_all_cases_and_a_copy_of_none(alarms):
     assert alarms["typical, never seen"] <= 0.01
 
 
@@ -199,7 +199,7 @@ def test_copies_are_found_where_the_reference_is_named_though_it_is_what_real_is
     assert result.value >= 99
 
 
-def test_real_canvases_are_no_copies_of_their_own_cases():
+def test_real_patches_are_no_copies_of_their_own_cases():
     assert compare(REAL, REAL.take(slice(0, 100)), ["copies"])["copies"].value <= 2
 
 
@@ -226,16 +226,16 @@ def make_case(size, seed=0):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_every_place_of_a_canvas_lies_within_reach_of_one(data):
+def test_every_place_of_a_patch_lies_within_reach_of_one(data):
     size = data.draw(st.tuples(*[st.integers(1, 14)] * 3), "image")
-    canvas = data.draw(st.lists(st.integers(1, 9), min_size=2, max_size=3).map(tuple), "canvas")
+    patch_size = data.draw(st.lists(st.integers(1, 9), min_size=2, max_size=3).map(tuple), "patch_size")
     reach = data.draw(st.integers(0, 4), "reach")
     case = make_case(size)
-    wide = (1,) * (3 - len(canvas)) + canvas
+    wide = (1,) * (3 - len(patch_size)) + patch_size
     found = []
-    for image, label in cover(case, canvas, reach=reach):
-        assert image.shape == (2, *canvas)
-        assert label.shape == canvas
+    for image, label in cover(case, patch_size, reach=reach):
+        assert image.shape == (2, *patch_size)
+        assert label.shape == patch_size
         inside = np.unravel_index(label[label != OUTSIDE].min(), size)  # the first voxel of the image that it shows
         found.append(inside)
         box = tuple(slice(i, i + n) for i, n in zip(inside, wide, strict=True))
@@ -244,7 +244,7 @@ def test_every_place_of_a_canvas_lies_within_reach_of_one(data):
         assert (image[:, label == OUTSIDE] == IMAGE_PADDING).all()
     assert len(set(found)) == len(found)
     for axis, (length, extent) in enumerate(zip(size, wide, strict=True)):
-        nearest = 0 if len(canvas) == 2 and axis == 0 else reach  # every slice
+        nearest = 0 if len(patch_size) == 2 and axis == 0 else reach  # every slice
         corners = {place[axis] for place in found}
         assert all(min(abs(c - place) for c in corners) <= nearest for place in range(max(length - extent, 0) + 1))
     corners = [{place[axis] for place in found} for axis in range(3)]
@@ -264,7 +264,7 @@ def test_the_margin_holds_what_lies_around():
         np.testing.assert_array_equal(around, padded[:, z, y : y + 14, x : x + 13])
 
 
-def test_an_image_smaller_than_the_canvas_lies_in_the_middle():
+def test_an_image_smaller_than_the_patch_lies_in_the_middle():
     ((image, label),) = cover(make_case((1, 4, 6)), (10, 10), reach=2)
     assert (label[3:7, 2:8] != OUTSIDE).all()
     assert (label != OUTSIDE).sum() == 24

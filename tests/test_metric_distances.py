@@ -27,7 +27,7 @@ def normal(*shape, seed=0):
 
 
 def alone(*features):
-    """Groups of one canvas each."""
+    """Groups of one patch each."""
     return [np.arange(len(x)) for x in features]
 
 
@@ -53,7 +53,7 @@ def test_kernel_distance_is_its_formula_for_sets_of_different_size_and_in_blocks
 
 
 @pytest.mark.parametrize(("n", "m"), [(20, 20), (20, 50)])
-def test_kernel_distance_of_one_distribution_is_zero_on_average_however_few_the_canvases(n, m):
+def test_kernel_distance_of_one_distribution_is_zero_on_average_however_few_the_patches(n, m):
     draws = [(normal(n, 6, seed=2 * i), normal(m, 6, seed=2 * i + 1)) for i in range(400)]
     values = np.array([kernel_distance(x, y, np.arange(n) % 5, np.arange(m) % 5)[0] for x, y in draws])
     assert abs(values.mean()) < 4 * values.std() / math.sqrt(len(values))
@@ -109,7 +109,7 @@ def test_frechet_distance_is_that_of_torch_fidelity_and_torchmetrics():
 
 
 @pytest.mark.parametrize("sizes", [(40, 30), (40, 300), (300, 40)])
-def test_frechet_distance_is_the_same_in_a_space_of_more_features_than_canvases(sizes):
+def test_frechet_distance_is_the_same_in_a_space_of_more_features_than_patches(sizes):
     flat = [normal(sizes[i], 5, seed=i) @ normal(5, 5, seed=2 + i) + i for i in (0, 1)]
     turn = torch.linalg.qr(normal(100, 5, seed=9)).Q.T
     assert frechet_distance(*(x @ turn for x in flat)) == pytest.approx(frechet_distance(*flat), rel=1e-9)
@@ -142,7 +142,7 @@ def test_manifold_figures_are_those_of_prdc(n, m, width, neighbours, seed):
     np.testing.assert_allclose(ours, [theirs[n] for n in ("precision", "recall", "density", "coverage")], atol=1e-6)
 
 
-def test_manifold_of_some_canvases_is_as_if_the_others_were_not_there():
+def test_manifold_of_some_patches_is_as_if_the_others_were_not_there():
     real, drawn = normal(80, 3), normal(70, 3, seed=1) + 0.5
     keep = np.arange(80) % 3 > 0, np.arange(70) % 4 > 0
     expected = everything(Manifold(real[keep[0]], drawn[keep[1]]))
@@ -161,17 +161,17 @@ def test_one_distribution_has_density_one_and_the_coverage_of_naeem(neighbours):
         assert abs(values.mean() - expected) < 4 * values.std() / math.sqrt(len(draws))
 
 
-def test_a_far_real_canvas_lifts_precision_but_hardly_density():
+def test_a_far_real_patch_lifts_precision_but_hardly_density():
     real, drawn = normal(200, 2), 0.5 * normal(200, 2, seed=1) + torch.tensor([10.0, 0.0])
     precision, _, density, _ = everything(Manifold(real, drawn))
     assert precision == density == 0
     outlier = torch.tensor([[20.0, 0.0]], dtype=torch.float64)
     precision, _, density, _ = everything(Manifold(torch.cat([real, outlier]), drawn))
     assert precision == 1
-    assert density == pytest.approx(1 / 5)  # each drawn canvas lies in one ball
+    assert density == pytest.approx(1 / 5)  # each drawn patch lies in one ball
 
 
-def test_a_far_drawn_canvas_lifts_recall_but_not_coverage():
+def test_a_far_drawn_patch_lifts_recall_but_not_coverage():
     real, drawn = normal(200, 2), normal(200, 2, seed=1) + torch.tensor([40.0, 0.0])
     outlier = torch.tensor([[0.0, 20.0]], dtype=torch.float64)
     _, recall, _, coverage = everything(Manifold(real, torch.cat([drawn, outlier])))

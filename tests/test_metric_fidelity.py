@@ -301,7 +301,7 @@ def test_volumes_are_refused_with_the_features_that_take_them(grey):
         grey(Samples(np.zeros((2, 1, 4, 6, 8), np.float32)))
 
 
-def test_canvases_with_other_channels_than_the_ranges_are_refused(grey):
+def test_patches_with_other_channels_than_the_ranges_are_refused(grey):
     with pytest.raises(UserError, match="have 3 channels, low and high are of 1"):
         grey(Samples(np.zeros((2, 3, 6, 8), np.float32)))
 

@@ -36,7 +36,7 @@ def values(results):
 def test_values_that_are_no_numbers_are_refused_with_their_place(side, broken):
     sides = {"real": images(), "drawn": images(seed=1)}
     sides[side][[7, 9], 0, 3, 3] = broken
-    with pytest.raises(UserError, match=f"2 of the 60 {side} canvases have values that are NaN or infinite.*number 7"):
+    with pytest.raises(UserError, match=f"2 of the 60 {side} patches have values that are NaN or infinite.*number 7"):
         compare(**sides)
 
 
@@ -46,8 +46,8 @@ def refused(real, drawn, match):
 
 
 def test_only_like_is_compared_with_like():
-    refused(images(), images(size=(20, 19)), r"canvas \(20, 18\), the drawn ones \(20, 19\)")
-    refused(images(), images(size=(20, 18, 4)), r"canvas \(20, 18\), the drawn ones \(20, 18, 4\)")
+    refused(images(), images(size=(20, 19)), r"patch \(20, 18\), the drawn ones \(20, 19\)")
+    refused(images(), images(size=(20, 18, 4)), r"patch \(20, 18\), the drawn ones \(20, 18, 4\)")
     refused(images(), images(channels=3), "channels 1, the drawn ones 3")
     small = images(size=(19, 18))
     with pytest.raises(UserError, match=r"the reference ones \(19, 18\)"):
@@ -58,18 +58,18 @@ def test_shapes_that_do_not_fit_are_named():
     refused(images(), (images(), masks(size=(18, 20))), r"images \(60, 1, 20, 18\) and labels \(60, 18, 20\)")
     refused(images(), (images(), masks(59)), r"labels \(59, 20, 18\)")
     refused(images(), images()[:, 0], r"shape \(60, 20, 18\); wanted are \[N, C, H, W\]")
-    refused(images(0), images(), r"real canvases have shape \(0, 1, 20, 18\)")
+    refused(images(0), images(), r"real patches have shape \(0, 1, 20, 18\)")
     refused(Samples(images(), None, np.array(["a", "b"])), images(), "60 images and 2 case names")
 
 
 @pytest.mark.parametrize(
     "thing", [5, None, "folder", [], [1, 2], iter([]), {"image": 1, "label": 2}, [(images()[0], masks()[0], 3)]]
 )
-def test_what_holds_no_canvases_is_refused_in_words(thing):
-    refused(thing, images(), "real canvases")
+def test_what_holds_no_patches_is_refused_in_words(thing):
+    refused(thing, images(), "real patches")
 
 
-def test_readers_of_canvases_of_several_sizes_are_refused():
+def test_readers_of_patches_of_several_sizes_are_refused():
     pairs = [(images()[0], masks()[0]), (images(size=(9, 9))[0], masks(size=(9, 9))[0])]
     refused(pairs, images(), "reader of pairs of one size")
 
@@ -86,8 +86,8 @@ def test_an_unknown_metric_is_told_the_nearest_name(typed, meant):
 def test_a_metric_that_was_asked_for_says_what_it_lacks():
     few = images(30)
     for name, match in {
-        "frechet": "frechet needs 100 canvases on each side, there are 30",
-        "precision": "precision needs 50 canvases on each side, there are 30",
+        "frechet": "frechet needs 100 patches on each side, there are 30",
+        "precision": "precision needs 50 patches on each side, there are 30",
         "kid-pair": "kid-pair needs masks on both sides",
         "masks": "masks needs masks on both sides",
     }.items():
@@ -122,7 +122,7 @@ def test_one_or_two_cases_leave_the_value_and_at_worst_cost_the_error(cases):
 # --- what can
 
 
-def test_canvases_are_taken_in_any_form():
+def test_patches_are_taken_in_any_form():
     image, label = images(), masks()
     pairs = TensorDataset(torch.from_numpy(image), torch.from_numpy(label.astype(np.int64)))
     forms = [
@@ -191,7 +191,7 @@ def test_progress_hears_of_each_metric_in_the_order_of_the_table():
 
 
 @pytest.mark.parametrize("size", [(20, 18), (9, 12, 7)])
-def test_a_canvas_has_the_same_vector_in_whatever_batch(size, monkeypatch):
+def test_a_patch_has_the_same_vector_in_whatever_batch(size, monkeypatch):
     samples = Samples(images(12, size, 2), masks(12, size))
     for labels in ((), (1, 2)):
         whole = RandomPyramid(labels=labels)(samples)

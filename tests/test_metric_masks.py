@@ -1,4 +1,4 @@
-"""Masks measured canvas by canvas with other tools, their distances, and Dice voxel by voxel."""
+"""Masks measured patch by patch with other tools, their distances, and Dice voxel by voxel."""
 
 import itertools
 
@@ -17,13 +17,13 @@ from stylegan2_cond.metrics.mask_statistics import describe_masks, mask_distance
 from stylegan2_cond.metrics.segmentation_agreement import dice, overlaps
 
 labels = st.sampled_from([-1, 0, 1, 2])
-canvases = hnp.array_shapes(min_dims=3, max_dims=4, max_side=7).flatmap(
+patches = hnp.array_shapes(min_dims=3, max_dims=4, max_side=7).flatmap(
     lambda shape: hnp.arrays(np.int16, shape, elements=labels)
 )
 
 
 def measure(mask):
-    """One canvas, the slow way."""
+    """One patch, the slow way."""
     dims, voxels = mask.ndim, mask.size
     filled = ndimage.binary_fill_holes(mask, structure=np.ones((3,) * dims))
     faces = 0
@@ -45,10 +45,10 @@ def measure(mask):
 
 
 @settings(max_examples=60, deadline=None)
-@given(canvases)
+@given(patches)
 def test_masks_are_described_as_one_by_one_with_scipy(label):
     described = describe_masks(label, 1)
-    expected = [measure(canvas == 1) for canvas in label]
+    expected = [measure(patch_size == 1) for patch_size in label]
     assert list(described) == list(expected[0])
     for name, values in described.items():
         np.testing.assert_allclose(values, [one[name] for one in expected], err_msg=name)
@@ -124,10 +124,10 @@ def test_a_mask_distance_is_symmetric_zero_for_equals_and_never_above_two(ours, 
 
 
 def squares(count, shift=0, value=1, seed=0):
-    """Canvases with a square each, at a random place."""
+    """Patches with a square each, at a random place."""
     label = np.zeros((count, 20, 20), np.int16)
-    for canvas, (y, x) in zip(label, np.random.default_rng(seed).integers(1, 10, (count, 2)), strict=True):
-        canvas[y : y + 5, x + shift : x + shift + 5] = value
+    for patch_size, (y, x) in zip(label, np.random.default_rng(seed).integers(1, 10, (count, 2)), strict=True):
+        patch_size[y : y + 5, x + shift : x + shift + 5] = value
     return Samples(np.random.default_rng(seed).standard_normal((count, 1, 20, 20)).astype(np.float32), label)
 
 
@@ -160,7 +160,7 @@ def test_masks_of_one_kind_differ_by_their_error():
 
 
 @settings(max_examples=60, deadline=None)
-@given(canvases, st.integers(0, 99))
+@given(patches, st.integers(0, 99))
 def test_dice_is_counted_voxel_by_voxel(label, seed):
     said = np.random.default_rng(seed).permuted(label, axis=None)
     found = dice(*overlaps(label, said, (1, 2, 7)))

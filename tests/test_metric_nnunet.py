@@ -12,7 +12,7 @@ from conftest import DATASET, TINY_PLANS
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tolerance import NETWORK, assert_rounded
 
-from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.evaluate import evaluate
 from stylegan2_cond.metrics.features_nnunet import NnUNet, find_nnunet, open_nnunet
@@ -40,9 +40,9 @@ def plain_model(model, nnunet_folders):
     shutil.rmtree(folder)
 
 
-def canvases(preprocessed, size, count=24, names=None):
+def patches(preprocessed, size, count=24, names=None):
     fold = preprocessed.fold(0)
-    stream = Canvases(preprocessed, names or fold.validation, size, foreground_share=0.7, seed=3)
+    stream = PatchSampler(preprocessed, names or fold.validation, size, foreground_share=0.7, seed=3)
     return Samples(*stream.batch(0, count))
 
 
@@ -122,7 +122,7 @@ def test_a_network_that_cannot_be_read_is_left_out_unless_it_is_wanted(generator
 
 
 def test_masks_are_those_of_nnunets_own_predictor(model, network, preprocessed):
-    samples = canvases(preprocessed, preprocessed.patch_size, count=6)
+    samples = patches(preprocessed, preprocessed.patch_size, count=6)
     predictor = nnUNetPredictor(use_mirroring=False, use_gaussian=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model[0]), (0,), "checkpoint_final.pth")
     stacked = torch.from_numpy(samples.image).transpose(0, 1)  # [C, slices, H, W], as a 2-D case lies on disk
@@ -133,9 +133,9 @@ def test_masks_are_those_of_nnunets_own_predictor(model, network, preprocessed):
     assert (network.segment(samples) == logits.argmax(dim=0).numpy())[clear].all()
 
 
-def test_any_canvas_will_do(network, preprocessed):
+def test_any_patch_will_do(network, preprocessed):
     odd = tuple(length - 5 for length in preprocessed.patch_size)
-    samples = canvases(preprocessed, odd)
+    samples = patches(preprocessed, odd)
     assert network.segment(samples).shape == (24, *odd)
     vectors = network(samples)
     assert vectors.shape[0] == 24
@@ -143,14 +143,14 @@ def test_any_canvas_will_do(network, preprocessed):
 
 
 def test_real_pairs_agree_better_than_shuffled_ones(network, preprocessed):
-    samples = canvases(preprocessed, preprocessed.patch_size, count=40)
+    samples = patches(preprocessed, preprocessed.patch_size, count=40)
     shuffled = Samples(samples.image, np.roll(samples.label, 7, axis=0))
     ours, theirs = (dice(*agreement(network, side, (1, 2))) for side in (samples, shuffled))
     assert (ours > theirs + 0.05).all()
 
 
 def test_vectors_do_not_depend_on_the_batch(network, preprocessed, monkeypatch):
-    samples = canvases(preprocessed, preprocessed.patch_size, count=5)
+    samples = patches(preprocessed, preprocessed.patch_size, count=5)
     together = network(samples)
     monkeypatch.setattr("stylegan2_cond.metrics.features_nnunet.BATCH_VOXELS", 1)
     assert_rounded(network(samples), together, terms=NETWORK)

@@ -50,7 +50,7 @@ def test_a_pyramid_takes_the_smooth_part_out_of_the_finest_level():
 
 
 @pytest.mark.parametrize(("size", "patch"), [((20, 12), (7, 7)), ((20, 5), (7, 5)), ((9, 8, 3), (5, 5, 3))])
-def test_a_patch_is_a_window_of_its_own_canvas(size, patch):
+def test_a_patch_is_a_window_of_its_own_patch(size, patch):
     level = torch.arange(3 * 2 * math.prod(size), dtype=torch.float32).reshape(3, 2, *size)
     patches = draw_patches(level, 40, np.random.default_rng(0)).reshape(3, 40, 2, *patch)
     corners = set()
@@ -123,7 +123,7 @@ def test_it_does_not_depend_on_the_units_of_a_channel():
 
 
 class Voxels(Features):
-    """The canvases themselves."""
+    """The patches themselves."""
 
     name = "voxels"
     standardised = False
@@ -172,7 +172,7 @@ def test_one_picture_again_and_again_has_no_diversity():
         assert result.value == pytest.approx(0, abs=0.02), name
 
 
-def test_diversity_is_no_number_where_the_real_canvases_are_all_the_same():
+def test_diversity_is_no_number_where_the_real_patches_are_all_the_same():
     real, drawn = np.ones((30, 1, 8, 8), np.float32), normal(30, 1, 8, 8).numpy()
     assert not np.isfinite(diversity(Samples(real), Samples(drawn))["diversity"].value)
 

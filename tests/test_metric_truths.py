@@ -12,7 +12,7 @@ from stylegan2_cond.metrics.features import RandomPyramid
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 FOLDER = Path(os.environ.get("NNUNET_SYNTH_TEST_DATA", SHARED)) / "hippocampus/nnUNet_raw/Dataset004_Hippocampus"
-CANVAS = (44, 33)
+PATCH_SIZE = (44, 33)
 CASES, EACH = 40, 10
 
 pytestmark = [
@@ -25,8 +25,8 @@ IMAGES = {"kid", "frechet", "precision", "recall", "density", "coverage", "swd",
 
 
 def centred(volume):
-    """`[z, y, x]` → `[z, *CANVAS]`, zeros where the volume ends."""
-    for axis, length in enumerate(CANVAS, start=1):
+    """`[z, y, x]` → `[z, *PATCH]`, zeros where the volume ends."""
+    for axis, length in enumerate(PATCH_SIZE, start=1):
         missing = length - volume.shape[axis]
         before = abs(missing) // 2
         if missing > 0:
@@ -151,7 +151,7 @@ def test_masks_of_other_images_are_seen_by_pairs_alone(halves):
     assert mixed["kid-pair"] > fitting["kid-pair"] + 3 * error
 
 
-def test_few_canvases_again_and_again_lose_variety(halves):
+def test_few_patches_again_and_again_lose_variety(halves):
     real, other = (Samples(half.image, half.label) for half in halves)
     drawn = [other.take(np.arange(len(other)) % distinct) for distinct in (200, 80, 40, 10)]
     found = series(real, drawn, "recall", "coverage", "precision")
@@ -165,7 +165,7 @@ def test_twins_are_seen_by_the_nearest_distance_and_not_by_the_mean(halves):
     drawn = [other.take(np.arange(len(other)) % distinct) for distinct in (200, 150, 120, 100)]
     found = series(real, drawn, "diversity-nearest", "diversity")
     first, *_, last = found["diversity-nearest"]
-    expected = [first * share for share in (1, 0.5, 0.2, 0)]  # canvases without a twin
+    expected = [first * share for share in (1, 0.5, 0.2, 0)]  # patches without a twin
     assert found["diversity-nearest"] == pytest.approx(expected, abs=0.08)
     assert last < 0.01
     assert found["diversity"] == pytest.approx([found["diversity"][0]] * 4, abs=0.05)

@@ -123,7 +123,7 @@ def test_a_mirrored_array_is_numpys_padded_one(array, margins, corners):
 
 
 @pytest.mark.parametrize(
-    ("canvas", "box", "usual", "before", "after"),
+    ("patch_size", "box", "usual", "before", "after"),
     [
         ((44, 33), (70, 70), (50, 35), (0, 3, 1), (0, 3, 1)),  # as large as real cases are
         ((44, 33), (48, 33), (500, 500), (0, 2, 0), (0, 2, 0)),  # no larger than the box
@@ -132,20 +132,20 @@ def test_a_mirrored_array_is_numpys_padded_one(array, margins, corners):
         ((8, 16, 16), (12, 20, 20), (9.6, 17.2, 99), (1, 0, 2), (1, 1, 2)),
     ],
 )
-def test_canvases_grow_to_the_size_of_real_cases(canvas, box, usual, before, after):
-    assert Margins.to_size(canvas, box, usual) == Margins(before, after)
+def test_patches_grow_to_the_size_of_real_cases(patch_size, box, usual, before, after):
+    assert Margins.to_size(patch_size, box, usual) == Margins(before, after)
 
 
-def test_synthetic_canvases_show_no_more_frame_than_real_cases(mixed, preprocessed):
+def test_synthetic_patches_show_no_more_frame_than_real_cases(mixed, preprocessed):
     """The share of voxels that the loader fills (label -1), in the box that it cuts before it rotates and scales."""
     box = tuple(int(1.5 * length) for length in preprocessed.patch_size)
-    canvas = mixed.bank.load_case("synth_00000")[0].shape[2:]
+    patch_size = mixed.bank.load_case("synth_00000")[0].shape[2:]
     usual = preprocessed.configuration.configuration["median_image_size_in_voxels"]
     filled = {}
     for kind, ratio, margins in (
         ("real", 0, None),
         ("bare", 1, Margins((0,) * 3, (0,) * 3)),
-        ("grown", 1, Margins.to_size(canvas, box, usual)),
+        ("grown", 1, Margins.to_size(patch_size, box, usual)),
     ):
         mixed.control.ratio, mixed.margins = ratio, margins
         loader = loader_of(mixed, preprocessed, box)

@@ -1,4 +1,4 @@
-"""The networks: shapes for any canvas, statistics at the start, and what mask and condition may and must change."""
+"""The networks: shapes for any patch, statistics at the start, and what mask and condition may and must change."""
 
 import math
 from functools import partial
@@ -19,13 +19,13 @@ from stylegan2_cond.networks.mapping import AVERAGE_DECAY, Mapping
 
 LATENT, STYLE, CONDITION = 8, 12, 3
 IMAGES, LABELS = 2, 3  # channels
-CANVASES = [  # canvas, factors from coarse to fine
+PATCHES = [  # patch, factors from coarse to fine
     ((9, 14), ((2, 2), (1, 2))),
     ((5, 4), ()),
     ((7, 17, 10), ((2, 2, 2), (1, 2, 2))),
     ((6, 5, 11), ((1, 1, 3),)),
 ]
-every_canvas = pytest.mark.parametrize(("canvas", "factors"), CANVASES)
+every_patch_size = pytest.mark.parametrize(("patch_size", "factors"), PATCHES)
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +35,10 @@ def _same_weights_each_time():
         yield
 
 
-def make_generator(canvas, factors, output_channels=IMAGES + LABELS, condition_dim=CONDITION, given_channels=0):
+def make_generator(patch_size, factors, output_channels=IMAGES + LABELS, condition_dim=CONDITION, given_channels=0):
     mapping = Mapping(latent_dim=LATENT, condition_dim=condition_dim, style_dim=STYLE, layers=2)
     synthesis = Synthesis(
-        canvas=canvas,
+        patch_size=patch_size,
         factors=factors,
         channels=[12, 8, 6][-len(factors) - 1 :],
         output_channels=output_channels,
@@ -52,18 +52,18 @@ def modulations(generator):
     return [conv.given for conv in generator.synthesis.convs if conv.given is not None]
 
 
-def make_illustrator(canvas, factors):
+def make_illustrator(patch_size, factors):
     """A generator of images for given masks, as after some training: new ones take no notice of the mask."""
-    generator = make_generator(canvas, factors, output_channels=IMAGES, given_channels=LABELS)
+    generator = make_generator(patch_size, factors, output_channels=IMAGES, given_channels=LABELS)
     for modulation in modulations(generator):
         for layer in (modulation.scale, modulation.shift):
             layer.weight.data.normal_()
     return generator
 
 
-def make_discriminator(canvas, factors, **changes):
+def make_discriminator(patch_size, factors, **changes):
     sizes = {"image_channels": IMAGES, "label_channels": LABELS, "condition_dim": CONDITION, **changes}
-    return Discriminator(canvas=canvas, factors=factors, channels=[12, 8, 6][-len(factors) - 1 :], **sizes)
+    return Discriminator(patch_size=patch_size, factors=factors, channels=[12, 8, 6][-len(factors) - 1 :], **sizes)
 
 
 def draw_inputs(generator, count, condition_dim=CONDITION):
@@ -76,38 +76,38 @@ def draw_inputs(generator, count, condition_dim=CONDITION):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 3), st.integers(0, 4), st.data())
-def test_each_stage_of_the_pyramid_reaches_the_next_and_the_last_is_the_canvas(dims, stages, data):
-    canvas = data.draw(st.tuples(*[st.integers(1, 40)] * dims))
+def test_each_stage_of_the_pyramid_reaches_the_next_and_the_last_is_the_patch(dims, stages, data):
+    patch_size = data.draw(st.tuples(*[st.integers(1, 40)] * dims))
     factors = data.draw(st.lists(st.tuples(*[st.integers(1, 3)] * dims), min_size=stages, max_size=stages))
-    sizes = pyramid(canvas, factors)
+    sizes = pyramid(patch_size, factors)
     assert len(sizes) == stages + 1
-    assert sizes[-1] == canvas
+    assert sizes[-1] == patch_size
     for size, following, factor in zip(sizes, sizes[1:], factors, strict=False):
         for length, longer, times in zip(size, following, factor, strict=True):
             assert length == math.ceil(longer / times)
 
 
-@every_canvas
+@every_patch_size
 @pytest.mark.parametrize(("images", "labels", "judges"), [(1, 2, 3), (0, 3, 1), (4, 0, 1)])
-def test_generator_and_discriminator_take_any_canvas_and_any_number_of_channels(
-    canvas, factors, images, labels, judges
+def test_generator_and_discriminator_take_any_patch_and_any_number_of_channels(
+    patch_size, factors, images, labels, judges
 ):
-    generator = make_generator(canvas, factors, output_channels=images + labels)
+    generator = make_generator(patch_size, factors, output_channels=images + labels)
     z, condition, noises = draw_inputs(generator, 2)
     drawn = generator(z, condition, noises)
-    assert drawn.shape == (2, images + labels, *canvas)
-    scores = make_discriminator(canvas, factors, image_channels=images, label_channels=labels)(drawn, condition)
+    assert drawn.shape == (2, images + labels, *patch_size)
+    scores = make_discriminator(patch_size, factors, image_channels=images, label_channels=labels)(drawn, condition)
     assert scores.shape == (2, judges)  # who sees one part only needs no judge for it alone
     assert scores.isfinite().all()
 
 
-@every_canvas
-def test_a_score_sends_a_gradient_to_every_weight_of_both_networks(canvas, factors):
-    generator, discriminator = make_generator(canvas, factors), make_discriminator(canvas, factors)
-    illustrator = make_illustrator(canvas, factors)
+@every_patch_size
+def test_a_score_sends_a_gradient_to_every_weight_of_both_networks(patch_size, factors):
+    generator, discriminator = make_generator(patch_size, factors), make_discriminator(patch_size, factors)
+    illustrator = make_illustrator(patch_size, factors)
     z, condition, noises = draw_inputs(generator, 3)
     condition[0] = 1  # a condition of zeros alone teaches the embeddings nothing
-    mask = torch.randn(3, LABELS, *canvas)
+    mask = torch.randn(3, LABELS, *patch_size)
     pairs = torch.cat([illustrator(z, condition, noises, mask=mask), mask], dim=1)
     for drawn in (generator(z, condition, noises), pairs):
         discriminator(drawn, condition).square().sum().backward()
@@ -119,11 +119,11 @@ def test_a_score_sends_a_gradient_to_every_weight_of_both_networks(canvas, facto
 
 
 def test_networks_work_without_a_condition():
-    canvas, factors = CANVASES[0]
-    generator = make_generator(canvas, factors, condition_dim=0)
+    patch_size, factors = PATCHES[0]
+    generator = make_generator(patch_size, factors, condition_dim=0)
     z, condition, noises = draw_inputs(generator, 2, condition_dim=0)
     drawn = generator(z, condition, noises)
-    assert make_discriminator(canvas, factors, condition_dim=0)(drawn, condition).shape == (2, 3)
+    assert make_discriminator(patch_size, factors, condition_dim=0)(drawn, condition).shape == (2, 3)
 
 
 # --- a given mask
@@ -136,12 +136,12 @@ def same_convolution(x, layer, gain=1.0):
     return np.stack(y) + layer.bias.detach().numpy().reshape(-1, *[1] * (x.ndim - 1))
 
 
-@pytest.mark.parametrize("canvas", [(6, 7), (4, 5, 3)])
-def test_a_given_mask_scales_by_one_plus_gamma_and_shifts_by_beta(canvas):
-    modulation = MaskModulation(LABELS, 5, spatial_dims=len(canvas))
+@pytest.mark.parametrize("patch_size", [(6, 7), (4, 5, 3)])
+def test_a_given_mask_scales_by_one_plus_gamma_and_shifts_by_beta(patch_size):
+    modulation = MaskModulation(LABELS, 5, spatial_dims=len(patch_size))
     for parameter in modulation.parameters():
         parameter.data.normal_()  # the biases too
-    x, mask = torch.randn(2, 5, *canvas), torch.randn(2, LABELS, *canvas)
+    x, mask = torch.randn(2, 5, *patch_size), torch.randn(2, LABELS, *patch_size)
     found = modulation(x, mask).detach()
     for n in range(2):
         hidden = same_convolution(mask[n].numpy(), modulation.entry)
@@ -151,28 +151,28 @@ def test_a_given_mask_scales_by_one_plus_gamma_and_shifts_by_beta(canvas):
 
 
 def test_a_new_generator_takes_no_notice_of_the_mask():
-    canvas, factors = CANVASES[0]
-    generator = make_generator(canvas, factors, output_channels=IMAGES, given_channels=LABELS)
+    patch_size, factors = PATCHES[0]
+    generator = make_generator(patch_size, factors, output_channels=IMAGES, given_channels=LABELS)
     inputs = draw_inputs(generator, 2)
-    one, other = (generator(*inputs, mask=torch.randn(2, LABELS, *canvas)) for _ in range(2))
+    one, other = (generator(*inputs, mask=torch.randn(2, LABELS, *patch_size)) for _ in range(2))
     assert torch.equal(one, other)
 
 
-def draw_for_masks(canvas, factors, count=2):
-    generator = make_illustrator(canvas, factors)
+def draw_for_masks(patch_size, factors, count=2):
+    generator = make_illustrator(patch_size, factors)
     z, condition, noises = draw_inputs(generator, count)
-    return generator, (z, condition, noises), torch.randn(count, LABELS, *canvas)
+    return generator, (z, condition, noises), torch.randn(count, LABELS, *patch_size)
 
 
-@every_canvas
-def test_each_stage_is_modulated_by_the_mask_at_its_own_size(canvas, factors):
-    generator, inputs, mask = draw_for_masks(canvas, factors)
+@every_patch_size
+def test_each_stage_is_modulated_by_the_mask_at_its_own_size(patch_size, factors):
+    generator, inputs, mask = draw_for_masks(patch_size, factors)
     seen = []
     for modulation in modulations(generator):
         modulation.register_forward_pre_hook(lambda _, taken: seen.append(taken))
     drawn = generator(*inputs, mask=mask)
-    assert drawn.shape == (2, IMAGES, *canvas)
-    sizes = pyramid(canvas, factors)
+    assert drawn.shape == (2, IMAGES, *patch_size)
+    sizes = pyramid(patch_size, factors)
     assert [tuple(x.shape[2:]) for x, _ in seen] == [tuple(given.shape[2:]) for _, given in seen] == sizes
     assert torch.equal(seen[-1][1], mask)
     for modulation in modulations(generator):  # and each has a say in what is drawn
@@ -185,25 +185,32 @@ def test_each_stage_is_modulated_by_the_mask_at_its_own_size(canvas, factors):
     assert torch.equal(generator(*inputs, mask=mask), drawn)
 
 
-@every_canvas
-def test_coarse_stages_see_the_mask_averaged_over_what_each_voxel_covers(canvas, factors):
-    generator, inputs, _ = draw_for_masks(canvas, factors)
+@every_patch_size
+def test_coarse_stages_see_the_mask_averaged_over_what_each_voxel_covers(patch_size, factors):
+    generator, inputs, _ = draw_for_masks(patch_size, factors)
     mask = (
-        torch.arange(math.prod(canvas)).float().reshape(1, 1, *canvas).expand(2, LABELS, -1, *[-1] * (len(canvas) - 1))
+        torch.arange(math.prod(patch_size))
+        .float()
+        .reshape(1, 1, *patch_size)
+        .expand(2, LABELS, -1, *[-1] * (len(patch_size) - 1))
     )
     coarsest = []
     modulations(generator)[0].register_forward_pre_hook(lambda _, taken: coarsest.append(taken[1]))
     generator(*inputs, mask=mask.contiguous())
-    block = [math.prod(stage[axis] for stage in factors) for axis in range(len(canvas))]  # voxels of the canvas
-    first = mask[(0, 0, *(slice(min(length, n)) for length, n in zip(block, canvas, strict=True)))]
+    block = [math.prod(stage[axis] for stage in factors) for axis in range(len(patch_size))]  # voxels of the patch
+    first = mask[(0, 0, *(slice(min(length, n)) for length, n in zip(block, patch_size, strict=True)))]
     assert coarsest[0].flatten()[0].item() == pytest.approx(first.mean().item(), rel=1e-5)
 
 
-@every_canvas
-def test_one_voxel_of_another_class_anywhere_changes_the_image_there(canvas, factors):
-    generator, inputs, mask = draw_for_masks(canvas, factors, count=1)
+@every_patch_size
+def test_one_voxel_of_another_class_anywhere_changes_the_image_there(patch_size, factors):
+    generator, inputs, mask = draw_for_masks(patch_size, factors, count=1)
     drawn = generator(*inputs, mask=mask)
-    corners = [(0,) * len(canvas), tuple(length - 1 for length in canvas), tuple(length // 2 for length in canvas)]
+    corners = [
+        (0,) * len(patch_size),
+        tuple(length - 1 for length in patch_size),
+        tuple(length // 2 for length in patch_size),
+    ]
     for voxel in corners:
         other = mask.clone()
         other[(0, slice(None), *voxel)] = other[(0, slice(None), *voxel)].roll(1)
@@ -212,28 +219,28 @@ def test_one_voxel_of_another_class_anywhere_changes_the_image_there(canvas, fac
 
 
 def test_a_mask_that_is_missing_and_one_that_is_not_wanted_are_refused():
-    canvas, factors = CANVASES[0]
-    illustrator, inputs, mask = draw_for_masks(canvas, factors)
+    patch_size, factors = PATCHES[0]
+    illustrator, inputs, mask = draw_for_masks(patch_size, factors)
     with pytest.raises(ValueError, match="draws images for given masks"):
         illustrator(*inputs)
     with pytest.raises(ValueError, match="no mask is wanted"):
-        make_generator(canvas, factors)(*inputs, mask=mask)
+        make_generator(patch_size, factors)(*inputs, mask=mask)
 
 
 # --- a style for each convolution
 
 
-@every_canvas
-def test_one_style_is_the_same_style_for_each_convolution(canvas, factors):
-    synthesis = make_generator(canvas, factors).synthesis
+@every_patch_size
+def test_one_style_is_the_same_style_for_each_convolution(patch_size, factors):
+    synthesis = make_generator(patch_size, factors).synthesis
     w, noises = torch.randn(2, STYLE), [torch.randn(2, 1, *size) for size in synthesis.noise_sizes]
     each = w.unsqueeze(1).repeat(1, len(synthesis.convs), 1)
     assert_rounded(synthesis(each, noises), synthesis(w, noises), terms=NETWORK)
 
 
-@every_canvas
-def test_each_convolution_and_its_head_take_the_style_of_their_own_number(canvas, factors):
-    synthesis = make_generator(canvas, factors).synthesis
+@every_patch_size
+def test_each_convolution_and_its_head_take_the_style_of_their_own_number(patch_size, factors):
+    synthesis = make_generator(patch_size, factors).synthesis
     taken = {}
     for kind in ("convs", "heads"):
         for number, layer in enumerate(getattr(synthesis, kind)):
@@ -249,11 +256,11 @@ def test_each_convolution_and_its_head_take_the_style_of_their_own_number(canvas
 # --- the judges
 
 
-@every_canvas
-def test_who_judges_a_part_alone_is_not_moved_by_the_other_part(canvas, factors):
-    discriminator = make_discriminator(canvas, factors)
+@every_patch_size
+def test_who_judges_a_part_alone_is_not_moved_by_the_other_part(patch_size, factors):
+    discriminator = make_discriminator(patch_size, factors)
     assert list(discriminator.judges) == [PAIR, IMAGE, MASK]
-    x, condition = torch.randn(4, IMAGES + LABELS, *canvas, requires_grad=True), torch.rand(4, CONDITION)
+    x, condition = torch.randn(4, IMAGES + LABELS, *patch_size, requires_grad=True), torch.rand(4, CONDITION)
     scores = discriminator(x, condition)
     of_pair, of_image, of_mask = (torch.autograd.grad(one.sum(), x, retain_graph=True)[0] for one in scores.unbind(1))
     assert of_pair.flatten(2).any(dim=2).all()
@@ -265,9 +272,9 @@ def test_who_judges_a_part_alone_is_not_moved_by_the_other_part(canvas, factors)
 
 @pytest.mark.parametrize("apart", [(), (IMAGE,), (IMAGE, MASK)])
 def test_the_pair_is_always_judged_and_its_parts_as_wanted(apart):
-    canvas, factors = CANVASES[0]
-    discriminator = make_discriminator(canvas, factors, apart=apart)
-    x, condition = torch.randn(3, IMAGES + LABELS, *canvas), torch.rand(3, CONDITION)
+    patch_size, factors = PATCHES[0]
+    discriminator = make_discriminator(patch_size, factors, apart=apart)
+    x, condition = torch.randn(3, IMAGES + LABELS, *patch_size), torch.rand(3, CONDITION)
     scores = discriminator(x, condition, 0.5)
     assert list(discriminator.judges) == [PAIR, *apart]
     for column, part in enumerate((PAIR, *apart)):
@@ -275,13 +282,13 @@ def test_the_pair_is_always_judged_and_its_parts_as_wanted(apart):
 
 
 def test_a_judge_shows_the_features_of_each_of_its_blocks():
-    canvas, factors = CANVASES[0]
-    discriminator = make_discriminator(canvas, factors)
+    patch_size, factors = PATCHES[0]
+    discriminator = make_discriminator(patch_size, factors)
     blocks = []
     for block in discriminator.judges[PAIR].blocks:
         block.register_forward_hook(lambda *taken: blocks.append(taken[2]))
-    features = discriminator.judge(PAIR, torch.randn(2, IMAGES + LABELS, *canvas), torch.rand(2, CONDITION))[1]
-    assert [tuple(one.shape[2:]) for one in features] == pyramid(canvas, factors)[-2::-1]
+    features = discriminator.judge(PAIR, torch.randn(2, IMAGES + LABELS, *patch_size), torch.rand(2, CONDITION))[1]
+    assert [tuple(one.shape[2:]) for one in features] == pyramid(patch_size, factors)[-2::-1]
     assert all(torch.equal(one, other) for one, other in zip(features, blocks, strict=True))
 
 
@@ -375,9 +382,9 @@ def test_pixel_norm_gives_each_vector_unit_second_moment():
 # --- conditions, truncation, samples
 
 
-@every_canvas
-def test_truncation_to_zero_draws_the_image_of_the_average_style_for_every_latent(canvas, factors):
-    generator = make_generator(canvas, factors)
+@every_patch_size
+def test_truncation_to_zero_draws_the_image_of_the_average_style_for_every_latent(patch_size, factors):
+    generator = make_generator(patch_size, factors)
     generator.mapping.average.normal_()
     z, condition, noises = draw_inputs(generator, 3)
     noises = [noise[:1].expand_as(noise) for noise in noises]
@@ -387,7 +394,7 @@ def test_truncation_to_zero_draws_the_image_of_the_average_style_for_every_laten
 
 
 def test_truncation_moves_styles_along_the_straight_line_to_the_average():
-    mapping = make_generator(*CANVASES[0]).mapping
+    mapping = make_generator(*PATCHES[0]).mapping
     mapping.average.normal_()
     w = torch.randn(4, STYLE)
     assert torch.equal(mapping.truncate(w, 1.0), w)
@@ -395,7 +402,7 @@ def test_truncation_moves_styles_along_the_straight_line_to_the_average():
 
 
 def test_the_average_style_moves_a_little_towards_the_mean_that_it_is_told_and_by_drawing_not_at_all():
-    generator = make_generator(*CANVASES[0])
+    generator = make_generator(*PATCHES[0])
     generator.train()(*draw_inputs(generator, 4))
     assert not generator.mapping.average.any()
     start, told = torch.randn(STYLE), torch.randn(STYLE)
@@ -404,9 +411,9 @@ def test_the_average_style_moves_a_little_towards_the_mean_that_it_is_told_and_b
     torch.testing.assert_close(generator.mapping.average, AVERAGE_DECAY * start + (1 - AVERAGE_DECAY) * told)
 
 
-@every_canvas
-def test_a_condition_changes_what_the_generator_draws(canvas, factors):
-    generator = make_generator(canvas, factors)
+@every_patch_size
+def test_a_condition_changes_what_the_generator_draws(patch_size, factors):
+    generator = make_generator(patch_size, factors)
     z, _, noises = draw_inputs(generator, 1)
     drawn = [generator(z, condition[None], noises) for condition in (*torch.eye(CONDITION), torch.zeros(CONDITION))]
     for i, one in enumerate(drawn):
@@ -415,7 +422,7 @@ def test_a_condition_changes_what_the_generator_draws(canvas, factors):
 
 
 def test_with_strength_zero_the_generator_knows_no_condition_and_with_one_half_something_between():
-    generator = make_generator(*CANVASES[0])
+    generator = make_generator(*PATCHES[0])
     entering = []
     generator.mapping.layers.register_forward_pre_hook(lambda _, taken: entering.append(taken[0]))
     z, _, noises = draw_inputs(generator, 1)
@@ -434,7 +441,7 @@ def test_with_strength_zero_the_generator_knows_no_condition_and_with_one_half_s
 
 
 def test_no_class_at_all_is_a_condition_like_any_other():
-    mapping = make_generator(*CANVASES[0]).mapping
+    mapping = make_generator(*PATCHES[0]).mapping
     condition = torch.zeros(1, CONDITION, requires_grad=True)
     mapping(torch.randn(1, LATENT), condition).sum().backward()
     gradients = [condition.grad, *(parameter.grad for parameter in mapping.parameters())]
@@ -442,11 +449,11 @@ def test_no_class_at_all_is_a_condition_like_any_other():
     assert max(gradient.abs().max() for gradient in gradients) < 1e3  # normalising zeros gives 1e4 and more
 
 
-@every_canvas
-def test_the_condition_adds_its_projection_on_the_features_times_its_strength(canvas, factors):
+@every_patch_size
+def test_the_condition_adds_its_projection_on_the_features_times_its_strength(patch_size, factors):
     """Miyato and Koyama 2018, Eq. 3."""
-    discriminator = make_discriminator(canvas, factors)
-    x, condition = torch.randn(3, IMAGES + LABELS, *canvas), torch.rand(3, CONDITION)
+    discriminator = make_discriminator(patch_size, factors)
+    x, condition = torch.randn(3, IMAGES + LABELS, *patch_size), torch.rand(3, CONDITION)
     for part, judge in discriminator.judges.items():
         features = []
         handle = judge.score.register_forward_pre_hook(lambda _, taken, kept=features: kept.append(taken[0]))
@@ -463,17 +470,17 @@ def test_the_condition_adds_its_projection_on_the_features_times_its_strength(ca
     assert torch.equal(discriminator(x, torch.rand(3, CONDITION), 0.0), unaware)
 
 
-@every_canvas
-def test_the_score_depends_on_the_condition(canvas, factors):
-    discriminator = make_discriminator(canvas, factors)
-    x = torch.randn(1, IMAGES + LABELS, *canvas)
+@every_patch_size
+def test_the_score_depends_on_the_condition(patch_size, factors):
+    discriminator = make_discriminator(patch_size, factors)
+    x = torch.randn(1, IMAGES + LABELS, *patch_size)
     first, second = (discriminator(x, condition[None]) for condition in torch.eye(CONDITION)[:2])
     assert (first - second).abs().min() > 1e-4
 
 
-@every_canvas
-def test_a_sample_is_the_same_alone_and_in_a_batch(canvas, factors):
-    generator = make_generator(canvas, factors)
+@every_patch_size
+def test_a_sample_is_the_same_alone_and_in_a_batch(patch_size, factors):
+    generator = make_generator(patch_size, factors)
     for conv in generator.synthesis.convs:
         conv.noise_strength.data.fill_(0.5)
     z, condition, noises = draw_inputs(generator, 4)
@@ -484,9 +491,9 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(canvas, factors):
     assert (together[0] - together[1]).abs().max() > 1e-3
 
 
-@every_canvas
-def test_noise_changes_a_sample_once_its_strength_is_learnt(canvas, factors):
-    generator = make_generator(canvas, factors)
+@every_patch_size
+def test_noise_changes_a_sample_once_its_strength_is_learnt(patch_size, factors):
+    generator = make_generator(patch_size, factors)
     z, condition, noises = draw_inputs(generator, 1)
     silent = [torch.zeros_like(noise) for noise in noises]
     torch.testing.assert_close(generator(z, condition, noises), generator(z, condition, silent))
@@ -518,8 +525,8 @@ def assert_float32_of(found, exact, operations):
     assert (found - exact).abs().max() <= operations * torch.finfo(torch.float32).eps * exact.abs().max()
 
 
-def pairs_of(canvas, count=4):
-    return torch.randn(count, IMAGES + LABELS, *canvas), torch.rand(count, CONDITION).round()
+def pairs_of(patch_size, count=4):
+    return torch.randn(count, IMAGES + LABELS, *patch_size), torch.rand(count, CONDITION).round()
 
 
 def test_half_precision_leaves_the_style_in_float32():
@@ -529,9 +536,9 @@ def test_half_precision_leaves_the_style_in_float32():
     assert_float32_of(w, mapping.double()(z.double(), condition.double()), operations=4 * (2 * LATENT + STYLE))
 
 
-@every_canvas
-def test_half_precision_is_of_convolutions_alone(canvas, factors):
-    generator, discriminator = make_generator(canvas, factors), make_discriminator(canvas, factors)
+@every_patch_size
+def test_half_precision_is_of_convolutions_alone(patch_size, factors):
+    generator, discriminator = make_generator(patch_size, factors), make_discriminator(patch_size, factors)
     z, condition, noises = draw_inputs(generator, 4)
     drawn, operations = in_bfloat16(lambda: generator(z, condition, noises))
     assert operations.types("mm", "addmm", "bmm") == {torch.float32}  # of styles, and of the norms that demodulate
@@ -543,28 +550,28 @@ def test_half_precision_is_of_convolutions_alone(canvas, factors):
     )
 
 
-@every_canvas
-def test_stages_are_added_up_finer_than_half_precision(canvas, factors):
-    generator = make_generator(canvas, factors)
+@every_patch_size
+def test_stages_are_added_up_finer_than_half_precision(patch_size, factors):
+    generator = make_generator(patch_size, factors)
     drawn, _ = in_bfloat16(lambda: generator(*draw_inputs(generator, 4)))
     assert drawn.dtype == torch.float32
     if factors:
         assert rounded(drawn) < 0.5
 
 
-@every_canvas
-def test_scores_are_finer_than_half_precision(canvas, factors):
-    discriminator = make_discriminator(canvas, factors)
-    scores, _ = in_bfloat16(lambda: discriminator(*pairs_of(canvas, count=16)))
+@every_patch_size
+def test_scores_are_finer_than_half_precision(patch_size, factors):
+    discriminator = make_discriminator(patch_size, factors)
+    scores, _ = in_bfloat16(lambda: discriminator(*pairs_of(patch_size, count=16)))
     assert scores.dtype == torch.float32
     assert rounded(scores) < 0.5
 
 
-@pytest.mark.parametrize("canvas", [(9, 14), (7, 5, 6)])
-def test_pairs_reach_the_discriminator_as_they_are_and_only_what_it_makes_of_them_is_rounded(canvas):
-    entry = make_discriminator(canvas, ()).judges[PAIR].entry
+@pytest.mark.parametrize("patch_size", [(9, 14), (7, 5, 6)])
+def test_pairs_reach_the_discriminator_as_they_are_and_only_what_it_makes_of_them_is_rounded(patch_size):
+    entry = make_discriminator(patch_size, ()).judges[PAIR].entry
     entry.weight.data -= entry.weight.data.mean(dim=1, keepdim=True)  # white alone would give 0
-    pairs = 1 - 0.01 * torch.rand(4, IMAGES + LABELS, *canvas)  # near white, where bfloat16 has three values
+    pairs = 1 - 0.01 * torch.rand(4, IMAGES + LABELS, *patch_size)  # near white, where bfloat16 has three values
     seen, _ = in_bfloat16(lambda: entry(pairs))
     exact = entry.double()(pairs.double())
     assert seen.dtype == torch.bfloat16

@@ -8,9 +8,9 @@ from matplotlib.image import imread
 from stylegan2_cond.visualization import COLUMNS, FRAME, GAP, SMALLEST_TILE, colour_mask, overlay_grid, save_picture
 
 
-def make_pairs(count, channels, canvas, seed=0):
+def make_pairs(count, channels, patch_size, seed=0):
     rng = np.random.default_rng(seed)
-    return rng.uniform(0, 1, (count, channels, *canvas)), rng.integers(-1, 4, (count, *canvas))
+    return rng.uniform(0, 1, (count, channels, *patch_size)), rng.integers(-1, 4, (count, *patch_size))
 
 
 def grid(image, label, columns=None, labels=(0, 1, 2, 3, -1), low=0.0, high=1.0):
@@ -23,45 +23,45 @@ def is_grey(picture):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("canvas", [(100, 120), (150, 97)])
+@pytest.mark.parametrize("patch_size", [(100, 120), (150, 97)])
 @pytest.mark.parametrize(("count", "columns"), [(1, 4), (4, 4), (5, 4), (3, 1)])
-def test_a_grid_has_a_tile_per_channel_and_one_with_the_mask_for_each_sample(channels, canvas, count, columns):
-    picture = grid(*make_pairs(count, channels, canvas), columns=columns)
-    height, width = canvas[-2:]
+def test_a_grid_has_a_tile_per_channel_and_one_with_the_mask_for_each_sample(channels, patch_size, count, columns):
+    picture = grid(*make_pairs(count, channels, patch_size), columns=columns)
+    height, width = patch_size[-2:]
     rows = -(-count // columns)
     assert picture.dtype == np.uint8
     assert picture.shape == (rows * (height + 2 * GAP), columns * ((channels + 1) * width + 2 * GAP), 3)
 
 
-@pytest.mark.parametrize("canvas", [(100, 120), (8, 24, 16)])
-def test_a_row_is_no_longer_than_there_are_samples(canvas):
-    pairs = make_pairs(2, 1, canvas)
+@pytest.mark.parametrize("patch_size", [(100, 120), (8, 24, 16)])
+def test_a_row_is_no_longer_than_there_are_samples(patch_size):
+    pairs = make_pairs(2, 1, patch_size)
     assert np.array_equal(grid(*pairs), grid(*pairs, columns=2))
 
 
-@pytest.mark.parametrize("canvas", [(10, 7), (95, 20)])
-def test_small_canvases_are_magnified_by_a_whole_number(canvas):
-    picture = grid(*make_pairs(1, 1, canvas), columns=1)
+@pytest.mark.parametrize("patch_size", [(10, 7), (95, 20)])
+def test_small_patches_are_magnified_by_a_whole_number(patch_size):
+    picture = grid(*make_pairs(1, 1, patch_size), columns=1)
     height, width = (length - 2 * GAP for length in picture.shape[:2])
-    scale = height // canvas[-2]
-    assert (height, width) == (scale * canvas[-2], scale * 2 * canvas[-1])
-    assert max(canvas[-2:]) * scale >= SMALLEST_TILE > max(canvas[-2:]) * (scale - 1)
+    scale = height // patch_size[-2]
+    assert (height, width) == (scale * patch_size[-2], scale * 2 * patch_size[-1])
+    assert max(patch_size[-2:]) * scale >= SMALLEST_TILE > max(patch_size[-2:]) * (scale - 1)
     inner = picture[GAP:-GAP, GAP:-GAP]
     assert np.array_equal(inner, inner[::scale, ::scale].repeat(scale, 0).repeat(scale, 1))
 
 
-def tiles_of(picture, canvas, channels):
-    height, width = canvas
+def tiles_of(picture, patch_size, channels):
+    height, width = patch_size
     inner = picture[GAP : GAP + height, GAP:]
     return [inner[:, index * width : (index + 1) * width] for index in range(channels + 1)]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_channels_are_grey_between_low_and_high_and_the_mask_colours_the_foreground_alone(channels):
-    canvas = (100, 110)
-    image, label = make_pairs(1, channels, canvas)
+    patch_size = (100, 110)
+    image, label = make_pairs(1, channels, patch_size)
     image = image * 3 - 1  # some beyond low and high
-    *greys, overlay = tiles_of(grid(image, label, columns=1, low=-0.5, high=1.5), canvas, channels)
+    *greys, overlay = tiles_of(grid(image, label, columns=1, low=-0.5, high=1.5), patch_size, channels)
     for tile, channel in zip(greys, image[0], strict=True):
         expected = np.interp(channel, [-0.5, 1.5], [0, 255])
         assert is_grey(tile).all()
@@ -72,21 +72,21 @@ def test_channels_are_grey_between_low_and_high_and_the_mask_colours_the_foregro
 
 @pytest.mark.parametrize("rgb", [(0, 1, 2), (2, 1, 0)])
 def test_colour_images_are_shown_in_colour_with_the_mask_over_it(rgb):
-    canvas = (100, 110)
-    image, label = make_pairs(1, 3, canvas)
+    patch_size = (100, 110)
+    image, label = make_pairs(1, 3, patch_size)
     low, high = (0.0, -1.0, 0.0), (1.0, 1.0, 2.0)
     picture = overlay_grid(image, label, low=low, high=high, labels=(0, 1, 2, 3), rgb=rgb, columns=1)
     assert picture.shape == (100 + 2 * GAP, 2 * 110 + 2 * GAP, 3)
-    colour, overlay, _, _ = tiles_of(picture, canvas, 3)
+    colour, overlay, _, _ = tiles_of(picture, patch_size, 3)
     for place, channel in enumerate(rgb):
         expected = np.interp(image[0, channel], [min(low), max(high)], [0, 255])  # one scale, or grey has a tint
         assert (np.abs(colour[..., place] - expected) <= 1).all()
     assert np.array_equal((overlay == colour).all(axis=-1), label[0] <= 0)
 
 
-def cuts_of(picture, canvas, rows):
+def cuts_of(picture, patch_size, rows):
     """The first sample's tiles, `[rows][3]`: where each cut must lie, in the middle of its row."""
-    z, y, x = canvas
+    z, y, x = patch_size
     tall = max(z, y)
     found = []
     for row in range(rows):
@@ -104,13 +104,13 @@ def middle_cuts(volume):
     return volume[z], volume[:, y], volume[:, :, x]
 
 
-@pytest.mark.parametrize("canvas", [(5, 100, 120), (110, 6, 97), (98, 40, 7)])
-def test_a_volume_is_shown_by_its_three_middle_cuts_side_by_side(canvas):
-    image, label = make_pairs(2, 2, canvas)
+@pytest.mark.parametrize("patch_size", [(5, 100, 120), (110, 6, 97), (98, 40, 7)])
+def test_a_volume_is_shown_by_its_three_middle_cuts_side_by_side(patch_size):
+    image, label = make_pairs(2, 2, patch_size)
     picture = grid(image, label, columns=1)
-    z, y, x = canvas
+    z, y, x = patch_size
     assert picture.shape == (2 * (3 * max(z, y) + 2 * GAP), x + x + y + 2 + 2 * GAP, 3)
-    first, second, masked = cuts_of(picture, canvas, rows=3)
+    first, second, masked = cuts_of(picture, patch_size, rows=3)
     for tiles, channel in ((first, image[0, 0]), (second, image[0, 1])):
         for tile, cut in zip(tiles, middle_cuts(channel), strict=True):
             assert is_grey(tile).all()
@@ -128,25 +128,25 @@ def test_what_is_no_part_of_a_volume_is_framed_in_grey():
     assert (picture[picture > 0] == int(255 * FRAME)).all()
 
 
-@pytest.mark.parametrize("canvas", [(20, 30), (6, 20, 30)])
-def test_slices_stand_eight_in_a_row_and_volumes_four(canvas):
+@pytest.mark.parametrize("patch_size", [(20, 30), (6, 20, 30)])
+def test_slices_stand_eight_in_a_row_and_volumes_four(patch_size):
     assert COLUMNS == {2: 8, 3: 4}
-    image, label = make_pairs(9, 1, canvas)
-    assert np.array_equal(grid(image, label), grid(image, label, columns={2: 8, 3: 4}[len(canvas)]))
+    image, label = make_pairs(9, 1, patch_size)
+    assert np.array_equal(grid(image, label), grid(image, label, columns={2: 8, 3: 4}[len(patch_size)]))
 
 
-@pytest.mark.parametrize("canvas", [(100, 110), (5, 100, 110)])
-def test_masks_without_an_image_are_drawn_in_full_colour_on_black(canvas):
-    _, label = make_pairs(3, 1, canvas)
-    picture = grid(np.empty((3, 0, *canvas)), label, columns=2)
+@pytest.mark.parametrize("patch_size", [(100, 110), (5, 100, 110)])
+def test_masks_without_an_image_are_drawn_in_full_colour_on_black(patch_size):
+    _, label = make_pairs(3, 1, patch_size)
+    picture = grid(np.empty((3, 0, *patch_size)), label, columns=2)
     tile = picture[GAP : GAP + 100, GAP : GAP + 110]
-    mask = label[0] if len(canvas) == 2 else label[0, 2]
+    mask = label[0] if len(patch_size) == 2 else label[0, 2]
     colours = [np.array(colour) for colour in matplotlib.colormaps["tab10"].colors]
     assert (tile[mask <= 0] == 0).all()
     for value in (1, 2, 3):
         assert (np.abs(tile[mask == value] - 255 * colours[value - 1]) <= 1).all()
     edge = picture[0]
-    assert (edge == int(255 * FRAME)).all()  # else nobody saw where a canvas ends
+    assert (edge == int(255 * FRAME)).all()  # else nobody saw where a patch ends
     assert (picture[-1:, -1:] == int(255 * FRAME)).all()
 
 

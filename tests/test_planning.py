@@ -1,4 +1,4 @@
-"""The plan's choices: canvases that images fill, pyramids that reach them, and messages for canvases that can't be."""
+"""The plan's choices: patches that images fill, pyramids that reach them, and messages for patches that can't be."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from tiny import tiny_plan
 
 from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.data.fingerprint import survey
-from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.networks import build_discriminator, build_generator
 from stylegan2_cond.planning import (
@@ -40,16 +40,16 @@ from stylegan2_cond.planning.heuristics import (
     LARGEST_BASE,
     TRAINING_CHOICES,
     Facts,
-    check_canvas,
-    choose_canvas,
+    check_patch_size,
     choose_channels,
     choose_factors,
+    choose_patch_size,
 )
 from stylegan2_cond.planning.memory import activations_at_once, count_parameters
 from stylegan2_cond.planning.overrides import BY_HAND, check_overrides
 from stylegan2_cond.planning.table import table
 
-# --- canvas
+# --- patch
 
 surveys = st.tuples(st.integers(1, 45), st.integers(2, 3)).flatmap(
     lambda shape: st.tuples(
@@ -61,84 +61,84 @@ surveys = st.tuples(st.integers(1, 45), st.integers(2, 3)).flatmap(
 
 @settings(max_examples=150, deadline=None)
 @given(surveys)
-def test_the_canvas_is_within_the_patch_and_nearly_all_images_fill_it(survey):
+def test_the_patch_is_within_the_patch_and_nearly_all_images_fill_it(survey):
     patch, sizes = survey
-    canvas = choose_canvas(patch, sizes)
-    assert len(canvas) == len(patch)
-    for length, limit, lengths in zip(canvas, patch, sizes.T, strict=True):
+    patch_size = choose_patch_size(patch, sizes)
+    assert len(patch_size) == len(patch)
+    for length, limit, lengths in zip(patch_size, patch, sizes.T, strict=True):
         assert length <= limit
         assert (lengths >= length).mean() >= FILLED_SHARE
 
 
 @settings(max_examples=150, deadline=None)
 @given(surveys)
-def test_no_larger_canvas_would_be_filled_as_well(survey):
+def test_no_larger_patch_would_be_filled_as_well(survey):
     patch, sizes = survey
-    for length, limit, lengths in zip(choose_canvas(patch, sizes), patch, sizes.T, strict=True):
+    for length, limit, lengths in zip(choose_patch_size(patch, sizes), patch, sizes.T, strict=True):
         assert length == limit or (lengths >= length + 1).mean() < FILLED_SHARE
 
 
-def test_one_small_image_in_twenty_is_no_reason_for_a_small_canvas_but_one_in_ten_is():
+def test_one_small_image_in_twenty_is_no_reason_for_a_small_patch_but_one_in_ten_is():
     sizes = np.full((20, 2), 50)
     sizes[3] = 10
-    assert choose_canvas((40, 60), sizes) == (40, 50)
-    assert choose_canvas((40, 60), sizes[:10]) == (10, 10)
+    assert choose_patch_size((40, 60), sizes) == (40, 50)
+    assert choose_patch_size((40, 60), sizes[:10]) == (10, 10)
 
 
 # --- pyramid
 
 
-def base_of(canvas, factors):
+def base_of(patch_size, factors):
     for stage in reversed(factors):
-        canvas = tuple(math.ceil(length / factor) for length, factor in zip(canvas, stage, strict=True))
-    return canvas
+        patch_size = tuple(math.ceil(length / factor) for length, factor in zip(patch_size, stage, strict=True))
+    return patch_size
 
 
 @st.composite
 def plans_of_nnunet(draw):
     dims = draw(st.integers(2, 3))
-    canvas = draw(st.tuples(*[st.integers(1, 300)] * dims))
+    patch_size = draw(st.tuples(*[st.integers(1, 300)] * dims))
     stage = st.tuples(*[st.sampled_from([1, 2])] * dims)
-    return canvas, [(1,) * dims, *draw(st.lists(stage, max_size=7))]
+    return patch_size, [(1,) * dims, *draw(st.lists(stage, max_size=7))]
 
 
 @settings(max_examples=150, deadline=None)
 @given(plans_of_nnunet())
 def test_the_base_of_the_pyramid_is_small_but_no_axis_is_made_smaller_than_four(case):
-    canvas, strides = case
-    factors = choose_factors(canvas, strides)
-    base = base_of(canvas, factors)
+    patch_size, strides = case
+    factors = choose_factors(patch_size, strides)
+    base = base_of(patch_size, factors)
     assert max(base) <= LARGEST_BASE
-    assert all(small >= min(4, length) for small, length in zip(base, canvas, strict=True))
+    assert all(small >= min(4, length) for small, length in zip(base, patch_size, strict=True))
     assert all(any(factor > 1 for factor in stage) for stage in factors)  # no stage that changes nothing
 
 
 @settings(max_examples=150, deadline=None)
 @given(plans_of_nnunet())
-def test_the_pyramid_reaches_the_canvas(case):
-    canvas, strides = case
-    factors = choose_factors(canvas, strides)
-    reached = base_of(canvas, factors)
+def test_the_pyramid_reaches_the_patch(case):
+    patch_size, strides = case
+    factors = choose_factors(patch_size, strides)
+    reached = base_of(patch_size, factors)
     for stage in factors:
         reached = tuple(length * factor for length, factor in zip(reached, stage, strict=True))
-    assert all(most >= length for most, length in zip(reached, canvas, strict=True))
+    assert all(most >= length for most, length in zip(reached, patch_size, strict=True))
 
 
 @settings(max_examples=150, deadline=None)
 @given(plans_of_nnunet())
 def test_strides_that_leave_every_axis_at_four_are_taken_as_they_are_read_backwards(case):
-    canvas, strides = case
-    taken, lengths = [], canvas
+    patch_size, strides = case
+    taken, lengths = [], patch_size
     for stride in strides:
         lengths = tuple(math.ceil(length / s) for length, s in zip(lengths, stride, strict=True))
         if min(lengths) < 4:
             break
         taken += [stride] if max(stride) > 1 else []
-    assert choose_factors(canvas, strides)[::-1][: len(taken)] == tuple(taken)
+    assert choose_factors(patch_size, strides)[::-1][: len(taken)] == tuple(taken)
 
 
 @pytest.mark.parametrize(
-    ("canvas", "strides", "factors"),
+    ("patch_size", "strides", "factors"),
     [
         # thick slices: the plane is halved first, all axes after; one stage is added since 16 > 8
         ((32, 64, 64), [[1, 1, 1], [1, 2, 2], [2, 2, 2]], ((2, 2, 2), (2, 2, 2), (1, 2, 2))),
@@ -154,42 +154,44 @@ def test_strides_that_leave_every_axis_at_four_are_taken_as_they_are_read_backwa
         ((9, 37), [[1, 1], [2, 2], [2, 2]], ((1, 2), (1, 2), (2, 2))),
     ],
 )
-def test_the_pyramid_is_nnunets_read_backwards(canvas, strides, factors):
-    assert choose_factors(canvas, strides) == factors
+def test_the_pyramid_is_nnunets_read_backwards(patch_size, strides, factors):
+    assert choose_factors(patch_size, strides) == factors
 
 
 # --- channels and memory
 
 
-@pytest.mark.parametrize("canvas", [(16, 16), (64, 48), (128, 128), (512, 512), (32, 48, 32), (96, 160, 160)])
+@pytest.mark.parametrize("patch_size", [(16, 16), (64, 48), (128, 128), (512, 512), (32, 48, 32), (96, 160, 160)])
 @pytest.mark.parametrize("stages", [1, 3, 7])
-def test_channels_start_at_the_canvas_and_at_most_double_towards_the_base(canvas, stages):
-    channels = choose_channels(canvas, stages)
+def test_channels_start_at_the_patch_and_at_most_double_towards_the_base(patch_size, stages):
+    channels = choose_channels(patch_size, stages)
     assert len(channels) == stages
     assert channels[-1] == FINEST_CHANNELS
     for coarse, fine in itertools.pairwise(channels):
         assert coarse == min(2 * fine, channels[0])
 
 
-def test_the_most_channels_grow_with_the_canvas_and_depend_on_its_size_alone():
+def test_the_most_channels_grow_with_the_patch_and_depend_on_its_size_alone():
     most = [choose_channels((side, side), 8)[0] for side in (32, 64, 65, 128, 129, 512)]
     assert most == sorted(most)
     assert most[0] < most[-1]
     assert choose_channels((32, 128), 8) == choose_channels((64, 64), 8) == choose_channels((64, 64, 64), 8)
 
 
-def plan_of(canvas, factors=((2, 2), (1, 2)), **changes):
+def plan_of(patch_size, factors=((2, 2), (1, 2)), **changes):
     channels = (128, 96, 48)[-len(factors) - 1 :]
-    return tiny_plan().model_copy(update={"canvas": canvas, "factors": factors, "channels": channels, **changes})
+    return tiny_plan().model_copy(
+        update={"patch_size": patch_size, "factors": factors, "channels": channels, **changes}
+    )
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.tuples(st.integers(4, 80), st.integers(4, 80)), st.tuples(st.integers(0, 40), st.integers(0, 40)))
-def test_a_larger_canvas_needs_more_memory(canvas, growth):
-    larger = tuple(length + more for length, more in zip(canvas, growth, strict=True))
-    needed = training_bytes(plan_of(canvas)), training_bytes(plan_of(larger))
+def test_a_larger_patch_needs_more_memory(patch_size, growth):
+    larger = tuple(length + more for length, more in zip(patch_size, growth, strict=True))
+    needed = training_bytes(plan_of(patch_size)), training_bytes(plan_of(larger))
     assert needed[0] <= needed[1]
-    assert (needed[0] < needed[1]) == (larger != canvas)
+    assert (needed[0] < needed[1]) == (larger != patch_size)
 
 
 def test_blocks_that_leave_no_gaps_in_the_heap_need_less_but_more_of_them_need_more():
@@ -230,10 +232,12 @@ def test_whatever_makes_a_step_richer_makes_it_larger(changes):
 
 @pytest.mark.parametrize("variant", ["pair", "mask", "image"])
 @pytest.mark.parametrize("apart", [False, True])
-@pytest.mark.parametrize("canvas", [(44, 33), (12, 30, 20)])
-def test_weights_are_counted_as_the_networks_have_them(variant, apart, canvas):
-    factors = ((1, 2, 2)[-len(canvas) :], (2,) * len(canvas))
-    plan = plan_of(canvas, factors, variant=variant, judge_apart=apart, latent_dim=64, style_dim=96, mapping_layers=3)
+@pytest.mark.parametrize("patch_size", [(44, 33), (12, 30, 20)])
+def test_weights_are_counted_as_the_networks_have_them(variant, apart, patch_size):
+    factors = ((1, 2, 2)[-len(patch_size) :], (2,) * len(patch_size))
+    plan = plan_of(
+        patch_size, factors, variant=variant, judge_apart=apart, latent_dim=64, style_dim=96, mapping_layers=3
+    )
     for build, counted in zip((build_generator, build_discriminator), count_parameters(plan), strict=True):
         assert counted == pytest.approx(sum(weight.numel() for weight in build(plan).parameters()), rel=0.06)
 
@@ -280,7 +284,7 @@ def test_a_plan_fits_with_as_few_parts_and_as_many_channels_as_it_can_or_is_refu
     wanted = [plan.model_copy(update={"channels": w, "accumulate": p}) for w in widths for p in parts]
     fitting = [other for other in wanted if training_bytes(other) <= budget]
     if not fitting:
-        with pytest.raises(UserError, match=r"needs about .* GiB, .* GiB are free.*--canvas 32,24"):
+        with pytest.raises(UserError, match=r"needs about .* GiB, .* GiB are free.*--patch-size 32,24"):
             fit_memory(plan, budget)
         return
     found = fit_memory(plan, budget)
@@ -309,7 +313,9 @@ def test_a_common_gpu_keeps_the_channels_of_large_volumes(gib):
     """A brain of four channels at 128³; what the free memory is of what the card has is guessed from above."""
     channels = choose_channels((128,) * 3, 6)
     codec = Codec(low=(0.0,) * 4, high=(1.0,) * 4, labels=tuple(range(5)))
-    plan = tiny_plan(dims=3, canvas=(128,) * 3, factors=((2, 2, 2),) * 5, channels=channels, codec=codec, batch_size=8)
+    plan = tiny_plan(
+        dims=3, patch_size=(128,) * 3, factors=((2, 2, 2),) * 5, channels=channels, codec=codec, batch_size=8
+    )
     plan = plan.model_copy(
         update={"precision": "bfloat16", "loss": "relativistic", "latent_dim": 128, "style_dim": 128}
     )
@@ -334,7 +340,7 @@ def test_what_was_set_by_hand_is_not_changed_to_fit(key):
     plan = plan_of((64, 64), batch_size=16, reasons={key: BY_HAND})
     assert getattr(fit_memory(plan, below(plan)), key) == getattr(plan, key)
     both = plan.model_copy(update={"reasons": {"channels": BY_HAND, "accumulate": BY_HAND}})
-    with pytest.raises(UserError, match="--canvas"):
+    with pytest.raises(UserError, match="--patch-size"):
         fit_memory(both, below(both))
 
 
@@ -394,7 +400,7 @@ def test_where_nobody_tells_nothing_is_known(monkeypatch, tmp_path):
 
 
 def facts(**changes):
-    settings = {"variant": "pair", "canvas": (64, 64), "canvases": 5000, "device": torch.device("cpu")}
+    settings = {"variant": "pair", "patch_size": (64, 64), "patches": 5000, "device": torch.device("cpu")}
     return Facts(**(settings | {"batch_size": 16} | changes))
 
 
@@ -403,18 +409,18 @@ def chosen(key, **changes):
 
 
 def test_r1_grows_with_voxels_and_falls_with_the_batch_as_in_the_paper_but_never_vanishes():
-    assert chosen("r1_weight", canvas=(512, 512), batch_size=16) == pytest.approx(0.0002 * 512**2 / 16, rel=0.05)
-    assert chosen("r1_weight", canvas=(32, 64, 64), batch_size=8) == pytest.approx(0.0002 * 131072 / 8, rel=0.05)
-    assert chosen("r1_weight", canvas=(16, 16)) == heuristics.LEAST_R1
+    assert chosen("r1_weight", patch_size=(512, 512), batch_size=16) == pytest.approx(0.0002 * 512**2 / 16, rel=0.05)
+    assert chosen("r1_weight", patch_size=(32, 64, 64), batch_size=8) == pytest.approx(0.0002 * 131072 / 8, rel=0.05)
+    assert chosen("r1_weight", patch_size=(16, 16)) == heuristics.LEAST_R1
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 10**6), st.integers(0, 10**6))
-def test_more_canvases_take_longer_to_learn_and_to_know_by_heart_and_need_less_help(few, more):
+def test_more_patches_take_longer_to_learn_and_to_know_by_heart_and_need_less_help(few, more):
     for key in ("kimg", "augment_kimg"):
-        assert chosen(key, canvases=few) <= chosen(key, canvases=few + more)
+        assert chosen(key, patches=few) <= chosen(key, patches=few + more)
     for key in ("feature_weight", "l1_weight"):
-        weights = [chosen(key, variant="image", canvases=count) for count in (few, few + more)]
+        weights = [chosen(key, variant="image", patches=count) for count in (few, few + more)]
         assert weights[0] >= weights[1] > 0
 
 
@@ -481,7 +487,7 @@ def test_keys_are_read_as_they_are_typed(text, key, value):
         ("Batch-Size=4", "Did you mean 'batch_size'?"),
         ("xyzzy=1", "A plan has no key 'xyzzy'. Keys that can be set: "),
         ("kimg=5", "'kimg' has an option of its own: --kimg"),
-        ("canvas=8,8", "--canvas"),
+        ("patch=8,8", "--patch-size"),
         ("source=x", "'source' is derived from the data and can't be set"),
         ("batch_size", "--set batch_size is no key=value. Type for example --set batch_size=8"),
     ],
@@ -533,7 +539,7 @@ def test_values_come_back_as_a_plan_has_them():
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(planner, "CONDITION_CANVASES", 40)
+    monkeypatch.setattr(planner, "CONDITION_PATCHES", 40)
     return own_folders(tmp_path, monkeypatch)
 
 
@@ -551,14 +557,14 @@ def test_every_key_of_a_plan_has_its_reason(folders, variant, dims):
     assert Plan.model_validate_json(plan.model_dump_json(), strict=True) == plan
 
 
-@pytest.mark.parametrize(("dims", "canvas", "canvases"), [(2, (16, 14), 20), (2, (8, 8), 80), (3, (4, 16, 14), 5)])
-def test_canvases_are_counted_that_do_not_overlap(folders, dims, canvas, canvases):
+@pytest.mark.parametrize(("dims", "patch_size", "patches"), [(2, (16, 14), 20), (2, (8, 8), 80), (3, (4, 16, 14), 5)])
+def test_patches_are_counted_that_do_not_overlap(folders, dims, patch_size, patches):
     assert SHAPE == (4, 20, 18)
     preprocessed = preprocess(folders, cohort(5), LABELS, dims=dims)
     seen = survey(preprocessed, preprocessed.case_names())
-    assert seen.canvases(canvas) == canvases
+    assert seen.patches(patch_size) == patches
     assert seen.bytes == 5 * 4 * 20 * 18 * (2 * 4 + 2)
-    assert f"{canvases} canvases" in planned(preprocessed, canvas=canvas).reasons["source"]
+    assert f"{patches} patches" in planned(preprocessed, patch_size=patch_size).reasons["source"]
 
 
 def test_the_survey_counts_cases_that_show_a_class_and_finds_constant_channels(folders):
@@ -588,12 +594,12 @@ def test_the_survey_of_many_cases_takes_no_more_memory_than_that_of_some_hundred
     assert peak(400) < 1.3 * peak(130)
 
 
-def test_conditions_are_measured_on_canvases_as_training_draws_them(folders):
+def test_conditions_are_measured_on_patches_as_training_draws_them(folders):
     preprocessed = preprocess(folders, cohort(5), LABELS)
     plan = planned(preprocessed, overrides={"foreground_share": 1.0}, seed=3)
     names = plan.source.training_cases
-    stream = Canvases(preprocessed, names, plan.canvas, foreground_share=1.0, seed=3)
-    labels = np.stack([stream.draw(index)[1] for index in range(planner.CONDITION_CANVASES)])
+    stream = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=1.0, seed=3)
+    labels = np.stack([stream.draw(index)[1] for index in range(planner.CONDITION_PATCHES)])
     shown = (labels == 1).any(axis=(1, 2)).mean()
     measured = plan.conditions.measure(torch.from_numpy(labels), torch.from_numpy(stream.positions(0, len(labels))))
     assert measured[:, 0].mean() == pytest.approx(shown)
@@ -602,20 +608,20 @@ def test_conditions_are_measured_on_canvases_as_training_draws_them(folders):
     assert weights[with_class].sum() / weights.sum() == pytest.approx(shown)
 
 
-def test_large_canvases_are_measured_on_fewer_so_that_memory_holds_them(folders, monkeypatch):
+def test_large_patches_are_measured_on_fewer_so_that_memory_holds_them(folders, monkeypatch):
     monkeypatch.setattr(planner, "CONDITION_BYTES", 2 * 16 * 14 * 10)
-    monkeypatch.setattr(planner, "FEWEST_CONDITION_CANVASES", 5)
+    monkeypatch.setattr(planner, "FEWEST_CONDITION_PATCHES", 5)
     plan = planned(preprocess(folders, cohort(5), LABELS))
     assert sum(int(row.split()[0]) for row in plan.conditions.rows) == 10
 
 
 def test_what_is_asked_for_is_taken_and_what_follows_from_it_follows(folders):
     preprocessed = preprocess(folders, cohort(5), LABELS)
-    plan = planned(preprocessed, kimg=7.0, seed=5, canvas=(8, 8), overrides={"batch_size": 4, "channels": [16, 8]})
-    assert (plan.kimg, plan.seed, plan.canvas, plan.batch_size, plan.channels) == (7.0, 5, (8, 8), 4, (16, 8))
-    assert {plan.reasons[key] for key in ("kimg", "seed", "canvas")} == {planner.ASKED}
+    plan = planned(preprocessed, kimg=7.0, seed=5, patch_size=(8, 8), overrides={"batch_size": 4, "channels": [16, 8]})
+    assert (plan.kimg, plan.seed, plan.patch_size, plan.batch_size, plan.channels) == (7.0, 5, (8, 8), 4, (16, 8))
+    assert {plan.reasons[key] for key in ("kimg", "seed", "patch_size")} == {planner.ASKED}
     assert {plan.reasons[key] for key in ("batch_size", "channels")} == {BY_HAND}
-    settings = {"variant": "pair", "canvas": (8, 8), "canvases": 80, "device": torch.device("cpu")}
+    settings = {"variant": "pair", "patch_size": (8, 8), "patches": 80, "device": torch.device("cpu")}
     assert plan.r1_weight == heuristics.choose_r1_weight(Facts(**settings, batch_size=4)).value
 
 
@@ -642,7 +648,7 @@ def test_cases_that_are_kept_in_memory_take_their_part_of_it(folders, monkeypatc
 
 
 def test_the_table_has_a_line_for_each_key_that_counts_with_value_and_reason():
-    reasons = {"r1_weight": "some reason that is told in a few words", "canvas": "another " * 30}
+    reasons = {"r1_weight": "some reason that is told in a few words", "patch_size": "another " * 30}
     text = table(tiny_plan(batch_size=12, reasons=reasons), width=100)
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
@@ -687,34 +693,34 @@ def test_a_plan_comes_back_from_its_file_as_it_was(tmp_path):
     assert Plan.load(tmp_path / "plan.json") == plan
 
 
-# --- a canvas that was asked for
+# --- a patch that was asked for
 
 
-@pytest.mark.parametrize("canvas", [(48, 32), [4, 4], (48, 4)])
-def test_a_canvas_within_the_patch_is_taken(canvas):
-    assert check_canvas(canvas, (48, 32)) == tuple(canvas)
+@pytest.mark.parametrize("patch_size", [(48, 32), [4, 4], (48, 4)])
+def test_a_patch_within_the_patch_is_taken(patch_size):
+    assert check_patch_size(patch_size, (48, 32)) == tuple(patch_size)
 
 
-@pytest.mark.parametrize("canvas", [(32,), (16, 32, 32)])
-def test_a_canvas_of_other_dimensions_is_refused_with_both_numbers(canvas):
-    with pytest.raises(UserError, match=rf"--canvas has {len(canvas)} sizes.* 2 dimensions.*48, 32"):
-        check_canvas(canvas, (48, 32))
+@pytest.mark.parametrize("patch_size", [(32,), (16, 32, 32)])
+def test_a_patch_of_other_dimensions_is_refused_with_both_numbers(patch_size):
+    with pytest.raises(UserError, match=rf"--patch-size has {len(patch_size)} sizes.* 2 dimensions.*48, 32"):
+        check_patch_size(patch_size, (48, 32))
 
 
-@pytest.mark.parametrize("canvas", [(49, 32), (48, 33), (3, 32), (48, 0), (-8, 8)])
-def test_a_canvas_beyond_the_patch_or_too_small_is_refused_with_the_limits(canvas):
+@pytest.mark.parametrize("patch_size", [(49, 32), (48, 33), (3, 32), (48, 0), (-8, 8)])
+def test_a_patch_beyond_the_patch_or_too_small_is_refused_with_the_limits(patch_size):
     with pytest.raises(UserError) as caught:
-        check_canvas(canvas, (48, 32))
+        check_patch_size(patch_size, (48, 32))
     message = str(caught.value)
-    assert "--canvas" in message
-    for part in (str(list(canvas)), "4", "[48, 32]"):
+    assert "--patch-size" in message
+    for part in (str(list(patch_size)), "4", "[48, 32]"):
         assert part in message
 
 
-def test_the_derived_canvas_may_be_typed_even_where_an_axis_of_the_patch_is_thin():
+def test_the_derived_patch_may_be_typed_even_where_an_axis_of_the_patch_is_thin():
     patch = (3, 48, 32)
-    derived = choose_canvas(patch, np.array([[3, 50, 50]] * 4))
-    assert check_canvas(derived, patch) == derived
+    derived = choose_patch_size(patch, np.array([[3, 50, 50]] * 4))
+    assert check_patch_size(derived, patch) == derived
 
 
 # --- a plan file that was edited
@@ -728,8 +734,8 @@ def test_a_tiny_plan_can_be_written_and_read(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("canvas", [8]),
-        ("canvas", [8, -6]),
+        ("patch_size", [8]),
+        ("patch_size", [8, -6]),
         ("spacing", [1.0]),
         ("spacing", [1.0, 0.0]),
         ("factors", [[2]]),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny import EVERYTHING, IGNORE, PAIRED, assert_same_way, step, tiny_canvases, tiny_plan, tiny_state, weights
+from tiny import EVERYTHING, IGNORE, PAIRED, assert_same_way, step, tiny_patches, tiny_plan, tiny_state, weights
 from tolerance import assert_rounded
 
 from stylegan2_cond.data.encoding import Codec
@@ -181,14 +181,14 @@ def test_conditions_gain_their_strength_as_the_plan_says(span, images, strength)
     assert state.average.mapping.strength.item() == strength  # and so snapshots are drawn from
 
 
-def test_both_players_are_told_the_condition_of_the_real_canvas():
+def test_both_players_are_told_the_condition_of_the_real_patch():
     plan = tiny_plan()
     state = tiny_state(plan)
     to_mapping, to_judges = [], []
     listen(state.generator.mapping, to_mapping)
     listen(state.discriminator, to_judges)
     step(state)
-    _, label, position = tiny_canvases(plan.canvas, 0, plan.batch_size)
+    _, label, position = tiny_patches(plan.patch_size, 0, plan.batch_size)
     expected = plan.conditions.measure(torch.from_numpy(label), torch.from_numpy(position))
     for _, condition, *_ in (*to_mapping, *to_judges):
         assert torch.equal(condition, expected)
@@ -211,7 +211,7 @@ def test_the_discriminator_is_shown_the_coded_pairs_and_twice_the_same_drawn_one
     plan = tiny_plan(variant, r1_weight=0.0)
     state = tiny_state(plan)
     judged, real, again = shown_to_discriminator(state)
-    image, label, _ = (torch.from_numpy(part) for part in tiny_canvases(plan.canvas, 0, plan.batch_size))
+    image, label, _ = (torch.from_numpy(part) for part in tiny_patches(plan.patch_size, 0, plan.batch_size))
     coded = plan.codec.encode(image[:, : plan.codec.image_channels], label)
     assert torch.equal(real, coded)
     assert torch.equal(judged, again)
@@ -230,7 +230,7 @@ def test_ignored_voxels_are_hidden_of_real_and_drawn_masks(variant):
     listen(state.discriminator, calls)
     from stylegan2_cond.training.step import take_step
 
-    image, label, position = tiny_canvases(plan.canvas, 0, plan.batch_size)
+    image, label, position = tiny_patches(plan.patch_size, 0, plan.batch_size)
     label[:, :3] = IGNORE
     take_step(state, image, label, position)
     for pairs, *_ in calls:

@@ -276,15 +276,15 @@ def test_no_log_whatever_is_in_it_fails_a_training(tmp_path, lines):
 
 
 class Canned:
-    """Stands for a generator and for a stream of canvases: counts up, and draws what it is told to."""
+    """Stands for a generator and for a stream of patches: counts up, and draws what it is told to."""
 
-    def __init__(self, channels, canvas, seed):
-        self.channels, self.canvas, self.seed, self.asked = channels, canvas, seed, []
+    def __init__(self, channels, patch_size, seed):
+        self.channels, self.patch_size, self.seed, self.asked = channels, patch_size, seed, []
 
     def batch(self, first, count):
         rng = np.random.default_rng(self.seed)
-        image = rng.uniform(-1, 1, (first + count, self.channels, *self.canvas)).astype(np.float32)
-        return image[first:], rng.integers(-1, 3, (first + count, *self.canvas))[first:]
+        image = rng.uniform(-1, 1, (first + count, self.channels, *self.patch_size)).astype(np.float32)
+        return image[first:], rng.integers(-1, 3, (first + count, *self.patch_size))[first:]
 
     def sample(self, n, *, seed):
         self.asked.append((n, seed))
@@ -293,9 +293,9 @@ class Canned:
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize(("variant", "channels"), [("pair", 2), ("mask", 0), ("image", 2)])
-def test_a_preview_shows_real_canvases_above_drawn_ones(tmp_path, variant, channels, dims):
+def test_a_preview_shows_real_patches_above_drawn_ones(tmp_path, variant, channels, dims):
     plan = tiny_plan(variant, dims, seed=5)
-    generator, real = Canned(channels, plan.canvas, 1), Canned(2, plan.canvas, 2)
+    generator, real = Canned(channels, plan.patch_size, 1), Canned(2, plan.patch_size, 2)
     save_preview(tmp_path / "previews" / "1.png", generator, real, plan)
     count = PREVIEW_SAMPLES[dims]
     assert generator.asked == [(count, 5)]

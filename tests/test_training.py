@@ -43,8 +43,8 @@ from stylegan2_cond.training.train import train
 
 @pytest.fixture(scope="module")
 def small(plan):
-    """A plan of a part of the canvas, which trains twice as fast."""
-    return plan.model_copy(update={"canvas": (20, 16)})
+    """A plan of a part of the patch, which trains twice as fast."""
+    return plan.model_copy(update={"patch_size": (20, 16)})
 
 
 @pytest.fixture
@@ -283,7 +283,7 @@ def test_torchs_random_state_is_left_alone(plan):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_generator_reaches_its_canvas_and_shows_what_it_learnt(generator_run):
+def test_the_generator_reaches_its_patch_and_shows_what_it_learnt(generator_run):
     for name in (
         "plan.json",
         CHECKPOINT_FILE,
@@ -298,11 +298,11 @@ def test_the_generator_reaches_its_canvas_and_shows_what_it_learnt(generator_run
     assert (generator_run / "previews" / f"{newest.name}.png").stat().st_size > 1000
 
 
-def test_another_seed_or_canvas_for_a_run_that_exists_is_refused(generator_run, preprocessed):
+def test_another_seed_or_patch_for_a_run_that_exists_is_refused(generator_run, preprocessed):
     with pytest.raises(UserError, match=r"plan\.json was made with another seed: 0, not 7"):
         train(preprocessed, "0", seed=7)
-    with pytest.raises(UserError, match="another canvas"):
-        train(preprocessed, "0", canvas=(24, 24))
+    with pytest.raises(UserError, match="another patch"):
+        train(preprocessed, "0", patch_size=(24, 24))
 
 
 def test_no_augmentation_for_a_run_that_has_it_is_refused(fresh_run, preprocessed):
@@ -416,26 +416,26 @@ def test_the_memory_estimate_is_no_fairy_tale(plan):
         "state = TrainingState.start(plan, torch.device('cpu'))\n"
         "def status(key): return int(re.search(key + r':\\s+(\\d+)', open('/proc/self/status').read())[1]) * 1024\n"
         "before = status('VmRSS')\n"
-        "shape = (plan.batch_size, *plan.canvas)\n"
+        "shape = (plan.batch_size, *plan.patch_size)\n"
         "image, label, position = np.zeros((shape[0], 2, *shape[1:])), np.zeros(shape), np.zeros(shape[0])\n"
         "take_step(state, image.astype(np.float32), label.astype(np.int16), position.astype(np.float32))\n"
         "print((status('VmHWM') - before) / training_bytes(plan))"
     )
-    large = plan.model_copy(update={"canvas": (64, 64), "channels": (64, 64, 64, 64), "batch_size": 16})
+    large = plan.model_copy(update={"patch_size": (64, 64), "channels": (64, 64, 64, 64), "batch_size": 16})
     done = subprocess.run([sys.executable, "-c", code], input=large.model_dump_json(), capture_output=True, text=True)
     assert 0.5 < float(done.stdout) < 1.0, done.stdout + done.stderr
 
 
-def test_a_canvas_larger_than_memory_names_a_smaller_one(preprocessed):
+def test_a_patch_larger_than_memory_names_a_smaller_one(preprocessed):
     fold = preprocessed.fold(0)
     seen = survey(preprocessed, fold.training)
-    with pytest.raises(UserError, match=r"needs about .* GiB, .* are\s+free.*--canvas \d+,\d+"):
+    with pytest.raises(UserError, match=r"needs about .* GiB, .* are\s+free.*--patch-size \d+,\d+"):
         make_plan(preprocessed, fold, seen, free_bytes=10 * 2**20)
     with pytest.raises(UserError, match=r"must lie between \[4, 4\] and the patch size"):
-        make_plan(preprocessed, fold, seen, canvas=(100_000, 100_000))
+        make_plan(preprocessed, fold, seen, patch_size=(100_000, 100_000))
 
 
-def test_running_out_of_memory_names_a_smaller_canvas(fresh_run, preprocessed, monkeypatch):
+def test_running_out_of_memory_names_a_smaller_patch(fresh_run, preprocessed, monkeypatch):
     fresh_run("memory")
     errors = iter([RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), MemoryError()])
 
@@ -444,7 +444,7 @@ def test_running_out_of_memory_names_a_smaller_canvas(fresh_run, preprocessed, m
 
     monkeypatch.setattr(loop, "take_step", exhausted)
     for said in ("CUBLAS_STATUS_ALLOC_FAILED", "MemoryError"):
-        with pytest.raises(UserError, match=rf"Out of memory at canvas .*{said}.*accumulate in plan.json"):
+        with pytest.raises(UserError, match=rf"Out of memory at patch .*{said}.*accumulate in plan.json"):
             train(preprocessed, "0", kimg=0.1)
 
 
@@ -459,7 +459,7 @@ def test_the_command_ends_with_the_paths_of_its_results(generator_run):
     ("arguments", "words"),
     [
         (["train", "901", "2d", "9"], "Fold 9 does not exist"),
-        (["train", "901", "2d", "0", "--canvas", "a,b"], "--canvas a,b is not a list of sizes"),
+        (["train", "901", "2d", "0", "--patch-size", "a,b"], "--patch-size a,b is not a list of sizes"),
         (["train", "901", "2d", "0", "--device", "nonsense"], "Device 'nonsense' is not to be had here"),
         (["train", "77", "2d", "0"], "Dataset '77' is not in"),
         (["train", "901", "2d", "٠"], "Fold ٠ does not exist"),

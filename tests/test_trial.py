@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux tells the peak of one process")
 def test_a_real_step_takes_about_the_memory_that_was_estimated_and_leaves_this_process_alone():
-    wide = {"canvas": (48, 40), "factors": ((2, 2),) * 3, "channels": (96, 96, 64, 32), "augment_target": 0.6}
+    wide = {"patch_size": (48, 40), "factors": ((2, 2),) * 3, "channels": (96, 96, 64, 32), "augment_target": 0.6}
     plan = tiny_plan(batch_size=16, latent_dim=64, style_dim=64, **wide)
     before = profile_step.peak_bytes()
     found = try_step(plan, CPU)
@@ -39,7 +39,7 @@ def test_a_real_step_takes_about_the_memory_that_was_estimated_and_leaves_this_p
 
 def test_a_step_that_no_memory_could_hold_says_so_by_its_exit_code(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["trial", "cpu"])
-    monkeypatch.setattr(sys, "stdin", io.StringIO(tiny_plan(canvas=(400_000, 400_000)).model_dump_json()))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(tiny_plan(patch_size=(400_000, 400_000)).model_dump_json()))
     assert profile_step.main() == OUT_OF_MEMORY
 
 
@@ -87,7 +87,7 @@ def steps(monkeypatch):
 
         def take(state, image, label, position):
             seen.append((state, state.step_number, state.condition_strength, state.adaptive and state.adaptive.p))
-            assert image.shape == (state.plan.batch_size, state.plan.codec.image_channels, *state.plan.canvas)
+            assert image.shape == (state.plan.batch_size, state.plan.codec.image_channels, *state.plan.patch_size)
             assert set(np.unique(label)) <= set(state.plan.codec.labels)
             assert len(position) == len(label) == state.plan.batch_size
             clock[0] += next(durations)
@@ -197,7 +197,7 @@ def test_a_plan_above_its_budget_is_tried_in_more_parts_though_the_device_has_ro
 
 def test_trials_come_to_an_end(device):
     device.peaks = (3 * 2**30,) * 20
-    with pytest.raises(UserError, match=r"needs about 3 GiB, 1 GiB are free.*--canvas 4,4"):
+    with pytest.raises(UserError, match=r"needs about 3 GiB, 1 GiB are free.*--patch-size 4,4"):
         try_until_it_fits(tiny_plan(batch_size=2**9), CPU, 2**30)
     assert len(device.tried) == MOST_TRIALS
 
@@ -214,7 +214,7 @@ def test_a_plan_that_can_not_be_made_smaller_is_tried_once(device):
 
 @pytest.fixture
 def data(tmp_path, monkeypatch, device):
-    monkeypatch.setattr(planner, "CONDITION_CANVASES", 20)
+    monkeypatch.setattr(planner, "CONDITION_PATCHES", 20)
     return preprocess(own_folders(tmp_path, monkeypatch), cohort(5), LABELS)
 
 
@@ -313,7 +313,7 @@ def test_the_command_tells_each_choice_memory_and_hours_and_where_the_plan_is(da
     lines = out.splitlines()
     assert max(map(len, lines[:-1])) <= 120
     assert len(lines) < 45  # a screenful
-    for key, value in (("batch_size", "8"), ("channels", "8,8"), ("kimg", "40"), ("canvas", "16,14")):
+    for key, value in (("batch_size", "8"), ("channels", "8,8"), ("kimg", "40"), ("patch_size", "16,14")):
         assert any(line.split()[:2] == [key, value] for line in lines)
     minutes = 0.5 / 8 * 40_000 / 60  # a step takes half a second
     assert f"62 s for 1,000 images, so {minutes:.0f} min for all 40,000" in out
@@ -335,7 +335,7 @@ def test_memory_is_told_as_estimated_measured_and_given(data):
     [
         (["--set", "r1_wait=1"], "A plan has no key 'r1_wait'. Did you mean 'r1_weight'?"),
         (["--set", "batch_size=0"], "--set: key 'batch_size'"),
-        (["--canvas", "99,99"], "--canvas [99, 99] must lie between"),
+        (["--patch-size", "99,99"], "--patch-size [99, 99] must lie between"),
         (["--device", "nonsense"], "Device 'nonsense' is not to be had here"),
     ],
 )

@@ -10,7 +10,7 @@ from tolerance import NETWORK, assert_rounded
 
 from stylegan2_cond.cli import main
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
-from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Plan, planner
 from stylegan2_cond.planning.heuristics import choose_factors
@@ -18,14 +18,14 @@ from stylegan2_cond.snapshot import find_snapshots, load_generator, mask_sources
 from stylegan2_cond.training import snapshot_evaluation
 from stylegan2_cond.training.train import train
 
-CANVAS = (20, 16)
+PATCH_SIZE = (20, 16)
 SHOWN = [1, 2]
 
 
 @pytest.fixture(scope="module")
 def runs(preprocessed, tmp_path_factory):
     """The folder of a run of each variant, that of images begun by the command; all of a few steps."""
-    stages = len(choose_factors(CANVAS, preprocessed.configuration.pool_op_kernel_sizes)) + 1
+    stages = len(choose_factors(PATCH_SIZE, preprocessed.configuration.pool_op_kernel_sizes)) + 1
     narrow = {"batch_size": 8, "latent_dim": 8, "style_dim": 8, "channels": [8] * stages}
     typed = [part for key, value in narrow.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     command = [
@@ -36,17 +36,17 @@ def runs(preprocessed, tmp_path_factory):
         "0",
         "--variant",
         "image",
-        "--canvas",
+        "--patch-size",
         "20,16",
         "--kimg",
         "0.032",
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("variants")))
-        patch.setattr(planner, "CONDITION_CANVASES", 100)
+        patch.setattr(planner, "CONDITION_PATCHES", 100)
         patch.setattr(snapshot_evaluation, "SAMPLES", {2: 24})
         found = {
-            variant: train(preprocessed, "0", variant=variant, canvas=CANVAS, kimg=0.032, overrides=narrow)
+            variant: train(preprocessed, "0", variant=variant, patch_size=PATCH_SIZE, kimg=0.032, overrides=narrow)
             for variant in ("pair", "mask")
         }
         patch.setattr(sys, "argv", [*command, "--device", "cpu", *typed])
@@ -66,10 +66,10 @@ def illustrator(snapshots):
     return load_generator(snapshots["image"])
 
 
-def real_canvases(preprocessed, plan, seed, count):
-    """Labels and positions, as training draws canvases."""
+def real_patches(preprocessed, plan, seed, count):
+    """Labels and positions, as training draws patches."""
     names, share = plan.source.training_cases, plan.foreground_share
-    stream = Canvases(preprocessed, names, plan.canvas, foreground_share=share, seed=seed)
+    stream = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=share, seed=seed)
     return stream.batch(0, count)[1], stream.positions(0, count)
 
 
@@ -81,7 +81,7 @@ def test_each_variant_has_a_run_of_its_own_with_everything_in_it(runs, variant):
     folder = runs[variant]
     assert folder.parent.name == f"StyleGAN2Cond_{variant}__nnUNetPlans__2d"
     plan = Plan.load(folder / "plan.json")
-    assert (plan.variant, plan.canvas) == (variant, CANVAS)
+    assert (plan.variant, plan.patch_size) == (variant, PATCH_SIZE)
     assert plan.codec.image_channels == (0 if variant == "mask" else 2)
     (snapshot,) = find_snapshots(folder)
     assert (folder / "previews" / f"{snapshot.name}.png").exists()
@@ -95,8 +95,8 @@ def test_each_variant_has_a_run_of_its_own_with_everything_in_it(runs, variant):
 
 def test_a_mask_snapshot_draws_masks_and_no_image(snapshots):
     drawn = load_generator(snapshots["mask"]).sample(5, seed=1)
-    assert drawn.image.shape == (5, 0, *CANVAS)
-    assert drawn.label.shape == (5, *CANVAS)
+    assert drawn.image.shape == (5, 0, *PATCH_SIZE)
+    assert drawn.label.shape == (5, *PATCH_SIZE)
     assert set(np.unique(drawn.label)) <= {-1, 0, 1, 2}
 
 
@@ -112,8 +112,8 @@ def test_no_samples_are_empty_arrays_of_the_same_shape(snapshots, variant):
 def test_for_real_masks_images_are_drawn_with_exactly_those_masks(illustrator, preprocessed):
     plan = illustrator.plan
     drawn = illustrator.sample(10, seed=3, masks=open_masks("real", plan))
-    label, position = real_canvases(preprocessed, plan, 3, 10)
-    assert drawn.image.shape == (10, 2, *CANVAS)
+    label, position = real_patches(preprocessed, plan, 3, 10)
+    assert drawn.image.shape == (10, 2, *PATCH_SIZE)
     assert np.isfinite(drawn.image).all()
     np.testing.assert_array_equal(drawn.label, label)
     condition = plan.conditions.measure(torch.from_numpy(label), torch.from_numpy(position))
@@ -126,7 +126,7 @@ def test_the_image_depends_on_the_mask_that_is_given(illustrator):
             self.label = label
 
         def draw(self, seed, indices, ask):
-            return np.full((len(indices), *CANVAS), self.label, np.int16), np.full(len(indices), 0.5, np.float32)
+            return np.full((len(indices), *PATCH_SIZE), self.label, np.int16), np.full(len(indices), 0.5, np.float32)
 
     one, other = (illustrator.sample(2, masks=Striped(label)) for label in (1, 2))
     assert (one.label == 1).all()
@@ -139,7 +139,7 @@ def test_masks_are_deformed_real_ones_if_nothing_is_said(illustrator, preprocess
         illustrator.sample(8, seed=4, masks=open_masks("deformed", illustrator.plan)),
     )
     np.testing.assert_array_equal(drawn.label, wanted.label)
-    real, _ = real_canvases(preprocessed, illustrator.plan, 4, 8)
+    real, _ = real_patches(preprocessed, illustrator.plan, 4, 8)
     assert (drawn.label != real).any(axis=(1, 2)).sum() >= 6
     assert (drawn.label == real).mean() > 0.7
     for one, other in zip(drawn.label, real, strict=True):
@@ -187,9 +187,9 @@ def test_what_real_masks_cannot_be_asked_is_refused(illustrator, monkeypatch):
     with pytest.raises(ValueError, match="class 7"):
         illustrator.sample(1, with_classes=[7], masks=real)
     monkeypatch.setattr(mask_sources, "TRIES", 3)
-    monkeypatch.setattr(mask_sources, "condition_canvases", lambda canvas: 4)
+    monkeypatch.setattr(mask_sources, "condition_patches", lambda patch_size: 4)
     monkeypatch.setattr(real, "_shown", lambda label: np.array([True, True]))
-    with pytest.raises(ValueError, match=r"7 canvases .*\[1\]"):  # white matter is never without grey
+    with pytest.raises(ValueError, match=r"7 patches .*\[1\]"):  # white matter is never without grey
         illustrator.sample(1, with_classes=[1], masks=real)
 
 
@@ -200,12 +200,12 @@ def test_who_draws_masks_is_given_none(snapshots, illustrator, variant):
         generator.sample(1, masks=open_masks("real", illustrator.plan))
 
 
-def test_masks_of_an_image_snapshot_of_another_canvas_or_other_cases_are_refused(illustrator, snapshots, tmp_path):
+def test_masks_of_an_image_snapshot_of_another_patch_or_other_cases_are_refused(illustrator, snapshots, tmp_path):
     plan, source = illustrator.plan, illustrator.plan.source
     with pytest.raises(UserError, match="draws images, no masks"):
         open_masks(str(snapshots["image"]), plan)
-    with pytest.raises(UserError, match=r"learnt from another canvas.*--variant mask"):
-        open_masks(str(snapshots["mask"]), plan.model_copy(update={"canvas": (24, 16)}))
+    with pytest.raises(UserError, match=r"learnt from another patch.*--variant mask"):
+        open_masks(str(snapshots["mask"]), plan.model_copy(update={"patch_size": (24, 16)}))
     fewer = source.model_copy(
         update={"training_cases": source.training_cases[1:], "training_sha256": source.training_sha256[1:]}
     )

@@ -1,4 +1,4 @@
-"""A plan whose networks take a step in milliseconds, and canvases made up for it: no dataset, no nnU-Net."""
+"""A plan whose networks take a step in milliseconds, and patches made up for it: no dataset, no nnU-Net."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stylegan2_cond.planning import Plan, Source
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
 
-CANVASES = {2: ((8, 6), ((2, 2),)), 3: ((4, 6, 4), ((1, 2, 2),))}  # canvas and factors
+PATCHES = {2: ((8, 6), ((2, 2),)), 3: ((4, 6, 4), ((1, 2, 2),))}  # patch and factors
 IGNORE = 5
 EVERYTHING = {"style_mixing": 0.9, "path_length_weight": 1.0, "path_length_interval": 2, "r1_interval": 2}
 PAIRED = {"feature_weight": 1.0, "l1_weight": 1.0}  # for the variant `image`
@@ -22,8 +22,8 @@ PAIRED = {"feature_weight": 1.0, "l1_weight": 1.0}  # for the variant `image`
 
 def tiny_plan(variant: str = "pair", dims: int = 2, *, ignore: int | None = None, **changes: object) -> Plan:
     """Two image channels, labels 0, 1, 2 and OUTSIDE; conditions of two classes, and of the position in 2-D."""
-    canvas, factors = CANVASES[dims]
-    _, label, position = tiny_canvases(canvas, 0, 64)
+    patch_size, factors = PATCHES[dims]
+    _, label, position = tiny_patches(patch_size, 0, 64)
     codec = Codec(low=(-1.0, 0.0), high=(1.0, 2.0), labels=(0, 1, 2, OUTSIDE), outside=(-1.0, 0.0), ignore=ignore)
     plan = Plan(
         variant=variant,
@@ -37,12 +37,12 @@ def tiny_plan(variant: str = "pair", dims: int = 2, *, ignore: int | None = None
             training_cases=("tiny",),
             training_sha256=("0" * 64,),
         ),
-        canvas=canvas,
+        patch_size=patch_size,
         spacing=(1.0,) * dims,
         factors=factors,
         channels=(8, 6),
         codec=codec if variant != "mask" else codec.model_copy(update={"low": (), "high": (), "outside": None}),
-        conditions=Conditions.from_canvases((1, 2), label, position if dims == 2 else None),
+        conditions=Conditions.from_patches((1, 2), label, position if dims == 2 else None),
         latent_dim=6,
         style_dim=6,
         batch_size=8,
@@ -52,16 +52,16 @@ def tiny_plan(variant: str = "pair", dims: int = 2, *, ignore: int | None = None
     return plan.model_copy(update=changes)
 
 
-def tiny_canvases(canvas: tuple[int, ...], first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Canvases `first` and on: image `[N, 2, *canvas]`, label `[N, *canvas]` with blocks of classes, position `[N]`."""
+def tiny_patches(patch_size: tuple[int, ...], first: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Patches `first` ff.: image `[N, 2, *spatial]`, label `[N, *spatial]` with blocks of classes, position `[N]`."""
     drawn = []
     for index in range(first, first + count):
         rng = np.random.default_rng([900, index])
-        label = rng.choice([0, 0, 1, 2, OUTSIDE], [-(-length // 2) for length in canvas])
-        for axis, length in enumerate(canvas):
+        label = rng.choice([0, 0, 1, 2, OUTSIDE], [-(-length // 2) for length in patch_size])
+        for axis, length in enumerate(patch_size):
             label = label.repeat(2, axis=axis).take(range(length), axis=axis)
-        image = label + rng.normal(0, 0.3, (2, *canvas))
-        drawn.append((np.where(label == OUTSIDE, [[[-1.0]], [[0.0]]], image) if len(canvas) == 2 else image, label))
+        image = label + rng.normal(0, 0.3, (2, *patch_size))
+        drawn.append((np.where(label == OUTSIDE, [[[-1.0]], [[0.0]]], image) if len(patch_size) == 2 else image, label))
     image, label = (np.stack(parts) for parts in zip(*drawn, strict=True))
     position = (np.arange(first, first + count) % 7 + 0.5) / 7
     return image.astype(np.float32), label.astype(np.int16), position.astype(np.float32)
@@ -80,9 +80,11 @@ def tiny_state(plan: Plan, world: object = None, *, descent: float | None = None
 
 
 def step(state: TrainingState) -> dict[str, float]:
-    """One step on the next canvases, of which this process takes its share."""
+    """One step on the next patches, of which this process takes its share."""
     plan, share = state.plan, state.world.share(state.plan.batch_size)
-    return take_step(state, *(part[share] for part in tiny_canvases(plan.canvas, state.images_seen, plan.batch_size)))
+    return take_step(
+        state, *(part[share] for part in tiny_patches(plan.patch_size, state.images_seen, plan.batch_size))
+    )
 
 
 def weights(state: TrainingState) -> dict[str, torch.Tensor]:

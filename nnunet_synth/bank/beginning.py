@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from nnunet_synth.bank.filters import NOT_WANTED, Gates
+from nnunet_synth.bank.filters import NOT_WANTED, Filters
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from stylegan2_cond.errors import UserError
 
@@ -57,25 +57,25 @@ def _difference(record: BankRecord, wanted: BankRecord, without: set[str]) -> st
     for key in ("seed", "masks", "balanced", "margin"):
         if (then := getattr(record, key)) != getattr(wanted, key):
             return f"{key} {then}"
-    if {name for name, gate in record.gates.items() if gate.off == NOT_WANTED} != without:
-        return "other gates"
+    if {name for name, filter_ in record.filters.items() if filter_.off == NOT_WANTED} != without:
+        return "other filters"
     return None
 
 
-def refuse_other_gates(folder: Path, record: BankRecord, gates: Gates) -> None:
-    """What enters a bank has passed the same gates, from the first sample to the last.
+def refuse_other_filters(folder: Path, record: BankRecord, filters: Filters) -> None:
+    """What enters a bank has passed the same filters, from the first sample to the last.
 
     Raises:
-        UserError: a gate has other limits than when the bank was begun.
+        UserError: a filter has other limits than when the bank was begun.
     """
-    for name, now in gates.records().items():
-        then = record.gates[name]
+    for name, now in filters.records().items():
+        then = record.filters[name]
         if then.limits.keys() == now.limits.keys() and np.allclose(
             list(then.limits.values()), list(now.limits.values()), rtol=1e-3, atol=1e-6
         ):
             continue
-        states = [f"off ({gate.off})" if gate.off else "open" for gate in (then, now)]
+        states = [f"off ({filter_.off})" if filter_.off else "open" for filter_ in (then, now)]
         raise UserError(
-            f"The gate '{name}' of bank {folder} was another when it was begun: then {states[0]}, now {states[1]}, or "
+            f"The filter '{name}' of bank {folder} was another when it was begun: {states[0]}, now {states[1]}, or "
             f"with other limits, perhaps of another nnU-Net. Choose another name with --name."
         )

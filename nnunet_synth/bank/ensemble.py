@@ -71,7 +71,7 @@ def open_members(
         The members; a reference for each; and one for the mask snapshot, where there is one.
 
     Raises:
-        UserError: no such snapshot, one of other data or of another canvas, or masks that nobody wants.
+        UserError: no such snapshot, one of other data or of another patch, or masks that nobody wants.
     """
     source = Source.of(preprocessed, preprocessed.fold(fold_name))
     texts = order.snapshots or (str(best_snapshot(source, order.variant)),)
@@ -88,8 +88,10 @@ def open_members(
     if order.masks and mask_reference is None and all(member.masks is None for member in members):
         raise UserError(f"--masks {order.masks}: none of the snapshots draws images for masks. Leave it out.")
     for member, text in zip(members, texts, strict=True):
-        if (canvas := member.generator.plan.canvas) != (first := members[0].generator.plan.canvas):
-            raise UserError(f"Snapshot {text} draws canvases of {canvas}, {texts[0]} of {first}. Fill a bank of each.")
+        if (patch_size := member.generator.plan.patch_size) != (first := members[0].generator.plan.patch_size):
+            raise UserError(
+                f"Snapshot {text} draws patches of {patch_size}, {texts[0]} of {first}. Fill a bank of each."
+            )
     return members, tuple(references), mask_reference
 
 

@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from nnunet_synth.bank import MARGIN
-from nnunet_synth.bank.beginning import begun_bank, refuse_other_gates
+from nnunet_synth.bank.beginning import begun_bank, refuse_other_filters
 from nnunet_synth.bank.ensemble import Order, open_members
-from nnunet_synth.bank.filters import GATES, REAL_CANVASES, Gates, Known, Range
+from nnunet_synth.bank.filters import FILTERS, REAL_PATCHES, Filters, Known, Range
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord, SnapshotReference, banks_folder, shard_name, write_shard
 from nnunet_synth.bank.plain_files import is_plain_name
 from nnunet_synth.bank.previews import refused_picture, save_grid, save_preview
@@ -31,7 +31,7 @@ from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.io import as_user_error
 from stylegan2_cond.metrics.features_nnunet import open_newest
 from stylegan2_cond.metrics.kept import EVALUATION_FOLDER
-from stylegan2_cond.metrics.reference_sets import REAL, cut_canvases, read_reference
+from stylegan2_cond.metrics.reference_sets import REAL, cut_patches, read_reference
 from stylegan2_cond.ops import name_backend
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.progress_bar import ProgressBar, write_line
@@ -39,30 +39,30 @@ from stylegan2_cond.training.quality import CLOSE, relative_coverage, snapshot_f
 
 SLICES_PER_SHARD = 64  # as one volume of a real case; a 3-D sample is a case of its own
 CHUNK = {2: 64, 3: 8}  # samples drawn at once, by the number of axes
-EXAMPLES = 16  # refused samples that are shown for each gate
-ALL_GATES = "all"
+EXAMPLES = 16  # refused samples that are shown for each filter
+ALL_FILTERS = "all"
 MOST_REFUSED = 0.9  # share of the draws above which filling gives up
-IF_REFUSED = "Train the generator longer, choose another --snapshot, or leave that gate open"
+IF_REFUSED = "Train the generator longer, choose another --snapshot, or leave that filter open"
 FEWEST_DRAWN = 64  # before that is judged
 
 
 @dataclass
 class Refusals:
-    """What gates refused: how many in all, and the first ones of this run, to look at."""
+    """What filters refused: how many in all, and the first ones of this run, to look at."""
 
     counts: dict[str, int]
     examples: dict[str, list[Judged]] = field(default_factory=dict)
 
     def note(self, sample: Judged) -> None:
-        gate = sample.refused_by
-        self.counts[gate] = self.counts.get(gate, 0) + 1
-        if len(shown := self.examples.setdefault(gate, [])) < EXAMPLES:
+        filter_ = sample.refused_by
+        self.counts[filter_] = self.counts.get(filter_, 0) + 1
+        if len(shown := self.examples.setdefault(filter_, [])) < EXAMPLES:
             shown.append(sample)
 
     def save(self, folder: Path, plan: Plan) -> None:
-        """A picture for each gate that refused something; those of an earlier run stay."""
-        for gate, shown in self.examples.items():
-            if not (path := refused_picture(folder, gate)).exists():
+        """A picture for each filter that refused something; those of an earlier run stay."""
+        for filter_, shown in self.examples.items():
+            if not (path := refused_picture(folder, filter_)).exists():
                 save_grid(path, [sample.image for sample in shown], [sample.label for sample in shown], plan)
 
 
@@ -89,7 +89,7 @@ def fill_bank(
         order: which snapshots draw, for which masks.
         name: of the bank; the variant and the images that the generator saw, when None.
         seed: of the stream of samples.
-        without: gates that are left open.
+        without: filters that are left open.
         margin: how much further than the training cases samples may go, as a share of their range.
         device: that draws.
         growing: folder of a complete bank, which stays complete while more is drawn into it.
@@ -99,11 +99,11 @@ def fill_bank(
         The bank's folder.
 
     Raises:
-        UserError: bad input, a snapshot of other data, a bank of that name with other contents, a full disk, or gates
+        UserError: bad input, a snapshot of other data, a bank of that name with other contents, a full disk, or filters
             that refuse nearly all.
         Stopped: after Ctrl-C.
     """
-    without = _named_gates(without)
+    without = _named_filters(without)
     members, references, mask_reference = open_members(preprocessed, fold_name, order, device)
     plan = members[0].generator.plan
     _warn(plan, references, balanced=order.balanced)
@@ -114,7 +114,7 @@ def fill_bank(
         masks=order.masks_word if any(member.masks for member in members) else None,
         mask_snapshot=mask_reference,
         balanced=order.balanced,
-        canvas=plan.canvas,
+        patch_size=plan.patch_size,
         seed=seed,
         requested=samples,
         margin=margin,
@@ -128,15 +128,15 @@ def fill_bank(
         if record is not None and record.complete:
             return folder
         known = partial(_known, preprocessed, plan, margin, device)
-        record, gates = _with_gates(folder, record, wanted, without, known)
+        record, filters = _with_filters(folder, record, wanted, without, known)
         target = record.requested
         if growing is not None:
             record = record.model_copy(update={"requested": record.samples})
         record.save(folder / RECORD_FILE)
-        refusals = Refusals({name: gate.refused for name, gate in record.gates.items()})
+        refusals = Refusals({name: filter_.refused for name, filter_ in record.filters.items()})
         stream = Stream(members, seed, order.balanced)
         try:
-            for filled in _shards(folder, record, target, stream, gates, refusals, preprocessed):
+            for filled in _shards(folder, record, target, stream, filters, refusals, preprocessed):
                 record = filled
                 if not wanted_still():
                     break
@@ -180,17 +180,17 @@ def _shards(
     record: BankRecord,
     target: int,
     stream: Stream,
-    gates: Gates,
+    filters: Filters,
     refusals: Refusals,
     preprocessed: Preprocessed,
 ) -> Iterator[BankRecord]:
     """Write shard after shard until the bank holds `target` samples; the record that was saved after each."""
-    dims = len(record.canvas)
+    dims = len(record.patch_size)
     per_shard = SLICES_PER_SHARD if dims == 2 else 1
-    judged = stream.judged(record.drawn, gates, CHUNK[dims])
+    judged = stream.judged(record.drawn, filters, CHUNK[dims])
     with ProgressBar(total=target, initial=record.samples, unit="sample", desc=f"Filling {record.name}") as bar:
         while record.samples < target:
-            entered, last = _enter(judged, min(per_shard, target - record.samples), refusals, folder, gates)
+            entered, last = _enter(judged, min(per_shard, target - record.samples), refusals, folder, filters)
             clipped = sum(sample.clipped > 0 for sample in entered)
             name = shard_name(len(record.shards))
             shard = write_shard(folder, name, *_as_case(entered, dims), last + 1, preprocessed)
@@ -198,14 +198,14 @@ def _shards(
                 update={
                     "shards": (*record.shards, shard),
                     "requested": max(record.requested, record.samples + shard.samples),
-                    "gates": {
-                        name: gate.model_copy(
+                    "filters": {
+                        name: filter_.model_copy(
                             update={
                                 "refused": refusals.counts[name],
-                                "clipped": gate.clipped + clipped * (name == Range.name),
+                                "clipped": filter_.clipped + clipped * (name == Range.name),
                             }
                         )
-                        for name, gate in record.gates.items()
+                        for name, filter_ in record.filters.items()
                     },
                 }
             )
@@ -215,7 +215,7 @@ def _shards(
 
 
 def _enter(
-    judged: Iterator[Judged], wanted: int, refusals: Refusals, folder: Path, gates: Gates
+    judged: Iterator[Judged], wanted: int, refusals: Refusals, folder: Path, filters: Filters
 ) -> tuple[list[Judged], int]:
     """The next `wanted` samples that may enter, and the number of the last one that was looked at.
 
@@ -233,8 +233,8 @@ def _enter(
             worst = max(refusals.counts, key=refusals.counts.get)
             examples = [sample.image for sample in refusals.examples.get(worst, ())]
             raise UserError(
-                f"The gates refused {refused} of {drawn} samples, most of them the gate '{worst}' "
-                f"({refusals.counts[worst]}): {gates.explain(worst, examples)} Look at "
+                f"The filters refused {refused} of {drawn} samples, most of them the filter '{worst}' "
+                f"({refusals.counts[worst]}): {filters.explain(worst, examples)} Look at "
                 f"{refused_picture(folder, worst)}. {IF_REFUSED}: --without {worst} --name {folder.name}_open"
             )
         if len(entered) == wanted:
@@ -255,11 +255,13 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def _named_gates(names: Sequence[str]) -> set[str]:
-    """The gates that are meant, `all` among the names being each of them."""
-    if unknown := sorted(set(names) - {*GATES, ALL_GATES}):
-        raise UserError(f"--without {unknown[0]}: there is no such gate. There are: {', '.join(GATES)}, {ALL_GATES}")
-    return set(GATES) if ALL_GATES in names else set(names)
+def _named_filters(names: Sequence[str]) -> set[str]:
+    """The filters that are meant, `all` among the names being each of them."""
+    if unknown := sorted(set(names) - {*FILTERS, ALL_FILTERS}):
+        raise UserError(
+            f"--without {unknown[0]}: there is no such filter. There are: {', '.join(FILTERS)}, {ALL_FILTERS}"
+        )
+    return set(FILTERS) if ALL_FILTERS in names else set(names)
 
 
 def _warn(plan: Plan, references: Sequence[SnapshotReference], *, balanced: bool) -> None:
@@ -273,26 +275,26 @@ def _warn(plan: Plan, references: Sequence[SnapshotReference], *, balanced: bool
             write_line(f"Snapshot {reference.path}: {verdict(figures)}")
 
 
-def _with_gates(
+def _with_filters(
     folder: Path, record: BankRecord | None, wanted: BankRecord, without: set[str], known: Callable[[bool], Known]
-) -> tuple[BankRecord, Gates]:
-    """The bank that was begun, or the one that is wanted, and its gates; `known` is told whether nnU-Net is needed."""
-    fit = "fit" not in without and not (record and record.gates["fit"].off)
-    gates = Gates.learn(lambda: known(fit), without)
-    record = record or wanted.model_copy(update={"gates": gates.records()})
-    refuse_other_gates(folder, record, gates)
-    return record, gates
+) -> tuple[BankRecord, Filters]:
+    """The begun bank, or the wanted one, and its filters; `known` takes whether nnU-Net is needed."""
+    fit = "fit" not in without and not (record and record.filters["fit"].off)
+    filters = Filters.learn(lambda: known(fit), without)
+    record = record or wanted.model_copy(update={"filters": filters.records()})
+    refuse_other_filters(folder, record, filters)
+    return record, filters
 
 
 def _known(preprocessed: Preprocessed, plan: Plan, margin: float, device: str, fit: bool) -> Known:
-    """What gates learn from; with `fit`, the fold's nnU-Net, too, where there is one."""
+    """What filters learn from; with `fit`, the fold's nnU-Net, too, where there is one."""
     nnunet = None
     if fit:
         try:
             nnunet = open_newest(plan.source, device)
         except UserError as error:
-            tqdm.write(f"The gate 'fit' is off. {error}", file=sys.stderr)
-    count = REAL_CANVASES[len(plan.canvas)]
-    real = cut_canvases(preprocessed, plan, plan.source.training_cases, count, REAL)
+            tqdm.write(f"The filter 'fit' is off. {error}", file=sys.stderr)
+    count = REAL_PATCHES[len(plan.patch_size)]
+    real = cut_patches(preprocessed, plan, plan.source.training_cases, count, REAL)
     keep = run_folder(plan.source, plan.variant) / EVALUATION_FOLDER
     return Known(real, read_reference(preprocessed, plan)[0], plan.codec.labels, nnunet, margin, keep)

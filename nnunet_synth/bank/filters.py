@@ -1,4 +1,4 @@
-"""Gates: checks that a sample must pass to enter a bank, held against what the training cases show."""
+"""Filters: checks that a sample must pass to enter a bank, held against what the training cases show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from nnunet_synth.bank.format import GateRecord
+from nnunet_synth.bank.format import FilterRecord
 from stylegan2_cond.metrics.features import RandomPyramid
 from stylegan2_cond.metrics.features_nnunet import NnUNet
 from stylegan2_cond.metrics.kept import KeptFeatures
@@ -20,30 +20,30 @@ from stylegan2_cond.metrics.memorization import ALARMS, CORRELATION, Find, by_co
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.progress_bar import ProgressBar
 
-REAL_CANVASES = {2: 1000, 3: 200}  # that gates learn from, by the number of axes
-RARE = 0.005  # share of real canvases beyond each limit of an area
-FIT_RARE = 0.05  # share of real canvases whose mask nnU-Net agrees with less than a sample's mask must
+REAL_PATCHES = {2: 1000, 3: 200}  # that filters learn from, by the number of axes
+RARE = 0.005  # share of real patches beyond each limit of an area
+FIT_RARE = 0.05  # share of real patches whose mask nnU-Net agrees with less than a sample's mask must
 MOST_IN_COMBINATIONS = 10  # classes of which whole combinations are compared; of more, pairs
 MOST_CLIPPED = 0.05  # share of a channel's voxels beyond the limits; fewer are clipped, as saturated detectors do
 NOT_WANTED = "not wanted"
-FEWEST_CASES = 3  # a sample is compared with the nearest case and with the next ones, a real canvas not with its own
+FEWEST_CASES = 3  # a sample is compared with the nearest case and with the next ones, a real patch not with its own
 
 
-class GateOff(Exception):
-    """Why a gate can't look."""
+class FilterOff(Exception):
+    """Why a filter can't look."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What gates learn from.
+    """What filters learn from.
 
     Attributes:
-        real: canvases of the training cases, as the generator's training draws them.
-        reference: all canvases of the training cases, perhaps with a margin, to look for copies in.
+        real: patches of the training cases, as the generator's training draws them.
+        reference: all patches of the training cases, perhaps with a margin, to look for copies in.
         labels: all that a mask may hold.
         nnunet: trained on the real cases of the fold; None where there is none.
-        margin: how much further than the real canvases samples may go, as a share of the real range.
-        keep: folder for what depends on the real canvases alone, to be computed once; nothing is kept, when None.
+        margin: how much further than the real patches samples may go, as a share of the real range.
+        keep: folder for what depends on the real patches alone, to be computed once; nothing is kept, when None.
     """
 
     real: Samples
@@ -54,11 +54,11 @@ class Known:
     keep: Path | None = None
 
 
-class Gate(ABC):
+class Filter(ABC):
     """One check. It learns its limits when it is made, and then looks at samples.
 
     Raises:
-        GateOff: when made, if it can't look.
+        FilterOff: when made, if it can't look.
     """
 
     name: ClassVar[str]
@@ -72,25 +72,25 @@ class Gate(ABC):
         """`[N]` booleans, True for samples that may enter."""
 
     def corrected(self, samples: Samples) -> Samples:
-        """Samples that this gate allows, in the form in which they may enter."""
+        """Samples that this filter allows, in the form in which they may enter."""
         return samples
 
     def explain(self, image: np.ndarray) -> str:
-        """More about images `[N, C, *canvas]` that this gate refused, with figures; empty if there is no more."""
+        """More about images `[N, C, *spatial]` that this filter refused, with figures; empty if there is no more."""
         return ""
 
 
-GATES: dict[str, type[Gate]] = {}
+FILTERS: dict[str, type[Filter]] = {}
 
 
-def register(gate: type[Gate]) -> type[Gate]:
-    """Let samples pass this gate, after those that were registered before."""
-    GATES[gate.name] = gate
-    return gate
+def register(filter_: type[Filter]) -> type[Filter]:
+    """Let samples pass this filter, after those that were registered before."""
+    FILTERS[filter_.name] = filter_
+    return filter_
 
 
 @register
-class Finite(Gate):
+class Finite(Filter):
     """All intensities are numbers."""
 
     name, says = "finite", "has intensities that are no numbers"
@@ -100,10 +100,10 @@ class Finite(Gate):
 
 
 @register
-class Range(Gate):
-    """Nearly all of each channel lies within the intensities of the real canvases; the rest is clipped to them."""
+class Range(Filter):
+    """Nearly all of each channel lies within the intensities of the real patches; the rest is clipped to them."""
 
-    name, says = "range", "has intensities that no real canvas has"
+    name, says = "range", "has intensities that no real patch has"
 
     def __init__(self, known: Known):
         super().__init__(known)
@@ -124,7 +124,7 @@ class Range(Gate):
         return (~((flat >= self._low[:, None]) & (flat <= self._high[:, None]))).mean(axis=2)
 
     def corrected(self, samples: Samples) -> Samples:
-        shape = (-1, *[1] * len(samples.canvas))
+        shape = (-1, *[1] * len(samples.patch_size))
         image = np.clip(samples.image, self._low.reshape(shape), self._high.reshape(shape))
         return replace(samples, image=image)
 
@@ -139,8 +139,8 @@ class Range(Gate):
 
 
 @register
-class Anatomy(Gate):
-    """Classes are shown together, are as large, and have as many pieces and holes, as real canvases have them."""
+class Anatomy(Filter):
+    """Classes are shown together, are as large, and have as many pieces and holes, as real patches have them."""
 
     name, says = "anatomy", "has areas, pieces or holes that real masks don't have"
     counted = ("components", "holes")
@@ -149,7 +149,7 @@ class Anatomy(Gate):
         super().__init__(known)
         self._labels = [label for label in known.labels if label > 0]
         self._real = self._shown(known.real.label)
-        rare = RARE / max(1.0, self._real.sum(axis=1).mean())  # a canvas of many classes has as many chances to be rare
+        rare = RARE / max(1.0, self._real.sum(axis=1).mean())  # a patch of many classes has as many chances to be rare
         for label in self._labels:
             real = describe_masks(known.real.label, label)
             if not (shown := real["presence"] > 0).any():
@@ -167,15 +167,15 @@ class Anatomy(Gate):
         return np.stack([(label == one).reshape(len(label), -1).any(axis=1) for one in self._labels], axis=1)
 
     def _seen_together(self, shown: np.ndarray) -> np.ndarray:
-        """`[N]` booleans: whether real canvases show just these classes together, or of many classes each two of them.
+        """`[N]` booleans: whether real patches show just these classes together, or of many classes each two of them.
 
-        Of many classes, nearly every canvas is a combination of its own.
+        Of many classes, nearly every patch is a combination of its own.
         """
         if len(self._labels) <= MOST_IN_COMBINATIONS:
             known = {tuple(row) for row in self._real.tolist()}
             return np.array([tuple(row) in known for row in shown.tolist()], bool)
         real, drawn = self._real.astype(float), shown.astype(float)
-        never = (real.T @ real == 0).astype(float)  # a class that no real canvas shows is never seen with itself
+        never = (real.T @ real == 0).astype(float)  # a class that no real patch shows is never seen with itself
         unseen = ((drawn @ never) * drawn).any(axis=1)
         empty = ~shown.any(axis=1) & self._real.any(axis=1).all()
         return ~(unseen | empty)
@@ -195,11 +195,11 @@ class Anatomy(Gate):
 
 
 @register
-class Fit(Gate):
+class Fit(Filter):
     """The nnU-Net of the real cases of the fold agrees with each class of the mask as it does with real masks.
 
     The measure is Dice with one voxel in two hundred added to both sides, so that a few voxels of a tiny structure,
-    which nnU-Net misses in real canvases, too, decide nothing.
+    which nnU-Net misses in real patches, too, decide nothing.
     """
 
     name, says = "fit", "has a mask that nnU-Net sees no reason for in the image"
@@ -207,7 +207,7 @@ class Fit(Gate):
     def __init__(self, known: Known):
         super().__init__(known)
         if known.nnunet is None:
-            raise GateOff("no nnU-Net was trained on the real cases of the fold")
+            raise FilterOff("no nnU-Net was trained on the real cases of the fold")
         self._nnunet = known.nnunet
         self._labels = [label for label in known.labels if label > 0]
         agreement = self._agreement(known.real)
@@ -219,7 +219,7 @@ class Fit(Gate):
     def _agreement(self, samples: Samples) -> np.ndarray:
         """`[N, classes]` Dice; NaN where neither mask nor nnU-Net shows the class."""
         seen = self._nnunet.segment(samples)
-        slack = np.prod(samples.canvas) / 200
+        slack = np.prod(samples.patch_size) / 200
         columns = []
         for label in self._labels:
             ours, theirs = ((side == label).reshape(len(side), -1) for side in (samples.label, seen))
@@ -234,19 +234,19 @@ class Fit(Gate):
 
 
 @register
-class Copy(Gate):
-    """The nearest training case is no nearer, for the next ones' distance, than it is to real canvases of others.
+class Copy(Filter):
+    """The nearest training case is no nearer, for the next ones' distance, than it is to real patches of others.
 
     In pixels by the largest normalised cross-correlation over small shifts, and in features; see `metrics.copies`.
     """
 
-    name, says = "copy", "is nearly a canvas of a training case"
+    name, says = "copy", "is nearly a patch of a training case"
 
     def __init__(self, known: Known):
         super().__init__(known)
         if (cases := len(np.unique(known.reference.groups()))) < FEWEST_CASES:
-            raise GateOff(f"needs at least {FEWEST_CASES} training cases to calibrate (found {cases})")
-        inner = known.reference.cropped(known.real.canvas)
+            raise FilterOff(f"needs at least {FEWEST_CASES} training cases to calibrate (found {cases})")
+        inner = known.reference.cropped(known.real.patch_size)
         features = known.nnunet or RandomPyramid()
         features = KeptFeatures(features, known.keep) if known.keep else features
         self._searches: dict[str, Find] = {
@@ -264,54 +264,54 @@ class Copy(Gate):
 
 
 @dataclass(frozen=True)
-class Gates:
-    """The gates of a bank, in the order in which they look; a sample is told by the first that refuses it."""
+class Filters:
+    """The filters of a bank, in the order in which they look; a sample is told by the first that refuses it."""
 
-    gates: tuple[Gate, ...]
+    filters: tuple[Filter, ...]
     off: dict[str, str]  # reason by name
 
     @classmethod
-    def learn(cls, known: Callable[[], Known], without: Collection[str] = ()) -> Gates:
-        """Make all gates but those of `without`; `known` is called where a gate learns anything."""
-        gates, off = [], dict.fromkeys(without, NOT_WANTED)
-        wanted = [gate for name, gate in GATES.items() if name not in off]
-        learnt = known() if any(gate is not Finite for gate in wanted) else None
+    def learn(cls, known: Callable[[], Known], without: Collection[str] = ()) -> Filters:
+        """Make all filters but those of `without`; `known` is called where a filter learns anything."""
+        filters, off = [], dict.fromkeys(without, NOT_WANTED)
+        wanted = [filter_ for name, filter_ in FILTERS.items() if name not in off]
+        learnt = known() if any(filter_ is not Finite for filter_ in wanted) else None
         with ProgressBar(wanted, desc="Learning what is real", unit="filter", leave=False, delay=2) as bar:
-            for gate in bar:
-                bar.set_postfix_str(gate.name)
+            for filter_ in bar:
+                bar.set_postfix_str(filter_.name)
                 try:
-                    gates.append(gate(learnt))
-                except GateOff as reason:
-                    off[gate.name] = str(reason)
-        return cls(tuple(gates), {name: off[name] for name in GATES if name in off})
+                    filters.append(filter_(learnt))
+                except FilterOff as reason:
+                    off[filter_.name] = str(reason)
+        return cls(tuple(filters), {name: off[name] for name in FILTERS if name in off})
 
-    def records(self) -> dict[str, GateRecord]:
+    def records(self) -> dict[str, FilterRecord]:
         """What `bank.json` says of them before they have looked at anything."""
-        limits = {gate.name: gate.limits for gate in self.gates}
-        return {name: GateRecord(limits=limits.get(name, {}), off=self.off.get(name)) for name in GATES}
+        limits = {filter_.name: filter_.limits for filter_ in self.filters}
+        return {name: FilterRecord(limits=limits.get(name, {}), off=self.off.get(name)) for name in FILTERS}
 
     @torch.inference_mode()
     def first_refusal(self, samples: Samples) -> list[str | None]:
-        """For each sample, the name of the first gate that refuses it; None for those that may enter."""
+        """For each sample, the name of the first filter that refuses it; None for those that may enter."""
         verdicts: list[str | None] = [None] * len(samples)
         left = np.arange(len(samples))
-        for gate in self.gates:
+        for filter_ in self.filters:
             if not len(left):
                 break
-            allowed = gate.allows(samples.take(left))
+            allowed = filter_.allows(samples.take(left))
             for index in left[~allowed]:
-                verdicts[index] = gate.name
+                verdicts[index] = filter_.name
             left = left[allowed]
-            samples = gate.corrected(samples)
+            samples = filter_.corrected(samples)
         return verdicts
 
     def corrected(self, samples: Samples) -> Samples:
-        """Samples that all gates allow, in the form in which they may enter."""
-        for gate in self.gates:
-            samples = gate.corrected(samples)
+        """Samples that all filters allow, in the form in which they may enter."""
+        for filter_ in self.filters:
+            samples = filter_.corrected(samples)
         return samples
 
     def explain(self, name: str, refused: Sequence[np.ndarray]) -> str:
-        """What is wrong with images `[C, *canvas]` that the gate of this name refused."""
-        gate = next(gate for gate in self.gates if gate.name == name)
-        return f"a sample {gate.says}. {gate.explain(np.stack(refused)) if refused else ''}".rstrip()
+        """What is wrong with images `[C, *spatial]` that the filter of this name refused."""
+        filter_ = next(filter_ for filter_ in self.filters if filter_.name == name)
+        return f"a sample {filter_.says}. {filter_.explain(np.stack(refused)) if refused else ''}".rstrip()

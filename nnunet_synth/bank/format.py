@@ -90,8 +90,8 @@ class SnapshotReference(BaseModel):
     weight: float = Field(default=1.0, gt=0)
 
 
-class GateRecord(BaseModel):
-    """What a gate did.
+class FilterRecord(BaseModel):
+    """What a filter did.
 
     Attributes:
         refused: samples that it was the first to refuse.
@@ -115,8 +115,8 @@ class BankRecord(Record):
         snapshots: that samples are drawn from; more than one are an ensemble.
         masks: what images were drawn for, where a snapshot is of the variant `image`: `real`, `deformed`, or `drawn`.
         mask_snapshot: that drew those masks.
-        balanced: each class was asked for equally often; otherwise as the training canvases show them.
-        gates: by name, in the order in which they look.
+        balanced: each class was asked for equally often; otherwise as the training patches show them.
+        filters: by name, in the order in which they look.
         margin: how much further than the training cases samples may go, as a share of their range.
         backends: that computed the samples, as `name_backend` names them, in the order of their use.
     """
@@ -129,11 +129,11 @@ class BankRecord(Record):
     masks: str | None = None
     mask_snapshot: SnapshotReference | None = None
     balanced: bool = False
-    canvas: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=2, max_length=3)
+    patch_size: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=2, max_length=3)
     seed: int = Field(ge=0)
     requested: int = Field(ge=1)
     shards: tuple[Shard, ...] = ()
-    gates: dict[str, GateRecord] = Field(default_factory=dict)
+    filters: dict[str, FilterRecord] = Field(default_factory=dict)
     margin: float = Field(default=0.0, ge=0)
     backends: tuple[str, ...] = Field(min_length=1)
     created: str
@@ -158,7 +158,7 @@ class BankRecord(Record):
 
     @model_validator(mode="after")
     def _one_volume_each(self) -> Self:
-        if len(self.canvas) == 3 and any(shard.samples != 1 for shard in self.shards):
+        if len(self.patch_size) == 3 and any(shard.samples != 1 for shard in self.shards):
             raise ValueError("a shard of volumes holds one sample")
         return self
 
@@ -273,8 +273,10 @@ def verify_bank(folder: Path, preprocessed: Preprocessed | None = None) -> BankR
             f"Bank {folder} has {record.samples} of {record.requested} samples. Run the nnunet-synth bank command that "
             f"began it again; it goes on."
         )
-    if preprocessed is not None and len(record.canvas) != (axes := len(preprocessed.patch_size)):
-        raise DamagedBank(f"Bank {folder} holds samples of {len(record.canvas)} axes, not {axes}. {BankRecord.remedy}")
+    if preprocessed is not None and len(record.patch_size) != (axes := len(preprocessed.patch_size)):
+        raise DamagedBank(
+            f"Bank {folder} holds samples of {len(record.patch_size)} axes, not {axes}. {BankRecord.remedy}"
+        )
     verify_shards(folder, record, record.shards, preprocessed)
     return record
 
@@ -313,10 +315,10 @@ def verify_shards(
 def _check_shard(folder: Path, record: BankRecord, shard: Shard, preprocessed: Preprocessed | None) -> None:
     image_file, label_file, properties_file = (f"{folder / shard.name}{ending}" for ending in SHARD_ENDINGS)
     image, label = open_plain(image_file), open_plain(label_file)
-    spatial = (shard.samples, *record.canvas) if len(record.canvas) == 2 else record.canvas
+    spatial = (shard.samples, *record.patch_size) if len(record.patch_size) == 2 else record.patch_size
     check_array(image, image_file, np.float32, (_channels(preprocessed), *spatial))
     check_array(label, label_file, np.int16, (1, *spatial))
-    finite = record.gates.get("finite")
+    finite = record.filters.get("finite")
     check_finite(image, image_file, may_be_nan=bool(finite and finite.off))
     labels = None if preprocessed is None else {OUTSIDE, *preprocessed.label_manager.all_labels}
     check_labels(label, label_file, labels)

@@ -35,7 +35,7 @@ def grow_bank(folder: Path, samples: int, device: str = "cpu", **options: object
             balanced=record.balanced,
         ),
         seed=record.seed,
-        without=[name for name, gate in record.gates.items() if gate.off == NOT_WANTED],
+        without=[name for name, filter_ in record.filters.items() if filter_.off == NOT_WANTED],
         margin=record.margin,
         device=device,
         growing=folder,

@@ -7,7 +7,7 @@ from pathlib import Path
 from nnunetv2 import paths as nnunet_paths
 from pydantic import BaseModel, ConfigDict
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, GateRecord, SnapshotReference
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, FilterRecord, SnapshotReference
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import sha256
 
@@ -30,11 +30,11 @@ class BankProvenance(BaseModel):
     masks: str | None
     mask_snapshot: SnapshotReference | None
     balanced: bool
-    canvas: tuple[int, ...]
+    patch_size: tuple[int, ...]
     seed: int
     samples: int
     drawn: int
-    gates: dict[str, GateRecord]
+    filters: dict[str, FilterRecord]
     margin: float
     backends: tuple[str, ...]
     created: str

@@ -8,7 +8,7 @@ from itertools import count
 
 import numpy as np
 
-from nnunet_synth.bank.filters import Gates
+from nnunet_synth.bank.filters import Filters
 from stylegan2_cond.data.condition_sampler import read_rows
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.snapshot import MaskSource, PairGenerator
@@ -31,9 +31,9 @@ class Judged:
 
     Attributes:
         number: in its stream.
-        image: `[C, *canvas]`; of one that may enter, clipped to the range of real ones.
-        label: `[*canvas]`.
-        refused_by: the gate that refuses it, if any.
+        image: `[C, *spatial]`; of one that may enter, clipped to the range of real ones.
+        label: `[*spatial]`.
+        refused_by: the filter that refuses it, if any.
         clipped: voxels that were.
     """
 
@@ -51,14 +51,14 @@ class Stream:
     Attributes:
         members: who draws; one is chosen for each sample, by weight.
         seed: of the stream.
-        balanced: whether each class is asked for equally often, and not as often as training canvases show it.
+        balanced: whether each class is asked for equally often, and not as often as training patches show it.
     """
 
     members: Sequence[Member]
     seed: int
     balanced: bool = False
 
-    def judged(self, first: int, gates: Gates, chunk: int) -> Iterator[Judged]:
+    def judged(self, first: int, filters: Filters, chunk: int) -> Iterator[Judged]:
         """Samples from number `first` on, without an end; `chunk` of them are drawn at once.
 
         Chunks begin at the same numbers whatever `first` is, so that what is computed together stays the same.
@@ -66,8 +66,8 @@ class Stream:
         for start in count(first - first % chunk, chunk):
             numbers = range(start, start + chunk)
             samples = self.draw(numbers)
-            verdicts = gates.first_refusal(samples)
-            entering = gates.corrected(samples).image
+            verdicts = filters.first_refusal(samples)
+            entering = filters.corrected(samples).image
             clipped = (entering != samples.image).reshape(len(samples), -1).sum(axis=1)
             for index, number in enumerate(numbers):
                 refused_by = verdicts[index]
@@ -98,9 +98,9 @@ class Stream:
         return int(np.searchsorted(share / share[-1], np.random.default_rng([self.seed, ENSEMBLE, number]).random()))
 
     def asked(self, number: int, member: int) -> tuple[int, ...] | None:
-        """The classes that a sample is asked to show; None where it is asked as the training canvases are.
+        """The classes that a sample is asked to show; None where it is asked as the training patches are.
 
-        Balanced: a class, each with the same chance, and the others that a training canvas shows with it.
+        Balanced: a class, each with the same chance, and the others that a training patch shows with it.
         """
         if not self.balanced:
             return None

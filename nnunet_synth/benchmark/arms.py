@@ -35,7 +35,7 @@ class Arm(BaseModel):
         masks: that images are drawn for: `deformed`, `real` or `drawn`.
         ratio, schedule: of the synthetic draws in training.
         samples: of the bank; the benchmark's number, when None.
-        without: gates that do not look.
+        without: filters that do not look.
         snapshots: how many of the generator's run are drawn from; 1 is its best, more are its last.
     """
 

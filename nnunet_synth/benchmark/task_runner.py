@@ -27,7 +27,7 @@ State = Literal["missing", "running", "done", "failed"]
 ATTEMPTS_BEFORE_ANEW = 2  # failures after which even a finished training is not trusted
 # What the command of a bank advises instead are options that a benchmark does not have.
 REFUSED_HERE = (
-    "Add an arm that leaves this gate open (--arm pair-ungated, or one of your own in a file for --arms), or start a "
+    "Add an arm that leaves this filter open (--arm pair-unfiltered, or your own in a file for --arms), or start a "
     "benchmark with a longer training in another folder (--kimg, -o)."
 )
 BENCHMARK_SECONDS = 1.0  # between two looks at whether the benchmark is still there

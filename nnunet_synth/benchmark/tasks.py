@@ -57,7 +57,7 @@ def tasks_of(design: Design) -> dict[str, Task]:
 
 
 def _tasks_of_fold(design: Design, size: int, repeat: int) -> Iterator[Task]:
-    """nnU-Net without pairs first: a bank's gate `fit` asks the newest nnU-Net that was trained on the real cases."""
+    """nnU-Net without pairs first: a bank's filter `fit` asks the newest nnU-Net that was trained on the real cases."""
     plain = {arm.name: Task("cell", arm.name, size, repeat) for arm in design.arms if not arm.variant}
     yield from plain.values()
     alone = next(plain[arm.name].name for arm in design.arms if arm.baseline)
@@ -117,7 +117,7 @@ def _bank(arm: Arm, task: Task, design: Design, folder: Path, data: list[str], d
     else:
         drawn_from = ["--variant", arm.variant]
     options = ["--masks", arm.masks] if arm.masks else []
-    options += [part for gate in arm.without for part in ("--without", gate)]
+    options += [part for filter_ in arm.without for part in ("--without", filter_)]
     options += ["--balanced"] if arm.balanced else []
     options += ["--margin", f"{arm.margin:g}"] if arm.margin is not None else []
     samples = ["-n", str(arm.samples or design.effort.samples), "--name", arm.bank, "--seed", str(design.seed)]
@@ -125,7 +125,7 @@ def _bank(arm: Arm, task: Task, design: Design, folder: Path, data: list[str], d
 
 
 def _make_newest(checkpoint: Path) -> None:
-    """So that the gates of every bank of a fold ask nnU-Net alone, and not an arm that was done later."""
+    """So that the filters of every bank of a fold ask nnU-Net alone, and not an arm that was done later."""
     os.utime(checkpoint)
 
 

@@ -17,7 +17,7 @@ from stylegan2_cond.io import explained_write, write_atomically
 DATASET_ID, DATASET = "901", "Dataset901_VirtualBrain"
 PLANS = "nnUNetPlansDemo"
 KIMG, SAMPLES = "8", "500"
-OPEN_GATES = ("range", "anatomy", "fit")  # a generator that has seen so little would hardly pass one of them
+OPEN_FILTERS = ("range", "anatomy", "fit")  # a generator that has seen so little would hardly pass one of them
 ARMS = {"real cases alone": "nnUNetTrainer_5epochs", "with synthetic pairs": "nnUNetTrainerSynth_5epochs"}
 CLASSES = {"1": "grey matter", "2": "white matter"}
 CAVEAT = (
@@ -54,10 +54,10 @@ def run_demo(folder: Path, device: str) -> None:
         ["stylegan2-cond", "train", *data, "--kimg", KIMG, "--device", device],
         own_bar=True,
     )
-    without = [word for gate in OPEN_GATES for word in ("--without", gate)]
+    without = [word for filter_ in OPEN_FILTERS for word in ("--without", filter_)]
     steps.run(
         "bank",
-        f"It fills a bank with new pairs; it is too young for the gates {', '.join(OPEN_GATES)}, which are left open",
+        f"It fills a bank with new pairs, without the filters {', '.join(OPEN_FILTERS)}: it is too young",
         ["nnunet-synth", "bank", *data, "-n", SAMPLES, "--device", device, *without],
         own_bar=True,
     )

@@ -117,7 +117,7 @@ def _open(bank: Path) -> Origin:
 
 
 def _samples_per_case(origin: Origin, stack: int | None) -> int:
-    volumes = len(origin.record.canvas) == 3
+    volumes = len(origin.record.patch_size) == 3
     if (volumes or origin.layout.flat) and stack not in (None, 1):
         kind = "samples of this bank are volumes" if volumes else "images of this dataset are 2-D"
         raise UserError(f"--stack {stack} is for slices of volumes, but the {kind}. Leave it out.")

@@ -20,7 +20,7 @@ def sample_cases(folder: Path, record: BankRecord, per_case: int) -> Iterator[tu
         per_case: slices that make a case, for 2-D samples; the last case may have fewer.
     """
     samples = _samples(folder, record)
-    if len(record.canvas) == 3:
+    if len(record.patch_size) == 3:
         yield from samples
         return
     while group := list(itertools.islice(samples, per_case)):
@@ -38,12 +38,12 @@ def value_range(folder: Path, record: BankRecord) -> tuple[np.ndarray, np.ndarra
 
 
 def _samples(folder: Path, record: BankRecord) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """image `[C, *canvas]`, label `[*canvas]` of each sample."""
+    """image `[C, *spatial]`, label `[*spatial]` of each sample."""
     dataset = BankDataset(str(folder), [shard.name for shard in record.shards])
     for shard in record.shards:
         image, label, _, _ = dataset.load_case(shard.name)
         image, label = image[:], label[0]
-        if len(record.canvas) == 3:
+        if len(record.patch_size) == 3:
             yield image, label
         else:
             yield from zip(image.swapaxes(0, 1), label, strict=True)

@@ -1,7 +1,7 @@
-"""Canvases grown by their mirror image to the size of real cases, so that nnU-Net's loader pads both alike.
+"""Patches grown by their mirror image to the size of real cases, so that nnU-Net's loader pads both alike.
 
-A canvas is no larger than nnU-Net's patch. Before rotating and scaling, the loader cuts a larger box, and fills with
-zeros what lies beyond the image: of a canvas its whole surroundings, of a real case little or nothing.
+A patch is no larger than nnU-Net's patch. Before rotating and scaling, the loader cuts a larger box, and fills with
+zeros what lies beyond the image: of a patch its whole surroundings, of a real case little or nothing.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Margins:
-    """Voxels to mirror `before` and `after` a canvas, along each axis of nnU-Net's `[z, y, x]`."""
+    """Voxels to mirror `before` and `after` a patch, along each axis of nnU-Net's `[z, y, x]`."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
 
     @classmethod
-    def to_size(cls, canvas: Sequence[int], box: Sequence[int], usual: Sequence[float]) -> Margins:
-        """As many as make a canvas as large as real cases usually are, but no larger than the box that is cut.
+    def to_size(cls, patch_size: Sequence[int], box: Sequence[int], usual: Sequence[float]) -> Margins:
+        """As many as make a patch as large as real cases usually are, but no larger than the box that is cut.
 
         Args:
-            canvas: of the bank.
+            patch_size: of the bank.
             box: that nnU-Net's loader cuts (`initial_patch_size`).
             usual: median size of the training cases, `median_image_size_in_voxels` of nnU-Net's plans.
         """
         missing = [
             min(max(0, min(int(most), round(size)) - length), 2 * (length - 1))  # a mirror image has no more to give
-            for length, most, size in zip(canvas, box, usual, strict=True)
+            for length, most, size in zip(patch_size, box, usual, strict=True)
         ]
         flat = [0] * (3 - len(missing))  # 2-D shards stack samples along z
         return cls((*flat, *(part // 2 for part in missing)), (*flat, *(part - part // 2 for part in missing)))

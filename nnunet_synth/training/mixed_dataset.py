@@ -116,7 +116,7 @@ class MixedDataset:
         bank: a dataset of shards.
         record: the bank's record; shards are drawn in proportion to their samples.
         control: shared with the trainer.
-        margins: that synthetic canvases are grown by.
+        margins: that synthetic patches are grown by.
     """
 
     def __init__(

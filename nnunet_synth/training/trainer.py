@@ -99,7 +99,7 @@ class SyntheticDataMixin:
                 f"saw {len(record.source.training_cases)} of the {len(fold.training)} cases."
             )
         bank = BankDataset(str(folder), [shard.name for shard in record.shards])
-        return MixedDataset(training, bank, record, self._control, self._margins(record.canvas)), validation
+        return MixedDataset(training, bank, record, self._control, self._margins(record.patch_size)), validation
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         """As nnU-Net's; the size of the box is kept."""
@@ -146,10 +146,10 @@ class SyntheticDataMixin:
         finally:
             self.__class__ = own
 
-    def _margins(self, canvas: Sequence[int]) -> Margins:
+    def _margins(self, patch_size: Sequence[int]) -> Margins:
         configuration = self.configuration_manager
-        usual = configuration.configuration.get("median_image_size_in_voxels", canvas)
-        return Margins.to_size(canvas, configuration.patch_size if self._box is None else self._box, usual)
+        usual = configuration.configuration.get("median_image_size_in_voxels", patch_size)
+        return Margins.to_size(patch_size, configuration.patch_size if self._box is None else self._box, usual)
 
     def _record(self, settings: SynthSettings, bank: Path | None) -> None:
         """Leave in the fold's folder what synthetic data the model sees."""

@@ -1,4 +1,4 @@
-"""What conditions are drawn from: measured canvases, few enough for a file, with a Gaussian kernel around each."""
+"""What conditions are drawn from: measured patches, few enough for a file, with a Gaussian kernel around each."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from functools import lru_cache
 
 import numpy as np
 
-MOST_ROWS = 500  # of measured canvases that are kept
-ABSENT = "."  # in the place of the area of a class that a canvas does not show
+MOST_ROWS = 500  # of measured patches that are kept
+ABSENT = "."  # in the place of the area of a class that a patch does not show
 FEWEST_ALIKE = 10  # rows that show the same classes; fewer can't tell how wide their kernels should be
 FINEST_AREA, FINEST_POSITION = 0.1, 1e-3  # the narrowest kernels by which a log area or a position is near to another
 
 
 @dataclass(frozen=True, eq=False)
-class MeasuredCanvases:
+class MeasuredPatches:
     """A table with a row for each.
 
     Attributes:
-        weights: `[rows]`, how many canvases each stands for.
+        weights: `[rows]`, how many patches each stands for.
         shown: `[rows, classes]`, which classes it shows.
-        areas: `[rows, classes]`, logs of shares of the canvas; 0 where a class is not shown.
+        areas: `[rows, classes]`, logs of shares of the patch; 0 where a class is not shown.
         positions: `[rows]`, from 0 to 1.
         bandwidths: `[rows, classes]`, of the kernels around log areas.
         position_bandwidths: `[rows]`, of the kernels around positions.
@@ -35,7 +35,7 @@ class MeasuredCanvases:
     position_bandwidths: np.ndarray
 
     @classmethod
-    def of(cls, weights: np.ndarray, areas: np.ndarray, positions: np.ndarray) -> MeasuredCanvases:
+    def of(cls, weights: np.ndarray, areas: np.ndarray, positions: np.ndarray) -> MeasuredPatches:
         """A table of log areas, NaN where a class is not shown; kernels are as wide as each combination wants them."""
         shown = ~np.isnan(areas)
         values = np.c_[areas, positions]
@@ -116,9 +116,9 @@ def silverman(values: np.ndarray) -> float:
 
 
 def write_rows(areas: np.ndarray, positions: np.ndarray | None) -> tuple[str, ...]:
-    """Measured canvases, one a line, thinned out to at most `MOST_ROWS`: what `read_rows` reads.
+    """Measured patches, one a line, thinned out to at most `MOST_ROWS`: what `read_rows` reads.
 
-    Every combination of classes stays, the most frequent ones first; beyond that, each has as many lines as canvases.
+    Every combination of classes stays, the most frequent ones first; beyond that, each has as many lines as patches.
 
     Args:
         areas: `[N, classes]`, logs of shares; -inf where a class is not shown. In random order.
@@ -136,11 +136,11 @@ def write_rows(areas: np.ndarray, positions: np.ndarray | None) -> tuple[str, ..
 
 
 def _thin_out(groups: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which lines to keep, and how many canvases each then stands for, such that groups keep their shares.
+    """Which lines to keep, and how many patches each then stands for, such that groups keep their shares.
 
     Args:
         groups: `[lines]`, the combination that each belongs to, numbered from 0.
-        counts: `[lines]`, how many canvases are described by it.
+        counts: `[lines]`, how many patches are described by it.
     """
     totals, sizes = np.bincount(groups, counts), np.bincount(groups)
     rank = np.empty(len(groups), int)
@@ -152,8 +152,8 @@ def _thin_out(groups: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 @lru_cache(maxsize=16)
-def read_rows(rows: tuple[str, ...], classes: int, *, has_position: bool) -> MeasuredCanvases:
-    """The table that the lines write down; one empty canvas where there are none.
+def read_rows(rows: tuple[str, ...], classes: int, *, has_position: bool) -> MeasuredPatches:
+    """The table that the lines write down; one empty patch where there are none.
 
     Raises:
         ValueError: a line with too many or too few numbers, or with such as can't be.
@@ -170,10 +170,10 @@ def read_rows(rows: tuple[str, ...], classes: int, *, has_position: bool) -> Mea
     good &= ~((areas > 0) | np.isinf(areas)).any(axis=1)
     if not good.all():
         raise ValueError(
-            f"row {np.flatnonzero(~good)[0]} should have a number of canvases, logs of shares (none above 0), and a "
+            f"row {np.flatnonzero(~good)[0]} should have a number of patches, logs of shares (none above 0), and a "
             f"position from 0 to 1, it is '{rows[np.flatnonzero(~good)[0]]}'"
         )
-    return MeasuredCanvases.of(weights, areas, positions)
+    return MeasuredPatches.of(weights, areas, positions)
 
 
 def _numbers(row: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""Conditions: what a sample is asked to be. Measured on real canvases, drawn as in them, or as someone asks."""
+"""Conditions: what a sample is asked to be. Measured on real patches, drawn as in them, or as someone asks."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from typing_extensions import Self
 from stylegan2_cond.data.condition_sampler import pick, read_rows, write_rows
 
 SMALLEST_SPREAD = 0.1  # of log areas, by which they are standardised
-SMALLEST_ROOM = 1e-6  # share of a canvas that a class can be squeezed into
+SMALLEST_ROOM = 1e-6  # share of a patch that a class can be squeezed into
 
 
 class Conditions(BaseModel):
-    """Which foreground classes a canvas shows, how much of each, and where in its volume a slice lies.
+    """Which foreground classes a patch shows, how much of each, and where in its volume a slice lies.
 
     The condition vector holds, for each class, 1 where it is shown and 0 where not; then, for each class, the log of
-    its share of the canvas's voxels, standardised, 0 where it is not shown; then, with `has_position`, the position
+    its share of the patch's voxels, standardised, 0 where it is not shown; then, with `has_position`, the position
     of the slice, from -1 to 1.
 
     Attributes:
         classes: the foreground labels, in the order of the vector.
-        has_position: whether canvases are slices of volumes, whose place is known.
-        log_area_mean, log_area_sd: of each class, over the measured canvases that show it.
-        rows: measured canvases to draw from, one a line: how many it stands for; of each class the log of its share
+        has_position: whether patches are slices of volumes, whose place is known.
+        log_area_mean, log_area_sd: of each class, over the measured patches that show it.
+        rows: measured patches to draw from, one a line: how many it stands for; of each class the log of its share
             of the voxels, `.` where it is not shown; and, with `has_position`, the position from 0 to 1.
     """
 
@@ -55,12 +55,12 @@ class Conditions(BaseModel):
         return 2 * len(self.classes) + self.has_position
 
     @classmethod
-    def from_canvases(cls, classes: Sequence[int], labels: np.ndarray, positions: np.ndarray | None) -> Conditions:
-        """Measure canvases drawn as the generator's training draws them.
+    def from_patches(cls, classes: Sequence[int], labels: np.ndarray, positions: np.ndarray | None) -> Conditions:
+        """Measure patches drawn as the generator's training draws them.
 
         Args:
             classes: the foreground labels.
-            labels: `[N, *canvas]`, in random order.
+            labels: `[N, *spatial]`, in random order.
             positions: `[N]`, of slices in their volumes, from 0 to 1; None for volumes. Where all are the same, they
                 say nothing, and are no part of the conditions.
         """
@@ -77,7 +77,7 @@ class Conditions(BaseModel):
         )
 
     def combinations(self) -> dict[tuple[int, ...], float]:
-        """Which classes the training canvases show together, and the share of each combination; the largest first."""
+        """Which classes the training patches show together, and the share of each combination; the largest first."""
         if not self.rows:
             return {}
         table = read_rows(self.rows, len(self.classes), has_position=self.has_position)
@@ -87,11 +87,11 @@ class Conditions(BaseModel):
         return dict(shares.most_common())
 
     def shares(self, label: torch.Tensor) -> torch.Tensor:
-        """`[N, classes]` float32: how much of each canvas, `[N, *canvas]`, each class fills, from 0 to 1."""
+        """`[N, classes]` float32: how much of each patch, `[N, *spatial]`, each class fills, from 0 to 1."""
         return _shares(label, self.classes)
 
     def measure(self, label: torch.Tensor, position: torch.Tensor | None = None) -> torch.Tensor:
-        """Condition vectors `[N, width]` float32 of label maps `[N, *canvas]`, and of positions `[N]` from 0 to 1.
+        """Condition vectors `[N, width]` float32 of label maps `[N, *spatial]`, and of positions `[N]` from 0 to 1.
 
         Raises:
             ValueError: position is None, though it is part of the conditions.
@@ -123,20 +123,20 @@ class Conditions(BaseModel):
         position: float | None = None,
         areas: Mapping[int, float] | None = None,
     ) -> torch.Tensor:
-        """One condition vector `[width]`; what is asked for is met exactly, and the rest is as canvases have it then.
+        """One condition vector `[width]`; what is asked for is met exactly, and the rest is as patches have it then.
 
-        A smoothed bootstrap (Silverman 1986, section 6.4): one measured canvas, of those that are nearest to what is
+        A smoothed bootstrap (Silverman 1986, section 6.4): one measured patch, of those that are nearest to what is
         asked for, its log areas and position moved by a Gaussian kernel, within the range that was measured. The
         state of `rng` afterwards does not depend on what was asked for, so the same latents can follow.
 
         Args:
             rng: of the draw.
-            classes: exactly these are shown, and those of `areas`; as canvases show them, when None.
+            classes: exactly these are shown, and those of `areas`; as patches show them, when None.
             position: of the slice, from 0 to 1.
-            areas: shares of the canvas's voxels, above 0 and up to 1, of classes that are then shown.
+            areas: shares of the patch's voxels, above 0 and up to 1, of classes that are then shown.
 
         Raises:
-            ValueError: an unknown class, a position or area out of range, or areas that do not fit into one canvas.
+            ValueError: an unknown class, a position or area out of range, or areas that do not fit into one patch.
         """
         asked = _Asked.of(self, classes, position, areas or {})
         picks, steps = rng.random(1 + len(self.classes)), rng.standard_normal(len(self.classes) + 1)
@@ -145,7 +145,7 @@ class Conditions(BaseModel):
         place = table.move_position(row, steps[-1]) if position is None else position
         shown = asked.showing | (table.shown[row] & asked.others)
         rows = np.full(len(shown), row)
-        for column in np.flatnonzero(shown & ~table.shown[row]):  # another canvas must tell
+        for column in np.flatnonzero(shown & ~table.shown[row]):  # another patch must tell
             rows[column] = pick(table.nearness(np.arange(len(shown)) == column, position=place), picks[1 + column])
         known = table.shown[rows, np.arange(len(shown))]
         drawn = np.where(known, table.move_areas(rows, steps[:-1]), self.log_area_mean)
@@ -175,7 +175,7 @@ class _Asked:
         showing: `[classes]`, those to be shown.
         others: whether others may be shown as well.
         areas: `[classes]`, logs of shares; NaN where they are free.
-        room: share of the canvas that is left for classes whose area is free.
+        room: share of the patch that is left for classes whose area is free.
     """
 
     showing: np.ndarray
@@ -191,17 +191,17 @@ class _Asked:
         if unknown := sorted({*(classes or ()), *areas} - set(known)):
             raise ValueError(f"class {unknown[0]} is not one that this generator knows: {list(known)}")
         if position is not None and not conditions.has_position:
-            raise ValueError("this generator can't be asked for a position: its canvases are no slices of volumes")
+            raise ValueError("this generator can't be asked for a position: its patches are no slices of volumes")
         if position is not None and not 0 <= position <= 1:
             raise ValueError(f"position {position:g} is not between 0, the first slice, and 1, the last")
         for label, area in areas.items():
             if not 0 < area <= 1:
-                raise ValueError(f"area {area:g} of class {label} is no share of the canvas, above 0 and up to 1")
+                raise ValueError(f"area {area:g} of class {label} is no share of the patch, above 0 and up to 1")
         room = 1 - sum(areas.values())
         free = sorted(set(classes or ()) - set(areas))
         if room < -SMALLEST_ROOM or (free and room < SMALLEST_ROOM):
             room_for = f", which leaves no room for class {free[0]}" if free else ""
-            raise ValueError(f"the areas asked for add up to {1 - room:.3g} of the canvas{room_for}")
+            raise ValueError(f"the areas asked for add up to {1 - room:.3g} of the patch{room_for}")
         showing = np.array([label in (classes or ()) or label in areas for label in known], bool)
         logs = np.array([math.log(areas.get(label, math.nan)) for label in known], float)
         return cls(showing, classes is None and room >= SMALLEST_ROOM, logs, room)
@@ -222,7 +222,7 @@ def _shares(label: torch.Tensor, classes: Sequence[int]) -> torch.Tensor:
 def _moments(areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each class's log areas, `[N, classes]`, -inf where it is not shown.
 
-    For what few canvases can't tell, one more stands in, larger by a factor of e; a class that none shows is taken to
+    For what few patches can't tell, one more stands in, larger by a factor of e; a class that none shows is taken to
     be as large as the others.
     """
     shown = areas > -np.inf

@@ -1,4 +1,4 @@
-"""A pair as the networks see it, and back: `[N, C + K, *canvas]`, everything near [-1, 1]."""
+"""A pair as the networks see it, and back: `[N, C + K, *spatial]`, everything near [-1, 1]."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Codec(BaseModel):
     Attributes:
         low: per image channel, the value (in nnU-Net's normalised units) that becomes -1.
         high: per image channel, the value that becomes 1. Values beyond are kept, not clipped.
-        labels: the integer of each label channel, in order; `OUTSIDE` among them where canvases show it.
+        labels: the integer of each label channel, in order; `OUTSIDE` among them where patches show it.
         outside: per image channel, the value of every voxel that is `OUTSIDE`, where there is just one.
         ignore: the integer of voxels whose label is not known.
         channel_names: of the image channels, as in dataset.json; empty where they are not known.
@@ -53,7 +53,7 @@ class Codec(BaseModel):
         return len(self.low) + len(self.labels)
 
     def encode(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """image: `[N, C, *canvas]` in nnU-Net's units, label: `[N, *canvas]` integers → `[N, C + K, *canvas]`.
+        """image: `[N, C, *spatial]` in nnU-Net's units, label: `[N, *spatial]` integers → `[N, C + K, *spatial]`.
 
         Raises:
             ValueError: a label that the codec has no channel for.
@@ -61,14 +61,14 @@ class Codec(BaseModel):
         return torch.cat([self._scale(image.float()), self.encode_label(label)], dim=1)
 
     def activate(self, raw: torch.Tensor, given: torch.Tensor | None = None) -> torch.Tensor:
-        """The synthesis network's raw output as `encode` codes real pairs, `[N, C + K, *canvas]`.
+        """The synthesis network's raw output as `encode` codes real pairs, `[N, C + K, *spatial]`.
 
         Label channels become probabilities (softmax); voxels outside get their one value by composition, so that no
         network has to learn it.
 
         Args:
-            raw: `[N, C + K, *canvas]`, or `[N, C, *canvas]` where the mask is given.
-            given: coded label channels of the mask, `[N, K, *canvas]`.
+            raw: `[N, C + K, *spatial]`, or `[N, C, *spatial]` where the mask is given.
+            given: coded label channels of the mask, `[N, K, *spatial]`.
         """
         if given is None:
             image, logits = raw.float().split([self.image_channels, len(self.labels)], dim=1)
@@ -82,13 +82,13 @@ class Codec(BaseModel):
         return torch.cat([image, given], dim=1)
 
     def encode_label(self, label: torch.Tensor) -> torch.Tensor:
-        """label: `[N, *canvas]` integers → softened one-hot channels `[N, K, *canvas]`, from -1 to 1.
+        """label: `[N, *spatial]` integers → softened one-hot channels `[N, K, *spatial]`, from -1 to 1.
 
         Raises:
             ValueError: a label that the codec has no channel for.
         """
         values = torch.tensor(self.labels, device=label.device)
-        one_hot = label.unsqueeze(1) == values.reshape(1, -1, *[1] * (label.ndim - 1))  # [N, K, *canvas]
+        one_hot = label.unsqueeze(1) == values.reshape(1, -1, *[1] * (label.ndim - 1))  # [N, K, *spatial]
         if (stray := ~one_hot.any(dim=1) & ~self._ignored(label)).any():
             raise ValueError(f"label {int(label[stray][0])} is not among {list(self.labels)}")
         soft = soften(one_hot.float())
@@ -97,7 +97,7 @@ class Codec(BaseModel):
         return soft * 2 - 1
 
     def decode(self, coded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Coded pairs → image `[N, C, *canvas]` float32 in nnU-Net's units, label `[N, *canvas]` int16."""
+        """Coded pairs → image `[N, C, *spatial]` float32 in nnU-Net's units, label `[N, *spatial]` int16."""
         image, probabilities = coded.split([self.image_channels, len(self.labels)], dim=1)
         label = torch.tensor(self.labels, dtype=torch.int16, device=coded.device)[probabilities.argmax(dim=1)]
         low, high = self._per_channel(self.low, image), self._per_channel(self.high, image)
@@ -107,7 +107,7 @@ class Codec(BaseModel):
         return image, label
 
     def known(self, label: torch.Tensor) -> torch.Tensor | None:
-        """`[N, 1, *canvas]`, 0 where the label is to be ignored; None where no label ever is."""
+        """`[N, 1, *spatial]`, 0 where the label is to be ignored; None where no label ever is."""
         return None if self.ignore is None else (~self._ignored(label)).unsqueeze(1).float()
 
     def hide(self, coded: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
@@ -130,7 +130,7 @@ class Codec(BaseModel):
 
 
 def soften(one_hot: torch.Tensor) -> torch.Tensor:
-    """Blur a one-hot mask as far as argmax can still undo it, edges repeated. one_hot: `[N, K, *canvas]`, float.
+    """Blur a one-hot mask as far as argmax can still undo it, edges repeated. one_hot: `[N, K, *spatial]`, float.
 
     Sums of slices, no convolution: a GPU's would round the taps to TF32, so that real channels no longer sum to one.
     """

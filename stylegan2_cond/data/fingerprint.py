@@ -23,7 +23,7 @@ class Survey:
     """What the training cases are like.
 
     Attributes:
-        sizes: `[cases, dims]` spatial sizes that a canvas can fill; of a slice for 2-D configurations.
+        sizes: `[cases, dims]` spatial sizes that a patch can fill; of a slice for 2-D configurations.
         low, high: per channel, the robust range of intensities in nnU-Net's units.
         outside: per channel, the one intensity of voxels labelled `OUTSIDE`; None where it varies.
         has_outside: whether any voxel is labelled `OUTSIDE`.
@@ -41,9 +41,9 @@ class Survey:
     constant: tuple[bool, ...]
     shown: Mapping[int, int]
 
-    def canvases(self, canvas: Sequence[int]) -> int:
-        """How many canvases the cases hold that do not overlap; at least one of each slice, or volume."""
-        return int((self.slices * np.maximum(self.sizes // np.array(canvas), 1).prod(axis=1)).sum())
+    def patches(self, patch_size: Sequence[int]) -> int:
+        """How many patches the cases hold that do not overlap; at least one of each slice, or volume."""
+        return int((self.slices * np.maximum(self.sizes // np.array(patch_size), 1).prod(axis=1)).sum())
 
     @property
     def bytes(self) -> int:

@@ -22,7 +22,7 @@ ATTEMPTS = (1.0, 0.5, 0.25)  # shares of the drawn deformation, tried in turn
 class Deformation:
     """How strongly masks are deformed. The affine part is drawn evenly between minus and plus these values.
 
-    Lengths are shares of the canvas's shortest side.
+    Lengths are shares of the patch's shortest side.
     """
 
     rotation: float = 10.0  # degrees, in each plane; less where one side of the plane is longer than the other
@@ -44,12 +44,12 @@ def deform(
 
     An affine and an elastic map, both invertible, and one resampling. No label appears, no specks split off, and no
     class vanishes: where the drawn deformation would leave too little of one, a weaker one is tried, in the end none.
-    Lines of a voxel's width may tear. Beyond the canvas its outermost voxels go on. A frame of `OUTSIDE` around the
-    image stays as it is; an `OUTSIDE` that follows the anatomy is deformed with it, and may leave the canvas.
+    Lines of a voxel's width may tear. Beyond the patch its outermost voxels go on. A frame of `OUTSIDE` around the
+    image stays as it is; an `OUTSIDE` that follows the anatomy is deformed with it, and may leave the patch.
 
     Args:
-        label: `[*canvas]` integers, 2-D or 3-D.
-        rng: draws the deformation; how many numbers it gives depends on the canvas alone.
+        label: `[*spatial]` integers, 2-D or 3-D.
+        rng: draws the deformation; how many numbers it gives depends on the patch alone.
         strength: how far to go.
         spacing: of the voxels along each axis, e.g. in mm; equal where it is not given.
 
@@ -71,7 +71,7 @@ def deform(
 
 
 def field_of_view(label: np.ndarray) -> tuple[slice, ...]:
-    """The box that an image fills, where what is around it is `OUTSIDE`; else the whole canvas."""
+    """The box that an image fills, where what is around it is `OUTSIDE`; else the whole patch."""
     boxes = ndimage.find_objects((label != OUTSIDE).astype(np.uint8))
     if boxes and (label[boxes[0]] == OUTSIDE).mean() < FRAMED:
         return boxes[0]
@@ -85,7 +85,7 @@ def draw_deformation(
 
     Returns:
         The matrix logarithm of the affine map `[dims, dims]`, which makes it invertible whatever is drawn; its shift
-        `[dims]`; and the elastic displacement `[dims, *canvas]`, whose map `x + u(x)` has a Jacobian determinant of at
+        `[dims]`; and the elastic displacement `[dims, *spatial]`, whose map `x + u(x)` has a Jacobian determinant of at
         least `(1 - STEEPEST) ** dims` everywhere.
     """
     extent = np.array(shape) * spacing
@@ -101,9 +101,9 @@ def draw_deformation(
 
 
 def smooth_noise(shape: Sequence[int], sigma: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A vector for each voxel, `[dims, *canvas]`: white noise under a Gaussian of `sigma` voxels per axis.
+    """A vector for each voxel, `[dims, *spatial]`: white noise under a Gaussian of `sigma` voxels per axis.
 
-    Its root mean square is 1. It is smoothed in Fourier space, hence across the canvas's edges, as on a torus.
+    Its root mean square is 1. It is smoothed in Fourier space, hence across the patch's edges, as on a torus.
     """
     axes = range(1, len(shape) + 1)
     spectrum = fft.rfftn(rng.standard_normal((len(shape), *shape)), axes=axes)
@@ -126,9 +126,9 @@ def slope(displacement: np.ndarray, spacing: np.ndarray) -> float:
 def source_coordinates(
     logarithm: np.ndarray, shift: np.ndarray, elastic: np.ndarray, spacing: np.ndarray
 ) -> np.ndarray:
-    """Where each voxel of the deformed map comes from, `[dims, *canvas]` in voxels: `A(x + u(x) - c) + c + shift`.
+    """Where each voxel of the deformed map comes from, `[dims, *spatial]` in voxels: `A(x + u(x) - c) + c + shift`.
 
-    `c` is the middle of the canvas. Arguments as `draw_deformation` returns them.
+    `c` is the middle of the patch. Arguments as `draw_deformation` returns them.
     """
     across = (-1, *[1] * len(spacing))
     middle = (np.array(elastic.shape[1:]) - 1) / 2 * spacing
@@ -138,7 +138,7 @@ def source_coordinates(
 
 
 def resample(label: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
-    """The label with the largest share at each of the coordinates `[dims, *canvas]`, interpolated linearly."""
+    """The label with the largest share at each of the coordinates `[dims, *spatial]`, interpolated linearly."""
     values = np.unique(label)
     shares = [
         ndimage.map_coordinates((label == value).astype(np.float32), coordinates, order=1, mode="nearest")

@@ -1,4 +1,4 @@
-"""Canvases cut from the training cases, as nnU-Net's loader cuts its patches."""
+"""Patches cut from the training cases, as nnU-Net's loader cuts its patches."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ CACHE_BYTES = 2 * 2**30  # cases are kept in memory up to this many bytes, and r
 IMAGE_PADDING = 0  # what nnU-Net's loader pads images with
 
 
-class Canvases:
-    """Canvas number i of an endless stream; it depends on the seed and on i alone.
+class PatchSampler:
+    """Patch number i of an endless stream; it depends on the seed and on i alone.
 
     A case is drawn at random; then, with probability `foreground_share`, a voxel of a class that it shows, around
-    which the canvas lies (nnU-Net's foreground oversampling), else any place, or any annotated place where a dataset
-    has an ignore label. Where an image is smaller than the canvas, it lies in the middle, the rest is `OUTSIDE`.
+    which the patch lies (nnU-Net's foreground oversampling), else any place, or any annotated place where a dataset
+    has an ignore label. Where an image is smaller than the patch, it lies in the middle, the rest is `OUTSIDE`.
 
     Args:
         preprocessed: where the cases are.
         names: the cases to draw from.
-        canvas: spatial size; 2-D canvases are slices along the first axis, as nnU-Net's are.
+        patch_size: spatial size; 2-D patches are slices along the first axis, as nnU-Net's are.
         foreground_share: between 0 and 1.
         seed: of the stream.
     """
@@ -34,66 +34,66 @@ class Canvases:
         self,
         preprocessed: Preprocessed,
         names: Sequence[str],
-        canvas: Sequence[int],
+        patch_size: Sequence[int],
         *,
         foreground_share: float,
         seed: int,
     ):
         self.preprocessed = preprocessed
         self.names = list(names)
-        self.canvas = tuple(canvas)
+        self.patch_size = tuple(patch_size)
         self.foreground_share = foreground_share
         self.seed = seed
         self._cached: dict[str, Case] = {}
 
     def batch(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Canvases `first` … `first + count - 1`: images `[N, C, *canvas]` float32, labels `[N, *canvas]` int16."""
+        """Patches `first` … `first + count - 1`: images `[N, C, *spatial]` float32, labels `[N, *spatial]` int16."""
         pairs = [self.draw(index) for index in range(first, first + count)]
         return np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs])
 
     def draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Canvas `index`: image `[C, *canvas]` float32, label `[*canvas]` int16."""
+        """Patch `index`: image `[C, *spatial]` float32, label `[*spatial]` int16."""
         rng = np.random.default_rng([self.seed, index])
         case = self._case(self._draw_name(rng))
-        return _cut(case, self.canvas, self._place(case, _size(self.canvas), rng))
+        return _cut(case, self.patch_size, self._place(case, _size(self.patch_size), rng))
 
     def label(self, index: int) -> np.ndarray:
-        """Label map of canvas `index`, `[*canvas]` int16; its image is not cut."""
+        """Label map of patch `index`, `[*spatial]` int16; its image is not cut."""
         rng = np.random.default_rng([self.seed, index])
         case = self._case(self._draw_name(rng))
-        return _cut_label(case, self.canvas, self._place(case, _size(self.canvas), rng))
+        return _cut_label(case, self.patch_size, self._place(case, _size(self.patch_size), rng))
 
-    def with_seed(self, seed: int) -> Canvases:
+    def with_seed(self, seed: int) -> PatchSampler:
         """The stream of another seed; both keep the same cases in memory."""
         other = copy.copy(self)
         other.seed = seed
         return other
 
     def case_name(self, index: int) -> str:
-        """The case that canvas `index` is cut from."""
+        """The case that patch `index` is cut from."""
         return self._draw_name(np.random.default_rng([self.seed, index]))
 
     def position(self, index: int) -> float:
-        """Where in its volume canvas `index` lies: the middle of its slice, from 0 to 1; 0.5 for volumes.
+        """Where in its volume patch `index` lies: the middle of its slice, from 0 to 1; 0.5 for volumes.
 
         The case is opened, but no voxel of it is read.
         """
-        if len(self.canvas) == 3:
+        if len(self.patch_size) == 3:
             return 0.5
         rng = np.random.default_rng([self.seed, index])
         name = self._draw_name(rng)
         case = self._cached[name] if name in self._cached else self.preprocessed.load(name)
-        return (self._place(case, _size(self.canvas), rng)[0] + 0.5) / case.image.shape[1]
+        return (self._place(case, _size(self.patch_size), rng)[0] + 0.5) / case.image.shape[1]
 
     def positions(self, first: int, count: int) -> np.ndarray:
-        """`[count]` float32: the positions of canvases `first` … `first + count - 1`."""
+        """`[count]` float32: the positions of patches `first` … `first + count - 1`."""
         return np.array([self.position(index) for index in range(first, first + count)], np.float32)
 
     def _draw_name(self, rng: np.random.Generator) -> str:
         return self.names[rng.integers(len(self.names))]
 
     def _place(self, case: Case, size: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The lower corner of a canvas of `size` in a case."""
+        """The lower corner of a patch of `size` in a case."""
         room = np.array(case.image.shape[1:]) - size
         voxel = self._voxel(case, rng, annotated=rng.random() >= self.foreground_share)
         anywhere = rng.integers(0, np.maximum(room, 0) + 1)
@@ -129,44 +129,44 @@ class Canvases:
 
 
 def cover(
-    case: Case, canvas: Sequence[int], *, reach: int, margin: int = 0, every: int = 1
+    case: Case, patch_size: Sequence[int], *, reach: int, margin: int = 0, every: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Canvases of a case such that any place of one lies within `reach` voxels, along each axis, of one of these.
+    """Patches of a case such that any place of one lies within `reach` voxels, along each axis, of one of these.
 
-    2-D canvases are cut from every slice. Each comes with a `margin` of so many voxels around it, padded where the
-    image ends. Where the image is smaller than the canvas, it lies in the middle. `every` thins them out.
+    2-D patches are cut from every slice. Each comes with a `margin` of so many voxels around it, padded where the
+    image ends. Where the image is smaller than the patch, it lies in the middle. `every` thins them out.
     """
-    wide = [length + 2 * margin for length in canvas]
-    before = _size(wide) // 2 - _size(canvas) // 2
-    for lower in covering_places(case.image.shape[1:], canvas, reach)[::every]:
+    wide = [length + 2 * margin for length in patch_size]
+    before = _size(wide) // 2 - _size(patch_size) // 2
+    for lower in covering_places(case.image.shape[1:], patch_size, reach)[::every]:
         yield _cut(case, wide, lower - before)
 
 
-def covering_places(shape: Sequence[int], canvas: Sequence[int], reach: int) -> np.ndarray:
-    """`[places, 3]`: lower corners of the canvases that `cover` cuts from an image of this shape."""
+def covering_places(shape: Sequence[int], patch_size: Sequence[int], reach: int) -> np.ndarray:
+    """`[places, 3]`: lower corners of the patches that `cover` cuts from an image of this shape."""
     places = []
-    for axis, room in enumerate(np.array(shape) - _size(canvas)):
-        step = 1 if len(canvas) == 2 and axis == 0 else 2 * reach + 1
+    for axis, room in enumerate(np.array(shape) - _size(patch_size)):
+        step = 1 if len(patch_size) == 2 and axis == 0 else 2 * reach + 1
         count = -(-(max(room, 0) + 1) // step)
         spaced = np.linspace(0, room, 2 * count + 1)[1::2].round().astype(int) if step > 1 else np.arange(room + 1)
         places.append([room // 2] if room < 0 else spaced)
     return np.array(list(itertools.product(*places)), int)
 
 
-def _size(canvas: Sequence[int]) -> np.ndarray:
-    """Of a canvas within a case; a 2-D canvas is one slice thick."""
-    return np.array((1,) * (3 - len(canvas)) + tuple(canvas))
+def _size(patch_size: Sequence[int]) -> np.ndarray:
+    """Of a patch within a case; a 2-D patch is one slice thick."""
+    return np.array((1,) * (3 - len(patch_size)) + tuple(patch_size))
 
 
-def _cut(case: Case, canvas: Sequence[int], lower: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    image = crop_and_pad_nd(case.image, _box(canvas, lower), IMAGE_PADDING)
-    return image.reshape(-1, *canvas).astype(np.float32), _cut_label(case, canvas, lower)
+def _cut(case: Case, patch_size: Sequence[int], lower: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    image = crop_and_pad_nd(case.image, _box(patch_size, lower), IMAGE_PADDING)
+    return image.reshape(-1, *patch_size).astype(np.float32), _cut_label(case, patch_size, lower)
 
 
-def _cut_label(case: Case, canvas: Sequence[int], lower: Sequence[int]) -> np.ndarray:
-    label = crop_and_pad_nd(case.label, _box(canvas, lower), OUTSIDE)
-    return label.reshape(canvas).astype(np.int16)
+def _cut_label(case: Case, patch_size: Sequence[int], lower: Sequence[int]) -> np.ndarray:
+    label = crop_and_pad_nd(case.label, _box(patch_size, lower), OUTSIDE)
+    return label.reshape(patch_size).astype(np.int16)
 
 
-def _box(canvas: Sequence[int], lower: Sequence[int]) -> list[list[int]]:
-    return [[int(low), int(low + length)] for low, length in zip(lower, _size(canvas), strict=True)]
+def _box(patch_size: Sequence[int], lower: Sequence[int]) -> list[list[int]]:
+    return [[int(low), int(low + length)] for low, length in zip(lower, _size(patch_size), strict=True)]

@@ -1,4 +1,4 @@
-"""Real canvases against drawn ones: what the metrics share, so that each is computed once."""
+"""Real patches against drawn ones: what the metrics share, so that each is computed once."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ SMALLEST_SPREAD = 0.01  # of a feature, as a share of the typical one; below, it
 
 
 class Comparison:
-    """Two sets of canvases, and everything that several metrics want of them.
+    """Two sets of patches, and everything that several metrics want of them.
 
     Args:
-        real: canvases that the drawn ones should look like.
-        drawn: canvases to judge.
+        real: patches that the drawn ones should look like.
+        drawn: patches to judge.
         features: of images.
         nnunet: trained on real cases of the fold, for metrics that need its word.
-        reference: canvases among which copies are looked for; `real`, when None.
-        conditions: what the vectors mean that canvases were asked for, and how they are measured.
+        reference: patches among which copies are looked for; `real`, when None.
+        conditions: what the vectors mean that patches were asked for, and how they are measured.
         seed: of the groups that standard errors leave out, and of whatever a metric draws.
-        keep: folder for what depends on real canvases alone, to be computed once; nothing is kept, when None.
+        keep: folder for what depends on real patches alone, to be computed once; nothing is kept, when None.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class Comparison:
         return np.random.default_rng([self.seed, purpose])
 
     def groups(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """`[N]` and `[M]`: the canvases' groups of the jackknife; as many on both sides, at most `count`."""
+        """`[N]` and `[M]`: the patches' groups of the jackknife; as many on both sides, at most `count`."""
         rng, members = self.rng(1), [self.real.groups(), self.drawn.groups()]
         count = min(count, *(len(np.unique(side)) for side in members))
         return make_groups(members[0], rng, count), make_groups(members[1], rng, count)
 
     @cached_property
     def labels(self) -> tuple[int, ...]:
-        """The foreground labels that any canvas shows."""
+        """The foreground labels that any patch shows."""
         shown = np.union1d(np.unique(self.real.label), np.unique(self.drawn.label))
         return tuple(int(label) for label in shown if label > 0)
 
@@ -119,30 +119,30 @@ def compare(
     conditions: Conditions | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Result]:
-    """Judge drawn canvases by real ones.
+    """Judge drawn patches by real ones.
 
     Args:
-        real, drawn: canvases, in any form that `as_samples` takes.
+        real, drawn: patches, in any form that `as_samples` takes.
         metrics: names of the registry; all the default ones that this input allows, when None.
         features: of images, an extractor or the name of one; what `nnunet` sees when there is one, else a random
             pyramid, when None.
         seed: of all randomness.
         nnunet: trained on the real cases.
-        reference: canvases among which copies are looked for, perhaps with a margin; `real`, when None.
-        conditions: of the generator, where the drawn canvases know what they were asked for.
+        reference: patches among which copies are looked for, perhaps with a margin; `real`, when None.
+        conditions: of the generator, where the drawn patches know what they were asked for.
         progress: is told the name of each metric before it is computed.
 
     Returns:
         A result for each metric, by name.
 
     Raises:
-        UserError: canvases that can't be compared, an unknown metric, or one that was asked for and that this input
+        UserError: patches that can't be compared, an unknown metric, or one that was asked for and that this input
             does not allow.
     """
-    real, drawn = as_samples(real, "real canvases"), as_samples(drawn, "drawn canvases")
-    reference = real if reference is None else as_samples(reference, "reference canvases")
+    real, drawn = as_samples(real, "real patches"), as_samples(drawn, "drawn patches")
+    reference = real if reference is None else as_samples(reference, "reference patches")
     if reference.case is None and np.array_equal(reference.image, real.image):
-        reference = real  # and so each real canvas knows which one it is itself
+        reference = real  # and so each real patch knows which one it is itself
     check_alike(real, drawn, "drawn")
     check_alike(real, reference, "reference", larger=True)
     if not isinstance(features, Features):

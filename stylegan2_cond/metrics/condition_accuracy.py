@@ -10,9 +10,9 @@ from stylegan2_cond.metrics.compare import Comparison
 from stylegan2_cond.metrics.jackknife import GROUPS, jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
 
-NEIGHBOURS = 5  # real canvases that tell where a sample seems to lie
+NEIGHBOURS = 5  # real patches that tell where a sample seems to lie
 FEWEST = 10  # samples that tell a rank correlation
-CHUNK = 512  # samples whose distances to all real canvases are held at once
+CHUNK = 512  # samples whose distances to all real patches are held at once
 
 
 @register
@@ -22,7 +22,7 @@ class ConditionsMet(Metric):
     Details: `by chance`, what samples would get that mind nothing; of each class, how often it is shown when asked
     for and when not, and the rank correlation (Spearman) of asked and drawn area among samples that were asked for it
     and show it; `areas`, the mean of these; and `position`, the rank correlation of the asked position and the mean
-    position of the nearest real canvases, of other cases, in feature space. Real canvases meet what was measured on
+    position of the nearest real patches, of other cases, in feature space. Real patches meet what was measured on
     themselves, but for the position.
     """
 
@@ -76,7 +76,7 @@ def class_details(
         classes: their labels.
         asked: `[N, classes]`, whether it was asked for.
         asked_areas: `[N, classes]`, in any unit that grows with the area.
-        shares: `[N, classes]`, of the drawn canvases.
+        shares: `[N, classes]`, of the drawn patches.
 
     Returns:
         Figures by name; NaN where no sample tells.
@@ -95,7 +95,7 @@ def class_details(
 
 
 def seeming_positions(comparison: Comparison) -> np.ndarray:
-    """`[M]`: mean position of the real canvases nearest to each drawn one, its own case left out; NaN without any."""
+    """`[M]`: mean position of the real patches nearest to each drawn one, its own case left out; NaN without any."""
     real, drawn = comparison.features
     positions = comparison.conditions.parts(torch.from_numpy(comparison.real.asked))[2]
     cases = comparison.real.case, comparison.drawn.case

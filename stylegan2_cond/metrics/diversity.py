@@ -1,4 +1,4 @@
-"""How different drawn canvases are from each other, next to how different real ones are: collapse as a number."""
+"""How different drawn patches are from each other, next to how different real ones are: collapse as a number."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from stylegan2_cond.metrics.jackknife import jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
 
 GROUPS = 10
-MOST = 4000  # canvases of each side; the matrix of distances grows with the square
+MOST = 4000  # patches of each side; the matrix of distances grows with the square
 
 
 @dataclass(frozen=True)
 class Distances:
-    """Among the canvases of one side.
+    """Among the patches of one side.
 
     Attributes:
-        matrix: `[N, N]`, of the features; infinite between canvases of one case, which are no two samples.
-        chosen: `[N]`, which canvases of the side these are.
+        matrix: `[N, N]`, of the features; infinite between patches of one case, which are no two samples.
+        chosen: `[N]`, which patches of the side these are.
     """
 
     matrix: torch.Tensor
@@ -36,7 +36,7 @@ def mean_distance(distances: torch.Tensor, pairs: torch.Tensor | None = None) ->
 
 
 def mean_nearest(distances: torch.Tensor) -> float:
-    """Mean distance of each canvas to the one nearest to it."""
+    """Mean distance of each patch to the one nearest to it."""
     nearest = distances.min(dim=1).values
     return float(nearest[nearest.isfinite()].mean())
 
@@ -57,7 +57,7 @@ class _Diversity(Metric):
                 rows = torch.from_numpy(kept[side.chosen])
                 own = None if combination is None else combination[torch.from_numpy(side.chosen)][rows]
                 figures.append(self.figure(side.matrix[rows][:, rows], own))
-            ratio = figures[1] / figures[0] if figures[0] else math.nan  # real canvases that are all the same
+            ratio = figures[1] / figures[0] if figures[0] else math.nan  # real patches that are all the same
             return np.array([ratio, *figures])
 
         values, errors = jackknife(figures_of, *comparison.groups(GROUPS))
@@ -75,7 +75,7 @@ def _distances(comparison: Comparison) -> list[Distances]:
 
 
 def _combinations(comparison: Comparison) -> list[torch.Tensor | None]:
-    """`[N]`, for both sides: the number of the combination of classes that each canvas shows; None without masks."""
+    """`[N]`, for both sides: the number of the combination of classes that each patch shows; None without masks."""
     if comparison.real.label is None or comparison.drawn.label is None:
         return [None, None]
     shown = []
@@ -89,7 +89,7 @@ def _combinations(comparison: Comparison) -> list[torch.Tensor | None]:
 
 @register
 class Diversity(_Diversity):
-    """Mean distance of two drawn canvases, over that of two real ones of different cases; 0 is collapse."""
+    """Mean distance of two drawn patches, over that of two real ones of different cases; 0 is collapse."""
 
     name = "diversity"
     title = "diversity"
@@ -101,7 +101,7 @@ class Diversity(_Diversity):
 
 @register
 class DiversityWithin(_Diversity):
-    """The same among canvases that show the same classes; below 1 where a condition leaves little to chance."""
+    """The same among patches that show the same classes; below 1 where a condition leaves little to chance."""
 
     name = "diversity-within"
     title = "diversity within classes"
@@ -113,7 +113,7 @@ class DiversityWithin(_Diversity):
 
 @register
 class DiversityNearest(_Diversity):
-    """Mean distance of a canvas to its nearest fellow, over the same among real ones; repeated samples pull it to 0."""
+    """Mean distance of a patch to its nearest fellow, over the same among real ones; repeated samples pull it to 0."""
 
     name = "diversity-nearest"
     title = "diversity, nearest"

@@ -52,7 +52,7 @@ def evaluate(
     Args:
         snapshot: folder.
         metrics: names; all the default ones that the data allow, when None.
-        samples: to draw, and canvases to cut; 2,000 in 2-D and 300 in 3-D, when None.
+        samples: to draw, and patches to cut; 2,000 in 2-D and 300 in 3-D, when None.
         seed: of the drawn samples, and of whatever a metric draws.
         features: `nnunet`, `random`, or a network of torch-fidelity; `nnunet` where one was trained, when None.
         nnunet: folder of a trained nnU-Net; the newest of the fold, when None.
@@ -67,7 +67,7 @@ def evaluate(
     names = _names(metrics, generator.plan)
     if not os.access(snapshot, os.W_OK):
         raise UserError(f"No permission to write into {snapshot}, where the results go. Copy the snapshot elsewhere.")
-    samples = samples or SAMPLES[len(generator.plan.canvas)]
+    samples = samples or SAMPLES[len(generator.plan.patch_size)]
     judge = _Judge.of(generator.plan, samples, seed, features, nnunet, held_out=held_out, device=device)
     missing = refusals(judge.comparison(judge.sets.again), names)
     if metrics is not None and missing:
@@ -93,7 +93,7 @@ def evaluate(
         features=judge.extractor.name,
         nnunet=judge.network and judge.network.model.folder.name,
         training_cases=len(generator.plan.source.training_cases),
-        reference_canvases=len(judge.sets.reference),
+        reference_patches=len(judge.sets.reference),
         drawn={name: drawn[name] for name in METRICS if name in drawn},
         real=baseline.real,
         held_out={name: figure for name, figure in baseline.held_out.items() if held_out or name == "agreement"},
@@ -116,7 +116,7 @@ class _Judge:
 
     Attributes:
         plan: of the generator.
-        sets: canvases of real cases.
+        sets: patches of real cases.
         extractor: of image features.
         network: the fold's nnU-Net; None where there is none.
         no_network: why there is none.
@@ -168,7 +168,7 @@ class _Judge:
 
     @cached_property
     def key(self) -> str:
-        """Stands for everything that the figures of real canvases depend on."""
+        """Stands for everything that the figures of real patches depend on."""
         everything = (self.sets.real, self.sets.again, self.sets.held_out, self.sets.reference)
         contents = [content_key(part) for part in everything if part is not None]
         network = self.network.identity() if self.network else ""
@@ -211,17 +211,17 @@ def _find_network(plan: Plan, folder: Path | None, device: str, *, needed: bool)
 
 
 def _complete_baseline(judge: _Judge, names: Sequence[str], *, held_out: bool) -> Baseline:
-    """What real canvases get, with whatever is not known yet computed and written."""
+    """What real patches get, with whatever is not known yet computed and written."""
     path = judge.keep / f"real_{judge.key}.json"
     baseline = Baseline.same(path, judge.key) or Baseline(key=judge.key)
     real, other = dict(baseline.real), dict(baseline.held_out)
     sets = judge.sets
     if todo := [name for name in names if name not in real]:
-        real |= _measure(judge.comparison(sets.again), todo, "Judging real canvases")
+        real |= _measure(judge.comparison(sets.again), todo, "Judging real patches")
     # What nnU-Net says of validation cases does not depend on any sample, so knowing it can't mislead a choice.
     wanted = names if held_out else [name for name in names if name == "agreement"]
     if sets.held_out is not None and (todo := [name for name in wanted if name not in other]):
-        other |= _measure(judge.comparison(sets.held_out), todo, "Judging held-out canvases")
+        other |= _measure(judge.comparison(sets.held_out), todo, "Judging held-out patches")
     if (real, other) != (baseline.real, baseline.held_out):
         baseline = Baseline(key=judge.key, real=real, held_out=other)
         baseline.save(path)
@@ -272,7 +272,7 @@ def _notes(judge: _Judge, *, held_out: bool) -> tuple[str, ...]:
     if judge.network is None:
         notes.append(f"Features are those of random filters, and whether masks fit is not told: {judge.no_network}")
     if sets.thinned > 1:
-        notes.append(f"Copies were looked for in one of {sets.thinned} canvases of the training cases only.")
+        notes.append(f"Copies were looked for in one of {sets.thinned} patches of the training cases only.")
     if held_out:
         notes.append(
             "Held-out cases were looked at: whoever chooses a snapshot by these figures can no longer trust "

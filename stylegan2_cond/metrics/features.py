@@ -1,4 +1,4 @@
-"""Feature extractors: canvases → vectors in which near means alike."""
+"""Feature extractors: patches → vectors in which near means alike."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Setting:
 
 
 class Features(ABC):
-    """Turns canvases into vectors. A subclass is registered by the names that it goes by.
+    """Turns patches into vectors. A subclass is registered by the names that it goes by.
 
     Attributes:
         name: as typed and stored.
-        standardised: whether metrics scale each feature by its mean and standard deviation over the real canvases; not
+        standardised: whether metrics scale each feature by its mean and standard deviation over the real patches; not
             so for published networks, whose numbers are compared across papers.
     """
 
@@ -55,7 +55,7 @@ class Features(ABC):
 
     @abstractmethod
     def identity(self) -> str:
-        """What the vectors depend on besides the canvases; part of the key under which they are kept."""
+        """What the vectors depend on besides the patches; part of the key under which they are kept."""
 
     @abstractmethod
     def __call__(self, samples: Samples) -> torch.Tensor:
@@ -117,7 +117,7 @@ class RandomPyramid(Features):
         return f"{self.name}-{self.channels}-{self.labels}-{self.seed}"
 
     def __call__(self, samples: Samples) -> torch.Tensor:
-        size = max(1, BATCH_VOXELS // math.prod(samples.canvas))
+        size = max(1, BATCH_VOXELS // math.prod(samples.patch_size))
         return torch.cat([self._responses(self._inputs(part)) for part in samples.batches(size)])
 
     def _inputs(self, samples: Samples) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The nnU-Net that was trained on the real cases of a fold: what it sees in a canvas, and what it says of it."""
+"""The nnU-Net that was trained on the real cases of a fold: what it sees in a patch, and what it says of it."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class NnUNet(Features):
 
     @torch.inference_mode()
     def segment(self, samples: Samples) -> np.ndarray:
-        """`[N, *canvas]` int16: what nnU-Net's network says, without its test-time mirroring.
+        """`[N, *spatial]` int16: what nnU-Net's network says, without its test-time mirroring.
 
         With region-based training, regions become labels as nnU-Net makes them.
         """
@@ -178,12 +178,12 @@ class NnUNet(Features):
         parts = []
         for batch in self._batches(samples):
             logits = self.network(self._padded(batch))
-            logits = logits[(..., *(slice(length) for length in samples.canvas))].float().cpu()
+            logits = logits[(..., *(slice(length) for length in samples.patch_size))].float().cpu()
             parts += [np.asarray(labels.convert_logits_to_segmentation(one)) for one in logits]
         return np.stack(parts).astype(np.int16)
 
     def _batches(self, samples: Samples) -> Sequence[torch.Tensor]:
-        size = max(1, BATCH_VOXELS // math.prod(samples.canvas))
+        size = max(1, BATCH_VOXELS // math.prod(samples.patch_size))
         return [torch.from_numpy(part.image) for part in samples.batches(size)]
 
     def _padded(self, image: torch.Tensor) -> torch.Tensor:
@@ -258,7 +258,7 @@ def _read(path: Path, key: str | None = None, remedy: str = _AGAIN) -> object:
 
 
 def _mismatch(model: Model, source: Source) -> str | None:
-    """What keeps a model from judging canvases of `source`.
+    """What keeps a model from judging patches of `source`.
 
     Raises:
         UserError: files of the model are damaged.

@@ -36,14 +36,14 @@ NAMES = (
 
 @register_features(*NAMES)
 class TorchFidelity(Features):
-    """A network of torch-fidelity, at the layer from which the library computes FID; 2-D canvases only.
+    """A network of torch-fidelity, at the layer from which the library computes FID; 2-D patches only.
 
     There are `inception-v3-compat`, `vgg16`, and `clip-*`. DINOv2 is left out: torch-fidelity takes no file for it,
     and asks GitHub for its code even when that is on the machine already.
 
     Three channels are shown as red, green and blue. Otherwise each channel is shown by itself as a grey image, and the
     features stand side by side. They are not projected, so that distances are those of the papers; the covariance of
-    2048 features per channel wants many canvases.
+    2048 features per channel wants many patches.
 
     Args:
         name: as torch-fidelity calls the network.
@@ -86,14 +86,14 @@ class TorchFidelity(Features):
 
     @torch.inference_mode()
     def __call__(self, samples: Samples) -> torch.Tensor:
-        if len(samples.canvas) != 2:
+        if len(samples.patch_size) != 2:
             raise UserError(
-                f"{self.name} sees 2-D images only, and these canvases are {'×'.join(map(str, samples.canvas))}. Take "
-                f"features of 3-D canvases: --features nnunet, or --features random"
+                f"{self.name} needs 2-D images; these patches are {'×'.join(map(str, samples.patch_size))}. Take "
+                f"features of 3-D patches: --features nnunet, or --features random"
             )
         if samples.channels != len(self.low):
             raise UserError(
-                f"The canvases have {samples.channels} channels, low and high are of {len(self.low)}. Give {self.name} "
+                f"The patches have {samples.channels} channels, low and high are of {len(self.low)}. Give {self.name} "
                 f"one range for each channel."
             )
         return torch.cat([self._vectors(self._pixels(part)) for part in samples.batches(BATCH)])

@@ -10,9 +10,9 @@ from stylegan2_cond.metrics.compare import Comparison
 from stylegan2_cond.metrics.jackknife import jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
 
-FEW = 5000  # canvases, below which the value says more about their number than about them
+FEW = 5000  # patches, below which the value says more about their number than about them
 GROUPS = 10  # each costs an eigendecomposition
-EXTRAPOLATION = np.linspace(0.5, 1, 8)  # shares of the canvases that the line is fitted through
+EXTRAPOLATION = np.linspace(0.5, 1, 8)  # shares of the patches that the line is fitted through
 
 
 def frechet_distance(real: torch.Tensor, drawn: torch.Tensor) -> float:
@@ -31,7 +31,7 @@ def frechet_distance(real: torch.Tensor, drawn: torch.Tensor) -> float:
 
 
 def extrapolate(real: torch.Tensor, drawn: torch.Tensor, rng: np.random.Generator) -> tuple[float, float]:
-    """The distance that infinitely many canvases would have, and its standard error (Chong & Forsyth 2020, section 4).
+    """The distance that infinitely many patches would have, and its standard error (Chong & Forsyth 2020, section 4).
 
     The bias is linear in 1 / N, so a line is fitted through the distances of random parts.
     """
@@ -62,6 +62,6 @@ class FrechetDistance(Metric):
         return Result(
             value,
             error,
-            {"canvases": fewest, "extrapolated": intercept, "extrapolated_error": intercept_error},
-            f"biased: {fewest} canvases" if fewest < FEW else None,
+            {"patches": fewest, "extrapolated": intercept, "extrapolated_error": intercept_error},
+            f"biased: {fewest} patches" if fewest < FEW else None,
         )

@@ -1,4 +1,4 @@
-"""Standard errors by leaving out groups of canvases, the same way for every metric."""
+"""Standard errors by leaving out groups of patches, the same way for every metric."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def jackknife(statistic: Statistic, real_groups: np.ndarray, drawn_groups: np.nd
     """A statistic of two independent samples, and its delete-a-group standard error (Efron & Tibshirani 1993, ch. 11).
 
     Args:
-        statistic: of two boolean masks, which real and which drawn canvases to keep; a number, or an array of them.
+        statistic: of two boolean masks, which real and which drawn patches to keep; a number, or an array of them.
         real_groups, drawn_groups: `[N]`, `[M]` group numbers, as many on each side; group g is left out of both at
             once, which adds the variances of both, since they are independent.
 
@@ -47,7 +47,7 @@ def group_count(*sides: np.ndarray) -> int:
 
 
 def measurable(keep_real: np.ndarray, keep_drawn: np.ndarray) -> bool:
-    """Whether two canvases are left on each side, without which nothing has a spread."""
+    """Whether two patches are left on each side, without which nothing has a spread."""
     return min(keep_real.sum(), keep_drawn.sum()) >= 2
 
 

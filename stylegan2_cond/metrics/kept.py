@@ -1,4 +1,4 @@
-"""Vectors of real canvases, kept on disk by the content that they were made from: computed once for a fold."""
+"""Vectors of real patches, kept on disk by the content that they were made from: computed once for a fold."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stylegan2_cond.io import write_atomically
 from stylegan2_cond.metrics.features import Features
 from stylegan2_cond.metrics.sample_set import Samples
 
-EVALUATION_FOLDER = "evaluation"  # of a run: what depends on its real canvases alone
+EVALUATION_FOLDER = "evaluation"  # of a run: what depends on its real patches alone
 
 
 class KeptFeatures(Features):
-    """An extractor that remembers canvases cut from cases; drawn ones are looked at anew, and forgotten."""
+    """An extractor that remembers patches cut from cases; drawn ones are looked at anew, and forgotten."""
 
     def __init__(self, extractor: Features, folder: Path):
         self.extractor = extractor
@@ -42,7 +42,7 @@ class KeptFeatures(Features):
 
 
 def content_key(samples: Samples, *further: str) -> str:
-    """A name that stands for these canvases, their masks, and whatever else a result depends on."""
+    """A name that stands for these patches, their masks, and whatever else a result depends on."""
     digest = hashlib.sha256("\n".join(further).encode())
     for part in (samples.image, samples.label):
         if part is not None:

@@ -54,7 +54,7 @@ def _kernel(inner: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def _membership(groups: np.ndarray, count: int) -> torch.Tensor:
-    """`[N, G]`, 1 where canvas n is in group g."""
+    """`[N, G]`, 1 where patch n is in group g."""
     return torch.nn.functional.one_hot(torch.from_numpy(groups).long(), count).double()
 
 
@@ -69,7 +69,7 @@ def _group_sums(x: torch.Tensor, y: torch.Tensor, of_x: torch.Tensor, of_y: torc
 
 
 def _diagonal_sums(x: torch.Tensor, of_x: torch.Tensor) -> torch.Tensor:
-    """`[G]`: sums of the kernel of each canvas with itself."""
+    """`[G]`: sums of the kernel of each patch with itself."""
     return of_x.T @ _kernel(x.double().square().sum(dim=1), x.shape[1])
 
 

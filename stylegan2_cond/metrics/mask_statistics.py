@@ -17,16 +17,16 @@ AXES = "zyx"
 
 
 def describe_masks(label: np.ndarray, value: int) -> dict[str, np.ndarray]:
-    """Measure one class in each canvas.
+    """Measure one class in each patch.
 
     Args:
-        label: `[N, *canvas]` integers.
+        label: `[N, *spatial]` integers.
         value: the class.
 
     Returns:
         `[N]` floats by name: `presence` (0 or 1); `area` (share of the voxels); `components` (face-connected pieces);
         `holes` (pieces of anything else that the class encloses); `boundary` (faces between the class and anything
-        else, per voxel of the canvas; the canvas's own rim does not count); `y`, `x` and in 3-D `z` (centre of mass,
+        else, per voxel of the patch; the patch's own rim does not count); `y`, `x` and in 3-D `z` (centre of mass,
         as a share of the axis; NaN where the class is not shown).
     """
     mask = label == value
@@ -50,20 +50,20 @@ def describe_masks(label: np.ndarray, value: int) -> dict[str, np.ndarray]:
 
 
 def _structure(dims: int, connectivity: int) -> np.ndarray:
-    """Neighbourhood within a canvas, none between canvases."""
+    """Neighbourhood within a patch, none between patches."""
     inner = ndimage.generate_binary_structure(dims, connectivity)
     return np.stack([np.zeros_like(inner), inner, np.zeros_like(inner)])
 
 
 def _pieces(mask: np.ndarray, connectivity: int) -> np.ndarray:
-    """`[N]`: connected pieces of each canvas."""
+    """`[N]`: connected pieces of each patch."""
     labelled, count = ndimage.label(mask, _structure(mask.ndim - 1, connectivity))
     first = np.unique(labelled.reshape(-1), return_index=True)[1][-count:] if count else np.empty(0, int)
     return np.bincount(first // math.prod(mask.shape[1:]), minlength=len(mask))
 
 
 def _holes(mask: np.ndarray) -> np.ndarray:
-    """`[N]`: pieces of the complement that do not touch the canvas's rim; diagonal neighbours belong together."""
+    """`[N]`: pieces of the complement that do not touch the patch's rim; diagonal neighbours belong together."""
     complement = ~mask
     rim = np.ones(mask.shape[1:], bool)
     rim[(slice(1, -1),) * rim.ndim] = False
@@ -80,7 +80,7 @@ def _holes(mask: np.ndarray) -> np.ndarray:
 def mask_distances(real: Sequence[np.ndarray], drawn: Sequence[np.ndarray]) -> np.ndarray:
     """Wasserstein distance of each descriptor, in pooled standard deviations: 0 for equal distributions, at most 2.
 
-    Canvases without a value (NaN) take no part; NaN where one side has no value at all.
+    Patches without a value (NaN) take no part; NaN where one side has no value at all.
     """
     distances = []
     for ours, theirs in zip(real, drawn, strict=True):
@@ -108,7 +108,7 @@ class Masks(Metric):
 
     def refusal(self, comparison: Comparison) -> str | None:
         reason = super().refusal(comparison)
-        return reason or (None if comparison.labels else "needs masks with a class; all canvases are background")
+        return reason or (None if comparison.labels else "needs masks with a class; all patches are background")
 
     def __call__(self, comparison: Comparison) -> Result:
         described = {label: _both(comparison, label) for label in comparison.labels}

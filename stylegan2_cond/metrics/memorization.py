@@ -1,8 +1,8 @@
-"""Copies of training cases: drawn canvases that are nearer to one case than real canvases of other cases ever are.
+"""Copies of training cases: drawn patches that are nearer to one case than real patches of other cases ever are.
 
-A smooth, typical canvas is near to every case, and a copy only to one. So what is looked at is not how near the nearest
+A smooth, typical patch is near to every case, and a copy only to one. So what is looked at is not how near the nearest
 training case is, but how much nearer than the next ones (after Yoon et al. 2023, Diffusion Probabilistic Models
-Generalize when They Fail to Memorize, who compare with the second nearest). What is usual is learnt from real canvases,
+Generalize when They Fail to Memorize, who compare with the second nearest). What is usual is learnt from real patches,
 each of them among the cases that are not its own.
 """
 
@@ -26,23 +26,23 @@ from stylegan2_cond.metrics.ncc import CANDIDATES, QUERIES, best_of_cases, neare
 from stylegan2_cond.metrics.registry import Metric, Result, register
 from stylegan2_cond.metrics.sample_set import Samples
 
-# Share of real canvases beyond the threshold: half of the 1 % that is allowed on cases never seen, since the threshold
+# Share of real patches beyond the threshold: half of the 1 % that is allowed on cases never seen, since the threshold
 # itself is an estimate.
 ALARMS = 0.005
-FEWEST_CASES = CANDIDATES + 1  # a real canvas must not be compared with its own
+FEWEST_CASES = CANDIDATES + 1  # a real patch must not be compared with its own
 CORRELATION = "correlation"  # name under which what is usual is kept
 SMALLEST = 1e-4  # distance, so that exact copies have a finite score
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """What the training cases are to some canvases.
+    """What the training cases are to some patches.
 
     Attributes:
         score: `[N]`, log of the ratio between the distance to the nearest case and the mean distance to the next ones;
             the lower, the more like a copy.
-        nearness: `[N]`, the largest normalised cross-correlation with any training canvas, or minus the distance.
-        index: `[N]`, of that training canvas.
+        nearness: `[N]`, the largest normalised cross-correlation with any training patch, or minus the distance.
+        index: `[N]`, of that training patch.
     """
 
     score: np.ndarray
@@ -52,7 +52,7 @@ class Nearest:
 
 @dataclass(frozen=True)
 class CopySearch:
-    """Drawn canvases among the training cases, and real ones among the cases of others.
+    """Drawn patches among the training cases, and real ones among the cases of others.
 
     Attributes:
         threshold: scores below it are alarms.
@@ -65,11 +65,11 @@ class CopySearch:
 
     @property
     def alarms(self) -> np.ndarray:
-        """`[N]` booleans: which drawn canvases are taken for copies."""
+        """`[N]` booleans: which drawn patches are taken for copies."""
         return self.drawn.score < self.threshold
 
     def worst(self, count: int) -> np.ndarray:
-        """Numbers of the drawn canvases that are most like copies."""
+        """Numbers of the drawn patches that are most like copies."""
         return np.argsort(self.drawn.score)[:count]
 
 
@@ -77,13 +77,13 @@ Find = Callable[[Samples, "np.ndarray | None"], Nearest]
 
 
 def search_copies(comparison: Comparison, find: Find, reference: Samples, name: str) -> CopySearch:
-    """Learn from real canvases what nearness is usual, and look at the drawn ones.
+    """Learn from real patches what nearness is usual, and look at the drawn ones.
 
     Args:
-        comparison: its real canvases are each compared with the cases that are not their own; so are drawn ones that
+        comparison: its real patches are each compared with the cases that are not their own; so are drawn ones that
             come from training cases, as in a comparison of real with real.
-        find: what the reference's cases are to some canvases, leaving out one case for each of them (-1: none).
-        reference: all training canvases.
+        find: what the reference's cases are to some patches, leaving out one case for each of them (-1: none).
+        reference: all training patches.
         name: of the search, under which the usual nearness is kept.
     """
     real, drawn = comparison.real, comparison.drawn
@@ -92,12 +92,12 @@ def search_copies(comparison: Comparison, find: Find, reference: Samples, name: 
 
 
 def usual_nearness(find: Find, real: Samples, reference: Samples, name: str, keep: Path | None) -> Nearest:
-    """What other cases of the reference are to real canvases; from the folder `keep` where it was found before.
+    """What other cases of the reference are to real patches; from the folder `keep` where it was found before.
 
     Args:
         find: as for `search_copies`.
-        real: canvases of cases.
-        reference: all training canvases.
+        real: patches of cases.
+        reference: all training patches.
         name: of the search.
         keep: None where nothing is to be kept.
     """
@@ -124,7 +124,7 @@ def case_numbers(reference: Samples, samples: Samples) -> np.ndarray:
 def by_correlation(reference: Samples, progress: Callable[[int], object] = lambda count: None) -> Find:
     """Nearness in pixels: the largest normalised cross-correlation over small shifts.
 
-    `progress` is told how many canvases were looked up, every so often.
+    `progress` is told how many patches were looked up, every so often.
     """
     order, cases = _by_case(reference)
     in_order = np.array_equal(order, np.arange(len(order)))  # no second copy of what may be a GiB
@@ -163,7 +163,7 @@ def by_features(
 
 
 def _by_case(reference: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """The order in which canvases of a case stand together, and their cases' numbers in that order."""
+    """The order in which patches of a case stand together, and their cases' numbers in that order."""
     groups = reference.groups()
     order = np.argsort(groups, kind="stable")
     return order, groups[order]
@@ -184,7 +184,7 @@ def copies_of(comparison: Comparison) -> CopySearch:
 
 def copies_in_features(comparison: Comparison) -> CopySearch:
     """The search by features."""
-    reference = comparison.reference.cropped(comparison.real.canvas)
+    reference = comparison.reference.cropped(comparison.real.patch_size)
     find = by_features(reference, comparison.look(reference), comparison.look)
     return search_copies(comparison, find, reference, comparison.extractor.identity())
 
@@ -216,7 +216,7 @@ class _Copies(Metric):
 
 @register
 class Copies(_Copies):
-    """Share of drawn canvases that are copies of a training canvas in pixels; about 0.5 % by chance."""
+    """Share of drawn patches that are copies of a training patch in pixels; about 0.5 % by chance."""
 
     name = "copies"
     title = "copies, %"

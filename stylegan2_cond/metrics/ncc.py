@@ -1,4 +1,4 @@
-"""The largest normalised cross-correlation over small shifts, of many canvases with many others."""
+"""The largest normalised cross-correlation over small shifts, of many patches with many others."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from scipy.fft import next_fast_len
 
 RIM = 3  # voxels at each end of a query that are left out, so that a copy may be shifted by as many
-COARSE_VOXELS = 256  # of the small canvases that the search begins with
+COARSE_VOXELS = 256  # of the small patches that the search begins with
 QUERIES = 2048  # looked up at once
 REFERENCES = 512
 CANDIDATES = 6  # cases that are looked at in full resolution
-EACH = 3  # canvases of each of them; neighbouring slices are much alike when small
+EACH = 3  # patches of each of them; neighbouring slices are much alike when small
 BLOCK_BYTES = 2**26
 SMALLEST_NORM = 1e-3  # of a window in nnU-Net's units, below which it counts as constant
 
@@ -28,22 +28,22 @@ def nearest_cases(
     count: int = CANDIDATES,
     progress: Callable[[int], object] = lambda count: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each query, the most alike canvas of each of the most alike cases.
+    """For each query, the most alike patch of each of the most alike cases.
 
-    Small versions are correlated with all reference canvases; the best few of each of the best cases are then
+    Small versions are correlated with all reference patches; the best few of each of the best cases are then
     correlated in full resolution.
 
     Args:
-        queries: `[N, C, *canvas]`.
-        reference: `[M, C, *size]`, as large as the canvas, or larger by a margin, which allows for larger shifts.
-        cases: `[M]` numbers, from 0 on, of the reference canvases' cases; canvases of a case stand together.
+        queries: `[N, C, *spatial]`.
+        reference: `[M, C, *size]`, as large as the patch, or larger by a margin, which allows for larger shifts.
+        cases: `[M]` numbers, from 0 on, of the reference patches' cases; patches of a case stand together.
         own: `[N]` number of the case that a query must not be compared with; -1 for none.
         count: cases for each query, at most.
         progress: is told how many queries were looked up since it was last told.
 
     Returns:
         correlation: `[N, count]`, best first.
-        index: `[N, count]`, of the reference canvases.
+        index: `[N, count]`, of the reference patches.
     """
     starts = np.flatnonzero(np.diff(cases, prepend=-1))
     count = min(count, len(starts) - (own is not None))
@@ -64,7 +64,7 @@ def largest_correlation(queries: torch.Tensor, partners: torch.Tensor) -> torch.
     """Each query's largest normalised cross-correlation with its partners, over all shifts that they allow.
 
     Args:
-        queries: `[N, C, *canvas]`.
+        queries: `[N, C, *spatial]`.
         partners: `[N, K, C, *size]`.
 
     Returns:
@@ -80,7 +80,7 @@ def correlations(queries: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
     itself, and their correlations averaged; constant windows have correlation 0.
 
     Args:
-        queries: `[N, C, *canvas]`.
+        queries: `[N, C, *spatial]`.
         partners: `[N, K, C, *size]`.
 
     Returns:
@@ -101,13 +101,13 @@ def correlations(queries: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
 
 
 def align(query: np.ndarray, partner: np.ndarray) -> tuple[int, ...]:
-    """Where the query without its rim fits best in its partner. `[C, *canvas]`, `[C, *size]` → the lower corner."""
+    """Where the query without its rim fits best in its partner. `[C, *spatial]`, `[C, *size]` → the lower corner."""
     found = correlations(torch.from_numpy(query)[None], torch.from_numpy(partner)[None, None])[0, 0]
     return tuple(int(place) for place in np.unravel_index(int(found.argmax()), found.shape))
 
 
 def coarse_correlation(queries: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """`[N, M]`: about what `largest_correlation` would say of all pairs, from canvases of some `COARSE_VOXELS`."""
+    """`[N, M]`: about what `largest_correlation` would say of all pairs, from patches of some `COARSE_VOXELS`."""
     inner = without_rim(queries)
     side = round(COARSE_VOXELS ** (1 / (inner.ndim - 2)))
     factors = [-(-length // side) for length in inner.shape[2:]]
@@ -129,14 +129,14 @@ def coarse_correlation(queries: torch.Tensor, reference: torch.Tensor) -> torch.
 
 
 def without_rim(image: torch.Tensor) -> torch.Tensor:
-    """`[N, C, *canvas]` without what `rims` says at each end of each axis."""
-    canvas = image.shape[2:]
-    return image[(..., *(slice(rim, length - rim) for rim, length in zip(rims(canvas), canvas, strict=True)))]
+    """`[N, C, *spatial]` without what `rims` says at each end of each axis."""
+    patch_size = image.shape[2:]
+    return image[(..., *(slice(rim, length - rim) for rim, length in zip(rims(patch_size), patch_size, strict=True)))]
 
 
-def rims(canvas: Sequence[int]) -> list[int]:
+def rims(patch_size: Sequence[int]) -> list[int]:
     """`RIM` voxels, or an eighth of a short axis."""
-    return [min(RIM, length // 8) for length in canvas]
+    return [min(RIM, length // 8) for length in patch_size]
 
 
 def _box_sum(image: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
@@ -167,7 +167,7 @@ def _exact(
 def best_of_cases(
     scores: torch.Tensor, starts: np.ndarray, cases: np.ndarray, own: np.ndarray | None, count: int
 ) -> torch.Tensor:
-    """`[n, M]` scores → `[n, count, EACH]` index of the best canvases of the best cases; `own` cases left out."""
+    """`[n, M]` scores → `[n, count, EACH]` index of the best patches of the best cases; `own` cases left out."""
     by_case = torch.from_numpy(np.maximum.reduceat(scores.numpy(), starts, axis=1))
     if own is not None:
         rows = np.flatnonzero(own >= 0)
@@ -176,7 +176,7 @@ def best_of_cases(
     lengths = np.diff(np.append(starts, len(cases)))
     places = starts[chosen][..., None] + np.minimum(np.arange(lengths.max()), lengths[chosen][..., None] - 1)
     within = scores.gather(1, torch.from_numpy(places.reshape(len(places), -1))).reshape(places.shape)
-    beyond = np.arange(lengths.max()) >= lengths[chosen][..., None]  # a short case's last canvas, repeated
+    beyond = np.arange(lengths.max()) >= lengths[chosen][..., None]  # a short case's last patch, repeated
     within = within.masked_fill(torch.from_numpy(beyond), -torch.inf)
     best = within.topk(min(EACH, within.shape[2]), dim=2).indices
     return torch.from_numpy(places).gather(2, best)

@@ -1,4 +1,4 @@
-"""One picture of an evaluation: samples, the real canvases nearest to them, and the difference."""
+"""One picture of an evaluation: samples, the real patches nearest to them, and the difference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = ("most like a copy", "nearest real", "difference", "as drawn", "nearest r
 def save_neighbours(path: Path, comparison: Comparison, found: CopySearch, plan: Plan) -> None:
     """Above, the samples most like copies; below, some that are as they come.
 
-    Each stands over the training canvas that correlates best with it, shifted so that they match, and the difference.
+    Each stands over the training patch that correlates best with it, shifted so that they match, and the difference.
     Colour images are in colour, of others the first channel is shown. Red titles are alarms.
     """
     typical = comparison.rng(6).permutation(len(comparison.drawn))[:COLUMNS]
@@ -44,7 +44,9 @@ def _show(axes: Sequence, comparison: Comparison, found: CopySearch, plan: Plan,
     partner = int(found.drawn.index[number])
     image, mask = _shown(drawn.image[number], plan), drawn.label[number]
     corner = align(drawn.image[number], reference.image[partner])
-    there, its_mask = beneath(_shown(reference.image[partner], plan), reference.label[partner], corner, drawn.canvas)
+    there, its_mask = beneath(
+        _shown(reference.image[partner], plan), reference.label[partner], corner, drawn.patch_size
+    )
     for axis, (part, labels) in zip(axes[:2], ((image, mask), (there, its_mask)), strict=True):
         axis.imshow(colour_mask(_middle(part), _middle(labels[None]), plan.codec.labels))
     axes[2].imshow(_middle((image - there).mean(axis=0, keepdims=True)), cmap="gray", vmin=-1, vmax=1)
@@ -54,25 +56,25 @@ def _show(axes: Sequence, comparison: Comparison, found: CopySearch, plan: Plan,
 
 
 def beneath(
-    image: np.ndarray, mask: np.ndarray, corner: Sequence[int], canvas: Sequence[int]
+    image: np.ndarray, mask: np.ndarray, corner: Sequence[int], patch_size: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a training canvas under a sample whose inner part fits at `corner`; 0 beyond its end.
+    """The part of a training patch under a sample whose inner part fits at `corner`; 0 beyond its end.
 
-    image: `[*channels, *size]`, mask: `[*size]` → `[*channels, *canvas]`, `[*canvas]`.
+    image: `[*channels, *size]`, mask: `[*size]` → `[*channels, *spatial]`, `[*spatial]`.
     """
-    starts = [place - rim for place, rim in zip(corner, rims(canvas), strict=True)]
-    box = (..., *(slice(start + RIM, start + RIM + length) for start, length in zip(starts, canvas, strict=True)))
+    starts = [place - rim for place, rim in zip(corner, rims(patch_size), strict=True)]
+    box = (..., *(slice(start + RIM, start + RIM + length) for start, length in zip(starts, patch_size, strict=True)))
     around = [(RIM, RIM)] * mask.ndim
     return np.pad(image, [(0, 0)] * (image.ndim - mask.ndim) + around)[box], np.pad(mask, around)[box]
 
 
 def _shown(image: np.ndarray, plan: Plan) -> np.ndarray:
-    """`[k, *canvas]` between 0 and 1: red, green and blue of a colour image, the first channel of another one."""
+    """`[k, *spatial]` between 0 and 1: red, green and blue of a colour image, the first channel of another one."""
     codec = plan.codec
     return scaled(image, codec.low, codec.high, codec.rgb)[list(codec.rgb or (0,))]
 
 
 def _middle(channels: np.ndarray) -> np.ndarray:
-    """`[k, *canvas]` → the middle slice, `[H, W]` of a single channel, else `[H, W, k]`."""
+    """`[k, *spatial]` → the middle slice, `[H, W]` of a single channel, else `[H, W, k]`."""
     cut = middle_slice(channels[None])[0]
     return cut[0] if len(cut) == 1 else np.moveaxis(cut, 0, -1)

@@ -12,7 +12,7 @@ from stylegan2_cond.metrics.registry import Metric, Result, register
 FIGURES = ("precision", "recall", "density", "coverage")
 NEIGHBOURS = 5
 GROUPS = 10
-MOST = 4000  # canvases of each side; the matrices of distances grow with the square
+MOST = 4000  # patches of each side; the matrices of distances grow with the square
 
 
 class Manifold:
@@ -20,7 +20,7 @@ class Manifold:
 
     Args:
         real, drawn: `[N, F]`, `[M, F]`.
-        neighbours: k; a canvas's ball reaches its k-th nearest neighbour of its own kind.
+        neighbours: k; a patch's ball reaches its k-th nearest neighbour of its own kind.
     """
 
     def __init__(self, real: torch.Tensor, drawn: torch.Tensor, neighbours: int = NEIGHBOURS):
@@ -30,12 +30,12 @@ class Manifold:
         self.between = torch.cdist(real, drawn, **exact)
 
     def figures(self, keep_real: np.ndarray, keep_drawn: np.ndarray) -> np.ndarray:
-        """The four `FIGURES` of the canvases that the masks keep.
+        """The four `FIGURES` of the patches that the masks keep.
 
-        precision: share of drawn canvases within any real ball (Kynkäänniemi et al., Eq. 1 and 2).
-        recall: share of real canvases within any drawn ball.
-        density: how many real balls a drawn canvas lies in, over k (Naeem et al., Eq. 4); may exceed 1.
-        coverage: share of real balls that hold a drawn canvas (Naeem et al., Eq. 6).
+        precision: share of drawn patches within any real ball (Kynkäänniemi et al., Eq. 1 and 2).
+        recall: share of real patches within any drawn ball.
+        density: how many real balls a drawn patch lies in, over k (Naeem et al., Eq. 4); may exceed 1.
+        coverage: share of real balls that hold a drawn patch (Naeem et al., Eq. 6).
         """
         if min(keep_real.sum(), keep_drawn.sum()) <= self.neighbours:
             return np.full(len(FIGURES), np.nan)
@@ -54,7 +54,7 @@ class Manifold:
         )
 
     def _radii(self, distances: torch.Tensor) -> torch.Tensor:
-        """Distance to the k-th neighbour, the canvas itself not counted."""
+        """Distance to the k-th neighbour, the patch itself not counted."""
         return distances.kthvalue(self.neighbours + 1, dim=1).values
 
 
@@ -69,19 +69,19 @@ class _ManifoldMetric(Metric):
 
 
 def _figures(comparison: Comparison) -> tuple[np.ndarray, np.ndarray, str | None]:
-    """All four figures, their standard errors, and a warning where canvases were left out."""
+    """All four figures, their standard errors, and a warning where patches were left out."""
     sides, groups, warning = [], [], None
     for features, group in zip(comparison.features, comparison.groups(GROUPS), strict=True):
         chosen = np.sort(comparison.rng(3).permutation(len(features))[:MOST])
         sides.append(features[chosen])
         groups.append(group[chosen])
-        warning = f"of {MOST} canvases a side" if len(features) > MOST else warning
+        warning = f"of {MOST} patches a side" if len(features) > MOST else warning
     return (*jackknife(Manifold(*sides).figures, *groups), warning)
 
 
 @register
 class Precision(_ManifoldMetric):
-    """Do drawn canvases look real?"""
+    """Do drawn patches look real?"""
 
     name = "precision"
     title = "precision"
@@ -98,7 +98,7 @@ class Recall(_ManifoldMetric):
 
 @register
 class Density(_ManifoldMetric):
-    """Precision that outliers among the real canvases can't lift."""
+    """Precision that outliers among the real patches can't lift."""
 
     name = "density"
     title = "density"
@@ -108,7 +108,7 @@ class Density(_ManifoldMetric):
 
 @register
 class Coverage(_ManifoldMetric):
-    """Recall that outliers among the drawn canvases can't lift."""
+    """Recall that outliers among the drawn patches can't lift."""
 
     name = "coverage"
     title = "coverage"

@@ -18,7 +18,7 @@ class Result:
 
     Attributes:
         value: of the metric.
-        standard_error: of the value over other draws of as many canvases; NaN where it can't be told.
+        standard_error: of the value over other draws of as many patches; NaN where it can't be told.
         details: further figures with their names.
         warning: what to know before believing the value.
     """
@@ -30,13 +30,13 @@ class Result:
 
 
 class Metric(ABC):
-    """Compares drawn canvases with real ones. A subclass is registered by its name.
+    """Compares drawn patches with real ones. A subclass is registered by its name.
 
     Attributes:
         name: as typed.
         title: as shown in tables.
         better: `lower`, `higher`, or `one` for ratios that should be 1.
-        least: canvases that each side must have.
+        least: patches that each side must have.
         needs: of `label`, `nnunet`; a comparison without them can't have the metric.
         default: whether `evaluate` shows it unasked.
     """
@@ -56,7 +56,7 @@ class Metric(ABC):
         """Why this comparison can't have the metric; None where it can."""
         fewest = min(len(comparison.real), len(comparison.drawn))
         if fewest < self.least:
-            return f"needs {self.least} canvases on each side, there are {fewest}"
+            return f"needs {self.least} patches on each side, there are {fewest}"
         if "label" in self.needs and (comparison.real.label is None or comparison.drawn.label is None):
             return "needs masks on both sides"
         if "nnunet" in self.needs and comparison.nnunet is None:

@@ -65,7 +65,7 @@ class _Kept(Document):
 
 
 class Baseline(_Kept):
-    """What real canvases would get in the place of drawn ones, by metric."""
+    """What real patches would get in the place of drawn ones, by metric."""
 
     remedy: ClassVar[str] = "Delete the file; it is then made again."
     real: dict[str, Measured] = Field(default_factory=dict)
@@ -76,8 +76,8 @@ class Evaluation(_Kept):
     """The judgement of a snapshot.
 
     Attributes:
-        key: stands for weights, real canvases, extractor, nnU-Net, number and seed.
-        drawn, real, held_out: by metric, for drawn samples, other canvases of the training cases, and validation cases.
+        key: stands for weights, real patches, extractor, nnU-Net, number and seed.
+        drawn, real, held_out: by metric, for drawn samples, other patches of the training cases, and validation cases.
         worst: the samples that are most like copies, the worst first; empty where copies were not looked for.
         missing: by metric, why there is no figure.
         notes: what to know before believing any figure.
@@ -91,7 +91,7 @@ class Evaluation(_Kept):
     features: str
     nnunet: str | None
     training_cases: int
-    reference_canvases: int
+    reference_patches: int
     drawn: dict[str, Measured]
     real: dict[str, Measured]
     held_out: dict[str, Measured]
@@ -108,7 +108,7 @@ _HINTS = {"lower": "lower is better", "higher": "higher is better", "one": "1 is
 
 
 def table(evaluation: Evaluation) -> str:
-    """One line a metric: the figure of drawn canvases beside what real ones get."""
+    """One line a metric: the figure of drawn patches beside what real ones get."""
     held_out = bool(set(evaluation.held_out) - {"agreement"})
     head = ["", "drawn", "real again", *(["held-out"] if held_out else []), ""]
     rows = [head]

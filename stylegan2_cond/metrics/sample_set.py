@@ -1,4 +1,4 @@
-"""A set of canvases, as a metric takes it: checked once, so that no metric works on what means nothing."""
+"""A set of patches, as a metric takes it: checked once, so that no metric works on what means nothing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from stylegan2_cond.errors import UserError
 
 @dataclass(frozen=True)
 class Samples:
-    """Canvases of one kind.
+    """Patches of one kind.
 
     Attributes:
-        image: `[N, C, *canvas]` float32, finite.
-        label: `[N, *canvas]` int16; None where there are no masks.
-        case: `[N]` names of the cases that the canvases were cut from; None where each stands for itself.
+        image: `[N, C, *spatial]` float32, finite.
+        label: `[N, *spatial]` int16; None where there are no masks.
+        case: `[N]` names of the cases that the patches were cut from; None where each stands for itself.
         asked: `[N, width]` condition vectors: what drawn ones were asked to be, or what was measured on real ones;
             None where that is not known.
     """
@@ -36,7 +36,7 @@ class Samples:
         return self.image.shape[1]
 
     @property
-    def canvas(self) -> tuple[int, ...]:
+    def patch_size(self) -> tuple[int, ...]:
         return self.image.shape[2:]
 
     def take(self, indices: np.ndarray | slice) -> Samples:
@@ -58,43 +58,43 @@ class Samples:
         """All of them, `size` at a time."""
         return (self.take(slice(start, start + size)) for start in range(0, len(self), size))
 
-    def cropped(self, canvas: Sequence[int]) -> Samples:
+    def cropped(self, patch_size: Sequence[int]) -> Samples:
         """Their middle, of this size."""
-        starts = [(have - want) // 2 for have, want in zip(self.canvas, canvas, strict=True)]
-        box = (..., *(slice(start, start + want) for start, want in zip(starts, canvas, strict=True)))
+        starts = [(have - want) // 2 for have, want in zip(self.patch_size, patch_size, strict=True)]
+        box = (..., *(slice(start, start + want) for start, want in zip(starts, patch_size, strict=True)))
         return Samples(self.image[box], None if self.label is None else self.label[box], self.case, self.asked)
 
     def groups(self) -> np.ndarray:
-        """`[N]` numbers, the same for canvases of one case."""
+        """`[N]` numbers, the same for patches of one case."""
         return np.arange(len(self)) if self.case is None else np.unique(self.case, return_inverse=True)[1]
 
 
-def as_samples(canvases: object, name: str = "canvases") -> Samples:
-    """Take canvases as users have them.
+def as_samples(patches: object, name: str = "patches") -> Samples:
+    """Take patches as users have them.
 
     Args:
-        canvases: `Samples`; an object with `.image` and `.label`, and perhaps `.condition` (drawn `Pairs`); an array or
-            tensor `[N, C, *canvas]`; a tuple of images and labels `[N, *canvas]`; or a reader that gives image
-            `[C, *canvas]` and label `[*canvas]` one after the other, as a torch `Dataset` does.
+        patches: `Samples`; an object with `.image` and `.label`, and perhaps `.condition` (drawn `Pairs`); an array or
+            tensor `[N, C, *spatial]`; a tuple of images and labels `[N, *spatial]`; or a reader that gives image
+            `[C, *spatial]` and label `[*spatial]` one after the other, as a torch `Dataset` does.
         name: what an error calls them.
 
     Raises:
-        UserError: no canvas, values that are not finite, or shapes that do not fit.
+        UserError: no patch, values that are not finite, or shapes that do not fit.
     """
-    if isinstance(canvases, Samples):
-        image, label, case = canvases.image, canvases.label, canvases.case
-    elif hasattr(canvases, "image") and hasattr(canvases, "label"):
-        image, label, case = canvases.image, canvases.label, None
-    elif isinstance(canvases, (np.ndarray, torch.Tensor)):
-        image, label, case = canvases, None, None
-    elif isinstance(canvases, tuple) and len(canvases) == 2:
-        (image, label), case = canvases, None
+    if isinstance(patches, Samples):
+        image, label, case = patches.image, patches.label, patches.case
+    elif hasattr(patches, "image") and hasattr(patches, "label"):
+        image, label, case = patches.image, patches.label, None
+    elif isinstance(patches, (np.ndarray, torch.Tensor)):
+        image, label, case = patches, None, None
+    elif isinstance(patches, tuple) and len(patches) == 2:
+        (image, label), case = patches, None
     else:
-        (image, label), case = _read(canvases, name), None
+        (image, label), case = _read(patches, name), None
     image = _array(image).astype(np.float32, copy=False)
     label = None if label is None else _array(label)
     case = None if case is None else np.asarray(case)
-    asked = _asked(canvases)
+    asked = _asked(patches)
     _check(image, label, case, asked, name)
     return Samples(image, None if label is None else label.astype(np.int16, copy=False), case, asked)
 
@@ -103,16 +103,16 @@ def check_alike(real: Samples, other: Samples, name: str, *, larger: bool = Fals
     """Refuse two sets that can't be compared; `larger` lets the other one have a margin.
 
     Raises:
-        UserError: canvases or channels differ.
+        UserError: patches or channels differ.
     """
-    fits = real.canvas == other.canvas
-    if larger and len(real.canvas) == len(other.canvas):
-        fits = all(ours <= theirs for ours, theirs in zip(real.canvas, other.canvas, strict=True))
+    fits = real.patch_size == other.patch_size
+    if larger and len(real.patch_size) == len(other.patch_size):
+        fits = all(ours <= theirs for ours, theirs in zip(real.patch_size, other.patch_size, strict=True))
     problems = [("channels", real.channels, other.channels)] if real.channels != other.channels else []
-    problems += [] if fits else [("canvas", real.canvas, other.canvas)]
+    problems += [] if fits else [("patch_size", real.patch_size, other.patch_size)]
     if problems:
         what, ours, theirs = problems[0]
-        raise UserError(f"The real canvases have {what} {ours}, the {name} ones {theirs}. Compare like with like.")
+        raise UserError(f"The real patches have {what} {ours}, the {name} ones {theirs}. Compare like with like.")
 
 
 def _read(reader: Iterable | Sequence, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -123,14 +123,14 @@ def _read(reader: Iterable | Sequence, name: str) -> tuple[np.ndarray, np.ndarra
         return np.stack(images), np.stack(labels)
     except (TypeError, ValueError, LookupError) as error:
         raise UserError(
-            f"The {name} are neither an array [N, C, *canvas], a tuple of images and labels, nor a reader of pairs of "
+            f"The {name} are neither an array [N, C, *spatial], a tuple of images and labels, nor a reader of pairs of "
             f"one size ({type(error).__name__}: {error})."
         ) from None
 
 
-def _asked(canvases: object) -> np.ndarray | None:
-    """Condition vectors that canvases come with."""
-    asked = canvases.asked if isinstance(canvases, Samples) else getattr(canvases, "condition", None)
+def _asked(patches: object) -> np.ndarray | None:
+    """Condition vectors that patches come with."""
+    asked = patches.asked if isinstance(patches, Samples) else getattr(patches, "condition", None)
     return None if asked is None else _array(asked).astype(np.float32, copy=False)
 
 
@@ -150,7 +150,7 @@ def _check(
             f"{broken[0]}. No figure would mean anything; mend or leave out those."
         )
     if label is not None and label.shape != (len(image), *image.shape[2:]):
-        raise UserError(f"The {name} have images {image.shape} and labels {label.shape}; labels must be [N, *canvas].")
+        raise UserError(f"The {name} have images {image.shape} and labels {label.shape}; labels must be [N, *spatial].")
     if label is not None and not np.array_equal(label, label.astype(np.int16)):
         raise UserError(
             f"The labels of the {name} are no whole numbers of 16 bits. Give label maps, not probabilities."

@@ -12,7 +12,7 @@ from stylegan2_cond.metrics.sample_set import Samples
 
 
 def overlaps(label: np.ndarray, said: np.ndarray, values: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Twice the intersections, and the sums of both sizes, per canvas and class: `[N, K]` each."""
+    """Twice the intersections, and the sums of both sizes, per patch and class: `[N, K]` each."""
     flat, told = label.reshape(len(label), -1), said.reshape(len(said), -1)
     masks = [(flat == value, told == value) for value in values]
     twice = np.stack([2 * (a & b).sum(axis=1) for a, b in masks], axis=1)
@@ -20,7 +20,7 @@ def overlaps(label: np.ndarray, said: np.ndarray, values: tuple[int, ...]) -> tu
 
 
 def dice(twice: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """`[K]`: Dice of each class over all canvases together; NaN where neither side ever shows it."""
+    """`[K]`: Dice of each class over all patches together; NaN where neither side ever shows it."""
     with np.errstate(invalid="ignore"):
         return twice.sum(axis=0) / sizes.sum(axis=0)
 
@@ -34,7 +34,7 @@ def agreement(nnunet: NnUNet, samples: Samples, values: tuple[int, ...]) -> tupl
 class Agreement(Metric):
     """Mean Dice over the classes; its real counterpart in the details, and near 1 means: fits as well as real pairs.
 
-    Dice on real *training* canvases is flattered, since nnU-Net learnt them; the truth for new pairs is nearer to its
+    Dice on real *training* patches is flattered, since nnU-Net learnt them; the truth for new pairs is nearer to its
     Dice on validation cases.
     """
 
@@ -45,7 +45,7 @@ class Agreement(Metric):
 
     def refusal(self, comparison: Comparison) -> str | None:
         reason = super().refusal(comparison)
-        return reason or (None if comparison.labels else "needs masks with a class; all canvases are background")
+        return reason or (None if comparison.labels else "needs masks with a class; all patches are background")
 
     def __call__(self, comparison: Comparison) -> Result:
         twice, sizes = agreement(comparison.nnunet, comparison.drawn, comparison.labels)

@@ -13,7 +13,7 @@ from stylegan2_cond.metrics.registry import Metric, Result, register
 from stylegan2_cond.ops import downsample, upsample
 
 PATCH = {2: 7, 3: 5}  # voxels per axis, by the number of axes
-PATCHES = 8  # of each canvas and level
+PATCHES = 8  # of each patch and level
 PROJECTIONS = 128
 COARSEST = 16  # voxels of the largest axis, below which there are no further levels
 QUANTILES = 2000
@@ -21,7 +21,7 @@ GROUPS = 10
 
 
 def laplacian_pyramid(image: torch.Tensor) -> list[torch.Tensor]:
-    """What each resolution adds to the next coarser one, finest first, then the coarsest. image: `[N, C, *canvas]`."""
+    """What each resolution adds to the next coarser one, finest first, then the coarsest. image: `[N, C, *spatial]`."""
     levels, image = [], image.contiguous()
     while max(image.shape[2:]) // 2 >= COARSEST:
         factors = [2 if length // 2 >= COARSEST // 2 else 1 for length in image.shape[2:]]
@@ -32,15 +32,15 @@ def laplacian_pyramid(image: torch.Tensor) -> list[torch.Tensor]:
 
 
 def draw_patches(level: torch.Tensor, count: int, rng: np.random.Generator) -> torch.Tensor:
-    """`count` patches of each canvas, at random places. level: `[N, C, *size]` → `[N, count, C · patch]`."""
+    """`count` patches of each patch, at random places. level: `[N, C, *size]` → `[N, count, C · patch]`."""
     size = level.shape[2:]
     lengths = [min(PATCH[len(size)], length) for length in size]
     corners = np.stack([rng.integers(0, s - p + 1, (len(level), count)) for s, p in zip(size, lengths, strict=True)])
     windows = level
     for axis, length in enumerate(lengths, start=2):
         windows = windows.unfold(axis, length, 1)  # [N, C, *places, *patch]
-    canvas = torch.arange(len(level)).unsqueeze(1).expand(-1, count)
-    return windows[(canvas, slice(None), *torch.from_numpy(corners))].flatten(2)
+    patch_size = torch.arange(len(level)).unsqueeze(1).expand(-1, count)
+    return windows[(patch_size, slice(None), *torch.from_numpy(corners))].flatten(2)
 
 
 def sliced_distances(

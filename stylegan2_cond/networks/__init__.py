@@ -20,7 +20,7 @@ def build_generator(plan: Plan) -> Generator:
     )
     given = plan.variant == "image"
     synthesis = Synthesis(
-        canvas=plan.canvas,
+        patch_size=plan.patch_size,
         factors=plan.factors,
         channels=plan.channels,
         output_channels=plan.codec.image_channels if given else plan.codec.channels,
@@ -37,7 +37,7 @@ def build_discriminator(plan: Plan) -> Discriminator:
     """
     apart = (IMAGE,) if plan.variant == "image" else (IMAGE, MASK)
     return Discriminator(
-        canvas=plan.canvas,
+        patch_size=plan.patch_size,
         factors=plan.factors,
         channels=plan.channels,
         image_channels=plan.codec.image_channels,

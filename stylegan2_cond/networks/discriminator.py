@@ -58,14 +58,14 @@ class Judge(nn.Module):
     def __init__(
         self,
         *,
-        canvas: Sequence[int],
+        patch_size: Sequence[int],
         factors: Sequence[Sequence[int]],
         channels: Sequence[int],
         input_channels: int,
         condition_dim: int,
     ):
         super().__init__()
-        dims = len(canvas)
+        dims = len(patch_size)
         self.entry = Entry(input_channels, channels[-1], spatial_dims=dims)
         self.blocks = nn.ModuleList(
             ResidualBlock(channels[stage], channels[stage - 1], factors=factors[stage - 1])
@@ -73,7 +73,7 @@ class Judge(nn.Module):
         )
         width = channels[0]
         self.last = Conv(width + 1, width, spatial_dims=dims)
-        self.features = Linear(width * math.prod(pyramid(canvas, factors)[0]), width, activation="lrelu")
+        self.features = Linear(width * math.prod(pyramid(patch_size, factors)[0]), width, activation="lrelu")
         self.score = Linear(width, 1)
         self.embed = (
             nn.Sequential(Linear(condition_dim, width, activation="lrelu"), Linear(width, width))
@@ -84,7 +84,7 @@ class Judge(nn.Module):
     def forward(
         self, x: torch.Tensor, condition: torch.Tensor, strength: float = 1.0
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """x: `[N, input_channels, *canvas]`, condition: `[N, condition_dim]` → scores `[N]`, features of each block."""
+        """x: `[N, input_channels, *spatial]`, condition: `[N, condition_dim]` → scores `[N]`, block features."""
         x, stages = self.entry(x), []
         for block in self.blocks:
             x = block(x)
@@ -107,7 +107,7 @@ class Discriminator(nn.Module):
     The whole tells whether mask and image fit each other; a part alone can't be excused by the other one.
 
     Args:
-        canvas, factors, channels: as for the synthesis network.
+        patch, factors, channels: as for the synthesis network.
         image_channels, label_channels: of the input, in this order; one of them may be 0.
         condition_dim: length of the condition vector.
         apart: of `image` and `mask`, the parts that are judged alone too.
@@ -116,7 +116,7 @@ class Discriminator(nn.Module):
     def __init__(
         self,
         *,
-        canvas: Sequence[int],
+        patch_size: Sequence[int],
         factors: Sequence[Sequence[int]],
         channels: Sequence[int],
         image_channels: int,
@@ -132,7 +132,7 @@ class Discriminator(nn.Module):
         self.judges = nn.ModuleDict(
             {
                 part: Judge(
-                    canvas=canvas,
+                    patch_size=patch_size,
                     factors=factors,
                     channels=channels if part == PAIR else narrow,
                     input_channels=len(range(total)[self.parts[part]]),
@@ -147,7 +147,7 @@ class Discriminator(nn.Module):
     ) -> torch.Tensor | tuple[torch.Tensor, list[torch.Tensor]]:
         """Scores `[N, judges]`, that of the pair first; with the features of the judge of the pair, if wanted.
 
-        x: `[N, image_channels + label_channels, *canvas]`, condition: `[N, condition_dim]`, strength: of the condition.
+        x: `[N, image_channels + label_channels, *spatial]`; condition: `[N, condition_dim]`, weighted by strength.
         """
         judged = {part: self.judge(part, x, condition, strength) for part in self.judges}
         scores = torch.stack([score for score, _ in judged.values()], dim=1)

@@ -94,7 +94,7 @@ class Synthesis(nn.Module):
     What the stages draw is added up in float32, whatever they compute in.
 
     Args:
-        canvas: spatial size of the output.
+        patch_size: spatial size of the output.
         factors: upsampling per axis of each stage after the first, coarse to fine.
         channels: of each stage, coarse to fine; one more than `factors`.
         output_channels: of what is drawn.
@@ -105,7 +105,7 @@ class Synthesis(nn.Module):
     def __init__(
         self,
         *,
-        canvas: Sequence[int],
+        patch_size: Sequence[int],
         factors: Sequence[Sequence[int]],
         channels: Sequence[int],
         output_channels: int,
@@ -113,10 +113,10 @@ class Synthesis(nn.Module):
         given_channels: int = 0,
     ):
         super().__init__()
-        self.sizes = pyramid(canvas, factors)
+        self.sizes = pyramid(patch_size, factors)
         self.factors = [tuple(stage) for stage in factors]
         self.constant = nn.Parameter(torch.randn(1, channels[0], *self.sizes[0]))
-        dims = len(canvas)
+        dims = len(patch_size)
         still = [1] * dims
 
         def styled(inputs: int, stage: int, factors: Sequence[int], given: int) -> StyledConv:
@@ -145,10 +145,10 @@ class Synthesis(nn.Module):
         Args:
             w: `[N, style_dim]`, or one vector for each convolution, `[N, convolutions, style_dim]`.
             noises: `[N, 1, *size]` per `noise_sizes`.
-            mask: `[N, given_channels, *canvas]`, where one is given.
+            mask: `[N, given_channels, *spatial]`, where one is given.
 
         Returns:
-            `[N, output_channels, *canvas]`.
+            `[N, output_channels, *spatial]`.
         """
         w = w if w.ndim == 3 else w.unsqueeze(1).expand(-1, len(self.convs), -1)
         masks = self._pyramid(mask)
@@ -190,6 +190,6 @@ class Generator(nn.Module):
         truncation: float = 1.0,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """z: `[N, latent_dim]`, condition: `[N, condition_dim]` → `[N, output_channels, *canvas]`."""
+        """z: `[N, latent_dim]`, condition: `[N, condition_dim]` → `[N, output_channels, *spatial]`."""
         w = self.mapping.truncate(self.mapping(z, condition), truncation)
         return self.synthesis(w, noises, mask)

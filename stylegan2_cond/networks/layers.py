@@ -120,9 +120,9 @@ def pixel_norm(x: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:
     return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt()
 
 
-def pyramid(canvas: Sequence[int], factors: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """Spatial sizes from the coarsest stage to the canvas; each is the next one divided by its factors, rounded up."""
-    sizes = [tuple(canvas)]
+def pyramid(patch_size: Sequence[int], factors: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Spatial sizes from the coarsest stage to the patch; each is the next one divided by its factors, rounded up."""
+    sizes = [tuple(patch_size)]
     for stage in reversed(factors):
         sizes.insert(0, tuple(-(-length // factor) for length, factor in zip(sizes[0], stage, strict=True)))
     return sizes

@@ -46,14 +46,14 @@ def next_smaller(plan: Plan, device: str = "cpu") -> Plan | None:
 def too_large(plan: Plan, needed: int, budget: int) -> UserError:
     """What to tell of a plan that takes more than there is."""
     return UserError(
-        f"Training at canvas {list(plan.canvas)} needs about {needed / 2**30:.3g} GiB, {budget / 2**30:.3g} GiB are "
-        f"free. Close other programs, or draw a smaller part of the images: --canvas {smaller_canvas(plan.canvas)}"
+        f"Training at patch {list(plan.patch_size)} needs about {needed / 2**30:.3g} GiB, {budget / 2**30:.3g} GiB are "
+        f"free. Close other programs, or train on smaller patches: --patch-size {smaller_patch_size(plan.patch_size)}"
     )
 
 
-def smaller_canvas(canvas: Sequence[int]) -> str:
-    """Half the canvas, as the option is typed."""
-    return ",".join(str(max(4, length // 2)) for length in canvas)
+def smaller_patch_size(patch_size: Sequence[int]) -> str:
+    """Half the patch, as the option is typed."""
+    return ",".join(str(max(4, length // 2)) for length in patch_size)
 
 
 def _ever_smaller(plan: Plan) -> Iterator[Plan]:

@@ -16,10 +16,10 @@ from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning.plan import DEFAULT_KIMG, Plan, Variant
 
-FILLED_SHARE = 0.95  # of the training images must fill the canvas along each axis
+FILLED_SHARE = 0.95  # of the training images must fill the patch along each axis
 LARGEST_BASE = 8  # voxels per axis of the coarsest stage, above which stages are added
 FINEST_CHANNELS = 32
-CHANNEL_LIMITS = ((64, 128), (128, 256), (math.inf, 512))  # up to which side of the canvas, and how many channels
+CHANNEL_LIMITS = ((64, 128), (128, 256), (math.inf, 512))  # up to which side of the patch, and how many channels
 
 BATCH_SIZE = {2: 16, 3: 8}  # by the number of axes; a volume holds as much as many slices
 LOSS = "relativistic"
@@ -31,14 +31,14 @@ JUDGE_APART = False
 APART_SHARE = 0.1
 AUGMENT_TARGET = 0.6  # Karras et al. 2020b, section 3.1
 AUGMENT_KIMG = (25.0, 100.0)  # of the ramp, at least and at most
-KNOWN_AFTER = 20  # times that the discriminator has seen each canvas, by when it may know them by heart
+KNOWN_AFTER = 20  # times that the discriminator has seen each patch, by when it may know them by heart
 CONDITION_KIMG = (0.0, 0.0)
-FEW_CANVASES = 1_000
+FEW_PATCHES = 1_000
 # Of the losses of Wang et al. 2018 (pix2pixHD), section 3.1, where the weight is 10. Four times as much as now left
 # images of Hippocampus smooth after 6,900 images; without them, edges were frayed, and masks fitted less.
 FEATURE_WEIGHT = 2.5
 L1_WEIGHT = 2.5
-SEEN_OFTEN = 300  # times that each canvas is seen in a whole training
+SEEN_OFTEN = 300  # times that each patch is seen in a whole training
 LEAST_KIMG = 50.0
 
 
@@ -55,49 +55,49 @@ class Facts:
 
     Attributes:
         variant: what is drawn.
-        canvas: spatial size in voxels.
-        canvases: how many training canvases there are that do not overlap.
+        patch_size: spatial size in voxels.
+        patches: how many training patches there are that do not overlap.
         device: that trains.
         batch_size: images of a step.
         loss: of both players.
     """
 
     variant: Variant
-    canvas: tuple[int, ...]
-    canvases: int
+    patch_size: tuple[int, ...]
+    patches: int
     device: torch.device
     batch_size: int
     loss: str = LOSS
 
 
-def choose_canvas(patch: Sequence[int], sizes: np.ndarray) -> tuple[int, ...]:
+def choose_patch_size(patch: Sequence[int], sizes: np.ndarray) -> tuple[int, ...]:
     """Largest size within the patch that `FILLED_SHARE` of the images, `sizes` `[cases, dims]`, fill on each axis."""
     exceptions = math.floor(len(sizes) * (1 - FILLED_SHARE) + 1e-9)  # images that need not fill an axis
     filled = np.sort(sizes, axis=0)[exceptions]
     return tuple(int(min(limit, length)) for limit, length in zip(patch, filled, strict=True))
 
 
-def check_canvas(canvas: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
-    """A canvas that was asked for, if a pyramid can reach it within the patch.
+def check_patch_size(patch_size: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
+    """A patch that was asked for, if a pyramid can reach it within the patch.
 
     Raises:
         UserError: it has another number of axes, or is too large or too small.
     """
-    if len(canvas) != len(patch):
+    if len(patch_size) != len(patch):
         raise UserError(
-            f"--canvas has {len(canvas)} sizes, the configuration has {len(patch)} dimensions: {list(patch)}."
+            f"--patch-size has {len(patch_size)} sizes, the configuration has {len(patch)} dimensions: {list(patch)}."
         )
     least = [min(4, limit) for limit in patch]
-    if any(not low <= length <= limit for low, length, limit in zip(least, canvas, patch, strict=True)):
+    if any(not low <= length <= limit for low, length, limit in zip(least, patch_size, patch, strict=True)):
         raise UserError(
-            f"--canvas {list(canvas)} must lie between {least} and the patch size {list(patch)} on each axis."
+            f"--patch-size {list(patch_size)} must lie between {least} and the patch size {list(patch)} on each axis."
         )
-    return tuple(canvas)
+    return tuple(patch_size)
 
 
-def choose_factors(canvas: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+def choose_factors(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     """Upsampling of each stage, coarse to fine: nnU-Net's strides, without such as would leave an axis below 4."""
-    lengths = list(canvas)
+    lengths = list(patch_size)
     fine_to_coarse: list[tuple[int, ...]] = []
 
     def descend(stride: Sequence[int]) -> None:
@@ -113,16 +113,18 @@ def choose_factors(canvas: Sequence[int], strides: Sequence[Sequence[int]]) -> t
     return tuple(reversed(fine_to_coarse))
 
 
-def choose_channels(canvas: Sequence[int], stages: int) -> tuple[int, ...]:
+def choose_channels(patch_size: Sequence[int], stages: int) -> tuple[int, ...]:
     """Channels of each stage, coarse to fine."""
-    side = math.prod(canvas) ** (1 / len(canvas))
+    side = math.prod(patch_size) ** (1 / len(patch_size))
     most = next(channels for largest, channels in CHANNEL_LIMITS if side <= largest + 1e-9)
     return tuple(min(FINEST_CHANNELS * 2**level, most) for level in reversed(range(stages)))
 
 
-def choose_codec(preprocessed: Preprocessed, seen: Survey, canvas: Sequence[int], variant: Variant = "pair") -> Codec:
+def choose_codec(
+    preprocessed: Preprocessed, seen: Survey, patch_size: Sequence[int], variant: Variant = "pair"
+) -> Codec:
     """Intensity range, label channels, and what lies outside of the images; no image channels for masks alone."""
-    padded = bool((seen.sizes < np.array(canvas)).any())
+    padded = bool((seen.sizes < np.array(patch_size)).any())
     constant = seen.outside if seen.has_outside else (0.0,) * len(seen.low)
     if padded and constant is not None and any(abs(value) > 1e-6 for value in constant):
         constant = None  # nnU-Net's padding (0) and the dataset's own outside differ: the networks draw both
@@ -168,13 +170,13 @@ def choose_loss(facts: Facts) -> Choice:
 
 def choose_r1_weight(facts: Facts) -> Choice:
     """Gradients of a score add up over voxels, and so must their penalty."""
-    weight = max(LEAST_R1, R1_PER_VOXEL * math.prod(facts.canvas) / facts.batch_size)
+    weight = max(LEAST_R1, R1_PER_VOXEL * math.prod(facts.patch_size) / facts.batch_size)
     return Choice(_two_digits(weight), f"{R1_PER_VOXEL:g} · voxels / batch size, at least {LEAST_R1:g}")
 
 
 def choose_path_length_weight(facts: Facts) -> Choice:
     """Smoothness of w, which costs a second derivative of the generator."""
-    return Choice(PATH_LENGTH_WEIGHT, "off: not shown to help small canvases; Karras et al. 2020 use 2")
+    return Choice(PATH_LENGTH_WEIGHT, "off: not shown to help small patches; Karras et al. 2020 use 2")
 
 
 def choose_style_mixing(facts: Facts) -> Choice:
@@ -198,10 +200,10 @@ def choose_augment_target(facts: Facts) -> Choice:
 
 
 def choose_augment_kimg(facts: Facts) -> Choice:
-    """The fewer the canvases, the sooner a discriminator knows them by heart."""
+    """The fewer the patches, the sooner a discriminator knows them by heart."""
     least, most = AUGMENT_KIMG
-    kimg = _two_digits(min(most, max(least, KNOWN_AFTER * facts.canvases / 1000)))
-    return Choice(kimg, f"{facts.canvases:,} canvases are known by heart after {KNOWN_AFTER} looks or so")
+    kimg = _two_digits(min(most, max(least, KNOWN_AFTER * facts.patches / 1000)))
+    return Choice(kimg, f"{facts.patches:,} patches are known by heart after {KNOWN_AFTER} looks or so")
 
 
 def choose_condition_kimg(facts: Facts) -> Choice:
@@ -221,11 +223,11 @@ def choose_l1_weight(facts: Facts) -> Choice:
 
 
 def choose_kimg(facts: Facts) -> Choice:
-    """Few canvases are learnt, and then copied, sooner."""
-    kimg = _two_digits(min(DEFAULT_KIMG, max(LEAST_KIMG, SEEN_OFTEN * facts.canvases / 1000)))
+    """Few patches are learnt, and then copied, sooner."""
+    kimg = _two_digits(min(DEFAULT_KIMG, max(LEAST_KIMG, SEEN_OFTEN * facts.patches / 1000)))
     return Choice(
         kimg,
-        f"{SEEN_OFTEN} looks at {facts.canvases:,} canvases, within {LEAST_KIMG:g} and {DEFAULT_KIMG:g}",
+        f"{SEEN_OFTEN} looks at {facts.patches:,} patches, within {LEAST_KIMG:g} and {DEFAULT_KIMG:g}",
     )
 
 
@@ -250,7 +252,7 @@ FIXED = {
     "latent_dim": "enough for cohorts, not for faces (512 there)",
     "style_dim": "as long as the latent",
     "mapping_layers": "shallow ones suffice on small data (Karras et al. 2020b)",
-    "foreground_share": "classes fill few voxels; half of the canvases lie around one of them",
+    "foreground_share": "classes fill few voxels; half of the patches lie around one of them",
     "learning_rate": "Karras et al. 2020; halved by each return to a checkpoint",
     "r1_interval": "Karras et al. 2020, section 3.1",
     "path_length_interval": "Karras et al. 2020, section 3.1",
@@ -264,11 +266,11 @@ def fixed_choices() -> dict[str, Choice]:
 
 
 def _paired_weight(facts: Facts, most: float) -> Choice:
-    """Full weight for few canvases; with many, the adversarial loss teaches texture without such a crutch."""
+    """Full weight for few patches; with many, the adversarial loss teaches texture without such a crutch."""
     if facts.variant != "image":
         return Choice(0.0, "no mask is given, so there is no real image to compare with")
-    weight = most * min(1.0, math.sqrt(FEW_CANVASES / facts.canvases))
-    return Choice(_two_digits(weight), f"{most:g} up to {FEW_CANVASES:,} canvases, less the more there are")
+    weight = most * min(1.0, math.sqrt(FEW_PATCHES / facts.patches))
+    return Choice(_two_digits(weight), f"{most:g} up to {FEW_PATCHES:,} patches, less the more there are")
 
 
 def _two_digits(value: float) -> float:

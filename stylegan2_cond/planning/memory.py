@@ -62,7 +62,7 @@ def training_bytes(plan: Plan, device: str = "cpu") -> int:
         device: type.
     """
     copies = COPIES["cuda" if device == "cuda" else "cpu"]
-    coded = plan.codec.channels * math.prod(plan.canvas)
+    coded = plan.codec.channels * math.prod(plan.patch_size)
     share = BFLOAT16_SHARE if plan.precision == "bfloat16" else 1.0
     step = share * _activation_copies(plan, copies) * activations_at_once(plan, copies.large_share)
     step += coded * (copies.coded * part_size(plan) + copies.kept * plan.batch_size)
@@ -92,7 +92,7 @@ def _further_judges(plan: Plan) -> int:
 
 def _sizes(plan: Plan) -> list[int]:
     """Voxels of each stage, coarse to fine."""
-    lengths, voxels = list(plan.canvas), [math.prod(plan.canvas)]
+    lengths, voxels = list(plan.patch_size), [math.prod(plan.patch_size)]
     for factors in reversed(plan.factors):
         lengths = [-(-length // factor) for length, factor in zip(lengths, factors, strict=True)]
         voxels.insert(0, math.prod(lengths))
@@ -107,7 +107,7 @@ def activations_at_once(plan: Plan, large_share: float = 1.0) -> float:
 
 def count_parameters(plan: Plan) -> tuple[int, int]:
     """Weights of generator and discriminator, but for such as hardly count."""
-    kernel, base, channels = 3 ** len(plan.canvas), _sizes(plan)[0], plan.channels
+    kernel, base, channels = 3 ** len(plan.patch_size), _sizes(plan)[0], plan.channels
     still = kernel * sum(width * width for width in channels)
     between = kernel * sum(coarse * fine for coarse, fine in itertools.pairwise(channels))
     mapping = (2 * plan.latent_dim + (plan.mapping_layers - 1) * plan.style_dim) * plan.style_dim

@@ -13,7 +13,7 @@ from stylegan2_cond.io import explain
 from stylegan2_cond.planning.plan import MOST_KIMG, Plan
 
 BY_HAND = "set by hand"
-WITH_OPTION = ("variant", "canvas", "kimg", "seed")
+WITH_OPTION = ("variant", "patch_size", "kimg", "seed")
 DERIVED = ("format_version", "source", "spacing", "factors", "codec", "conditions", "reasons")
 FREE = tuple(name for name in Plan.model_fields if name not in (*WITH_OPTION, *DERIVED))
 OTHER_NAMES = {  # that the field has for some keys

@@ -59,12 +59,12 @@ class Plan(Document):
 
     Attributes:
         variant: `pair` draws image and mask, `mask` a mask alone, `image` an image for a given mask.
-        canvas: spatial size in voxels.
-        spacing: of the voxels, in mm along the canvas's axes.
+        patch_size: spatial size in voxels.
+        spacing: of the voxels, in mm along the patch's axes.
         factors: upsampling per axis of each stage after the first, coarse to fine.
         channels: of each stage, coarse to fine; one more than `factors`.
         judge_apart: whether image and mask are judged alone, too.
-        foreground_share: of the canvases that lie around a voxel of a class.
+        foreground_share: of the patches that lie around a voxel of a class.
         batch_size: images of a step, on all devices together.
         accumulate: parts that a batch is computed in, one after the other, to save memory.
         precision: of the networks' activations; `tf32` and `bfloat16` need a device that has them.
@@ -85,7 +85,7 @@ class Plan(Document):
     format_version: int = 3
     variant: Variant = "pair"
     source: Source
-    canvas: tuple[Size, ...]
+    patch_size: tuple[Size, ...]
     spacing: tuple[Annotated[float, Field(gt=0)], ...]
     factors: tuple[tuple[Size, ...], ...]
     channels: tuple[Size, ...]
@@ -119,9 +119,9 @@ class Plan(Document):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        axes, codec = len(self.canvas), self.codec
+        axes, codec = len(self.patch_size), self.codec
         if axes not in (2, 3):
-            raise ValueError(f"canvas {self.canvas} must have 2 or 3 axes")
+            raise ValueError(f"patch {self.patch_size} must have 2 or 3 axes")
         if len(self.spacing) != axes or any(len(stage) != axes for stage in self.factors):
             raise ValueError(f"spacing {self.spacing} and each of factors {self.factors} need {axes} numbers")
         if len(self.channels) != len(self.factors) + 1:

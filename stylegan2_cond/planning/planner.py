@@ -11,7 +11,7 @@ import torch
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.fingerprint import Survey
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Fold, Preprocessed
-from stylegan2_cond.data.patch_sampler import CACHE_BYTES, Canvases
+from stylegan2_cond.data.patch_sampler import CACHE_BYTES, PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import heuristics
 from stylegan2_cond.planning.fitting import fit_memory
@@ -19,9 +19,9 @@ from stylegan2_cond.planning.heuristics import Choice, Facts
 from stylegan2_cond.planning.overrides import BY_HAND, check_batch, check_kimg, check_overrides
 from stylegan2_cond.planning.plan import Plan, Source, Variant
 
-CONDITION_CANVASES = 2000  # drawn to see which conditions occur, and how often
-CONDITION_BYTES = 2**28  # of their labels together; in 3-D fewer canvases must do, but not fewer than
-FEWEST_CONDITION_CANVASES = 100
+CONDITION_PATCHES = 2000  # drawn to see which conditions occur, and how often
+CONDITION_BYTES = 2**28  # of their labels together; in 3-D fewer patches must do, but not fewer than
+FEWEST_CONDITION_PATCHES = 100
 MOST_LABELS = 8  # that are listed; of more, the first and the last are
 ASKED = "asked for"
 DRAWN = {"pair": "image and mask together", "mask": "masks alone", "image": "images for given masks"}
@@ -33,7 +33,7 @@ def make_plan(
     seen: Survey,
     *,
     variant: Variant = "pair",
-    canvas: Sequence[int] | None = None,
+    patch_size: Sequence[int] | None = None,
     kimg: float | None = None,
     seed: int | None = None,
     free_bytes: int | None = None,
@@ -48,7 +48,7 @@ def make_plan(
         fold: of which the training cases are learnt from.
         seen: the survey of those cases.
         variant: what to draw.
-        canvas: instead of the derived one.
+        patch_size: instead of the derived one.
         kimg: thousands of real images to train on, instead of the derived number.
         seed: of all randomness in training; 0, when None.
         free_bytes: memory that training may take; unlimited, when None.
@@ -57,15 +57,15 @@ def make_plan(
         processes: that will train together, each on its share of a batch; on GPUs of their own, or all on one CPU.
 
     Raises:
-        UserError: the canvas does not fit the patch size, the pyramid or the memory, an override is wrong, or there is
+        UserError: the patch does not fit the patch size, the pyramid or the memory, an override is wrong, or there is
             nothing to learn.
     """
     check_kimg(kimg)
     device = torch.device(device)
     _refuse_unlearnable(seen, variant, preprocessed)
-    shape = _choose_shape(preprocessed, seen, variant, canvas)
+    shape = _choose_shape(preprocessed, seen, variant, patch_size)
     asked = check_overrides(overrides or {}, stages=len(shape["channels"].value))
-    training = _choose_training(shape["canvas"].value, seen, variant, device, asked)
+    training = _choose_training(shape["patch_size"].value, seen, variant, device, asked)
     if kimg is not None:
         training["kimg"] = Choice(kimg, ASKED)
     chosen = shape | training | {key: Choice(value, BY_HAND) for key, value in asked.items()}
@@ -73,9 +73,9 @@ def make_plan(
     plan = Plan(
         source=Source.of(preprocessed, fold),
         seed=seed or 0,
-        conditions=Conditions.from_canvases((), np.zeros((1, *chosen["canvas"].value), np.int16), None),
+        conditions=Conditions.from_patches((), np.zeros((1, *chosen["patch_size"].value), np.int16), None),
         reasons={
-            "source": f"{len(fold.training)} training cases, {seen.canvases(chosen['canvas'].value):,} canvases apart",
+            "source": f"{len(fold.training)} training cases, {seen.patches(chosen['patch'].value):,} patches apart",
             "conditions": _tell_conditions(seen, preprocessed, len(fold.training)),
             "seed": "of all randomness" if seed is None else ASKED,
             **{key: choice.reason for key, choice in chosen.items()},
@@ -87,11 +87,15 @@ def make_plan(
 
 
 def _choose_shape(
-    preprocessed: Preprocessed, seen: Survey, variant: Variant, canvas: Sequence[int] | None
+    preprocessed: Preprocessed, seen: Survey, variant: Variant, patch_size: Sequence[int] | None
 ) -> dict[str, Choice]:
     """What the networks draw, and in which steps."""
     patch, strides = preprocessed.patch_size, preprocessed.configuration.pool_op_kernel_sizes
-    size = heuristics.choose_canvas(patch, seen.sizes) if canvas is None else heuristics.check_canvas(canvas, patch)
+    size = (
+        heuristics.choose_patch_size(patch, seen.sizes)
+        if patch_size is None
+        else heuristics.check_patch_size(patch_size, patch)
+    )
     factors = heuristics.choose_factors(size, strides)
     filled = f"within the patch {_times(patch)}, filled by {heuristics.FILLED_SHARE:.0%} of the images"
     spacing = tuple(float(length) for length in preprocessed.configuration.spacing[-len(size) :])
@@ -99,14 +103,14 @@ def _choose_shape(
     codec = heuristics.choose_codec(preprocessed, seen, size, variant)
     return {
         "variant": Choice(variant, DRAWN[variant]),
-        "canvas": Choice(size, filled if canvas is None else ASKED),
+        "patch_size": Choice(size, filled if patch_size is None else ASKED),
         "spacing": Choice(spacing, "nnU-Net's"),
         "factors": Choice(
             factors, f"nnU-Net's strides read backwards, stages added while the base exceeds {heuristics.LARGEST_BASE}"
         ),
         "channels": Choice(
             heuristics.choose_channels(size, len(factors) + 1),
-            f"{heuristics.FINEST_CHANNELS} at the canvas, doubling to a limit that grows with the canvas",
+            f"{heuristics.FINEST_CHANNELS} at the patch, doubling to a limit that grows with the patch",
         ),
         "codec": Choice(
             codec,
@@ -118,14 +122,14 @@ def _choose_shape(
 
 
 def _choose_training(
-    canvas: tuple[int, ...], seen: Survey, variant: Variant, device: torch.device, asked: Mapping[str, object]
+    patch_size: tuple[int, ...], seen: Survey, variant: Variant, device: torch.device, asked: Mapping[str, object]
 ) -> dict[str, Choice]:
     """How the networks learn; what follows from a key that was set by hand follows from that value."""
-    batch_size = heuristics.choose_batch_size(len(canvas))
+    batch_size = heuristics.choose_batch_size(len(patch_size))
     facts = Facts(
         variant=variant,
-        canvas=canvas,
-        canvases=seen.canvases(canvas),
+        patch_size=patch_size,
+        patches=seen.patches(patch_size),
         device=device,
         batch_size=asked.get("batch_size", batch_size.value),
         loss=asked.get("loss", heuristics.LOSS),
@@ -170,9 +174,7 @@ def _tell_conditions(seen: Survey, preprocessed: Preprocessed, cases: int) -> st
         for label in _classes(preprocessed)
         if seen.shown.get(label, 0) < min(2, cases)
     ]
-    return "; ".join(
-        ["measured on training canvases", *rare[:3], *([f"{len(rare) - 3} more such"] if rare[3:] else [])]
-    )
+    return "; ".join(["measured on training patches", *rare[:3], *([f"{len(rare) - 3} more such"] if rare[3:] else [])])
 
 
 def _classes(preprocessed: Preprocessed) -> list[int]:
@@ -186,23 +188,23 @@ def _room(free_bytes: int | None, seen: Survey, device: torch.device, processes:
     return max(0, free_bytes // processes - min(CACHE_BYTES, seen.bytes))
 
 
-def condition_canvases(canvas: Sequence[int]) -> int:
-    """How many canvases of the plan's stream its conditions are measured on."""
-    return min(CONDITION_CANVASES, max(FEWEST_CONDITION_CANVASES, CONDITION_BYTES // (2 * math.prod(canvas))))
+def condition_patches(patch_size: Sequence[int]) -> int:
+    """How many patches of the plan's stream its conditions are measured on."""
+    return min(CONDITION_PATCHES, max(FEWEST_CONDITION_PATCHES, CONDITION_BYTES // (2 * math.prod(patch_size))))
 
 
 def _conditions(preprocessed: Preprocessed, plan: Plan, classes: Sequence[int]) -> Conditions:
-    stream = Canvases(
+    stream = PatchSampler(
         preprocessed,
         plan.source.training_cases,
-        plan.canvas,
+        plan.patch_size,
         foreground_share=plan.foreground_share,
         seed=plan.seed,
     )
-    count = condition_canvases(plan.canvas)
+    count = condition_patches(plan.patch_size)
     labels = np.stack([stream.draw(index)[1] for index in range(count)])
     positions = stream.positions(0, count)
-    return Conditions.from_canvases(classes, labels, positions if np.ptp(positions) > 0 else None)
+    return Conditions.from_patches(classes, labels, positions if np.ptp(positions) > 0 else None)
 
 
 def _times(sizes: Sequence[int]) -> str:

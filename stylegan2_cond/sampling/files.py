@@ -49,7 +49,7 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 def write_sample(
     folder: Path, scratch: Path, name: str, arrays: Sequence[np.ndarray], spacing: Sequence[float]
 ) -> None:
-    """Write channels and mask, `[*canvas]` each, and read each back before it gets its name.
+    """Write channels and mask, `[*spatial]` each, and read each back before it gets its name.
 
     Raises:
         UserError: the disk is full, or what was read back is not what was written.
@@ -70,8 +70,10 @@ def write_sample(
 def save_preview(folder: Path, names: Sequence[str], plan: Plan) -> None:
     """Grid of the first samples, as they lie in the folder."""
     codec = plan.codec
-    files = [sample_files(folder, name, codec.image_channels) for name in names[: PREVIEW_SAMPLES[len(plan.canvas)]]]
-    pairs = np.stack([np.stack([_read_nifti(path) for path in paths]) for paths in files])  # [N, C + mask, *canvas]
+    files = [
+        sample_files(folder, name, codec.image_channels) for name in names[: PREVIEW_SAMPLES[len(plan.patch_size)]]
+    ]
+    pairs = np.stack([np.stack([_read_nifti(path) for path in paths]) for paths in files])  # [N, C + mask, *spatial]
     ranges = {"low": codec.low, "high": codec.high, "labels": codec.labels, "rgb": codec.rgb}
     grid = overlay_grid(pairs[:, :-1], pairs[:, -1], **ranges)
     save_picture(folder / PREVIEW_FILE, grid)

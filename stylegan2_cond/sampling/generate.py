@@ -150,7 +150,7 @@ def _check(ask: Ask, conditions: Conditions, source: MaskSource | None, seed: in
 
 
 def _unseen(ask: Ask, conditions: Conditions) -> str | None:
-    """What to say where no training canvas shows just the classes that are asked for."""
+    """What to say where no training patch shows just the classes that are asked for."""
     seen = conditions.combinations()
     if ask.classes is None or tuple(ask.classes) in seen:
         return None
@@ -194,7 +194,7 @@ def _new_record(
         areas=dict(ask.areas or {}),
         masks=masks,
         masks_sha256=source.generator.card.weights_sha256 if drawn else None,
-        canvas=plan.canvas,
+        patch_size=plan.patch_size,
         spacing=plan.spacing,
         image_channels=plan.codec.image_channels,
         label_values={label: _meaning(label) for label in plan.codec.labels},

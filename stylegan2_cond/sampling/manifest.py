@@ -20,7 +20,7 @@ RECORD_FILE = "samples.json"
 
 
 class Content(BaseModel):
-    """Which classes a canvas shows, and the share of its voxels that each of them takes."""
+    """Which classes a patch shows, and the share of its voxels that each of them takes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     classes: tuple[int, ...]
@@ -50,7 +50,7 @@ class SamplesRecord(Document):
         with_classes, position, areas: what was asked of all samples.
         masks: what images were drawn for, by a snapshot of the variant `image`.
         masks_sha256: of the weights that drew those masks, if a snapshot did.
-        spacing: of the voxels, in mm along the canvas's axes.
+        spacing: of the voxels, in mm along the patch's axes.
         label_values: what the integers in the label files mean.
         requested: how many samples the folder is to hold.
     """
@@ -66,7 +66,7 @@ class SamplesRecord(Document):
     areas: dict[int, float] = Field(default_factory=dict)
     masks: str | None = None
     masks_sha256: str | None = None
-    canvas: tuple[int, ...]
+    patch_size: tuple[int, ...]
     spacing: tuple[float, ...]
     image_channels: int
     label_values: dict[int, str]

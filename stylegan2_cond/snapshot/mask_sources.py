@@ -11,14 +11,14 @@ import numpy as np
 from stylegan2_cond.data.condition_sampler import read_rows
 from stylegan2_cond.data.mask_deformation import deform
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
-from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.planning import Plan, condition_canvases
+from stylegan2_cond.planning import Plan, condition_patches
 
 if TYPE_CHECKING:
     from stylegan2_cond.snapshot.sampler import Ask, PairGenerator
 
-TRIES = 20  # canvases of its own that a sample looks at for one that shows the classes asked for
+TRIES = 20  # patches of its own that a sample looks at for one that shows the classes asked for
 MASKS, CATALOGUE = 77, 80  # streams of random numbers: masks are deformed by one, and chosen by the other
 
 
@@ -26,13 +26,13 @@ class MaskSource(Protocol):
     """Masks of the stream that `seed` names; each depends on seed, number, and what was asked alone."""
 
     def draw(self, seed: int, indices: Sequence[int], ask: Ask) -> tuple[np.ndarray, np.ndarray]:
-        """Label maps `[N, *canvas]` int16, and the positions of slices in their volumes, `[N]` float32 from 0 to 1."""
+        """Label maps `[N, *spatial]` int16, and the positions of slices in their volumes, `[N]` float32 from 0 to 1."""
 
 
 class RealMasks:
     """Masks of the training cases, cut as the generator's training cuts them; deformed, if wanted.
 
-    Where classes are asked for, a sample looks at a few canvases of its own. Where none shows exactly these classes,
+    Where classes are asked for, a sample looks at a few patches of its own. Where none shows exactly these classes,
     one is chosen of those that the plan's conditions were measured on, which show every combination that is asked for.
     """
 
@@ -40,10 +40,10 @@ class RealMasks:
         self.plan = plan
         self.deformed = deformed
         self.preprocessed = preprocessed
-        self._measured = Canvases(
+        self._measured = PatchSampler(
             preprocessed,
             plan.source.training_cases,
-            plan.canvas,
+            plan.patch_size,
             foreground_share=plan.foreground_share,
             seed=plan.seed,
         )
@@ -52,7 +52,7 @@ class RealMasks:
         """As `MaskSource`.
 
         Raises:
-            ValueError: an area or a place is asked for, or classes that no canvas shows together.
+            ValueError: an area or a place is asked for, or classes that no patch shows together.
         """
         if ask.areas is not None or ask.position is not None:
             raise ValueError("real masks are as they are: areas and positions can be asked of a mask snapshot only")
@@ -64,8 +64,8 @@ class RealMasks:
         stream, number = (stream, index) if ask.classes is None else self._showing(stream, seed, index, ask.classes)
         return self._deform(stream.label(number), seed, index), stream.position(number)
 
-    def _showing(self, own: Canvases, seed: int, index: int, classes: Sequence[int]) -> tuple[Canvases, int]:
-        """A canvas that shows just these classes; of those that the plan knows together, the nearest there is."""
+    def _showing(self, own: PatchSampler, seed: int, index: int, classes: Sequence[int]) -> tuple[PatchSampler, int]:
+        """A patch that shows just these classes; of those that the plan knows together, the nearest there is."""
         known = self.plan.conditions.classes
         if unknown := sorted(set(classes) - set(known)):
             raise ValueError(f"class {unknown[0]} is not one that this generator knows: {list(known)}")
@@ -79,13 +79,13 @@ class RealMasks:
         nearest = np.flatnonzero((missing == missing[best]) & (surplus == surplus[best]))
         if missing[best] + surplus[best] and not self._is_known(wanted):
             looked_at = TRIES + len(missing)
-            raise ValueError(f"{looked_at} canvases were looked at, none shows just the classes {sorted(classes)}")
+            raise ValueError(f"{looked_at} patches were looked at, none shows just the classes {sorted(classes)}")
         return self._measured, int(np.random.default_rng([seed, CATALOGUE, index]).choice(nearest))
 
     @cached_property
     def _catalogue(self) -> np.ndarray:
-        """`[canvases, classes]` booleans: what the canvases show that the plan's conditions were measured on."""
-        count = condition_canvases(self.plan.canvas)
+        """`[patches, classes]` booleans: what the patches show that the plan's conditions were measured on."""
+        count = condition_patches(self.plan.patch_size)
         return np.stack([self._shown(self._measured.label(number)) for number in range(count)])
 
     def _shown(self, label: np.ndarray) -> np.ndarray:

@@ -25,8 +25,8 @@ class Pairs:
     """Drawn pairs in nnU-Net's units.
 
     Attributes:
-        image: `[N, C, *canvas]` float32; a mask snapshot draws none, C is 0.
-        label: `[N, *canvas]` int16.
+        image: `[N, C, *spatial]` float32; a mask snapshot draws none, C is 0.
+        label: `[N, *spatial]` int16.
         condition: `[N, width]` float32, what each was asked to be, as the plan's conditions encode it.
     """
 
@@ -37,12 +37,12 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Ask:
-    """What samples are asked to be; as in the training canvases, where nothing is said.
+    """What samples are asked to be; as in the training patches, where nothing is said.
 
     Attributes:
         classes: exactly these are shown.
         position: of a slice in its volume, from 0 to 1.
-        areas: share of the canvas that a class takes.
+        areas: share of the patch that a class takes.
     """
 
     classes: Sequence[int] | None = None
@@ -86,9 +86,9 @@ class PairGenerator:
             seed: of the stream.
             first: number of the first sample.
             truncation: below 1, samples are more typical and less varied, and follow the condition less.
-            with_classes: ask for exactly these classes; as often as in the training canvases, when None.
+            with_classes: ask for exactly these classes; as often as in the training patches, when None.
             position: ask for slices from there in the volume, from 0 (first) to 1 (last).
-            areas: ask for the share of the canvas that these classes take.
+            areas: ask for the share of the patch that these classes take.
             masks: what a snapshot of the variant `image` draws images for; deformed masks of its training cases,
                 when None.
 
@@ -128,8 +128,8 @@ class PairGenerator:
         plan = self.plan
         if not batches:
             return Pairs(
-                np.empty((0, plan.codec.image_channels, *plan.canvas), np.float32),
-                np.empty((0, *plan.canvas), np.int16),
+                np.empty((0, plan.codec.image_channels, *plan.patch_size), np.float32),
+                np.empty((0, *plan.patch_size), np.int16),
                 np.empty((0, plan.conditions.width), np.float32),
             )
         return Pairs(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
@@ -205,7 +205,7 @@ def open_masks(text: str, plan: Plan, device: str | torch.device = "cpu") -> Mas
     generator = load_generator(text, device)
     if generator.plan.variant == "image":
         raise UserError(f"{text} draws images, no masks. Give the folder of a snapshot of the variant mask.")
-    for key, what in (("canvas", "another canvas"), ("source", "other cases")):
+    for key, what in (("patch_size", "another patch"), ("source", "other cases")):
         if getattr(generator.plan, key) != getattr(plan, key):
             raise UserError(f"{text} learnt from {what}. Train one: stylegan2-cond train … --variant mask")
     return DrawnMasks(generator, plan)

@@ -14,20 +14,20 @@ from stylegan2_cond.speed import reference
 from stylegan2_cond.speed.timing import Timing, compare_times, gradients
 
 PASSES = ("forward", "backward", "double")
-SHAPES = {64: (16, 64, 64), 256: (4, 64, 256)}  # of networks with that canvas: batch, channels, side
+SHAPES = {64: (16, 64, 64), 256: (4, 64, 256)}  # of networks with that patch: batch, channels, side
 
 
 class OpTiming(Document):
     """One pass of one op.
 
     Attributes:
-        op, canvas, step: what was timed.
+        op, patch, step: what was timed.
         timing: of ours and the reference.
         least_bytes: that a pass must read and write, if each activation moves once; 0 where that tells nothing.
     """
 
     op: str
-    canvas: int
+    patch_size: int
     step: str
     timing: Timing
     least_bytes: int
@@ -50,13 +50,15 @@ class _Case:
     parameters: tuple[torch.Tensor, ...]
 
 
-def time_ops(canvas: int, *, rounds: int, device: torch.device) -> Iterator[OpTiming]:
-    """All ops and passes at one canvas."""
-    for case in _cases(*SHAPES[canvas], device):
+def time_ops(patch_size: int, *, rounds: int, device: torch.device) -> Iterator[OpTiming]:
+    """All ops and passes at one patch."""
+    for case in _cases(*SHAPES[patch_size], device):
         for step in PASSES:
             functions = [_pass(case, module, step) for module in (ops, reference)]
             timing = compare_times(*functions, rounds=rounds, device=device)
-            yield OpTiming(op=case.name, canvas=canvas, step=step, timing=timing, least_bytes=_least(case, step))
+            yield OpTiming(
+                op=case.name, patch_size=patch_size, step=step, timing=timing, least_bytes=_least(case, step)
+            )
 
 
 def _cases(batch: int, channels: int, side: int, device: torch.device) -> list[_Case]:

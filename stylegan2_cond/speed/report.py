@@ -39,7 +39,7 @@ class Bench(Document):
         step_flops, draw_flops: of a step and of a sample, in convolutions and products.
         memory: peak bytes of that step, ours and the reference's.
         draw: seconds of a sample.
-        growth: seconds of a sample by the side of the canvas.
+        growth: seconds of a sample by the side of the patch.
     """
 
     machine: str
@@ -65,15 +65,15 @@ def run_bench(device_name: str, *, quick: bool = False) -> Bench:
 
     Args:
         device_name: cpu, cuda …
-        quick: small canvases and few rounds.
+        quick: small patches and few rounds.
 
     Raises:
         UserError: there is no such device here.
     """
     device, rounds = open_device(device_name), 2 if quick else 5
     plan = bench_plan(64) if not quick else bench_plan(32, batch_size=8, finest=16, most=32)
-    canvases, sides = (list(SHAPES)[:1], SIDES[:2]) if quick else (list(SHAPES), SIDES)
-    with ProgressBar(total=5 + len(canvases) + len(sides), desc="Measuring", unit="part") as bar:
+    patches, sides = (list(SHAPES)[:1], SIDES[:2]) if quick else (list(SHAPES), SIDES)
+    with ProgressBar(total=5 + len(patches) + len(sides), desc="Measuring", unit="part") as bar:
 
         def part(name: str, function, *arguments, **options):
             bar.set_postfix_str(name)
@@ -93,7 +93,9 @@ def run_bench(device_name: str, *, quick: bool = False) -> Bench:
             copy_bytes=part("copy", copy_bandwidth, device, rounds=rounds),
             matrix_flops=part("matrices", matrix_flops, device, rounds=rounds),
             ops=tuple(
-                timing for canvas in canvases for timing in part(f"ops at {canvas}²", _listed, canvas, **options)
+                timing
+                for patch_size in patches
+                for timing in part(f"ops at {patch_size}²", _listed, patch_size, **options)
             ),
             step=part("training step", time_steps, plan, **options),
             step_flops=flops_per_image(plan, training=True) * plan.batch_size,
@@ -110,11 +112,11 @@ def table(found: Bench) -> str:
         f"{found.machine}, {found.threads} threads, torch {found.torch_version}, {found.backend} ops",
         f"Copy {found.copy_bytes / 1e9:.1f} GB/s, matrices {found.matrix_flops / 1e9:.0f} GFLOP/s",
         "",
-        f"{'op':<20}{'canvas':>7}  {'pass':<10}{'ours':>10}{'plain':>10}{'faster':>9}{'(range)':>14}{'of copy':>9}",
+        f"{'op':<20}{'patch':>7}  {'pass':<10}{'ours':>10}{'plain':>10}{'faster':>9}{'(range)':>14}{'of copy':>9}",
     ]
     for one in found.ops:
         of_copy = f"{one.least_bytes / one.timing.ours / found.copy_bytes:.0%}" if one.least_bytes else ""
-        lines.append(f"{one.op:<20}{one.canvas:>6}²  {one.step:<10}{_row(one.timing)}{of_copy:>9}")
+        lines.append(f"{one.op:<20}{one.patch_size:>6}²  {one.step:<10}{_row(one.timing)}{of_copy:>9}")
     ours, theirs = found.memory
     step, draw = found.step, found.draw
     lines += [
@@ -140,8 +142,8 @@ def _row(timing: Timing) -> str:
     return f"{1e3 * timing.ours:>7.1f} ms{1e3 * timing.reference:>7.1f} ms{timing.ratio:>8.2f}×{spread:>14}"
 
 
-def _listed(canvas: int, **options: object) -> list[OpTiming]:
-    return list(time_ops(canvas, **options))
+def _listed(patch_size: int, **options: object) -> list[OpTiming]:
+    return list(time_ops(patch_size, **options))
 
 
 def _processor(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""A whole training step, drawing, and how both grow with the canvas."""
+"""A whole training step, drawing, and how both grow with the patch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DRAWN = 16  # samples at once
 
 
 def bench_plan(side: int, *, batch_size: int = 16, finest: int = 64, most: int = 128) -> Plan:
-    """A generator of one image channel and three label channels, `finest` channels at the canvas, up to `most`."""
+    """A generator of one image channel and three label channels, `finest` channels at the patch, up to `most`."""
     stages = int(np.log2(side // 8))
     label, position = np.random.default_rng(0).choice(LABELS, (64, side, side)), np.linspace(0, 1, 64)
     return Plan(
@@ -41,12 +41,12 @@ def bench_plan(side: int, *, batch_size: int = 16, finest: int = 64, most: int =
             training_cases=("bench",),
             training_sha256=("0" * 64,),
         ),
-        canvas=(side, side),
+        patch_size=(side, side),
         spacing=(1.0, 1.0),
         factors=((2, 2),) * stages,
         channels=tuple(min(most, finest * 2**level) for level in reversed(range(stages + 1))),
         codec=Codec(low=(-2.0,), high=(2.0,), labels=LABELS),
-        conditions=Conditions.from_canvases(LABELS[1:], label.astype(np.int16), position.astype(np.float32)),
+        conditions=Conditions.from_patches(LABELS[1:], label.astype(np.int16), position.astype(np.float32)),
         batch_size=batch_size,
         r1_weight=0.1,
         augment_target=None,
@@ -74,7 +74,7 @@ def time_drawing(plan: Plan, *, rounds: int, device: torch.device) -> Timing:
 
 
 def seconds_per_sample(side: int, *, rounds: int, device: torch.device) -> float:
-    """Of drawing at a canvas, with the same channels at each."""
+    """Of drawing at a patch, with the same channels at each."""
     plan = bench_plan(side, finest=32, most=32)
     return time_of(_drawing(plan, device, count=4), rounds=rounds, device=device) / 4
 
@@ -105,8 +105,8 @@ def flops_per_image(plan: Plan, *, training: bool) -> float:
 
 def _stepping(plan: Plan, device: torch.device, state: TrainingState | None = None) -> Callable[[], object]:
     state = state or TrainingState.start(plan, device)
-    rng, shape = np.random.default_rng(0), (plan.batch_size, *plan.canvas)
-    image = rng.standard_normal((shape[0], plan.codec.image_channels, *plan.canvas)).astype(np.float32)
+    rng, shape = np.random.default_rng(0), (plan.batch_size, *plan.patch_size)
+    image = rng.standard_normal((shape[0], plan.codec.image_channels, *plan.patch_size)).astype(np.float32)
     label, position = rng.choice(LABELS, shape).astype(np.int16), rng.random(shape[0]).astype(np.float32)
     return lambda: take_step(state, image, label, position)
 
@@ -135,7 +135,7 @@ def _by_reference(function: Callable[[], object]) -> Callable[[], object]:
 if __name__ == "__main__":
     keep_freed_memory()
     measured = Plan.model_validate_json(sys.stdin.read())
-    small = measured.model_copy(update={"canvas": (8, 8), "factors": (), "channels": measured.channels[:1]})
+    small = measured.model_copy(update={"patch_size": (8, 8), "factors": (), "channels": measured.channels[:1]})
     with reference_ops() if sys.argv[1] == "reference" else contextlib.nullcontext():
         _stepping(small, torch.device("cpu"))()  # libraries are loaded by the first step
         before = peak_bytes()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import explained_write, write_atomically
 from stylegan2_cond.planning import Plan
@@ -65,9 +65,9 @@ def read_log(folder: Path) -> list[dict]:
     return [read for line in _texts(path) if (read := _read(line))] if path.exists() else []
 
 
-def save_preview(path: Path, generator: PairGenerator, real: Canvases, plan: Plan) -> None:
-    """A grid of training canvases above a grid of drawn ones, masks drawn over; the same latents each time."""
-    count = PREVIEW_SAMPLES[len(plan.canvas)]
+def save_preview(path: Path, generator: PairGenerator, real: PatchSampler, plan: Plan) -> None:
+    """A grid of training patches above a grid of drawn ones, masks drawn over; the same latents each time."""
+    count = PREVIEW_SAMPLES[len(plan.patch_size)]
     drawn = generator.sample(count, seed=plan.seed)
     image, label = real.batch(0, count // 2)
     image = image[:, : drawn.image.shape[1]]  # none, where masks alone are drawn

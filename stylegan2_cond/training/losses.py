@@ -38,7 +38,7 @@ def gradient_penalty(scores: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor
 
     Args:
         scores: `[N, judges]`, computed from
-        inputs: `[N, C + K, *canvas]`, which must require a gradient.
+        inputs: `[N, C + K, *spatial]`, which must require a gradient.
 
     Returns:
         scalar, the mean over samples and judges; differentiable with respect to the weights.
@@ -54,9 +54,9 @@ def path_lengths(drawn: torch.Tensor, w: torch.Tensor, noise: torch.Tensor) -> t
     """How far an image moves as w does (Karras et al. 2020, Eq. 4), for each sample.
 
     Args:
-        drawn: `[N, C, *canvas]`, computed from
+        drawn: `[N, C, *spatial]`, computed from
         w: `[N, convolutions, style_dim]`.
-        noise: `[N, C, *canvas]`, standard normal; the direction in image space.
+        noise: `[N, C, *spatial]`, standard normal; the direction in image space.
 
     Returns:
         `[N]`: the norm of w's gradient, averaged over convolutions before the root; differentiable.

@@ -12,8 +12,8 @@ from stylegan2_cond.snapshot import BEST
 
 CHOSEN_BY = ("kid", "kid-pair", "masks")
 ERROR = " error"  # after a figure's name: its standard error
-REAL = " real"  # after a figure's name: what other real canvases get
-ALLOWED_COPIES = 1.0  # %; real canvases of cases never seen get about half of it
+REAL = " real"  # after a figure's name: what other real patches get
+ALLOWED_COPIES = 1.0  # %; real patches of cases never seen get about half of it
 CERTAIN = 2.0  # standard errors
 
 History = Sequence[Mapping[str, float]]
@@ -62,7 +62,7 @@ def copies_warning(history: History) -> str | None:
     newest = judged[-1]
     text = (
         f"After {newest['images']:,} images, {newest['copies']:.3g} % of the samples are copies of training cases "
-        f"(real canvases: about 0.5 %)."
+        f"(real patches: about 0.5 %)."
     )
     free = [figures for figures in judged if not _copies(figures)]
     if not free:

@@ -1,4 +1,4 @@
-"""Real canvases, read while the networks are busy with those before."""
+"""Real patches, read while the networks are busy with those before."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from types import TracebackType
 
 import numpy as np
 
-from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.data.patch_sampler import PatchSampler
 
 RealBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Feed:
-    """Batches of a stream of canvases; the one after the last is read by a thread.
+    """Batches of a stream of patches; the one after the last is read by a thread.
 
     Args:
-        canvases: the stream.
-        batch_size: canvases of a step.
+        patches: the stream.
+        batch_size: patches of a step.
         share: which of them are wanted here.
     """
 
-    def __init__(self, canvases: Canvases, batch_size: int, share: slice):
-        self.canvases = canvases
+    def __init__(self, patches: PatchSampler, batch_size: int, share: slice):
+        self.patches = patches
         self.batch_size = batch_size
         self.share = share
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="canvases")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="patches")
         self._ahead: tuple[int, Future[RealBatch]] | None = None
 
     def batch(self, first: int) -> RealBatch:
-        """Image `[N, C, *canvas]`, label `[N, *canvas]`, position `[N]` of the share of canvases `first` and on."""
+        """Image `[N, C, *spatial]`, label `[N, *spatial]`, position `[N]` of the share of patches `first` and on."""
         if self._ahead is not None and self._ahead[0] == first:
             found = self._ahead[1].result()
         else:
@@ -40,7 +40,7 @@ class Feed:
 
     def _read(self, first: int) -> RealBatch:
         start, count = first + self.share.start, self.share.stop - self.share.start
-        return *self.canvases.batch(start, count), self.canvases.positions(start, count)
+        return *self.patches.batch(start, count), self.patches.positions(start, count)
 
     def __enter__(self) -> Feed:
         return self

@@ -58,7 +58,7 @@ def prepare_plan(
     fold_name: str,
     *,
     variant: Variant = "pair",
-    canvas: Sequence[int] | None = None,
+    patch_size: Sequence[int] | None = None,
     kimg: float | None = None,
     seed: int | None = None,
     device: str = "cpu",
@@ -76,7 +76,7 @@ def prepare_plan(
     fold, chosen = preprocessed.fold(fold_name), open_device(device)
     folder = run_folder(Source.of(preprocessed, fold), variant)
     budget = free_bytes(chosen) if memory_gb is None else int(memory_gb * 2**30)
-    settings = {"variant": variant, "canvas": canvas, "kimg": kimg, "seed": seed, "overrides": overrides}
+    settings = {"variant": variant, "patch_size": patch_size, "kimg": kimg, "seed": seed, "overrides": overrides}
     may_write = folder.exists() and (overwrite or kimg is not None)
     with lock_run(folder) if may_write else contextlib.nullcontext():  # a training that runs there follows its plan
         return _prepare(preprocessed, fold, chosen, budget, settings, overwrite)

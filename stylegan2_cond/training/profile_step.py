@@ -48,7 +48,7 @@ class Trial:
 
 
 def try_step(plan: Plan, device: torch.device | str) -> Trial:
-    """Train on random canvases for a few steps, in another process, so that the peak is theirs alone.
+    """Train on random patches for a few steps, in another process, so that the peak is theirs alone.
 
     Raises:
         MemoryError: there is not enough.
@@ -77,7 +77,7 @@ def _measure(plan: Plan, device: torch.device) -> Trial:
     state = TrainingState.start(plan, device)
     if state.adaptive:
         state.adaptive.p = LARGEST_P
-    batch = _random_canvases(plan)
+    batch = _random_patches(plan)
     often = math.lcm(plan.r1_interval, plan.path_length_interval)
     due = often * math.ceil(
         (plan.condition_kimg[1] * 1000 / plan.batch_size + 1) / often
@@ -92,10 +92,10 @@ def _measure(plan: Plan, device: torch.device) -> Trial:
 
 def _take_small_step(plan: Plan, device: torch.device) -> None:
     """A step of networks of two small stages."""
-    canvas = tuple(min(8, length) for length in plan.canvas)
-    small = {"canvas": canvas, "factors": ((2,) * len(canvas),), "channels": (8, 8)}
+    patch_size = tuple(min(8, length) for length in plan.patch_size)
+    small = {"patch_size": patch_size, "factors": ((2,) * len(patch_size),), "channels": (8, 8)}
     plan = plan.model_copy(update={**small, "batch_size": 4, "accumulate": 1})
-    take_step(TrainingState.start(plan, device), *_random_canvases(plan))
+    take_step(TrainingState.start(plan, device), *_random_patches(plan))
 
 
 def _timed_step(state: TrainingState, number: int, batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> float:
@@ -105,11 +105,11 @@ def _timed_step(state: TrainingState, number: int, batch: tuple[np.ndarray, np.n
     return time.perf_counter() - started
 
 
-def _random_canvases(plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image `[N, C, *canvas]`, label `[N, *canvas]` and position `[N]` of one batch."""
+def _random_patches(plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image `[N, C, *spatial]`, label `[N, *spatial]` and position `[N]` of one batch."""
     rng, codec, count = np.random.default_rng(0), plan.codec, plan.batch_size
-    image = rng.standard_normal((count, codec.image_channels, *plan.canvas), np.float32)
-    label = rng.choice(np.array(codec.labels, np.int16), (count, *plan.canvas))
+    image = rng.standard_normal((count, codec.image_channels, *plan.patch_size), np.float32)
+    label = rng.choice(np.array(codec.labels, np.int16), (count, *plan.patch_size))
     return image, label, rng.random(count, np.float32)
 
 

@@ -11,7 +11,7 @@ from stylegan2_cond.training.log_file import read_log
 from stylegan2_cond.training.model_selection import REAL
 
 SHOWN = ("kid", "precision", "coverage", "masks", "copies")
-# Coverage, as a share of what real canvases get. It is the share of real canvases with a sample among their five
+# Coverage, as a share of what real patches get. It is the share of real patches with a sample among their five
 # nearest neighbours (Naeem et al. 2020); two sets of the same distribution have about 1 - 2^-5 = 0.97.
 CLOSE = 0.5  # from here on, most of what is real has a sample nearby
 FAR = 0.25
@@ -28,7 +28,7 @@ def snapshot_figures(snapshot: Path) -> Figures:
 
 
 def describe_figures(figures: Figures) -> str:
-    """The main figures, each with what other real canvases get."""
+    """The main figures, each with what other real patches get."""
     told = []
     for name in SHOWN:
         if _is_number(value := figures.get(name)):
@@ -52,7 +52,7 @@ def verdict(figures: Figures) -> str | None:
 
 
 def relative_coverage(figures: Figures) -> float | None:
-    """Coverage as a share of what real canvases get; None where that is not known."""
+    """Coverage as a share of what real patches get; None where that is not known."""
     ours, real = figures.get("coverage"), figures.get("coverage" + REAL)
     return ours / real if _is_number(ours) and _is_number(real) and real > 0 else None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.image import imread
 
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
-from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.metrics import METRICS
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.snapshot import CARD_FILE, Card, PairGenerator, save_snapshot
@@ -23,7 +23,7 @@ from stylegan2_cond.training.state import TrainingState
 class Teller:
     """Writes into the run's folder; only one process of a training has one."""
 
-    def __init__(self, folder: Path, state: TrainingState, preprocessed: Preprocessed, real: Canvases):
+    def __init__(self, folder: Path, state: TrainingState, preprocessed: Preprocessed, real: PatchSampler):
         self.folder = folder
         self.state = state
         self.real = real

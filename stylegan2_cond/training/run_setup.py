@@ -21,7 +21,7 @@ def settle_plan(
     fold: Fold,
     *,
     variant: Variant = "pair",
-    canvas: Sequence[int] | None = None,
+    patch_size: Sequence[int] | None = None,
     kimg: float | None = None,
     seed: int | None = None,
     free_bytes: int | None = None,
@@ -45,7 +45,7 @@ def settle_plan(
             fold,
             survey(preprocessed, fold.training),
             variant=variant,
-            canvas=canvas,
+            patch_size=patch_size,
             kimg=kimg,
             seed=seed,
             free_bytes=free_bytes,
@@ -56,7 +56,7 @@ def settle_plan(
         plan.save(path)
         return plan
     plan = Plan.load(path)
-    asked = {"source": Source.of(preprocessed, fold), "variant": variant, "seed": seed, "canvas": canvas}
+    asked = {"source": Source.of(preprocessed, fold), "variant": variant, "seed": seed, "patch_size": patch_size}
     given = {key: value for key, value in asked.items() if value is not None}
     _refuse_others(plan, path, given | dict(overrides or {}))  # None is a value that some keys can have
     if kimg is not None and kimg != plan.kimg:

@@ -15,7 +15,7 @@ from stylegan2_cond.metrics import METRICS, Result
 from stylegan2_cond.metrics.compare import Comparison, judge, refusals, standardisation
 from stylegan2_cond.metrics.features import Features, RandomPyramid
 from stylegan2_cond.metrics.kept import EVALUATION_FOLDER
-from stylegan2_cond.metrics.reference_sets import AGAIN, as_judged, cut_canvases
+from stylegan2_cond.metrics.reference_sets import AGAIN, as_judged, cut_patches
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.snapshot import PairGenerator
@@ -47,12 +47,12 @@ class SnapshotJudge:
     """Judges snapshots of one training by figures that `evaluate` shows too, of fewer samples.
 
     Image features are always those of random filters, so that a curve means the same before and after an nnU-Net was
-    trained. Copies are looked for among the first few samples, and, where canvases are large, in shrunken ones.
+    trained. Copies are looked for among the first few samples, and, where patches are large, in shrunken ones.
 
     Args:
         preprocessed: where the cases are; they are read when the first snapshot is judged.
         plan: of the generator.
-        samples: to draw, and real canvases to compare them with; by the canvas, when None.
+        samples: to draw, and real patches to compare them with; by the patch, when None.
     """
 
     def __init__(self, preprocessed: Preprocessed, plan: Plan, *, samples: int | None = None):
@@ -76,9 +76,9 @@ class SnapshotJudge:
 
     @cached_property
     def real(self) -> dict[str, Result]:
-        """What other canvases of the training cases get: the best that a generator can hope for. Without copies."""
+        """What other patches of the training cases get: the best that a generator can hope for. Without copies."""
         plan = self.plan
-        again = cut_canvases(self.preprocessed, plan, plan.source.training_cases, self.samples, AGAIN)
+        again = cut_patches(self.preprocessed, plan, plan.source.training_cases, self.samples, AGAIN)
         results = _told(self._comparison(again), [name for name in self._names() if name != "copies"])
         return {name: result for name, result in results.items() if math.isfinite(result.value)}
 
@@ -97,16 +97,16 @@ class SnapshotJudge:
 
     def _copies(self, drawn: Samples) -> dict[str, Result]:
         real, reference = self.yardstick.small, self.yardstick.reference
-        few = drawn.take(slice(COPY_SAMPLES[len(self.plan.canvas)]))
+        few = drawn.take(slice(COPY_SAMPLES[len(self.plan.patch_size)]))
         comparison = Comparison(
             real,
-            shrunk(few, shrinking(self.plan.canvas)),
+            shrunk(few, shrinking(self.plan.patch_size)),
             features=RandomPyramid(),
             reference=reference,
             keep=run_folder(self.plan.source, self.plan.variant) / EVALUATION_FOLDER,
         )
-        # What is usual is the extreme of the real canvases: so many that lie apart, which are few in volumes, are
-        # exceeded by a share of about 1 / (n + 1) of canvases never seen. 13 % were, with 8 and 20 Hippocampus volumes.
+        # What is usual is the extreme of the real patches: so many that lie apart, which are few in volumes, are
+        # exceeded by a share of about 1 / (n + 1) of patches never seen. 13 % were, with 8 and 20 Hippocampus volumes.
         unsure = 100 / (min(len(real), len(reference)) + 1)
         return {
             name: replace(result, standard_error=math.hypot(result.standard_error, unsure))
@@ -120,7 +120,7 @@ def _told(comparison: Comparison, names: Sequence[str]) -> dict[str, Result]:
 
 
 class _SameRealSide(Comparison):
-    """A comparison that looks at the real canvases once in a training, and always minds the same labels."""
+    """A comparison that looks at the real patches once in a training, and always minds the same labels."""
 
     def __init__(self, yardstick: Yardstick, drawn: Samples, plan: Plan, remembered: dict[str, torch.Tensor]):
         super().__init__(yardstick.real, drawn, features=RandomPyramid(), conditions=plan.conditions)
@@ -139,5 +139,5 @@ class _SameRealSide(Comparison):
 
 def _affordable(plan: Plan) -> int:
     channels = len(plan.codec.labels) if plan.variant == "mask" else plan.codec.image_channels
-    size = 4 * channels * math.prod(plan.canvas)
-    return max(FEWEST, min(SAMPLES[len(plan.canvas)], SET_BYTES // size))
+    size = 4 * channels * math.prod(plan.patch_size)
+    return max(FEWEST, min(SAMPLES[len(plan.patch_size)], SET_BYTES // size))

@@ -1,4 +1,4 @@
-"""One step of both players, on a batch of real canvases."""
+"""One step of both players, on a batch of real patches."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Batch:
     """Real pairs, coded, and what is drawn beside them; every member has one entry a sample.
 
     Attributes:
-        real: `[N, C + K, *canvas]`; label channels are 0 where the label is ignored.
-        mask: coded label channels `[N, K, *canvas]`; no class, -1 in each, where the label is ignored.
-        known: `[N, 1, *canvas]`, 0 where the label is ignored; None where none ever is.
+        real: `[N, C + K, *spatial]`; label channels are 0 where the label is ignored.
+        mask: coded label channels `[N, K, *spatial]`; no class, -1 in each, where the label is ignored.
+        known: `[N, 1, *spatial]`, 0 where the label is ignored; None where none ever is.
         condition: `[N, width]`.
         z: latents `[N, 2, latent_dim]`; the second one is for mixing.
         crossover: `[N]`, the first convolution that the second latent has a say in.
@@ -78,15 +78,15 @@ class Batch:
 
 
 def take_step(state: TrainingState, image: np.ndarray, label: np.ndarray, position: np.ndarray) -> dict[str, float]:
-    """Let both players learn from this process's share of a batch of real canvases.
+    """Let both players learn from this process's share of a batch of real patches.
 
     The pairs that the generator was judged by serve the discriminator too, which saves drawing others.
 
     Args:
         state: is changed.
-        image: `[N, C, *canvas]` in nnU-Net's units.
-        label: `[N, *canvas]` integers.
-        position: `[N]`, where in their volumes 2-D canvases were cut, from 0 to 1.
+        image: `[N, C, *spatial]` in nnU-Net's units.
+        label: `[N, *spatial]` integers.
+        position: `[N]`, where in their volumes 2-D patches were cut, from 0 to 1.
 
     Returns:
         losses, mean scores and other figures by name, averaged over all processes.
@@ -156,7 +156,9 @@ def _augmentation(state: TrainingState, share: slice) -> AugmentParameters | Non
     if state.adaptive is None or state.adaptive.p == 0:
         return None
     plan = state.plan
-    drawn = state.augment.draw(plan.batch_size, state.adaptive.p, plan.canvas, state.rng(AUGMENTATION), state.device)
+    drawn = state.augment.draw(
+        plan.batch_size, state.adaptive.p, plan.patch_size, state.rng(AUGMENTATION), state.device
+    )
     return drawn[share]
 
 
@@ -172,7 +174,7 @@ def _visibility(state: TrainingState, share: slice) -> torch.Tensor | None:
     no_mask = chance < (plan.apart_share if plan.given_mask else plan.apart_share / 2)
     no_image = (chance < plan.apart_share) & ~no_mask
     hidden = torch.stack([no_image] * codec.image_channels + [no_mask] * len(codec.labels), dim=1)
-    return (~hidden).float().reshape(*hidden.shape, *[1] * len(plan.canvas))
+    return (~hidden).float().reshape(*hidden.shape, *[1] * len(plan.patch_size))
 
 
 def _styles(state: TrainingState, batch: Batch) -> torch.Tensor:
@@ -187,7 +189,7 @@ def _styles(state: TrainingState, batch: Batch) -> torch.Tensor:
 
 
 def _draw(state: TrainingState, batch: Batch, w: torch.Tensor) -> torch.Tensor:
-    """Coded pairs `[N, C + K, *canvas]`, with label channels hidden where the real label is ignored."""
+    """Coded pairs `[N, C + K, *spatial]`, with label channels hidden where the real label is ignored."""
     codec, given = state.plan.codec, batch.mask if state.plan.given_mask else None
     raw = state.generator.synthesis(w, batch.noises, given)
     return codec.hide(codec.activate(raw, given), batch.known)

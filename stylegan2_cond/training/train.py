@@ -16,10 +16,10 @@ from types import FrameType
 import torch
 
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
-from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.ops import describe_backend
-from stylegan2_cond.planning import SNAPSHOTS, Plan, Source, Variant, free_bytes, run_folder, smaller_canvas
+from stylegan2_cond.planning import SNAPSHOTS, Plan, Source, Variant, free_bytes, run_folder, smaller_patch_size
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
@@ -73,7 +73,7 @@ def train(
     fold_name: str,
     *,
     variant: Variant = "pair",
-    canvas: Sequence[int] | None = None,
+    patch_size: Sequence[int] | None = None,
     kimg: float | None = None,
     seed: int | None = None,
     device: str = "cpu",
@@ -86,7 +86,7 @@ def train(
         preprocessed: dataset and configuration.
         fold_name: number of the fold, or `all`.
         variant: what to draw.
-        canvas: instead of the derived one; settled by the first call.
+        patch_size: instead of the derived one; settled by the first call.
         kimg: thousands of real images to see in all; a later call may raise it.
         seed: settled by the first call.
         device: torch device.
@@ -103,7 +103,7 @@ def train(
     fold = preprocessed.fold(fold_name)
     chosen = open_device(own_device(device))
     with join_world(chosen) as world:
-        settings = {"variant": variant, "canvas": canvas, "kimg": kimg, "seed": seed, "overrides": overrides}
+        settings = {"variant": variant, "patch_size": patch_size, "kimg": kimg, "seed": seed, "overrides": overrides}
         settings["device"] = chosen
         settings["free_bytes"] = free_bytes(chosen) if memory_gb is None else int(memory_gb * 2**30)
         settings["processes"] = world.size
@@ -142,7 +142,9 @@ def _train(plan: Plan, preprocessed: Preprocessed, fold: Fold, device: torch.dev
         write_line(_headline(plan, folder, state, resumed, preprocessed, fold))
         if before:
             write_line(_changed_backend(before, state.backends[-1]))
-    real = Canvases(preprocessed, fold.training, plan.canvas, foreground_share=plan.foreground_share, seed=plan.seed)
+    real = PatchSampler(
+        preprocessed, fold.training, plan.patch_size, foreground_share=plan.foreground_share, seed=plan.seed
+    )
     teller = Teller(folder, state, preprocessed, real) if world.leads else None
     with Feed(real, plan.batch_size, share) as feed, StopRequest(world.leads) as stop:
         try:
@@ -233,7 +235,7 @@ def _headline(
     draws = {"pair": "image and mask", "mask": "masks", "image": "images for given masks"}[plan.variant]
     lines = [
         f"{preprocessed.dataset_name}, {preprocessed.configuration_name}, fold {fold.name}: "
-        f"{len(fold.training)} training cases, drawing {draws}, canvas {'×'.join(map(str, plan.canvas))}, "
+        f"{len(fold.training)} training cases, drawing {draws}, patch {'×'.join(map(str, plan.patch_size))}, "
         f"{plan.codec.image_channels} image and {len(plan.codec.labels)} label channels, device {state.device}"
         + (f", {state.world.size} processes" if state.world.size > 1 else ""),
         f"Ops: {describe_backend(state.device.type)}",
@@ -250,8 +252,8 @@ def _headline(
 
 def _out_of_memory(plan: Plan, error: BaseException) -> UserError:
     return UserError(
-        f"Out of memory at canvas {list(plan.canvas)}, batch {plan.batch_size} ({_first_line(error)}). Raise "
-        f"accumulate in plan.json, or begin anew with a smaller canvas: --canvas {smaller_canvas(plan.canvas)}"
+        f"Out of memory at patch {list(plan.patch_size)}, batch {plan.batch_size} ({_first_line(error)}). Raise "
+        f"accumulate in plan.json, or start again with --patch-size {smaller_patch_size(plan.patch_size)}"
     )
 
 

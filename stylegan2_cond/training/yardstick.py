@@ -1,4 +1,4 @@
-"""Canvases of the training cases, and of no others, that the snapshots of a training are judged by."""
+"""Patches of the training cases, and of no others, that the snapshots of a training are judged by."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from torch.nn import functional as F
 from stylegan2_cond.data.nnunet_dataset import Case, Preprocessed
 from stylegan2_cond.data.patch_sampler import cover, covering_places
 from stylegan2_cond.metrics.ncc import RIM
-from stylegan2_cond.metrics.reference_sets import REAL, cut_canvases
+from stylegan2_cond.metrics.reference_sets import REAL, cut_patches
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan
 
-COPY_VOXELS = 6000  # of the canvases that copies are looked for in; larger ones are shrunk
-REFERENCE_BYTES = 2**28  # of training canvases that copies are looked for in; more are thinned out
+COPY_VOXELS = 6000  # of the patches that copies are looked for in; larger ones are shrunk
+REFERENCE_BYTES = 2**28  # of training patches that copies are looked for in; more are thinned out
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """Real canvases.
+    """Real patches.
 
     Attributes:
         real: drawn from the training cases as the generator's training draws them, and as `evaluate` does; of a mask
             generator, the masks stand in the image's place.
         labels: the foreground labels that they show.
         small: their images, shrunk so far that copies are found soon; None of a mask generator.
-        reference: all canvases of the training cases, shrunk alike, with a margin; None of a mask generator.
+        reference: all patches of the training cases, shrunk alike, with a margin; None of a mask generator.
     """
 
     real: Samples
@@ -40,19 +40,21 @@ class Yardstick:
 
     @classmethod
     def cut(cls, preprocessed: Preprocessed, plan: Plan, count: int) -> Yardstick:
-        """Read the training cases and cut `count` canvases, and the reference."""
-        real = cut_canvases(preprocessed, plan, plan.source.training_cases, count, REAL)
+        """Read the training cases and cut `count` patches, and the reference."""
+        real = cut_patches(preprocessed, plan, plan.source.training_cases, count, REAL)
         labels = tuple(int(label) for label in np.unique(real.label) if label > 0)
         if plan.variant == "mask":
             return cls(real, labels, None, None)
-        factors = shrinking(plan.canvas)
+        factors = shrinking(plan.patch_size)
         return cls(real, labels, shrunk(real, factors), _cut_reference(preprocessed, plan, factors))
 
 
-def shrinking(canvas: Sequence[int]) -> tuple[int, ...]:
-    """Whole factors, one an axis, by which a canvas has at most `COPY_VOXELS`; the longest axis shrinks first."""
-    factors = [1] * len(canvas)
-    while math.prod(sizes := [length // factor for length, factor in zip(canvas, factors, strict=True)]) > COPY_VOXELS:
+def shrinking(patch_size: Sequence[int]) -> tuple[int, ...]:
+    """Whole factors, one an axis, by which a patch has at most `COPY_VOXELS`; the longest axis shrinks first."""
+    factors = [1] * len(patch_size)
+    while (
+        math.prod(sizes := [length // factor for length, factor in zip(patch_size, factors, strict=True)]) > COPY_VOXELS
+    ):
         factors[int(np.argmax(sizes))] += 1
     return tuple(factors)
 
@@ -67,13 +69,13 @@ def shrunk(samples: Samples, factors: Sequence[int]) -> Samples:
 def _cut_reference(preprocessed: Preprocessed, plan: Plan, factors: Sequence[int]) -> Samples:
     cases = [preprocessed.load(name) for name in plan.source.training_cases]
     along = (1,) * (3 - len(factors)) + tuple(factors)
-    canvas = [length // factor for length, factor in zip(plan.canvas, factors, strict=True)]
-    places = sum(len(covering_places(_size_of(case) // _fitting(case, along), canvas, RIM)) for case in cases)
-    size = 4 * plan.codec.image_channels * math.prod(length + 2 * RIM for length in canvas)
+    patch_size = [length // factor for length, factor in zip(plan.patch_size, factors, strict=True)]
+    places = sum(len(covering_places(_size_of(case) // _fitting(case, along), patch_size, RIM)) for case in cases)
+    size = 4 * plan.codec.image_channels * math.prod(length + 2 * RIM for length in patch_size)
     every = -(-places * size // REFERENCE_BYTES)
     images, owners = [], []
     for case in cases:
-        for image, _ in cover(_shrunk_case(case, along), canvas, reach=RIM, margin=RIM, every=every):
+        for image, _ in cover(_shrunk_case(case, along), patch_size, reach=RIM, margin=RIM, every=every):
             images.append(image)
             owners.append(case.name)
     return Samples(np.stack(images), None, np.array(owners))

@@ -38,7 +38,7 @@ from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl
 from nnunet_synth.training.usage_record import TrainingRecord
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
-from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.io import checksum
 from stylegan2_cond.metrics.features_nnunet import NnUNet, open_newest, open_nnunet
 from stylegan2_cond.metrics.sample_set import Samples
@@ -149,8 +149,12 @@ def plan_and_step(victims: Victims) -> None:
 
 
 def step_of(preprocessed: Preprocessed, plan: Plan, state: TrainingState) -> None:
-    real = Canvases(
-        preprocessed, plan.source.training_cases, plan.canvas, foreground_share=plan.foreground_share, seed=plan.seed
+    real = PatchSampler(
+        preprocessed,
+        plan.source.training_cases,
+        plan.patch_size,
+        foreground_share=plan.foreground_share,
+        seed=plan.seed,
     )
     take_step(state, *real.batch(0, plan.batch_size), real.positions(0, plan.batch_size))
 
@@ -264,7 +268,7 @@ def use_bank(victims: Victims) -> str:
     control = MixingControl((1, 2))
     control.ratio = 1.0
     real = preprocessed.dataset_class(str(preprocessed.folder), list(fold.training))
-    margins = Margins.to_size(record.canvas, (20, 18), (24, 20))
+    margins = Margins.to_size(record.patch_size, (20, 18), (24, 20))
     mixed = MixedDataset(real, bank, record, control, margins)
     for name in ("case_0", "case_1"):
         image, label, _, properties = mixed.load_case(name)
@@ -422,7 +426,7 @@ COMMANDS: Mapping[str, tuple[Callable[[], None], list[str], tuple[str, ...]]] = 
     "stylegan2-cond train": (
         stylegan2_cond.cli.main,
         ["train", NAME, "2d", "0"],
-        ("--kimg", "--canvas", "--seed", "--memory-gb", "--set", "--device", "--variant", "-p"),
+        ("--kimg", "--patch-size", "--seed", "--memory-gb", "--set", "--device", "--variant", "-p"),
     ),
     "stylegan2-cond generate": (
         stylegan2_cond.cli.main,
@@ -472,7 +476,7 @@ ARGUMENTS = (
     "٣", "½", "a\nb", "../../x", "/etc/passwd", "/dev/null", "/proc/x", "/proc/self/mem", ".", "/", "dataset",
     "splits_final", "dataset_fingerprint", "meta", "tpu", "cuda:99", "1,2", "1x2", "0,0", "a=b", "=", "kimg=inf",
     "learning_rate=1e999", "r1_weight=nan", "batch_size=" + "[" * 3000, "batch_size=" + "9" * 5000, "channels=[0,0]",
-    "channels=[1]", "factors=[]", "seed=-1", "codec=1", "canvas=[-1,2]", "$(reboot)", "é", "\udcff", "pair", "all",
+    "channels=[1]", "factors=[]", "seed=-1", "codec=1", "patch=[-1,2]", "$(reboot)", "é", "\udcff", "pair", "all",
     "FOLDER", "BANK", "SNAPSHOT", "JUDGE", "FOLDER/none", "1=0.5", "99=0.5", "1=nan", "(", "(?P<x>.", "True",
     "None", "--help",
 )  # fmt: skip

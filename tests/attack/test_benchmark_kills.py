@@ -20,12 +20,12 @@ from attack.victims import Victims
 
 assert cases  # a fixture
 pytestmark = pytest.mark.attack
-ARM = "pair-ungated"
+ARM = "pair-unfiltered"
 LEAVES_SECONDS = 60  # that orphans may take to end
 
 
 def benchmark(victims: Victims) -> Command:
-    """A quick one of two arms: two cells, a generator and a bank whose gates are open."""
+    """A quick one of two arms: two cells, a generator and a bank whose filters are open."""
     line = (
         *("benchmark", NAME, "2d", "--quick", "-o", str(victims.benchmark), "--sizes", "4", "--repeats", "1"),
         *("--test-cases", "5", "--arm", ARM, "--epochs", "2", "--iterations", "2", "--kimg", "0.048"),

@@ -46,7 +46,7 @@ def training(victims: Victims, images: int) -> Command:
         from stylegan2_cond.training import train as loop
 
         victims.enter()
-        snapshot_evaluation.SAMPLES, planner.CONDITION_CANVASES = {2: 40}, 100
+        snapshot_evaluation.SAMPLES, planner.CONDITION_PATCHES = {2: 40}, 100
         run_logger.save_progress = lambda folder: None  # it takes longer than all the rest
         loop.CHECKPOINT_SECONDS, loop.LOG_INTERVAL, loop.SMALLEST_SNAPSHOT_INTERVAL = 0.02, 100, 320
 
@@ -56,7 +56,7 @@ def training(victims: Victims, images: int) -> Command:
 
 
 def filling(victims: Victims, samples: int) -> Command:
-    """`nnunet-synth bank`, with all gates open."""
+    """`nnunet-synth bank`, with all filters open."""
     line = ("bank", NAME, "2d", "0", "-n", str(samples), "--name", "killed", "--without", "all", "--device", "cpu")
     return Command(nnunet_synth.cli.main, line, victims.folder / "bank.log", victims.enter)
 

@@ -27,7 +27,7 @@ from nnunet_synth.benchmark.workspace import bank_folder, prepare_roots
 from nnunet_synth.training.settings import SynthSettings
 from nnunet_synth.training.usage_record import record_use
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
-from stylegan2_cond.data.patch_sampler import Canvases
+from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.metrics.evaluate import evaluate
 from stylegan2_cond.planning import Source, run_folder
 from stylegan2_cond.snapshot import save_snapshot
@@ -130,7 +130,7 @@ def _generator(victims: Victims, preprocessed: Preprocessed) -> None:
     """A run of two steps, with all files that a training writes."""
     plan = settle_plan(preprocessed, preprocessed.fold(0), kimg=1.0, overrides=OVERRIDES)
     folder, state = run_folder(plan.source), TrainingState.start(plan, torch.device("cpu"))
-    real = Canvases(preprocessed, plan.source.training_cases, plan.canvas, foreground_share=0.5, seed=plan.seed)
+    real = PatchSampler(preprocessed, plan.source.training_cases, plan.patch_size, foreground_share=0.5, seed=plan.seed)
     for number in range(2):
         start, count = number * plan.batch_size, plan.batch_size
         take_step(state, *real.batch(start, count), real.positions(start, count))

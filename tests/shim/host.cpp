@@ -21,10 +21,10 @@ struct Dim {
 static thread_local Dim threadIdx, blockIdx;
 static Dim blockDim, gridDim;
 static unsigned char* shared_room;
-static std::barrier<>* gate;
+static std::barrier<>* filter;
 static std::atomic<int64_t> loaded, stored;
 
-static void __syncthreads() { gate->arrive_and_wait(); }
+static void __syncthreads() { filter->arrive_and_wait(); }
 #define TOUCH_LOAD(bytes) loaded.fetch_add(bytes, std::memory_order_relaxed)
 #define TOUCH_STORE(bytes) stored.fetch_add(bytes, std::memory_order_relaxed)
 #define SHARED(type) reinterpret_cast<type*>(shared_room)
@@ -37,7 +37,7 @@ static auto launched(void (*kernel)(Parameters...), unsigned grid, unsigned bloc
     std::unique_ptr<unsigned char, decltype(&std::free)> room(static_cast<unsigned char*>(std::malloc(shared)), &std::free);
     shared_room = room.get();
     std::barrier<> together(block);
-    gate = &together;
+    filter = &together;
     std::vector<std::thread> threads;
     for (unsigned thread = 0; thread < block; ++thread)
       threads.emplace_back([&, thread] {

@@ -28,12 +28,12 @@ class Fact:
 def headline(found: Findings) -> str:
     """What the bank holds, from what."""
     record, source = found.record, found.record.source
-    canvas = " × ".join(map(str, record.canvas))
+    patch_size = " × ".join(map(str, record.patch_size))
     generators = f"{len(record.snapshots)} generators" if len(record.snapshots) > 1 else "a generator"
     masks = {"real": "for real masks", "deformed": "for deformed real masks", "drawn": "for drawn masks"}
     given = f" {masks.get(record.masks, '')}" if record.masks else ""
     return (
-        f"{counted(record.samples, 'synthetic pair')} of {canvas} voxels, drawn{given} by {generators} that learnt "
+        f"{counted(record.samples, 'synthetic pair')} of {patch_size} voxels, drawn{given} by {generators} that learnt "
         f"from {counted(len(source.training_cases), 'training case')} of {source.dataset_name}, configuration "
         f"{source.configuration}, fold {source.fold}."
     )
@@ -41,7 +41,7 @@ def headline(found: Findings) -> str:
 
 def list_facts(found: Findings) -> list[Fact]:
     """In the order in which they matter."""
-    facts = [_files(found), _completeness(found), _gates(found)]
+    facts = [_files(found), _completeness(found), _filters(found)]
     facts += [_copies(found), _distributions(found)] if found.real else [_no_real(found)]
     if found.drawn and found.drawn.broken:
         text = f"{counted(found.drawn.broken, 'sample')} looked at hold values that are no numbers; they are left out."
@@ -66,24 +66,24 @@ def _completeness(found: Findings) -> Fact:
     return Fact("bad", "Not complete", text)
 
 
-def _gates(found: Findings) -> Fact:
+def _filters(found: Findings) -> Fact:
     record = found.record
-    refused = sum(gate.refused for gate in record.gates.values())
-    off = [f"{name} ({gate.off})" for name, gate in record.gates.items() if gate.off]
+    refused = sum(filter_.refused for filter_ in record.filters.values())
+    off = [f"{name} ({filter_.off})" for name, filter_ in record.filters.items() if filter_.off]
     share = f" ({percent(refused / record.drawn)})" if record.drawn else ""
     text = f"They refused {refused:,} of {counted(record.drawn, 'drawn sample')}{share}. "
     text += f"Off: {'; '.join(off)}." if off else "None was off."
-    return Fact("note" if off else "good", "Gates", text)
+    return Fact("note" if off else "good", "Filters", text)
 
 
 def _copies(found: Findings) -> Fact:
     near, looked_at = found.neighbours, len(found.drawn)
     if near.threshold is None:
-        return Fact("note", "Copies", "There are too few training cases to know how alike real canvases usually are.")
+        return Fact("note", "Copies", "There are too few training cases to know how alike real patches usually are.")
     alarms, expected = int(near.alarms.sum()), ALARMS * looked_at
     text = (
         f"{alarms} of {counted(looked_at, 'sample')} looked at are nearer to one training case than to the next ones "
-        f"by more than {100 * (1 - ALARMS):g} % of real canvases are. Of new canvases, about {expected:.2g} would be."
+        f"by more than {100 * (1 - ALARMS):g} % of real patches are. Of new patches, about {expected:.2g} would be."
     )
     too_many = alarms > expected + REMARKABLE * math.sqrt(max(expected, 1))
     return Fact("bad" if too_many else "good", "Copies", text)

@@ -32,13 +32,13 @@ class Findings:
         folder, record: of the bank.
         file_bytes: of all its shards together.
         drawn: samples that were looked at; None where there is none.
-        real: canvases of the training cases; None where they or the snapshot are gone.
+        real: patches of the training cases; None where they or the snapshot are gone.
         no_real: why there are none; empty where there are.
-        neighbours: of the samples, among the training canvases.
+        neighbours: of the samples, among the training patches.
         presence, measures: of both sides.
         classes: names of the foreground labels.
         channels: names.
-        look: how canvases are drawn.
+        look: how patches are drawn.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""Cards of the gallery: a sample, and the training canvas that it is most like, shifted so that they match."""
+"""Cards of the gallery: a sample, and the training patch that it is most like, shifted so that they match."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDE = 1.5  # width over height, from which on two pictures stand one over the o
 
 @dataclass(frozen=True)
 class Neighbour:
-    """The training canvas that a sample is most like.
+    """The training patch that a sample is most like.
 
     Attributes:
         tile: its picture.
@@ -66,14 +66,14 @@ def gallery(found: Findings) -> list[Card]:
     """Samples spread over the whole bank, always the same."""
     if found.drawn is None:
         return []
-    return _cards(found, spread(len(found.drawn), SHOWN[len(found.record.canvas)]))
+    return _cards(found, spread(len(found.drawn), SHOWN[len(found.record.patch_size)]))
 
 
 def most_alike(found: Findings) -> list[Card]:
     """The samples that are most like copies, of all that were looked at."""
     if found.neighbours is None:
         return []
-    return _cards(found, found.neighbours.worst(MOST_ALIKE[len(found.record.canvas)]))
+    return _cards(found, found.neighbours.worst(MOST_ALIKE[len(found.record.patch_size)]))
 
 
 def _cards(found: Findings, chosen: Sequence[int]) -> list[Card]:

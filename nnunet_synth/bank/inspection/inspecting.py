@@ -17,7 +17,7 @@ HEAD_BYTES = 1000
 
 
 def inspect_bank(folder: Path, path: Path | None = None) -> tuple[Path, str, list[Fact]]:
-    """Write a page that shows what is in a bank. It holds all that it shows, real canvases among it.
+    """Write a page that shows what is in a bank. It holds all that it shows, real patches among it.
 
     Args:
         folder: of the bank, complete or not.

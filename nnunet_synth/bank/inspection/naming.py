@@ -8,17 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from nnunet_synth.bank.inspection.tiles import Look
 
 TITLES = {
-    "area": "Area, % of the canvas",
+    "area": "Area, % of the patch",
     "components": "Pieces",
     "holes": "Holes",
-    "boundary": "Boundary, faces per 100 voxels of the canvas",
+    "boundary": "Boundary, faces per 100 voxels of the patch",
     "z": "Centre along the first axis, 0 to 1",
     "y": "Centre along the second-last axis, 0 to 1",
     "x": "Centre along the last axis, 0 to 1",
     "intensity": "Intensity of all voxels, in nnU-Net’s units",
     "class intensity": "Intensity by class, in nnU-Net’s units",
     "position": "Place of the nearest real slice in its volume, 0 to 1",
-    "nearest": "Correlation with the nearest real canvas, of another case",
+    "nearest": "Correlation with the nearest real patch, of another case",
 }
 
 
@@ -38,12 +38,12 @@ def name_channels(count: int, dataset_json: Mapping | None) -> list[str]:
 
 
 def name_set(labels: Sequence[int], classes: Mapping[int, str]) -> str:
-    """A set of classes that a canvas shows."""
+    """A set of classes that a patch shows."""
     return " + ".join(classes[label] for label in labels) or "no class"
 
 
 def name_limit(limit: str, classes: Mapping[int, str], channels: Sequence[str]) -> str:
-    """What a gate calls a limit, with names for the numbers of classes and channels."""
+    """What a filter calls a limit, with names for the numbers of classes and channels."""
     for kind, names in (("class", classes), ("channel", dict(enumerate(channels)))):
         match = re.match(rf"{kind} (\d+) ", limit)
         if match and int(match[1]) in names:

@@ -1,4 +1,4 @@
-"""The training canvas that each sample is most like, and how alike real canvases of different cases are."""
+"""The training patch that each sample is most like, and how alike real patches of different cases are."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from stylegan2_cond.progress_bar import ProgressBar
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What the training cases are to the samples, and to real canvases of other cases.
+    """What the training cases are to the samples, and to real patches of other cases.
 
     Attributes:
         drawn: of the samples.
-        real: of the real canvases, each among the cases that are not its own; None with a single case.
+        real: of the real patches, each among the cases that are not its own; None with a single case.
         threshold: scores below it are alarms, as in `stylegan2-cond evaluate`; None with too few cases to know.
     """
 
@@ -46,17 +46,17 @@ class Neighbours:
 
 
 def find_neighbours(samples: Samples, real: RealSide, keep: Path | None = None) -> Neighbours:
-    """Largest normalised cross-correlation over small shifts, with every canvas of the training cases.
+    """Largest normalised cross-correlation over small shifts, with every patch of the training cases.
 
-    `keep`: folder where what is usual of real canvases is kept, once it was found.
+    `keep`: folder where what is usual of real patches is kept, once it was found.
     """
-    with ProgressBar(total=len(samples), desc="Looking for neighbours", unit="canvas") as bar:
+    with ProgressBar(total=len(samples), desc="Looking for neighbours", unit="patch_size") as bar:
         drawn = by_correlation(real.reference, bar.update)(samples, None)
     usual, cases = None, len(np.unique(real.reference.case))
     if cases > 1:
-        title = "Learning how alike real canvases are"
-        with ProgressBar(total=len(real.canvases), desc=title, unit="canvas", leave=False, delay=1) as bar:
+        title = "Learning how alike real patches are"
+        with ProgressBar(total=len(real.patches), desc=title, unit="patch_size", leave=False, delay=1) as bar:
             find = by_correlation(real.reference, bar.update)
-            usual = usual_nearness(find, real.canvases, real.reference, CORRELATION, keep)
+            usual = usual_nearness(find, real.patches, real.reference, CORRELATION, keep)
     known = usual is not None and cases >= FEWEST_CASES
     return Neighbours(drawn, usual, float(np.quantile(usual.score, ALARMS)) if known else None)

@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nnunet_synth.bank.filters import GATES, NOT_WANTED
+from nnunet_synth.bank.filters import FILTERS, NOT_WANTED
 from nnunet_synth.bank.inspection.facts import headline, list_facts
 from nnunet_synth.bank.inspection.figures import plot_distribution
 from nnunet_synth.bank.inspection.findings import Findings
@@ -77,12 +77,12 @@ def render(found: Findings) -> str:
         facts=list_facts(found),
         legend=legend(found.classes, found.look),
         cards=cards,
-        filters=_filters(found, cards),
+        choices=_choices(found, cards),
         alike=most_alike(found),
         presence=_presence_rows(found),
         groups=_groups(found),
         tables=_tables(found),
-        gates=_gate_rows(found),
+        filters=_filter_rows(found),
         refused=_refused(found),
         snapshots=_snapshots(found),
         command=command(found),
@@ -91,14 +91,14 @@ def render(found: Findings) -> str:
     )
 
 
-def _filters(found: Findings, cards: Sequence[Card]) -> list[tuple[int, str]]:
+def _choices(found: Findings, cards: Sequence[Card]) -> list[tuple[int, str]]:
     """Classes that some cards of the gallery show and others do not."""
     counts = {label: sum(label in card.labels for card in cards) for label in found.classes}
     return [(label, found.classes[label]) for label, count in counts.items() if 0 < count < len(cards)][:MOST_SETS]
 
 
 def _presence_rows(found: Findings) -> list[tuple[str, float, float | None]]:
-    """Set of classes, share of the samples, share of the real canvases."""
+    """Set of classes, share of the samples, share of the real patches."""
     if found.presence is None or not found.classes:
         return []
     sets, drawn = found.presence.sets[:MOST_SETS], found.presence.drawn
@@ -162,26 +162,27 @@ def _figure(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
-def _gate_rows(found: Findings) -> list[dict]:
+def _filter_rows(found: Findings) -> list[dict]:
     drawn = found.record.drawn
     return [
         {
             "name": name,
-            "says": GATES[name].says if name in GATES else "",
-            "off": gate.off,
-            "refused": gate.refused,
-            "share": gate.refused / drawn if drawn else 0.0,
+            "says": FILTERS[name].says if name in FILTERS else "",
+            "off": filter_.off,
+            "refused": filter_.refused,
+            "share": filter_.refused / drawn if drawn else 0.0,
             "limits": [
-                (name_limit(what, found.classes, found.channels), _number(value)) for what, value in gate.limits.items()
+                (name_limit(what, found.classes, found.channels), _number(value))
+                for what, value in filter_.limits.items()
             ],
         }
-        for name, gate in found.record.gates.items()
+        for name, filter_ in found.record.filters.items()
     ]
 
 
 def _refused(found: Findings) -> list[tuple[str, str]]:
-    """Gates, and the pictures of what they refused. A record may be anyone's, so its names are no paths."""
-    paths = {name: refused_picture(found.folder, name) for name in GATES if name in found.record.gates}
+    """Filters, and the pictures of what they refused. A record may be anyone's, so its names are no paths."""
+    paths = {name: refused_picture(found.folder, name) for name in FILTERS if name in found.record.filters}
     return [(name, picture_of(path)) for name, path in paths.items() if path.is_file()]
 
 
@@ -208,8 +209,8 @@ def command(found: Findings) -> str:
         drawn_by = record.mask_snapshot.path if record.mask_snapshot else record.masks
         words += ["--masks", drawn_by]
     words += ["--balanced"] * record.balanced
-    for name, gate in record.gates.items():
-        words += ["--without", name] if gate.off == NOT_WANTED else []
+    for name, filter_ in record.filters.items():
+        words += ["--without", name] if filter_.off == NOT_WANTED else []
     words += ["--margin", f"{record.margin:g}", "--name", record.name, "--seed", str(record.seed)]
     words += ["-p", source.plans_name] if source.plans_name != "nnUNetPlans" else []
     return shlex.join(words)

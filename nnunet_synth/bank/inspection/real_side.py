@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_synth.bank.filters import REAL_CANVASES
+from nnunet_synth.bank.filters import REAL_PATCHES
 from nnunet_synth.bank.format import BankRecord
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.patch_sampler import covering_places
@@ -25,16 +25,16 @@ class RealSide:
     """What samples are held against.
 
     Attributes:
-        canvases: of the training cases, drawn as the generator's training draws them.
+        patches: of the training cases, drawn as the generator's training draws them.
         again: the same, drawn once more: how far apart two draws of the same thing are.
-        reference: all canvases of the training cases, with a margin, among which neighbours are looked for.
-        thinned: the reference holds every so-many-th canvas; 1 where it holds all.
-        places: for each canvas of the reference, where it is from, in words.
+        reference: all patches of the training cases, with a margin, among which neighbours are looked for.
+        thinned: the reference holds every so-many-th patch; 1 where it holds all.
+        places: for each patch of the reference, where it is from, in words.
         positions: `[M]`, where in its volume each slice of the reference lies, from 0 to 1; None for volumes, or where
             each case is a single slice.
     """
 
-    canvases: Samples
+    patches: Samples
     again: Samples
     reference: Samples
     thinned: int
@@ -57,18 +57,18 @@ def open_real(record: BankRecord) -> tuple[Preprocessed, Plan]:
 
 
 def read_real_side(preprocessed: Preprocessed, plan: Plan) -> RealSide:
-    """Cut all of it, the same canvases each time."""
-    sets = read_real_sets(preprocessed, plan, (), REAL_CANVASES[len(plan.canvas)])
+    """Cut all of it, the same patches each time."""
+    sets = read_real_sets(preprocessed, plan, (), REAL_PATCHES[len(plan.patch_size)])
     places, positions = _places(preprocessed, plan, sets.thinned)
     return RealSide(sets.real, sets.again, sets.reference, sets.thinned, places, positions)
 
 
 def _places(preprocessed: Preprocessed, plan: Plan, every: int) -> tuple[list[str], np.ndarray | None]:
-    """Where the canvases of the reference are from, in its order (`metrics.real_sets.read_reference`)."""
-    words, positions, flat = [], [], len(plan.canvas) == 2
+    """Where the patches of the reference are from, in its order (`metrics.real_sets.read_reference`)."""
+    words, positions, flat = [], [], len(plan.patch_size) == 2
     for name in plan.source.training_cases:
         shape = preprocessed.load(name).image.shape[1:]
-        for lower in covering_places(shape, plan.canvas, RIM)[::every]:
+        for lower in covering_places(shape, plan.patch_size, RIM)[::every]:
             if flat:
                 words.append(f"{name}, slice {lower[0] + 1} of {shape[0]}" if shape[0] > 1 else name)
             else:

@@ -1,4 +1,4 @@
-"""What is measured on samples and on real canvases alike: classes shown, areas, pieces, places, intensities."""
+"""What is measured on samples and on real patches alike: classes shown, areas, pieces, places, intensities."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from stylegan2_cond.progress_bar import ProgressBar
 OF_MASKS = ("area", "components", "holes", "boundary", "z", "y", "x")
 GROUPS = (*OF_MASKS, "intensity", "class intensity", "position", "nearest")
 COUNTED = ("components", "holes")
-VOXELS = 200  # drawn from each canvas for the distribution of intensities
+VOXELS = 200  # drawn from each patch for the distribution of intensities
 FACTORS = {"area": 100.0, "boundary": 100.0}
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure of many canvases.
+    """One figure of many patches.
 
     Attributes:
         group: one of `GROUPS`.
         of: the class or channel, in words.
         drawn: a number for each sample, or voxel, that has one.
-        real, again: the same of real canvases, and of other ones; None where there are none.
+        real, again: the same of real patches, and of other ones; None where there are none.
     """
 
     group: str
@@ -46,13 +46,13 @@ class Measure:
 
     @property
     def noise(self) -> float:
-        """The same of real and real canvases: what a perfect bank would come to."""
+        """The same of real and real patches: what a perfect bank would come to."""
         return float(mask_distances([self.real], [self.again])[0]) if self.again is not None else np.nan
 
 
 @dataclass(frozen=True)
 class Presence:
-    """How often each set of classes is shown together: shares of the canvases, the most frequent real ones first."""
+    """How often each set of classes is shown together: shares of the patches, the most frequent real ones first."""
 
     sets: Sequence[tuple[int, ...]]
     drawn: Sequence[float]
@@ -61,12 +61,12 @@ class Presence:
 
     @property
     def distance(self) -> float:
-        """Total variation: the share of canvases that would have to show another set; NaN without real ones."""
+        """Total variation: the share of patches that would have to show another set; NaN without real ones."""
         return np.nan if self.real is None else sum(map(abs, np.subtract(self.real, self.drawn))) / 2
 
     @property
     def noise(self) -> float:
-        """The same of real and real canvases."""
+        """The same of real and real patches."""
         return np.nan if self.real is None else sum(map(abs, np.subtract(self.real, self.again))) / 2
 
 
@@ -93,8 +93,8 @@ def measure(
 
     Args:
         samples: of the bank.
-        real: canvases; None where there are none.
-        neighbours: of the samples; None where there are no real canvases.
+        real: patches; None where there are none.
+        neighbours: of the samples; None where there are no real patches.
         classes: names of the foreground labels.
         channels: names.
         rng: draws the voxels whose intensities are looked at.
@@ -112,7 +112,7 @@ def measure(
 
 
 def _sides(samples: Samples, real: RealSide | None) -> list[Samples]:
-    return [samples] if real is None else [samples, real.canvases, real.again]
+    return [samples] if real is None else [samples, real.patches, real.again]
 
 
 def _sets(samples: Samples, labels: Sequence[int]) -> dict[tuple[int, ...], float]:
@@ -124,7 +124,7 @@ def _sets(samples: Samples, labels: Sequence[int]) -> dict[tuple[int, ...], floa
 
 
 def _mask_measures(sides: Sequence[Samples], label: int, name: str) -> list[Measure]:
-    """Of the canvases that show the class."""
+    """Of the patches that show the class."""
     described = [describe_masks(side.label, label) for side in sides]
     shown = [side["presence"] > 0 for side in described]
     return [
@@ -137,7 +137,7 @@ def _mask_measures(sides: Sequence[Samples], label: int, name: str) -> list[Meas
 def _intensities(
     sides: Sequence[Samples], classes: Mapping[int, str], channels: Sequence[str], rng: np.random.Generator
 ) -> list[Measure]:
-    """Of some voxels of each canvas, all and class by class; voxels outside of the image are none."""
+    """Of some voxels of each patch, all and class by class; voxels outside of the image are none."""
     drawn = [_voxels(side, rng) for side in sides]
     found = [
         Measure("intensity", name, *(image[:, channel] for image, _ in drawn)) for channel, name in enumerate(channels)
@@ -150,7 +150,7 @@ def _intensities(
 
 
 def _voxels(side: Samples, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Intensities `[V, C]` and labels `[V]` of voxels within the image, as many of each canvas."""
+    """Intensities `[V, C]` and labels `[V]` of voxels within the image, as many of each patch."""
     flat, mask = side.image.reshape(len(side), side.channels, -1), side.label.reshape(len(side), -1)
     places = rng.integers(mask.shape[1], size=(len(side), VOXELS))
     labels = np.take_along_axis(mask, places, axis=1)

@@ -1,4 +1,4 @@
-"""Pictures for the page: a canvas as grey image, its mask as a layer to lay over it, both as data URIs."""
+"""Pictures for the page: a patch as grey image, its mask as a layer to lay over it, both as data URIs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GAP_GREY = 0.3
 
 @dataclass(frozen=True)
 class Look:
-    """How canvases are drawn.
+    """How patches are drawn.
 
     Attributes:
         low, high: per channel, the intensities that are drawn black and white.
@@ -44,7 +44,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Tile:
-    """A canvas as two pictures of one size: data URIs, and the width and height in voxels."""
+    """A patch as two pictures of one size: data URIs, and the width and height in voxels."""
 
     grey: str
     mask: str
@@ -56,8 +56,8 @@ def make_tile(image: np.ndarray, label: np.ndarray, look: Look) -> Tile:
     """Every channel of a slice in a row, or their colour; of a volume, three cuts in a row, a row for each channel.
 
     Args:
-        image: `[C, *canvas]`.
-        label: `[*canvas]` integers; drawn over each channel.
+        image: `[C, *spatial]`.
+        label: `[*spatial]` integers; drawn over each channel.
         look: how.
     """
     image = scaled(image, look.low, look.high, look.rgb)
@@ -75,7 +75,7 @@ def make_tile(image: np.ndarray, label: np.ndarray, look: Look) -> Tile:
 
 
 def lay_out(channels: np.ndarray, gap: float) -> np.ndarray:
-    """`[C, *canvas]` → `[H, W]`: the channels of a slice side by side; three cuts of a volume, a row per channel."""
+    """`[C, *spatial]` → `[H, W]`: the channels of a slice side by side; three cuts of a volume, a row per channel."""
     if channels.ndim == 3:
         return _side_by_side(list(channels), gap)
     middles = [length // 2 for length in channels.shape[1:]]

@@ -14,7 +14,7 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.progress_bar import ProgressBar
 
-MOST_SAMPLES = {2: 1000, 3: 150}  # by the number of axes; as many as there are real canvases beside them
+MOST_SAMPLES = {2: 1000, 3: 150}  # by the number of axes; as many as there are real patches beside them
 MOST_BYTES = 2**28  # of their images
 
 
@@ -23,7 +23,7 @@ class Drawn:
     """Samples of a bank, and where each is to be found.
 
     Attributes:
-        samples: `[N, C, *canvas]` and `[N, *canvas]`, all of them finite.
+        samples: `[N, C, *spatial]` and `[N, *spatial]`, all of them finite.
         numbers: `[N]`, in the stream that the bank's seed names.
         shards: `[N]` names of the cases that hold them.
         slices: `[N]`, which slice of its shard each 2-D sample is; 0 in 3-D.
@@ -57,7 +57,7 @@ def read_samples(folder: Path, record: BankRecord) -> Drawn | None:
     starts = list(accumulate((shard.samples for shard in record.shards), initial=0))
     shard_bytes = 4 * math.prod(bank.load_case(record.shards[0].name)[0].shape)
     bytes_each = shard_bytes // record.shards[0].samples
-    most = min(MOST_SAMPLES[len(record.canvas)], max(1, MOST_BYTES // bytes_each))
+    most = min(MOST_SAMPLES[len(record.patch_size)], max(1, MOST_BYTES // bytes_each))
     chosen = spread(record.samples, most)
     images, labels, numbers, shards, slices = [], [], [], [], []
     bar = ProgressBar(record.shards, desc="Reading the samples", unit="shard", leave=False, delay=1)
@@ -68,7 +68,7 @@ def read_samples(folder: Path, record: BankRecord) -> Drawn | None:
         image, label, _, _ = bank.load_case(shard.name)
         if (there := image.shape[1:]) != _shape(record, shard):
             raise UserError(f"{folder / shard.name} holds {there} voxels, bank.json tells of {_shape(record, shard)}.")
-        if len(record.canvas) == 2:
+        if len(record.patch_size) == 2:
             image, label = image[:].swapaxes(0, 1)[within], label[0][within]
         else:
             image, label = image[:][None], label[:]
@@ -83,11 +83,11 @@ def read_samples(folder: Path, record: BankRecord) -> Drawn | None:
 
 def _shape(record: BankRecord, shard: Shard) -> tuple[int, ...]:
     """`(z, y, x)` of a shard; of 2-D samples, z counts samples."""
-    return (shard.samples, *record.canvas) if len(record.canvas) == 2 else record.canvas
+    return (shard.samples, *record.patch_size) if len(record.patch_size) == 2 else record.patch_size
 
 
 def _finite(drawn: Drawn) -> Drawn | None:
-    """Without the samples that a gate left open has let in."""
+    """Without the samples that a filter left open has let in."""
     whole = np.isfinite(drawn.samples.image).reshape(len(drawn), -1).all(axis=1)
     if whole.all():
         return drawn

@@ -91,7 +91,7 @@ def _pairs(folder: Path, design: Design, preprocessed: Preprocessed) -> Iterator
                 continue
             record = BankRecord.load(bank / RECORD_FILE)
             codec = Plan.load(generator_folder(folder, design, arm.generators[0], fold) / "plan.json").codec
-            columns = COLUMNS[len(record.canvas)]
+            columns = COLUMNS[len(record.patch_size)]
             shown = first_samples(bank, record, columns)
             ranges = {"low": codec.low, "high": codec.high, "labels": codec.labels, "rgb": codec.rgb}
             yield f"{arm.title}, {size} training cases", overlay_grid(*shown, **ranges, columns=columns)

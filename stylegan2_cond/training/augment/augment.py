@@ -12,13 +12,13 @@ from stylegan2_cond.training.augment.parameters import AugmentParameters, draw_n
 
 
 class Augment:
-    """Augments `[N, C + K, *canvas]`, any number of image channels C and label channels K, 2-D or 3-D.
+    """Augments `[N, C + K, *spatial]`, any number of image channels C and label channels K, 2-D or 3-D.
 
     Args:
         image_channels: C; 0 for masks alone.
         spatial_dims: 2 or 3.
-        flips: the axes that may be flipped, in the canvas's order; none if not given, since anatomy has sides.
-        spacing: of the voxels, in the canvas's order; only its ratios matter. Without it, rotations are those of cubic
+        flips: the axes that may be flipped, in the patch's order; none if not given, since anatomy has sides.
+        spacing: of the voxels, in the patch's order; only its ratios matter. Without it, rotations are those of cubic
             voxels, which shears the anatomy of thick slices: 10° tilt slices that are five times as thick as their
             pixels are wide by 41°.
 
@@ -42,7 +42,7 @@ class Augment:
             raise ValueError(f"flips {self.flips} and spacing {self.spacing} must name {spatial_dims} axes each")
 
     def draw(
-        self, count: int, p: float, canvas: Sequence[int], rng: torch.Generator, device: torch.device | str
+        self, count: int, p: float, patch_size: Sequence[int], rng: torch.Generator, device: torch.device | str
     ) -> AugmentParameters:
         """What is to be done to `count` pairs, each augmentation with probability `p`.
 
@@ -52,22 +52,22 @@ class Augment:
         Args:
             count: N.
             p: between 0 and 1; from 0.8 or so on, augmentations leak.
-            canvas: spatial size.
+            patch_size: spatial size.
             rng: on any device; numbers are drawn there, and no fewer where `p` is small.
             device: where the parameters are to lie.
         """
-        geometry, intensity = geometry_numbers(self.spatial_dims), intensity_numbers(self.image_channels, canvas)
+        geometry, intensity = geometry_numbers(self.spatial_dims), intensity_numbers(self.image_channels, patch_size)
         uniform, normal = ({**mine, **theirs} for mine, theirs in zip(geometry, intensity, strict=True))
         numbers = draw_numbers(count, uniform, normal, rng)
         with torch.autocast(rng.device.type, enabled=False):
             tensors = {
-                **draw_geometry(numbers, p, canvas, self.flips, self.spacing),
+                **draw_geometry(numbers, p, patch_size, self.flips, self.spacing),
                 **draw_intensity(numbers, p),
             }
         return AugmentParameters(**{name: tensor.to(device) for name, tensor in tensors.items()})
 
     def __call__(self, pairs: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
-        """Augmented pairs `[N, C + K, *canvas]`, of the same type; differentiable twice with respect to `pairs`.
+        """Augmented pairs `[N, C + K, *spatial]`, of the same type; differentiable twice with respect to `pairs`.
 
         Computed in float32 at least. What no coin fell for comes out bit for bit; where none fell at all, it is the
         very tensor.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from stylegan2_cond.training.augment.parameters import Shapes
 from stylegan2_cond.training.augment.strengths import ROTATION, SHIFT, STRETCH, ZOOM
 
-PADDING = "reflection"  # what lies beyond the canvas: anatomy goes on, where `border` smears and `zeros` frames it
+PADDING = "reflection"  # what lies beyond the patch: anatomy goes on, where `border` smears and `zeros` frames it
 
 
 def geometry_numbers(dims: int) -> tuple[Shapes, Shapes]:
@@ -22,7 +22,11 @@ def geometry_numbers(dims: int) -> tuple[Shapes, Shapes]:
 
 
 def draw_geometry(
-    numbers: dict[str, torch.Tensor], p: float, canvas: Sequence[int], flips: Sequence[bool], spacing: Sequence[float]
+    numbers: dict[str, torch.Tensor],
+    p: float,
+    patch_size: Sequence[int],
+    flips: Sequence[bool],
+    spacing: Sequence[float],
 ) -> dict[str, torch.Tensor]:
     """`moved` and `warp` of a batch, by the numbers drawn for it.
 
@@ -38,7 +42,7 @@ def draw_geometry(
         rotation_matrix(numbers["plane"], angle),
         torch.where(flipped, -scale, scale),
         shifted * SHIFT * numbers["shift"],
-        canvas,
+        patch_size,
         spacing,
     )
     return {"moved": coins.any(dim=1) | flipped.any(dim=1), "warp": warp}
@@ -59,22 +63,28 @@ def rotation_matrix(plane: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
 
 
 def affine_warp(
-    rotation: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, canvas: Sequence[int], spacing: Sequence[float]
+    rotation: torch.Tensor,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    patch_size: Sequence[int],
+    spacing: Sequence[float],
 ) -> torch.Tensor:
     """The warp that shows a picture scaled along its axes, then turned about its middle, then shifted.
 
     Args:
-        rotation: `[N, D, D]`, axes in the canvas's order.
+        rotation: `[N, D, D]`, axes in the patch's order.
         scale: `[N, D]`; negative to flip.
         shift: `[N, D]`, as a share of each axis.
-        canvas: spatial size.
+        patch_size: spatial size.
         spacing: of the voxels; only its ratios matter.
 
     Returns:
         `[N, D, D + 1]`, from places in what is shown to places in the picture, both from -1 to 1 along each axis, the
         last axis first, as `F.affine_grid` has them.
     """
-    half = torch.tensor([length * step / 2 for length, step in zip(canvas, spacing, strict=True)], device=scale.device)
+    half = torch.tensor(
+        [length * step / 2 for length, step in zip(patch_size, spacing, strict=True)], device=scale.device
+    )
     linear = rotation.mT / scale.unsqueeze(2)  # inverse of rotation · diag(scale)
     linear = linear * half / half.unsqueeze(1)
     offset = -(linear * (2 * shift).unsqueeze(1)).sum(dim=2, keepdim=True)  # the axis is 2 long
@@ -82,7 +92,7 @@ def affine_warp(
 
 
 def resample(pairs: torch.Tensor, warp: torch.Tensor) -> torch.Tensor:
-    """Pairs `[N, C + K, *canvas]` as `warp` `[N, D, D + 1]` shows them, mirrored beyond the canvas.
+    """Pairs `[N, C + K, *spatial]` as `warp` `[N, D, D + 1]` shows them, mirrored beyond the patch.
 
     Linear interpolation with weights that sum to one: what summed to one over the label channels still does.
     """

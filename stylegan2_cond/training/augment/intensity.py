@@ -15,12 +15,12 @@ STEEPEST_BEND = 0.7  # from 0.77 on, the bent curve would fall somewhere
 _RADIUS = 3  # voxels; 3 sd of the widest blur
 
 
-def intensity_numbers(channels: int, canvas: Sequence[int]) -> tuple[Shapes, Shapes]:
+def intensity_numbers(channels: int, patch_size: Sequence[int]) -> tuple[Shapes, Shapes]:
     """The uniform and the normal numbers that one sample takes."""
-    box = (channels, len(canvas))
+    box = (channels, len(patch_size))
     uniform = {"intensity_coins": (6, channels), "blur": (channels,), "box_side": box, "box_middle": box}
     normal = {name: (channels,) for name in ("brightness", "contrast", "gamma", "noise_sd")}
-    return uniform, {**normal, "noise": (channels, *canvas)}
+    return uniform, {**normal, "noise": (channels, *patch_size)}
 
 
 def draw_intensity(numbers: dict[str, torch.Tensor], p: float) -> dict[str, torch.Tensor]:
@@ -44,7 +44,7 @@ def draw_intensity(numbers: dict[str, torch.Tensor], p: float) -> dict[str, torc
 
 
 def recolour(image: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
-    """Contrast, brightness, gamma, blur, noise, cut-out. image: `[N, C, *canvas]`, near [-1, 1] → the same shape.
+    """Contrast, brightness, gamma, blur, noise, cut-out. image: `[N, C, *spatial]`, near [-1, 1] → the same shape.
 
     Channels without a coin come out bit for bit, since each step with its neutral parameter does nothing.
     """
@@ -65,7 +65,7 @@ def bend_curve(image: torch.Tensor, bend: torch.Tensor) -> torch.Tensor:
 
 
 def blur(image: torch.Tensor, sd: torch.Tensor) -> torch.Tensor:
-    """A Gaussian of its own for each channel, edges repeated. image: `[N, C, *canvas]`, sd: `[N, C]` in voxels."""
+    """A Gaussian of its own for each channel, edges repeated. image: `[N, C, *spatial]`, sd: `[N, C]` in voxels."""
     offsets = torch.arange(-_RADIUS, _RADIUS + 1, device=sd.device)
     taps = torch.exp(-offsets.square() / (2 * sd.square().clamp_min(1e-12)).unsqueeze(2)).to(image.dtype)
     taps = taps / taps.sum(dim=2, keepdim=True)  # [N, C, offsets]; for sd 0 exactly one at 0
@@ -76,13 +76,13 @@ def blur(image: torch.Tensor, sd: torch.Tensor) -> torch.Tensor:
     return image
 
 
-def _inside(box: torch.Tensor, canvas: Sequence[int]) -> torch.Tensor:
-    """`[N, C, *canvas]` bool: voxels whose middle lies in the box `[N, C, D, 2]`."""
-    inside = torch.ones(*box.shape[:2], *[1] * len(canvas), dtype=torch.bool, device=box.device)
-    for axis, length in enumerate(canvas):
+def _inside(box: torch.Tensor, patch_size: Sequence[int]) -> torch.Tensor:
+    """`[N, C, *spatial]` bool: voxels whose middle lies in the box `[N, C, D, 2]`."""
+    inside = torch.ones(*box.shape[:2], *[1] * len(patch_size), dtype=torch.bool, device=box.device)
+    for axis, length in enumerate(patch_size):
         places = (torch.arange(length, device=box.device) + 0.5) / length
         along = (places >= box[:, :, axis, :1]) & (places < box[:, :, axis, 1:])  # [N, C, length]
-        inside = inside & along.reshape(*box.shape[:2], *[1] * axis, length, *[1] * (len(canvas) - 1 - axis))
+        inside = inside & along.reshape(*box.shape[:2], *[1] * axis, length, *[1] * (len(patch_size) - 1 - axis))
     return inside
 
 

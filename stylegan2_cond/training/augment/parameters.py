@@ -23,7 +23,7 @@ class AugmentParameters:
         contrast: `[N, C]`, factor; 1 for nothing.
         bend: `[N, C]`, what mid-grey becomes; 0 for nothing.
         blur: `[N, C]`, sd in voxels; 0 for nothing.
-        noise: `[N, C, *canvas]`, added; 0 for nothing.
+        noise: `[N, C, *spatial]`, added; 0 for nothing.
         box: `[N, C, D, 2]`, ends of the box that is cut out, 0 to 1 being the axis; where they meet, nothing.
     """
 

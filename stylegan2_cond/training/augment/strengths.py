@@ -1,4 +1,4 @@
-"""How strong each augmentation is. Image channels lie near [-1, 1], lengths are those of the canvas.
+"""How strong each augmentation is. Image channels lie near [-1, 1], lengths are those of the patch.
 
 Geometry stays within what patients and positioning bring about; intensity within what scanners do. Weaker than in
 Karras et al. 2020b (Appendix B), whose photographs may be turned upside down.
