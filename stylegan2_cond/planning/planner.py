@@ -70,12 +70,13 @@ def make_plan(
         training["kimg"] = Choice(kimg, ASKED)
     chosen = shape | training | {key: Choice(value, BY_HAND) for key, value in asked.items()}
     check_batch(chosen["batch_size"].value, chosen["accumulate"].value)
+    size = chosen["patch_size"].value
     plan = Plan(
         source=Source.of(preprocessed, fold),
         seed=seed or 0,
-        conditions=Conditions.from_patches((), np.zeros((1, *chosen["patch_size"].value), np.int16), None),
+        conditions=Conditions.from_patches((), np.zeros((1, *size), np.int16), None),
         reasons={
-            "source": f"{len(fold.training)} training cases, {seen.patches(chosen['patch'].value):,} patches apart",
+            "source": f"{len(fold.training)} training cases, {seen.patches(size):,} patches apart",
             "conditions": _tell_conditions(seen, preprocessed, len(fold.training)),
             "seed": "of all randomness" if seed is None else ASKED,
             **{key: choice.reason for key, choice in chosen.items()},
