@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from attack.outcomes import outcome_of
@@ -9,12 +13,13 @@ from attack.victims import VARIABLES, Victims, make_victims
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory) -> Victims:
-    """The victims as they are made; nobody changes them."""
-    folder = tmp_path_factory.mktemp("attack") / "whole"
-    made = outcome_of(lambda: str(make_victims(folder).folder), limit=300)
-    assert made.kind == "taken", made.told
-    return Victims(folder)
+def whole() -> Iterator[Victims]:
+    """The victims as they are made; nobody changes them. Files name their path, so it is of one length in all runs."""
+    with tempfile.TemporaryDirectory(prefix="attack_") as folder:
+        victims = Victims(Path(folder) / "whole")
+        made = outcome_of(lambda: str(make_victims(victims.folder).folder), limit=300)
+        assert made.kind == "taken", made.told
+        yield victims
 
 
 @pytest.fixture

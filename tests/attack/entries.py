@@ -290,10 +290,8 @@ def damage_shard_and_renew(ending: str) -> Damage:
 
     def damage(victims: Victims, rng: Rng) -> str:
         path = victims.bank / f"synth_00000{ending}"
-        if ending != ".pkl":  # nobody renews a checksum over bytes that a disk damaged
-            what = _other_array(path, rng)
-        elif rng.random() < 0.5:
-            what = _other_properties(path, rng)
+        if rng.random() < 0.5:
+            what = (_other_properties if ending == ".pkl" else _other_array)(path, rng)
         else:
             what, content = byte_damage(path.read_bytes(), rng)
             path.write_bytes(content)
