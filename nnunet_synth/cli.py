@@ -57,6 +57,12 @@ def bank(
     margin: Annotated[
         float, typer.Option(metavar="M", help="that filters give beyond what is real, as a share", min=0)
     ] = MARGIN,
+    nnunet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="trained nnU-Net for fit; the newest of the fold if not given", show_default=False
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="of the bank", show_default=False)] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="of the stream of samples", min=0)] = 0,
     device: Device = "",
@@ -80,6 +86,7 @@ def bank(
             seed=seed,
             without=without or (),
             margin=margin,
+            nnunet=nnunet,
             device=device or default_device(),
         )
     print(f"{tell_filters(BankRecord.load(folder / RECORD_FILE))}\nBank: {folder}\nPreview: {folder / 'previews.png'}")

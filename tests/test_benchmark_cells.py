@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,10 +40,10 @@ from nnunet_synth.benchmark.scheduler import Run, Where, alone
 from nnunet_synth.benchmark.scoring import hausdorff_95, read_rows, score_predictions, write_rows
 from nnunet_synth.benchmark.subjects import whole_subjects
 from nnunet_synth.benchmark.task_runner import last_error, read_record, run_task
-from nnunet_synth.benchmark.tasks import Task, generator_folder, tasks_of
+from nnunet_synth.benchmark.tasks import Task, commands, generator_folder, tasks_of
 from nnunet_synth.benchmark.trainers import nnUNetTrainerElastic, with_fixed_length
 from nnunet_synth.benchmark.view import View, table
-from nnunet_synth.benchmark.workspace import OWN_TRAINERS, plans_of, prepare_roots
+from nnunet_synth.benchmark.workspace import OWN_TRAINERS, model_folder, plans_of, prepare_roots
 from nnunet_synth.launcher import ext_trainer_path
 from stylegan2_cond import io as documents
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
@@ -270,16 +271,18 @@ def test_arms_that_differ_in_training_alone_share_generator_and_bank(preprocesse
     assert (kinds.count("generator"), kinds.count("bank"), kinds.count("cell")) == (1, 2, 4)
 
 
-def test_a_bank_waits_for_its_generators_and_for_every_nnunet_without_pairs(preprocessed):
+def test_a_bank_waits_for_its_generators_and_for_the_nnunet_that_its_filter_asks(preprocessed):
     da5 = Arm(name="da5", trainer="nnUNetTrainerDA5")
     drawn = Arm(name="drawn", variant="image", masks="drawn")
-    tasks = tasks_of(design_of(preprocessed, arms=(ALONE, drawn, da5), sizes=("2",), repeats=1))
+    design = design_of(preprocessed, arms=(ALONE, drawn, da5), sizes=("2",), repeats=1)
+    tasks = tasks_of(design)
     bank = tasks["bank_image_drawn_2_0"]
     assert set(bank.needs) == {"cell_nnunet_2_0", "generator_image_2_0", "generator_mask_2_0"}
-    assert set(bank.after) == {"cell_nnunet_2_0", "cell_da5_2_0"}
+    (command,) = commands(bank, design, Path("b"), "cpu")
+    assert command[command.index("--nnunet") + 1] == str(model_folder(Path("b"), design, ALONE))
     order = list(tasks)
     for task in tasks.values():
-        assert all(order.index(need) < order.index(task.name) for need in (*task.needs, *task.after))
+        assert all(order.index(need) < order.index(task.name) for need in task.needs)
 
 
 # --- what nnU-Net is given

@@ -12,6 +12,8 @@ from conftest import DATASET, TINY_PLANS
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tolerance import NETWORK, assert_rounded
 
+from nnunet_synth.bank.fill import fill_bank
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.evaluate import evaluate
@@ -53,6 +55,25 @@ def test_a_model_that_saw_synthetic_pairs_is_not_found_and_a_plain_one_is(model,
         assert find_nnunet(source) is None
     finally:
         shutil.move(plain_model.with_name("away"), plain_model)
+
+
+def test_a_bank_asks_the_nnunet_that_was_named(preprocessed, generator_run, model, plain_model, tmp_path):
+    named = shutil.copytree(plain_model, tmp_path / plain_model.name)
+    away = shutil.move(plain_model, plain_model.with_name("away"))
+    without = ("range", "anatomy", "copy")
+    try:
+        found, asked = (
+            fill_bank(preprocessed, "0", samples=4, name=name, without=without, margin=1.0, nnunet=nnunet)
+            for name, nnunet in (("found", None), ("asked", named))
+        )
+        assert BankRecord.load(found / RECORD_FILE).filters["fit"].off
+        assert BankRecord.load(asked / RECORD_FILE).filters["fit"].off is None
+        with pytest.raises(UserError, match="fit"):
+            fill_bank(preprocessed, "0", samples=8, name="found", without=without, margin=1.0, nnunet=named)
+        with pytest.raises(UserError, match=str(away.parent / "none")):
+            fill_bank(preprocessed, "0", samples=4, name="none", nnunet=away.parent / "none")
+    finally:
+        shutil.move(away, plain_model)
 
 
 def test_a_model_of_another_fold_or_preprocessing_is_not_taken(source, plain_model):

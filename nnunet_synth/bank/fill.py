@@ -29,7 +29,7 @@ from nnunet_synth.bank.sample_stream import Judged, Stream
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.io import as_user_error
-from stylegan2_cond.metrics.features_nnunet import open_newest
+from stylegan2_cond.metrics.features_nnunet import NnUNet, open_newest, open_nnunet
 from stylegan2_cond.metrics.kept import EVALUATION_FOLDER
 from stylegan2_cond.metrics.reference_sets import REAL, cut_patches, read_reference
 from stylegan2_cond.ops import name_backend
@@ -76,6 +76,7 @@ def fill_bank(
     seed: int = 0,
     without: Sequence[str] = (),
     margin: float = MARGIN,
+    nnunet: Path | None = None,
     device: str = "cpu",
     growing: Path | None = None,
     wanted_still: Callable[[], bool] = lambda: True,
@@ -91,6 +92,7 @@ def fill_bank(
         seed: of the stream of samples.
         without: filters that are left open.
         margin: how much further than the training cases samples may go, as a share of their range.
+        nnunet: folder of the trained nnU-Net that the filter `fit` asks; the newest that fits, when None.
         device: that draws.
         growing: folder of a complete bank, which stays complete while more is drawn into it.
         wanted_still: asked before each shard; filling ends where it says no.
@@ -127,7 +129,8 @@ def fill_bank(
         record = begun_bank(folder, wanted, without)
         if record is not None and record.complete:
             return folder
-        known = partial(_known, preprocessed, plan, margin, device)
+        fit = "fit" not in without and (nnunet is not None or not (record and record.filters["fit"].off))
+        known = partial(_known, preprocessed, plan, margin, device, nnunet, fit=fit)
         record, filters = _with_filters(folder, record, wanted, without, known)
         target = record.requested
         if growing is not None:
@@ -276,20 +279,27 @@ def _warn(plan: Plan, references: Sequence[SnapshotReference], *, balanced: bool
 
 
 def _with_filters(
-    folder: Path, record: BankRecord | None, wanted: BankRecord, without: set[str], known: Callable[[bool], Known]
+    folder: Path, record: BankRecord | None, wanted: BankRecord, without: set[str], known: Callable[[], Known]
 ) -> tuple[BankRecord, Filters]:
-    """The begun bank, or the wanted one, and its filters; `known` takes whether nnU-Net is needed."""
-    fit = "fit" not in without and not (record and record.filters["fit"].off)
-    filters = Filters.learn(lambda: known(fit), without)
+    """The begun bank, or the wanted one, and its filters."""
+    filters = Filters.learn(known, without)
     record = record or wanted.model_copy(update={"filters": filters.records()})
     refuse_other_filters(folder, record, filters)
     return record, filters
 
 
-def _known(preprocessed: Preprocessed, plan: Plan, margin: float, device: str, fit: bool) -> Known:
-    """What filters learn from; with `fit`, the fold's nnU-Net, too, where there is one."""
+def _known(
+    preprocessed: Preprocessed, plan: Plan, margin: float, device: str, folder: Path | None, *, fit: bool
+) -> Known:
+    """What filters learn from; with `fit`, the nnU-Net in `folder`, or else the newest of the fold, if any.
+
+    Raises:
+        UserError: the nnU-Net in `folder` cannot be used.
+    """
     nnunet = None
-    if fit:
+    if fit and folder is not None:
+        nnunet = NnUNet(open_nnunet(folder, plan.source), device)
+    elif fit:
         try:
             nnunet = open_newest(plan.source, device)
         except UserError as error:

@@ -161,12 +161,7 @@ class Run:
     def _ready(self, wanted: list[str]) -> list[str]:
         """The next tasks that there is room for, and whose needs are done."""
         done = {name for name, record in self.records.items() if record.state == "done"}
-        under_way = {*self.waiting, *self.jobs}
-        ready = [
-            name
-            for name in wanted
-            if done.issuperset(self.tasks[name].needs) and under_way.isdisjoint(self.tasks[name].after)
-        ]
+        ready = [name for name in wanted if done.issuperset(self.tasks[name].needs)]
         return ready[: max(0, self.where.jobs - len(self.jobs))]
 
     def _hopeless(self, name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,6 @@ class Task:
         what: the generator's variant, the bank's name, or the arm's.
         size, repeat: of the training set.
         needs: names of the tasks that must be done before.
-        after: names of the tasks that must have ended before, whether they failed or not.
     """
 
     kind: Literal["generator", "bank", "cell"]
@@ -36,7 +34,6 @@ class Task:
     size: int
     repeat: int
     needs: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -57,7 +54,7 @@ def tasks_of(design: Design) -> dict[str, Task]:
 
 
 def _tasks_of_fold(design: Design, size: int, repeat: int) -> Iterator[Task]:
-    """nnU-Net without pairs first: a bank's filter `fit` asks the newest nnU-Net that was trained on the real cases."""
+    """nnU-Net without pairs first: a bank's filter `fit` asks that of the baseline."""
     plain = {arm.name: Task("cell", arm.name, size, repeat) for arm in design.arms if not arm.variant}
     yield from plain.values()
     alone = next(plain[arm.name].name for arm in design.arms if arm.baseline)
@@ -65,7 +62,7 @@ def _tasks_of_fold(design: Design, size: int, repeat: int) -> Iterator[Task]:
         if arm.bank:
             generators = [Task("generator", variant, size, repeat) for variant in arm.generators]
             needs = (alone, *(task.name for task in generators))
-            bank = Task("bank", arm.bank, size, repeat, needs, after=tuple(task.name for task in plain.values()))
+            bank = Task("bank", arm.bank, size, repeat, needs)
             yield from (*generators, bank, Task("cell", arm.name, size, repeat, (bank.name,)))
 
 
@@ -87,7 +84,6 @@ def commands(task: Task, design: Design, folder: Path, device: str) -> Iterator[
     if task.kind == "generator":
         yield from _generator(task, design, generator_folder(folder, design, task.what, fold), data, device)
     elif task.kind == "bank":
-        _make_newest(model_folder(folder, design, design.baseline) / f"fold_{fold}" / "checkpoint_final.pth")
         yield _bank(arm_of(task, design), task, design, folder, data, device)
     else:
         yield _cell(arm_of(task, design), design, folder, data, device)
@@ -116,17 +112,13 @@ def _bank(arm: Arm, task: Task, design: Design, folder: Path, data: list[str], d
             drawn_from += [part for snapshot in chosen for part in ("--snapshot", str(snapshot))]
     else:
         drawn_from = ["--variant", arm.variant]
-    options = ["--masks", arm.masks] if arm.masks else []
+    options = ["--nnunet", str(model_folder(folder, design, design.baseline))]
+    options += ["--masks", arm.masks] if arm.masks else []
     options += [part for filter_ in arm.without for part in ("--without", filter_)]
     options += ["--balanced"] if arm.balanced else []
     options += ["--margin", f"{arm.margin:g}"] if arm.margin is not None else []
     samples = ["-n", str(arm.samples or design.effort.samples), "--name", arm.bank, "--seed", str(design.seed)]
     return ["nnunet-synth", "bank", *data, *samples, "-p", design.plans, *drawn_from, *options, "--device", device]
-
-
-def _make_newest(checkpoint: Path) -> None:
-    """So that the filters of every bank of a fold ask nnU-Net alone, and not an arm that was done later."""
-    os.utime(checkpoint)
 
 
 def _cell(arm: Arm, design: Design, folder: Path, data: list[str], device: str) -> list[str]:
