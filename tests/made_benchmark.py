@@ -1,11 +1,13 @@
 """Benchmarks that nobody ran: tables with effects and luck that are known."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from nnunet_synth.benchmark.arms import Arm
+from nnunet_synth.benchmark.budget import choose_effort
+from nnunet_synth.benchmark.design import Design, training_sets
 from nnunet_synth.benchmark.results import CELL_COLUMNS, SCORE_COLUMNS
 
 TITLES = {
@@ -66,9 +68,7 @@ def make_benchmark(
     folder.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(scores, columns=SCORE_COLUMNS).to_csv(folder / "scores.csv", index=False)
     pd.DataFrame(cells, columns=CELL_COLUMNS).to_csv(folder / "cells.csv", index=False)
-    design = _design(list(effects), sizes, repeats, names, quick)
-    design["labels"] = {label: f"class {label}" for label in labels}
-    (folder / "design.json").write_text(json.dumps(design, indent=1))
+    _design(list(effects), sizes, repeats, names, labels, quick).save(folder / "design.json")
     return folder
 
 
@@ -84,20 +84,33 @@ def _cell(arm: str, size: int, repeat: int, error: str | None, quality: float, r
     return (arm, size, repeat, trained, 1250, seconds, *of_generator, state, error or "")
 
 
-def _design(arms: list[str], sizes: tuple[int, ...], repeats: int, cases: list[str], quick: bool) -> dict:
-    return {
-        "format_version": 1,
-        "dataset": "Dataset004_Hippocampus",
-        "configuration": "2d",
-        "plans": "nnUNetPlansQuick" if quick else "nnUNetPlans",
-        "quick": quick,
-        "sizes": list(sizes),
-        "repeats": repeats,
-        "test_cases": cases,
-        "arms": [{"name": arm, "title": TITLES.get(arm, arm), "baseline": arm == "nnunet"} for arm in arms],
-        "iterations": 1250,
-        "epochs": 5,
-        "network": {"features": [8, 16, 32], "batch_size": 4},
-        "machine": {"processor": "two cores", "threads": 2},
-        "release": "0.1.0",
-    }
+def _design(
+    arms: list[str], sizes: tuple[int, ...], repeats: int, cases: list[str], labels: tuple[str, ...], quick: bool
+) -> Design:
+    """The training cases are numbered from 100 on, so none is a test case."""
+    pool = [f"case_{number}" for number in range(100, 100 + max(sizes))]
+    effort = choose_effort(quick=quick, epochs=5, iterations=250)
+    return Design(
+        dataset="Dataset004_Hippocampus",
+        configuration="2d",
+        plans="nnUNetPlansQuick" if quick else "nnUNetPlans",
+        quick=quick,
+        seed=0,
+        sizes=sizes,
+        repeats=repeats,
+        arms=tuple(
+            Arm(name=arm, title=TITLES[arm], baseline=arm == "nnunet", variant="pair" if arm in SYNTHETIC else None)
+            for arm in arms
+        ),
+        test_cases=tuple(cases),
+        pool=tuple(pool),
+        subjects=None,
+        folds=training_sets(pool, {case: case for case in pool}, sizes, repeats, 0),
+        labels={label: f"class {label}" for label in labels},
+        effort=effort,
+        network={"features": (8, 16, 32), "batch": 4},
+        epochs=5,
+        iterations=1250,
+        machine={"cores": 2},
+        release="0.1.0",
+    )

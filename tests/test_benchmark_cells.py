@@ -567,7 +567,7 @@ def bench(preprocessed, tmp_path, monkeypatch):
 
         def finish(self, jobs=2):
             view = View(Console(file=self.told, width=200))
-            done = Run(tmp_path, design, Where(task_runner, threads=1), view)
+            done = Run(tmp_path, design, Where(jobs, threads=1), view)
             done.finish()
             gather(tmp_path, design, done.records)
             return done
@@ -869,7 +869,7 @@ def test_the_estimate_counts_what_is_left_at_what_the_like_of_it_took():
     left = [Task("cell", "nnunet", 4, 1), Task("cell", "pair", 4, 1), Task("cell", "image", 4, 1)]
     found = estimate(left, done, jobs=2)
     assert found.seconds == 100 + 140 + 120
-    assert str(found) == "3 cells left: about 3 min at 2 jobs at a time (6 min of task_runner)."
+    assert str(found) == "3 cells left: about 3 min at 2 jobs at a time (6 min of jobs)."
     found = estimate([*left, Task("generator", "pair", 4, 1)], done, jobs=8)
     assert (found.unmeasured, found.jobs) == (("generator",), 4)
     assert "more for the generators" in str(found)

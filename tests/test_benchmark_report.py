@@ -350,7 +350,7 @@ def without_done(table):
         ),
         ("cells.csv", lambda table: table.assign(kid="nan"), "line 2: kid"),
         ("cells.csv", lambda table: table.assign(size="nan"), "line 2: size"),
-        ("scores.csv", lambda table: table.assign(arm="other"), "arm other is not in design.json"),
+        ("scores.csv", lambda table: table.assign(arm="other"), "arm is 'other', which is not in design.json"),
         ("scores.csv", lambda table: pd.concat([table, table[:1]]), "two rows for arm nnunet, size 4, repeat 0"),
         ("cells.csv", without_done, "no cell of nnU-Net alone (nnunet) is done"),
         ("scores.csv", lambda table: table[:0], "no cell of nnU-Net alone"),
@@ -368,14 +368,14 @@ def test_tables_that_are_not_whole_are_told(tmp_path, file, spoiling, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda design: [arm.pop("baseline") for arm in design["arms"]], "none has"),
-        (lambda design: [arm.update(baseline=True) for arm in design["arms"]], "nnunet, pairs have"),
-        (lambda design: [arm.update(name="nnunet") for arm in design["arms"][1:]], "two arms have the same name"),
-        (lambda design: design.pop("arms"), "key 'arms' must be a list"),
+        (lambda design: [arm.pop("baseline") for arm in design["arms"]], "one baseline"),
+        (lambda design: [arm.update(baseline=True) for arm in design["arms"]], "baseline"),
+        (lambda design: [arm.update(name="nnunet") for arm in design["arms"][1:]], "names of their own"),
+        (lambda design: design.pop("arms"), "key 'arms'"),
         (lambda design: design.update(sizes=4), "key 'sizes'"),
-        (lambda design: design.update(repeats="3"), "key 'repeats'"),
         (lambda design: design.update(labels=["1"]), "key 'labels'"),
         (lambda design: design.update(subjects=["1"]), "key 'subjects'"),
+        (lambda design: design.update(format_version=1 + design["format_version"]), "format_version"),
     ],
 )
 def test_a_design_without_one_nnunet_alone_is_told(tmp_path, change, words):

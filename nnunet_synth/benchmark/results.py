@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nnunet_synth.benchmark.design import DESIGN_FILE
+from nnunet_synth.benchmark.arms import Arm
+from nnunet_synth.benchmark.design import DESIGN_FILE, Design
 from nnunet_synth.benchmark.statistics import mean
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.io import read_json
 
 CELLS_FILE, SCORES_FILE = "cells.csv", "scores.csv"
 KEY = ("arm", "size", "repeat")
@@ -37,46 +37,46 @@ REMEDY = "Run the benchmark's command again; it writes the file anew, and nothin
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One way to train.
-
-    Attributes:
-        name: in the tables.
-        title: in the report.
-        baseline: whether it is nnU-Net alone.
-        variant: of its generator; empty where the design names none.
-    """
-
-    name: str
-    title: str
-    baseline: bool
-    variant: str = ""
-
-
-@dataclass(frozen=True)
 class Benchmark:
     """A benchmark's design, cells and scores.
 
     Attributes:
         folder: where they lie.
         design: `design.json`.
-        arms: in the order of the design.
-        sizes: of the training set, as the tables write them.
-        repeats, cases, labels: as the tables write them.
-        scores: by metric, `[arms, sizes, repeats, cases, labels]`; Dice from 0 to 1, HD95 in `unit`; NaN where
-            undefined, or where the cell is not done.
+        scores: by metric, `[arms, sizes, repeats, cases, labels]`, in the order of the design; Dice from 0 to 1, HD95
+            in the design's unit; NaN where undefined, or where the cell is not done.
         cells: one row per cell of the design, also those that `cells.csv` does not name; numbers are NaN where empty.
     """
 
     folder: Path
-    design: Mapping
-    arms: tuple[Arm, ...]
-    sizes: tuple[str, ...]
-    repeats: tuple[str, ...]
-    cases: tuple[str, ...]
-    labels: tuple[str, ...]
+    design: Design
     scores: Mapping[str, np.ndarray]
     cells: pd.DataFrame
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """In the order of the design."""
+        return self.design.arms
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Numbers of training cases, as the tables write them."""
+        return tuple(map(str, self.design.sizes))
+
+    @property
+    def repeats(self) -> tuple[str, ...]:
+        """Numbers of the training sets of each size, as the tables write them."""
+        return tuple(map(str, range(self.design.repeats)))
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """The test cases."""
+        return self.design.test_cases
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Classes and regions, as the tables write them."""
+        return tuple(self.design.labels)
 
     @cached_property
     def done(self) -> np.ndarray:
@@ -100,19 +100,8 @@ class Benchmark:
 
     @property
     def synthetic(self) -> tuple[int, ...]:
-        """Indices of the treatments that have a generator by the design, or by their cells."""
-        drawn = np.nan_to_num(self.of_cells("generator_images")) + np.nan_to_num(self.of_cells("bank_samples"))
-        return tuple(index for index in self.treatments if self.arms[index].variant or (drawn[index] > 0).any())
-
-    @property
-    def quick(self) -> bool:
-        """Whether nnU-Net was made smaller and its training shorter, so that it fits a machine without a GPU."""
-        return bool(self.design.get("quick"))
-
-    @property
-    def unit(self) -> str:
-        """Of distances: mm, or pixels where images have no spacing."""
-        return str(self.design.get("unit", "mm"))
+        """Indices of the treatments that have a generator."""
+        return tuple(index for index in self.treatments if self.arms[index].variant)
 
     def of_cells(self, column: str) -> np.ndarray:
         """A column of the cells as `[arms, sizes, repeats]`."""
@@ -121,8 +110,8 @@ class Benchmark:
     @cached_property
     def subjects(self) -> np.ndarray:
         """`[cases]`: number of each test case's subject; one each, unless the design says otherwise."""
-        of = self.design.get("subjects") or {}
-        return np.unique([str(of.get(case, case)) for case in self.cases], return_inverse=True)[1]
+        of = self.design.subjects or {}
+        return np.unique([of.get(case, case) for case in self.cases], return_inverse=True)[1]
 
     def subject_means(self, values: np.ndarray) -> np.ndarray:
         """`[…, cases]` → `[…, subjects]`: cases of one subject are no two witnesses."""
@@ -131,76 +120,41 @@ class Benchmark:
             return values
         return np.stack([mean(values[..., self.subjects == one], axis=-1) for one in range(count)], axis=-1)
 
-    def label_title(self, label: str) -> str:
-        """`hippocampus head`, where the design names its labels, else `class 1`."""
-        return str((self.design.get("labels") or {}).get(label, f"class {label}"))
-
 
 def read_benchmark(folder: Path) -> Benchmark:
     """Read and check a benchmark's folder.
 
     Raises:
-        UserError: a file is missing or can't be read, lacks a column, holds something else than a number, names an arm
-            or size that the design does not have or a row twice; no arm or several are nnU-Net alone; no cell of
-            nnU-Net alone is done.
+        UserError: a file is missing, can't be read or is of another release, lacks a column, holds something else than
+            a number, names what the design does not have or a row twice; no cell of nnU-Net alone is done.
     """
     folder = Path(folder)
-    design = _read_design(folder / DESIGN_FILE)
-    arms = _arms(design, folder / DESIGN_FILE)
-    cells = _read_table(folder / CELLS_FILE, CELL_COLUMNS, CELL_NUMBERS)
-    scores = _read_table(folder / SCORES_FILE, SCORE_COLUMNS, METRICS)
-    names = [arm.name for arm in arms]
-    for file, table in ((CELLS_FILE, cells), (SCORES_FILE, scores)):
-        _refuse_unknown(folder / file, table, "arm", names)
-    sizes = _levels("size", design.get("sizes"), cells, scores)
-    repeats = _levels("repeat", design.get("repeats"), cells, scores)
-    _refuse_twice(folder / CELLS_FILE, cells, KEY)
-    _refuse_twice(folder / SCORES_FILE, scores, (*KEY, "case", "label"))
-    cases, labels = sorted(set(scores["case"])), sorted(set(scores["label"]), key=_natural)
-    cells = _every_cell(cells, scores, names, sizes, repeats)
-    arrays = _arrays(scores, cells, (names, sizes, repeats, cases, labels))
-    levels = (tuple(level) for level in (sizes, repeats, cases, labels))
-    benchmark = Benchmark(folder, design, arms, *levels, scores=arrays, cells=cells)
-    _refuse_empty(benchmark)
+    design = Design.load(folder / DESIGN_FILE)
+    levels = {
+        "arm": [arm.name for arm in design.arms],
+        "size": [str(size) for size in design.sizes],
+        "repeat": [str(number) for number in range(design.repeats)],
+        "case": [*design.test_cases],
+        "label": [*design.labels],
+    }
+    cells = _read_table(folder / CELLS_FILE, CELL_COLUMNS, CELL_NUMBERS, {key: levels[key] for key in KEY})
+    scores = _read_table(folder / SCORES_FILE, SCORE_COLUMNS, METRICS, levels)
+    cells = _every_cell(cells, scores, levels)
+    benchmark = Benchmark(folder, design, _arrays(scores, cells, levels), cells)
+    if not benchmark.done[benchmark.baseline].any():
+        raise UserError(
+            f"{folder}: no cell of nnU-Net alone ({design.baseline.name}) is done, so there is nothing to compare "
+            f"with. Run the benchmark's command again; it does what is missing."
+        )
+    if np.isnan(benchmark.scores["dice"]).all():
+        raise UserError(f"{folder / SCORES_FILE} has no Dice at all. {REMEDY}")
     return benchmark
 
 
-def _read_design(path: Path) -> dict:
-    design = read_json(path, "Name the folder of a benchmark, or run one in another folder.")
-    if not isinstance(design, dict):
-        raise UserError(f"{path} does not hold a design. {REMEDY}")
-    for key, kinds in {"sizes": (list,), "repeats": (int, list), "labels": (dict,), "subjects": (dict,)}.items():
-        if design.get(key) is not None and not isinstance(design[key], kinds):
-            raise UserError(f"{path}: key '{key}' is of a wrong type. {REMEDY}")
-    return design
-
-
-def _arms(design: Mapping, path: Path) -> tuple[Arm, ...]:
-    try:
-        arms = tuple(
-            Arm(
-                str(arm["name"]),
-                str(arm.get("title") or arm["name"]),
-                bool(arm.get("baseline")),
-                str(arm.get("variant") or ""),
-            )
-            for arm in design["arms"]
-        )
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: key 'arms' must be a list of arms, each with a 'name'. {REMEDY}") from None
-    baselines = [arm.name for arm in arms if arm.baseline]
-    if len(baselines) != 1:
-        raise UserError(
-            f"{path}: one arm must be nnU-Net alone, that is, have 'baseline': true; "
-            f"{'none has' if not baselines else ', '.join(baselines) + ' have'}. Without it there is nothing to "
-            "compare with."
-        )
-    if len({arm.name for arm in arms}) < len(arms):
-        raise UserError(f"{path}: two arms have the same name. Name each arm once.")
-    return arms
-
-
-def _read_table(path: Path, columns: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
+def _read_table(
+    path: Path, columns: Sequence[str], numbers: Sequence[str], levels: Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
+    """A table with a row for each combination of `levels` at most, numbers as such and all else as text."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
@@ -219,11 +173,11 @@ def _read_table(path: Path, columns: tuple[str, ...], numbers: tuple[str, ...]) 
         wrong = (text != "") & ~(np.isfinite(values) & (values >= low) & (values <= high))
         _refuse_value(path, table, column, wrong, "a number" + (f" from {low:g} to {high:g}" if high == 1 else ""))
         table[column] = values
-    for column in ("size", "repeat"):
-        _refuse_value(path, table, column, ~table[column].str.fullmatch("[0-9]{1,9}|all"), "a number")
-    for column in {"case", "label"} & {*columns}:
-        wrong = table[column].str.strip().str.lower().isin(("", "nan"))
-        _refuse_value(path, table, column, wrong, f"the name of a {column}")
+    for column, known in levels.items():
+        _refuse_value(path, table, column, ~table[column].isin(known), f"in {DESIGN_FILE} ({', '.join(known[:9])})")
+    if (twice := table.duplicated([*levels])).any():
+        row = table[[*levels]][twice].iloc[0]
+        raise UserError(f"{path} has two rows for {', '.join(f'{k} {row[k]}' for k in levels)}. Delete one of them.")
     return table
 
 
@@ -235,70 +189,24 @@ def _refuse_value(path: Path, table: pd.DataFrame, column: str, wrong: pd.Series
         )
 
 
-def _refuse_unknown(path: Path, table: pd.DataFrame, column: str, known: list[str]) -> None:
-    unknown = sorted(set(table[column]) - set(known))
-    if unknown:
-        raise UserError(f"{path}: {column} {', '.join(unknown)} is not in {DESIGN_FILE} ({', '.join(known)}). {REMEDY}")
-
-
-def _refuse_twice(path: Path, table: pd.DataFrame, key: tuple[str, ...]) -> None:
-    twice = table.duplicated(list(key))
-    if twice.any():
-        row = table[list(key)][twice].iloc[0]
-        raise UserError(f"{path} has two rows for {', '.join(f'{k} {row[k]}' for k in key)}. Delete one of them.")
-
-
-def _refuse_empty(benchmark: Benchmark) -> None:
-    if not benchmark.done[benchmark.baseline].any():
-        name = benchmark.arms[benchmark.baseline].name
-        raise UserError(
-            f"{benchmark.folder}: no cell of nnU-Net alone ({name}) is done, so there is nothing to compare with. "
-            "Run the benchmark's command again; it does what is missing."
-        )
-    if np.isnan(benchmark.scores["dice"]).all():
-        raise UserError(f"{benchmark.folder / SCORES_FILE} has no Dice at all. {REMEDY}")
-
-
-def _levels(column: str, planned: object, *tables: pd.DataFrame) -> list[str]:
-    """What the design plans, and whatever else the tables have. A mere count is numbered as the tables begin."""
-    found = {value for table in tables for value in table[column]}
-    if isinstance(planned, int) and column == "repeat":
-        first = 1 if "0" not in found and str(planned) in found else 0
-        planned = range(first, first + planned)
-    levels = found | {str(level) for level in planned or ()}
-    return sorted(levels, key=_natural)
-
-
-def _natural(level: str) -> tuple:
-    """Numbers by their value, then words: 4, 16, all."""
-    return (0, int(level), "") if level.isdecimal() else (1, 0, level)
-
-
-def _every_cell(
-    cells: pd.DataFrame, scores: pd.DataFrame, names: list[str], sizes: list[str], repeats: list[str]
-) -> pd.DataFrame:
+def _every_cell(cells: pd.DataFrame, scores: pd.DataFrame, levels: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """A row for each cell of the design; `done` only where there are scores."""
-    index = pd.MultiIndex.from_product([names, sizes, repeats], names=KEY)
+    index = pd.MultiIndex.from_product([levels[key] for key in KEY], names=KEY)
     cells = cells.set_index(list(KEY)).reindex(index)
     cells["state"] = cells["state"].fillna("missing")
     cells["error"] = cells["error"].fillna("")
-    scored = index.isin(pd.MultiIndex.from_frame(scores[list(KEY)]))
-    silent = (cells["state"] == "done") & ~scored
+    silent = (cells["state"] == "done") & ~index.isin(pd.MultiIndex.from_frame(scores[list(KEY)]))
     cells.loc[silent, ["state", "error"]] = ["missing", f"done, but {SCORES_FILE} has no row of it"]
     return cells.reset_index()
 
 
-def _arrays(scores: pd.DataFrame, cells: pd.DataFrame, levels: tuple[list[str], ...]) -> dict[str, np.ndarray]:
-    shape = tuple(map(len, levels))
-    places = tuple(
-        pd.Index(level).get_indexer(scores[column])
-        for level, column in zip(levels, (*KEY, "case", "label"), strict=True)
-    )
-    done = (cells["state"] == "done").to_numpy().reshape(shape[:3])
+def _arrays(scores: pd.DataFrame, cells: pd.DataFrame, levels: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+    shape = tuple(map(len, levels.values()))
+    places = tuple(pd.Index(level).get_indexer(scores[column]) for column, level in levels.items())
+    done = (cells["state"] == "done").to_numpy().reshape(shape[: len(KEY)])
     arrays = {}
     for metric in METRICS:
-        array = np.full(shape, np.nan)
-        array[places] = scores[metric]
-        array[~done] = np.nan
-        arrays[metric] = array
+        arrays[metric] = np.full(shape, np.nan)
+        arrays[metric][places] = scores[metric]
+        arrays[metric][~done] = np.nan
     return arrays

@@ -155,7 +155,7 @@ def draw_forest(analysis: Analysis) -> tuple[Figure, str, str]:
     dice, hd95 = figure.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
     for axis, metric, scale, title in (
         (dice, "dice", 100, "Dice points, more is better →"),
-        (hd95, "hd95", 1, f"HD95 in {analysis.benchmark.unit}, less is better →"),
+        (hd95, "hd95", 1, f"HD95 in {analysis.benchmark.design.unit}, less is better →"),
     ):
         axis.axvline(0, color=INK, linewidth=1.2, zorder=2)
         for (arm, size), place in zip(lines, places, strict=True):
@@ -230,7 +230,8 @@ def draw_cases(analysis: Analysis) -> tuple[Figure, str, str]:
             axis.text(
                 0.04, 0.96, f"{better} of {known} better", transform=axis.transAxes, va="top", color=MUTED, fontsize=8
             )
-            counts.append(f"{benchmark.arms[index].title}, {benchmark.label_title(label)}: {better} of {known} better")
+            title = f"{benchmark.arms[index].title}, {benchmark.design.labels[label]}"
+            counts.append(f"{title}: {better} of {known} better")
             low, high = min([low, *alone, *arm]), max([high, *alone, *arm])
         margin = 0.08 * max(high - low, 0.01)
         low, high = max(0.0, low - margin), min(1.0, high + 2 * margin)
@@ -238,7 +239,7 @@ def draw_cases(analysis: Analysis) -> tuple[Figure, str, str]:
             axis.plot([low, high], [low, high], color=INK, linewidth=1, zorder=2)
             axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
             axis.tick_params(labelsize=8)
-        row[0].set_ylabel(f"{benchmark.label_title(label)}\nDice of the arm")
+        row[0].set_ylabel(f"{benchmark.design.labels[label]}\nDice of the arm")
     for axis, index in zip(axes[0], arms, strict=True):
         axis.set_title(_wrapped(benchmark.arms[index].title), fontsize=9)
     figure.supxlabel("Dice of nnU-Net alone", fontsize=9)

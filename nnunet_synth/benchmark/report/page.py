@@ -13,13 +13,14 @@ import pandas as pd
 
 from nnunet_synth.bank.inspection.tiles import picture_of
 from nnunet_synth.benchmark.analysis import CLASSES, POOLED, Analysis, analyse
+from nnunet_synth.benchmark.arms import Arm
 from nnunet_synth.benchmark.report.examples import found_examples
 from nnunet_synth.benchmark.report.figures import FIGURES, RATES, Picture, draw_figures
 from nnunet_synth.benchmark.report.formatting import duration, interval, number, points, probability
 from nnunet_synth.benchmark.report.style import palette
 from nnunet_synth.benchmark.report.text import methods, notes
-from nnunet_synth.benchmark.report.verdict import Effect, conclude, judge_row, verdict
-from nnunet_synth.benchmark.results import Arm, read_benchmark
+from nnunet_synth.benchmark.report.verdict import conclude, judge_row
+from nnunet_synth.benchmark.results import read_benchmark
 from nnunet_synth.benchmark.statistics import Spread
 from stylegan2_cond.io import write_atomically
 
@@ -139,16 +140,14 @@ def embed(path: Path, picture: Picture) -> str:
 def build_page(analysis: Analysis, pictures: dict[str, Picture], examples: Sequence[Picture] = ()) -> Page:
     """All parts of the report, in their order."""
     concluded, design = conclude(analysis), analysis.benchmark.design
-    means = MEANS.format(analysis.benchmark.unit)
+    means = MEANS.format(design.unit)
     sections = [
         Section(
             "Gain over nnU-Net alone", picture=pictures["gain"], tables=(_gains(analysis), _effect_sizes(analysis))
         ),
         Section("At each size", picture=pictures["differences"], tables=(_by_size(analysis),)),
         Section("By class and case", picture=pictures.get("cases"), tables=(_by_class(analysis),)),
-        Section(
-            "Surface distance", f"HD95 in {analysis.benchmark.unit}; less is better.", tables=(_distances(analysis),)
-        ),
+        Section("Surface distance", f"HD95 in {design.unit}; less is better.", tables=(_distances(analysis),)),
         _noise(analysis),
         _ranks(analysis, pictures),
         *_quality(analysis, pictures),
@@ -160,7 +159,7 @@ def build_page(analysis: Analysis, pictures: dict[str, Picture], examples: Seque
         Section("How this was found", terms=methods(), folded=True),
         Section("Files", FILES),
     ]
-    title = "Do synthetic pairs help? " + str(design.get("dataset", analysis.benchmark.folder.name))
+    title = "Do synthetic pairs help? " + design.dataset
     effect = concluded.effect.value
     return Page(title, effect, concluded.sentence, notes(analysis), sections)
 
@@ -262,7 +261,7 @@ def _by_class(analysis: Analysis) -> Table:
             row = analysis.row(arm.name, POOLED, label)
             figures = (points(row["mean"], sign=False), points(row["difference"]), _of_cases(row), _of_both(row))
             tests = (_holm(row, "p_cases"), _holm(row, "p_both"))
-            rows.append((arm.title, benchmark.label_title(label), *figures, *tests))
+            rows.append((arm.title, benchmark.design.labels[label], *figures, *tests))
     return Table(head, rows, words=2)
 
 
@@ -280,7 +279,7 @@ def _distances(analysis: Analysis) -> Table:
 def _means(analysis: Analysis, metric: str, digits: int, scale: float) -> Table:
     benchmark = analysis.benchmark
     labels = [CLASSES, *(benchmark.labels if len(benchmark.labels) <= MOST_CLASSES else ())]
-    titles = ["all classes" if label == CLASSES else benchmark.label_title(label) for label in labels]
+    titles = ["all classes" if label == CLASSES else benchmark.design.labels[label] for label in labels]
     head = ("Arm", "training cases", "runs", *titles, "sd of repeats")
     rows = []
     for arm in benchmark.arms:
@@ -370,9 +369,10 @@ def _cells(analysis: Analysis) -> list[Section]:
 
 def _design(analysis: Analysis) -> Table:
     design = analysis.benchmark.design
-    rows = [(title, _fact(key, design[key])) for key, title in FACTS.items() if design.get(key) not in (None, "")]
-    rows.append(("Arms", "; ".join(arm.title for arm in analysis.benchmark.arms)))
-    if analysis.benchmark.quick:
+    facts = design.model_dump(mode="json")
+    rows = [(title, _fact(key, facts[key])) for key, title in FACTS.items() if facts[key] not in (None, "")]
+    rows.append(("Arms", "; ".join(arm.title for arm in design.arms)))
+    if design.quick:
         rows.append(("Quick", "yes"))
     return Table(("", ""), rows, words=2)
 
@@ -383,6 +383,3 @@ def _fact(key: str, value: object) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{name} {_fact(name, part)}" for name, part in value.items() if part is not None)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-__all__ = ["Effect", "verdict", "write_report"]

@@ -59,7 +59,7 @@ def _without_run(analysis: Analysis) -> list[str]:
 
 
 def _quick(analysis: Analysis) -> list[str]:
-    return [QUICK] if analysis.benchmark.quick else []
+    return [QUICK] if analysis.benchmark.design.quick else []
 
 
 def _incomplete(analysis: Analysis) -> list[str]:

@@ -87,12 +87,10 @@ def conclude(analysis: Analysis) -> Verdict:
     effects = {index: judge_row(row) for index, row in rows.items()}
     told = [index for index in judged if effects[index] is not Effect.NOTHING]
     subject = "synthetic pairs" if benchmark.synthetic else "the arms"
-    place = f"on {benchmark.design.get('dataset', benchmark.folder.name)}"
-    if configuration := benchmark.design.get("configuration"):
-        place += f" ({configuration})"
+    place = f"on {benchmark.design.dataset} ({benchmark.design.configuration})"
     if not told:
         text = f"nothing can be said yet of {subject} {place}: no run of an arm but nnU-Net alone is done"
-        return Verdict(Effect.NOTHING, _sentence(benchmark.quick, text))
+        return Verdict(Effect.NOTHING, _sentence(benchmark.design.quick, text))
     kind = next(effect for effect in ORDER if effect in effects.values())
     best = max((i for i in judged if effects[i] is kind), key=lambda i: rows[i]["difference"])
     known = [index for index in told if effects[index] is not Effect.TOO_FEW]
@@ -108,7 +106,7 @@ def conclude(analysis: Analysis) -> Verdict:
     if harmful:
         titles = listing([f"“{benchmark.arms[index].title}”" for index in harmful])
         text += f"; {titles} {'harm' if len(harmful) > 1 else 'harms'}"
-    return Verdict(kind, _sentence(benchmark.quick, text))
+    return Verdict(kind, _sentence(benchmark.design.quick, text))
 
 
 def _sentence(quick: bool, text: str) -> str:
