@@ -13,7 +13,7 @@ from nnunet_synth.bank.filters import FILTERS, Anatomy, Copy, FilterOff, Filters
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import memorization
-from stylegan2_cond.metrics.reference_sets import AGAIN, REAL, cut_patches, read_reference
+from stylegan2_cond.metrics.reference_sets import ReferenceSet
 from stylegan2_cond.metrics.sample_set import Samples
 
 
@@ -230,10 +230,9 @@ def test_the_first_filter_that_refuses_is_told(known):
 
 def test_real_patches_of_a_preprocessed_fold_pass(preprocessed, plan):
     """Cut anew, they are refused about as rarely as the limits promise."""
-    real = cut_patches(preprocessed, plan, plan.source.training_cases, 300, REAL)
-    known = Known(real, read_reference(preprocessed, plan)[0], plan.codec.labels, None, 0.0)
-    again = cut_patches(preprocessed, plan, plan.source.training_cases, 300, AGAIN)
-    verdicts = Filters.learn(lambda: known, without=("copy",)).first_refusal(again)
+    reference = ReferenceSet(preprocessed, plan, 300)
+    known = Known(reference.real, reference.cover.patches, plan.codec.labels, None, 0.0)
+    verdicts = Filters.learn(lambda: known, without=("copy",)).first_refusal(reference.again)
     assert sum(verdict is not None for verdict in verdicts) <= 0.06 * len(verdicts)
 
 

@@ -19,12 +19,11 @@ from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.metrics import METRICS, Result, Samples, compare
 from stylegan2_cond.metrics import memorization as copies_room
 from stylegan2_cond.metrics.features import RandomPyramid
-from stylegan2_cond.metrics.reference_sets import read_real_sets
+from stylegan2_cond.metrics.reference_sets import ReferenceSet, average_blocks, block_factors
 from stylegan2_cond.snapshot import Pairs, find_snapshots, load_generator
-from stylegan2_cond.training import snapshot_evaluation, yardstick
+from stylegan2_cond.training import snapshot_evaluation
 from stylegan2_cond.training.model_selection import as_figures, best_images, choose_best, copies_warning, point_best
-from stylegan2_cond.training.snapshot_evaluation import JUDGED, SnapshotJudge
-from stylegan2_cond.training.yardstick import COPY_VOXELS, Yardstick, shrinking, shrunk
+from stylegan2_cond.training.snapshot_evaluation import COPY_VOXELS, JUDGED, SnapshotJudge
 
 NAMES = [f"case{number}" for number in range(10)]
 OTHER = 7  # a stream of patches that the judge does not use
@@ -111,7 +110,7 @@ def test_figures_are_those_of_the_metrics_on_the_training_patches(flat):
     drawing = Drawing(*flat, change=lambda image, label: (0.7 * image + 0.2, label))
     found = judge.judge(drawing)
     names = ["kid", "kid-pair", "swd", "masks", "diversity-within", "diversity-nearest"]
-    expected = compare(judge.yardstick.real, drawing.sample(50), names, "random")
+    expected = compare(judge.reference.real, drawing.sample(50), names, "random")
     assert {name: found[name].value for name in names} == pytest.approx({n: expected[n].value for n in names})
     assert {n: found[n].standard_error for n in names} == pytest.approx({n: expected[n].standard_error for n in names})
 
@@ -122,11 +121,11 @@ def test_only_training_cases_are_read():
     assert made_up.read == []  # nothing before the first snapshot
     judge.judge(Drawing(made_up, plan))
     assert set(made_up.read) == set(NAMES)
-    assert set(judge.yardstick.real.case) | set(judge.yardstick.reference.case) == set(NAMES)
+    assert set(judge.reference.real.case) | set(judge.reference.cover.patches.case) == set(NAMES)
 
 
 def test_the_real_patches_are_those_that_evaluate_compares_with(flat):
-    ours, theirs = Yardstick.cut(*flat, 30).real, read_real_sets(*flat, (), 30).real
+    ours, theirs = SnapshotJudge(*flat, samples=30).reference.real, ReferenceSet(*flat, 30).real
     for name in ("image", "label", "case", "asked"):
         assert np.array_equal(getattr(ours, name), getattr(theirs, name))
 
@@ -153,7 +152,7 @@ def test_real_patches_are_looked_at_once_in_a_training(flat, monkeypatch):
     )
     for _ in range(3):
         judge.judge(drawing)
-    assert sum(samples is judge.yardstick.real for samples in looked) == 2  # images, and pairs
+    assert sum(samples is judge.reference.real for samples in looked) == 2  # images, and pairs
     assert len(searched) == 3 + 1
 
 
@@ -207,7 +206,7 @@ def test_masks_alone_are_judged_as_one_hot_images(flat):
     judge = SnapshotJudge(made_up, plan, samples=50)
     drawing = Drawing(made_up, plan, lambda image, label: (image[:, :0], ndimage.grey_dilation(label, (1, 3, 3))))
     found, label = judge.judge(drawing), drawing.sample(50).label
-    real = judge.yardstick.real
+    real = judge.reference.real
     sides = [Samples(np.eye(3, dtype=np.float32)[s][..., 1:].transpose(0, 3, 1, 2)) for s in (real.label, label)]
     expected = compare(dataclasses.replace(sides[0], case=real.case), sides[1], ["kid"], "random")["kid"]
     assert found["kid"].value == pytest.approx(expected.value)
@@ -220,7 +219,7 @@ def test_a_class_that_no_training_patch_shows_does_not_change_what_is_measured(f
 
     judge = SnapshotJudge(*flat, samples=50)
     good, bad = judge.judge(Drawing(*flat)), judge.judge(Drawing(*flat, change=strange))
-    assert judge.yardstick.labels == (1, 2)
+    assert judge.labels == (1, 2)
     assert bad["kid-pair"] == good["kid-pair"]
 
 
@@ -277,7 +276,7 @@ def test_constant_images_and_empty_masks_are_no_error(flat):
 
 @given(st.lists(st.integers(4, 700), min_size=2, max_size=3))
 def test_patches_for_copies_are_shrunk_no_more_than_needed(patch_size):
-    factors = shrinking(patch_size)
+    factors = block_factors(patch_size, COPY_VOXELS)
     sizes = [length // factor for length, factor in zip(patch_size, factors, strict=True)]
     assert math.prod(sizes) <= COPY_VOXELS
     assert (max(factors) == 1) == (math.prod(patch_size) <= COPY_VOXELS)
@@ -289,17 +288,17 @@ def test_patches_for_copies_are_shrunk_no_more_than_needed(patch_size):
 def test_shrinking_averages_blocks():
     image = np.random.default_rng(0).standard_normal((3, 2, 7, 10)).astype(np.float32)
     blocks = image[:, :, :6, :9].reshape(3, 2, 3, 2, 3, 3).mean(axis=(3, 5))
-    assert_rounded(shrunk(Samples(image), (2, 3)).image, blocks, terms=2 * 3, scale=np.abs(image).max())
-    assert np.array_equal(shrunk(Samples(image), (1, 1)).image, image)
+    assert_rounded(average_blocks(image, (2, 3)), blocks, terms=2 * 3, scale=np.abs(image).max())
+    assert np.array_equal(average_blocks(image, (1, 1)), image)
 
 
 @pytest.mark.parametrize(("patch_size", "shape"), [((24, 20), (6, 26, 24)), ((16, 18, 14), (17, 18, 18))])
 def test_copies_are_found_in_slices_and_in_shrunken_volumes(monkeypatch, patch_size, shape):
-    monkeypatch.setattr(yardstick, "COPY_VOXELS", 600)
+    monkeypatch.setattr(snapshot_evaluation, "COPY_VOXELS", 600)
     names = [f"case{number:02}" for number in range(50)]
     made_up, seen, plan = MadeUp(names, shape), names[:25], made_up_plan(names[:25], patch_size)
     judge = SnapshotJudge(made_up, plan, samples=40)
-    assert max(shrinking(patch_size)) == (1 if len(patch_size) == 2 else 2)
+    assert max(judge.reference.factors) == (1 if len(patch_size) == 2 else 2)
     copied = judge.judge(
         Drawing(made_up, plan, lambda image, label: (1.3 * image + noise(image.shape, 0.2), label), seen)
     )
@@ -322,11 +321,10 @@ def test_what_is_usual_is_not_known_well_from_few_volumes(cases):
     assert found["copies"].standard_error < 100 / (cases + 1) + 100 * math.sqrt(0.25 / 44)
 
 
-def test_the_reference_is_thinned_to_what_there_is_room_for(flat, monkeypatch):
-    whole = Yardstick.cut(*flat, 30).reference
+def test_the_reference_is_thinned_to_what_there_is_room_for(flat):
+    whole = ReferenceSet(*flat, 30).cover.patches
     limit = whole.image.nbytes // 3
-    monkeypatch.setattr(yardstick, "REFERENCE_BYTES", limit)
-    thinned = Yardstick.cut(*flat, 30).reference
+    thinned = ReferenceSet(*flat, 30, cover_bytes=limit).cover.patches
     assert limit / 2 < thinned.image.nbytes <= 1.1 * limit
     assert set(thinned.case) == set(NAMES)
 
@@ -335,9 +333,9 @@ def test_ignored_voxels_count_as_outside(flat):
     made_up, plan = flat
     codec = Codec(low=(-2.0,), high=(2.0,), labels=(0, 1), ignore=2)
     conditions = Conditions.from_patches((1,), np.arange(2).repeat(20).reshape(2, 4, 5), None)
-    real = Yardstick.cut(made_up, plan.model_copy(update={"codec": codec, "conditions": conditions}), 30)
-    assert real.labels == (1,)
-    assert set(np.unique(real.real.label)) == {OUTSIDE, 0, 1}
+    judge = SnapshotJudge(made_up, plan.model_copy(update={"codec": codec, "conditions": conditions}), samples=30)
+    assert judge.labels == (1,)
+    assert set(np.unique(judge.reference.real.label)) == {OUTSIDE, 0, 1}
 
 
 MANY = ("precision", "coverage")  # take more patches than there is memory for where each is large

@@ -15,7 +15,7 @@ from stylegan2_cond.metrics import Samples, compare, default_metrics
 from stylegan2_cond.metrics.compare import Comparison
 from stylegan2_cond.metrics.condition_accuracy import seeming_positions
 from stylegan2_cond.metrics.features import Features
-from stylegan2_cond.metrics.reference_sets import read_real_sets
+from stylegan2_cond.metrics.reference_sets import ReferenceSet
 from stylegan2_cond.metrics.report import Evaluation, Measured, table
 from stylegan2_cond.metrics.sample_set import as_samples
 
@@ -248,7 +248,7 @@ def test_samples_carry_what_they_were_asked_for():
 
 
 def test_real_patches_know_where_they_lie_and_what_they_show(preprocessed, plan):
-    sets = read_real_sets(preprocessed, plan, (), 40)
+    sets = ReferenceSet(preprocessed, plan, 40)
     for side in (sets.real, sets.again):
         shown, areas, _ = plan.conditions.parts(torch.from_numpy(side.asked))
         for column, label in enumerate(plan.conditions.classes):

@@ -31,7 +31,7 @@ from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.io import as_user_error
 from stylegan2_cond.metrics.features_nnunet import NnUNet, open_newest, open_nnunet
 from stylegan2_cond.metrics.kept import EVALUATION_FOLDER
-from stylegan2_cond.metrics.reference_sets import REAL, cut_patches, read_reference
+from stylegan2_cond.metrics.reference_sets import ReferenceSet
 from stylegan2_cond.ops import name_backend
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.progress_bar import ProgressBar, write_line
@@ -305,6 +305,6 @@ def _known(
         except UserError as error:
             tqdm.write(f"The filter 'fit' is off. {error}", file=sys.stderr)
     count = REAL_PATCHES[len(plan.patch_size)]
-    real = cut_patches(preprocessed, plan, plan.source.training_cases, count, REAL)
+    reference = ReferenceSet(preprocessed, plan, count)
     keep = run_folder(plan.source, plan.variant) / EVALUATION_FOLDER
-    return Known(real, read_reference(preprocessed, plan)[0], plan.codec.labels, nnunet, margin, keep)
+    return Known(reference.real, reference.cover.patches, plan.codec.labels, nnunet, margin, keep)

@@ -20,7 +20,7 @@ from stylegan2_cond.metrics.features_nnunet import NnUNet, open_newest, open_nnu
 from stylegan2_cond.metrics.kept import EVALUATION_FOLDER, KeptFeatures, content_key
 from stylegan2_cond.metrics.memorization import copies_of
 from stylegan2_cond.metrics.picture import save_neighbours
-from stylegan2_cond.metrics.reference_sets import RealSets, as_judged, read_real_sets
+from stylegan2_cond.metrics.reference_sets import ReferenceSet, as_judged
 from stylegan2_cond.metrics.registry import METRICS, default_metrics
 from stylegan2_cond.metrics.report import Baseline, Evaluation, Measured, Neighbour, peak_bytes
 from stylegan2_cond.metrics.sample_set import Samples
@@ -69,7 +69,7 @@ def evaluate(
         raise UserError(f"No permission to write into {snapshot}, where the results go. Copy the snapshot elsewhere.")
     samples = samples or SAMPLES[len(generator.plan.patch_size)]
     judge = _Judge.of(generator.plan, samples, seed, features, nnunet, held_out=held_out, device=device)
-    missing = refusals(judge.comparison(judge.sets.again), names)
+    missing = refusals(judge.comparison(judge.reference.again), names)
     if metrics is not None and missing:
         raise UserError("; ".join(f"{name} {reason}" for name, reason in missing.items()) + ".")
     names = [name for name in names if name not in missing]
@@ -93,7 +93,7 @@ def evaluate(
         features=judge.extractor.name,
         nnunet=judge.network and judge.network.model.folder.name,
         training_cases=len(generator.plan.source.training_cases),
-        reference_patches=len(judge.sets.reference),
+        reference_patches=len(judge.reference.cover.patches),
         drawn={name: drawn[name] for name in METRICS if name in drawn},
         real=baseline.real,
         held_out={name: figure for name, figure in baseline.held_out.items() if held_out or name == "agreement"},
@@ -116,7 +116,7 @@ class _Judge:
 
     Attributes:
         plan: of the generator.
-        sets: patches of real cases.
+        reference: real patches.
         extractor: of image features.
         network: the fold's nnU-Net; None where there is none.
         no_network: why there is none.
@@ -125,7 +125,7 @@ class _Judge:
     """
 
     plan: Plan
-    sets: RealSets
+    reference: ReferenceSet
     extractor: Features
     network: NnUNet | None
     no_network: str
@@ -151,16 +151,16 @@ class _Judge:
         setting = Setting(low, high, nnunet=network, device=device)
         keep = run_folder(plan.source, plan.variant) / EVALUATION_FOLDER
         extractor = KeptFeatures(build_features(features, setting), keep)
-        sets = read_real_sets(preprocessed, plan, validation, samples)
-        return cls(plan, sets, extractor, network, no_network, seed, keep)
+        reference = ReferenceSet(preprocessed, plan, samples, held_out_cases=validation)
+        return cls(plan, reference, extractor, network, no_network, seed, keep)
 
     def comparison(self, drawn: Samples) -> Comparison:
         return Comparison(
-            self.sets.real,
+            self.reference.real,
             drawn,
             features=self.extractor,
             nnunet=self.network,
-            reference=self.sets.reference,
+            reference=self.reference.cover.patches,
             conditions=self.plan.conditions,
             seed=self.seed,
             keep=self.keep,
@@ -169,7 +169,8 @@ class _Judge:
     @cached_property
     def key(self) -> str:
         """Stands for everything that the figures of real patches depend on."""
-        everything = (self.sets.real, self.sets.again, self.sets.held_out, self.sets.reference)
+        reference = self.reference
+        everything = (reference.real, reference.again, reference.held_out, reference.cover.patches)
         contents = [content_key(part) for part in everything if part is not None]
         network = self.network.identity() if self.network else ""
         conditions = self.plan.conditions.model_dump_json()
@@ -215,13 +216,13 @@ def _complete_baseline(judge: _Judge, names: Sequence[str], *, held_out: bool) -
     path = judge.keep / f"real_{judge.key}.json"
     baseline = Baseline.same(path, judge.key) or Baseline(key=judge.key)
     real, other = dict(baseline.real), dict(baseline.held_out)
-    sets = judge.sets
+    reference = judge.reference
     if todo := [name for name in names if name not in real]:
-        real |= _measure(judge.comparison(sets.again), todo, "Judging real patches")
+        real |= _measure(judge.comparison(reference.again), todo, "Judging real patches")
     # What nnU-Net says of validation cases does not depend on any sample, so knowing it can't mislead a choice.
     wanted = names if held_out else [name for name in names if name == "agreement"]
-    if sets.held_out is not None and (todo := [name for name in wanted if name not in other]):
-        other |= _measure(judge.comparison(sets.held_out), todo, "Judging held-out patches")
+    if reference.held_out is not None and (todo := [name for name in wanted if name not in other]):
+        other |= _measure(judge.comparison(reference.held_out), todo, "Judging held-out patches")
     if (real, other) != (baseline.real, baseline.held_out):
         baseline = Baseline(key=judge.key, real=real, held_out=other)
         baseline.save(path)
@@ -267,12 +268,11 @@ def _digest(*parts: str) -> str:
 
 
 def _notes(judge: _Judge, *, held_out: bool) -> tuple[str, ...]:
-    sets = judge.sets
-    notes = []
+    notes, thinned = [], judge.reference.cover.thinned
     if judge.network is None:
         notes.append(f"Features are those of random filters, and whether masks fit is not told: {judge.no_network}")
-    if sets.thinned > 1:
-        notes.append(f"Copies were looked for in one of {sets.thinned} patches of the training cases only.")
+    if thinned > 1:
+        notes.append(f"Copies were looked for in one of {thinned} patches of the training cases only.")
     if held_out:
         notes.append(
             "Held-out cases were looked at: whoever chooses a snapshot by these figures can no longer trust "

@@ -1,71 +1,134 @@
-"""Patches of real cases, as an evaluation wants them."""
+"""The real patches that samples are compared with: the same ones for training, `evaluate`, filters and inspection."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
-from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, Preprocessed
 from stylegan2_cond.data.patch_sampler import PatchSampler, cover, covering_places
 from stylegan2_cond.metrics.ncc import RIM
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.progress_bar import ProgressBar
 
-REAL, AGAIN, HELD_OUT = 101, 102, 103  # streams of patches; the generator's training draws from another
-REFERENCE_BYTES = 2**30  # of training patches that copies are looked for in; more are thinned out
+REAL, AGAIN, HELD_OUT = 101, 102, 103  # streams of patches; the generator's training has another one
+COVER_BYTES = 2**30  # images of the cover; beyond, only every so-many-th patch is kept
 
 
 @dataclass(frozen=True)
-class RealSets:
-    """What drawn patches are judged by.
+class Cover:
+    """Patches that cover the training cases, with a margin, among which copies are searched for.
 
     Attributes:
-        real: patches drawn from the training cases, as the generator's training draws them.
-        again: the same, drawn once more: what a perfect generator would come to.
-        held_out: the same of validation cases; None where there are none.
-        reference: all patches of the training cases, with a margin, to look for copies in.
-        thinned: the reference holds every so-many-th patch; 1 where it holds all.
+        patches: `[M, C, *size]`, in the order of the cases.
+        corners: `[M, 3]`, the lower corner of each patch, without its margin, in voxels of the (averaged) case.
+        thinned: every so-many-th patch is kept; 1 where all are.
     """
 
-    real: Samples
-    again: Samples
-    held_out: Samples | None
-    reference: Samples
+    patches: Samples
+    corners: np.ndarray
     thinned: int
 
 
-def read_real_sets(preprocessed: Preprocessed, plan: Plan, held_out: Sequence[str], count: int) -> RealSets:
-    """Cut all of them; the same ones for every snapshot of a plan. Nobody looks for copies of masks alone."""
-    training = plan.source.training_cases
-    real = cut_patches(preprocessed, plan, training, count, REAL)
-    reference, thinned = (real, 1) if plan.variant == "mask" else read_reference(preprocessed, plan)
-    return RealSets(
-        real=real,
-        again=cut_patches(preprocessed, plan, training, count, AGAIN),
-        held_out=cut_patches(preprocessed, plan, held_out, count, HELD_OUT) if held_out else None,
-        reference=reference,
-        thinned=thinned,
-    )
+class ReferenceSet:
+    """Real patches of a fold; each part is cut when it is first used, and is the same every time.
 
+    Args:
+        preprocessed: the folder with the cases.
+        plan: of the generator whose samples are compared; patches are sampled as its training samples them.
+        count: number of patches of `real`, `again` and `held_out`.
+        held_out_cases: names of cases that the generator did not see.
+        factors: blocks of so many voxels along each axis are averaged in the patches of the cover.
+        cover_bytes: limit of the cover's images.
+    """
 
-def cut_patches(preprocessed: Preprocessed, plan: Plan, names: Sequence[str], count: int, stream: int) -> Samples:
-    """Patches of the named cases, drawn as the generator's training draws them, with what they would be asked for."""
-    patches = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=plan.foreground_share, seed=stream)
-    image, label = patches.batch(0, count)
-    case = np.array([patches.case_name(index) for index in range(count)])
-    position = torch.from_numpy(patches.positions(0, count))
-    asked = plan.conditions.measure(torch.from_numpy(label), position).numpy()
-    return as_judged(Samples(image, _known(label, plan), case, asked), plan)
+    def __init__(
+        self,
+        preprocessed: Preprocessed,
+        plan: Plan,
+        count: int,
+        *,
+        held_out_cases: Sequence[str] = (),
+        factors: Sequence[int] | None = None,
+        cover_bytes: int = COVER_BYTES,
+    ):
+        self.preprocessed = preprocessed
+        self.plan = plan
+        self.count = count
+        self.held_out_cases = held_out_cases
+        self.factors = tuple(factors or (1,) * len(plan.patch_size))
+        self.cover_bytes = cover_bytes
+
+    @cached_property
+    def real(self) -> Samples:
+        """Patches of the training cases."""
+        return self._sample(self.plan.source.training_cases, REAL)
+
+    @cached_property
+    def again(self) -> Samples:
+        """Further patches of the training cases: compared with `real`, they show what a perfect generator reaches."""
+        return self._sample(self.plan.source.training_cases, AGAIN)
+
+    @cached_property
+    def held_out(self) -> Samples | None:
+        """Patches of the held-out cases; None where there are none."""
+        return self._sample(self.held_out_cases, HELD_OUT) if self.held_out_cases else None
+
+    @cached_property
+    def cover(self) -> Cover:
+        """All patches of the training cases; for a mask generator, `real`, since masks are not searched for copies."""
+        if self.plan.variant == "mask":
+            return Cover(self.real, np.zeros((self.count, 3), int), 1)
+        size = [length // factor for length, factor in zip(self.plan.patch_size, self.factors, strict=True)]
+        cases = [self.preprocessed.load(name) for name in self.plan.source.training_cases]
+        corners = [covering_places(np.array(case.image.shape[1:]) // self._fitting(case), size, RIM) for case in cases]
+        each = 4 * self.plan.codec.image_channels * math.prod(length + 2 * RIM for length in size)
+        thinned = -(-sum(map(len, corners)) * each // self.cover_bytes)
+        images, labels, owners = [], [], []
+        for case in ProgressBar(cases, desc="Reading the training cases", unit="case", leave=False, delay=2):
+            for image, label in cover(self._averaged(case), size, reach=RIM, margin=RIM, every=thinned):
+                images.append(image)
+                labels.append(label)
+                owners.append(case.name)
+        label = None if max(self.factors) > 1 else _without_ignored(np.stack(labels), self.plan)
+        patches = Samples(np.stack(images), label, np.array(owners))
+        return Cover(patches, np.concatenate([places[::thinned] for places in corners]), thinned)
+
+    def _sample(self, names: Sequence[str], stream: int) -> Samples:
+        """Patches with the conditions measured on them."""
+        plan = self.plan
+        sampler = PatchSampler(
+            self.preprocessed, names, plan.patch_size, foreground_share=plan.foreground_share, seed=stream
+        )
+        image, label = sampler.batch(0, self.count)
+        case = np.array([sampler.case_name(index) for index in range(self.count)])
+        position = torch.from_numpy(sampler.positions(0, self.count))
+        condition = plan.conditions.measure(torch.from_numpy(label), position).numpy()
+        return as_judged(Samples(image, _without_ignored(label, plan), case, condition), plan)
+
+    def _averaged(self, case: Case) -> Case:
+        """The case at the cover's resolution; without its label, unless that is the full one."""
+        if max(factors := self._fitting(case)) == 1:
+            return case
+        image = average_blocks(case.image[:][None], factors)[0]
+        return Case(case.name, image, np.zeros((1, *image.shape[1:]), np.int16), {})
+
+    def _fitting(self, case: Case) -> np.ndarray:
+        """The factors along the case's three axes, none larger than the case."""
+        return np.minimum((1,) * (3 - len(self.factors)) + self.factors, case.image.shape[1:])
 
 
 def as_judged(samples: Samples, plan: Plan) -> Samples:
-    """Patches as a plan's generator is judged by: of one that draws masks alone, they stand in the image's place.
+    """Patches in the form in which a plan's generator is evaluated.
 
-    One channel a class, background left out.
+    The masks of a mask generator stand in for its images: one channel for each class but the background.
     """
     if plan.variant != "mask":
         return samples
@@ -74,21 +137,26 @@ def as_judged(samples: Samples, plan: Plan) -> Samples:
     return Samples(one_hot, samples.label, samples.case, samples.asked)
 
 
-def read_reference(preprocessed: Preprocessed, plan: Plan) -> tuple[Samples, int]:
-    names = plan.source.training_cases
-    cases = [preprocessed.load(name) for name in names]
-    places = sum(len(covering_places(case.image.shape[1:], plan.patch_size, RIM)) for case in cases)
-    size = 4 * plan.codec.image_channels * int(np.prod([length + 2 * RIM for length in plan.patch_size]))
-    every = -(-places * size // REFERENCE_BYTES)
-    images, labels, owners = [], [], []
-    for case in ProgressBar(cases, desc="Reading the training cases", unit="case", leave=False, delay=2):
-        for image, label in cover(case, plan.patch_size, reach=RIM, margin=RIM, every=every):
-            images.append(image)
-            labels.append(label)
-            owners.append(case.name)
-    return Samples(np.stack(images), _known(np.stack(labels), plan), np.array(owners)), every
+def block_factors(patch_size: Sequence[int], voxels: int) -> tuple[int, ...]:
+    """Whole factors, one for each axis, that bring a patch down to at most `voxels`; the longest axis shrinks first."""
+    factors = [1] * len(patch_size)
+    while math.prod(sizes := [length // factor for length, factor in zip(patch_size, factors, strict=True)]) > voxels:
+        factors[int(np.argmax(sizes))] += 1
+    return tuple(factors)
 
 
-def _known(label: np.ndarray, plan: Plan) -> np.ndarray:
-    """Voxels to be ignored count as outside: no sample has that label."""
+def average_blocks(image: np.ndarray, factors: Sequence[int]) -> np.ndarray:
+    """Means over blocks of `factors` voxels; an incomplete block at the end of an axis is left out.
+
+    image: `[N, C, *spatial]` → the same, each axis shorter by its factor.
+    """
+    if max(factors) == 1:
+        return image
+    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[len(factors)]
+    image = torch.from_numpy(np.ascontiguousarray(image, np.float32))
+    return pool(image, [int(factor) for factor in factors]).numpy()
+
+
+def _without_ignored(label: np.ndarray, plan: Plan) -> np.ndarray:
+    """The ignore label replaced by `OUTSIDE`, since no sample has it."""
     return label if plan.codec.ignore is None else np.where(label == plan.codec.ignore, OUTSIDE, label).astype(np.int16)

@@ -15,11 +15,10 @@ from stylegan2_cond.metrics import METRICS, Result
 from stylegan2_cond.metrics.compare import Comparison, judge, refusals, standardisation
 from stylegan2_cond.metrics.features import Features, RandomPyramid
 from stylegan2_cond.metrics.kept import EVALUATION_FOLDER
-from stylegan2_cond.metrics.reference_sets import AGAIN, as_judged, cut_patches
+from stylegan2_cond.metrics.reference_sets import ReferenceSet, as_judged, average_blocks, block_factors
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.snapshot import PairGenerator
-from stylegan2_cond.training.yardstick import Yardstick, shrinking, shrunk
 
 JUDGED = (
     "kid",
@@ -41,6 +40,8 @@ SAMPLES = {2: 700, 3: 100}
 COPY_SAMPLES = {2: 200, 3: 50}  # the first of them, that copies are looked for among; each costs as much as 5 others
 SET_BYTES = 2**28  # of all drawn images together
 FEWEST = 24
+COPY_VOXELS = 6000  # of the patches that copies are searched in; larger ones are averaged over blocks
+COVER_BYTES = 2**28  # of those patches together, beside all that training holds
 
 
 class SnapshotJudge:
@@ -59,6 +60,13 @@ class SnapshotJudge:
         self.preprocessed = preprocessed
         self.plan = plan
         self.samples = samples or _affordable(plan)
+        self.reference = ReferenceSet(
+            preprocessed,
+            plan,
+            self.samples,
+            factors=block_factors(plan.patch_size, COPY_VOXELS),
+            cover_bytes=COVER_BYTES,
+        )
         self._remembered: dict[str, torch.Tensor] = {}
 
     def judge(self, generator: PairGenerator) -> dict[str, Result]:
@@ -77,30 +85,29 @@ class SnapshotJudge:
     @cached_property
     def real(self) -> dict[str, Result]:
         """What other patches of the training cases get: the best that a generator can hope for. Without copies."""
-        plan = self.plan
-        again = cut_patches(self.preprocessed, plan, plan.source.training_cases, self.samples, AGAIN)
-        results = _told(self._comparison(again), [name for name in self._names() if name != "copies"])
+        results = _told(self._comparison(self.reference.again), [name for name in self._names() if name != "copies"])
         return {name: result for name, result in results.items() if math.isfinite(result.value)}
 
     @cached_property
-    def yardstick(self) -> Yardstick:
-        """What snapshots are judged by."""
-        return Yardstick.cut(self.preprocessed, self.plan, self.samples)
+    def labels(self) -> tuple[int, ...]:
+        """The foreground labels that the real patches show."""
+        return tuple(int(label) for label in np.unique(self.reference.real.label) if label > 0)
 
     def _names(self) -> list[str]:
         silent = {"mask": OF_IMAGES, "image": OF_DRAWN_MASKS}.get(self.plan.variant, ())
-        silent += () if self.yardstick.labels else ("kid-pair",)  # it would be the KID of images once more
+        silent += () if self.labels else ("kid-pair",)  # it would be the KID of images once more
         return [name for name in JUDGED if name in METRICS and name not in silent]
 
     def _comparison(self, drawn: Samples) -> Comparison:
-        return _SameRealSide(self.yardstick, as_judged(drawn, self.plan), self.plan, self._remembered)
+        drawn = as_judged(drawn, self.plan)
+        return _SameRealSide(self.reference.real, drawn, self.labels, self.plan, self._remembered)
 
     def _copies(self, drawn: Samples) -> dict[str, Result]:
-        real, reference = self.yardstick.small, self.yardstick.reference
+        real, reference = self._averaged(self.reference.real), self.reference.cover.patches
         few = drawn.take(slice(COPY_SAMPLES[len(self.plan.patch_size)]))
         comparison = Comparison(
             real,
-            shrunk(few, shrinking(self.plan.patch_size)),
+            self._averaged(few),
             features=RandomPyramid(),
             reference=reference,
             keep=run_folder(self.plan.source, self.plan.variant) / EVALUATION_FOLDER,
@@ -113,6 +120,10 @@ class SnapshotJudge:
             for name, result in _told(comparison, ["copies"]).items()
         }
 
+    def _averaged(self, samples: Samples) -> Samples:
+        """Images alone, at the resolution in which copies are searched for."""
+        return Samples(average_blocks(samples.image, self.reference.factors), None, samples.case)
+
 
 def _told(comparison: Comparison, names: Sequence[str]) -> dict[str, Result]:
     """The results of those metrics that the comparison allows."""
@@ -122,9 +133,16 @@ def _told(comparison: Comparison, names: Sequence[str]) -> dict[str, Result]:
 class _SameRealSide(Comparison):
     """A comparison that looks at the real patches once in a training, and always minds the same labels."""
 
-    def __init__(self, yardstick: Yardstick, drawn: Samples, plan: Plan, remembered: dict[str, torch.Tensor]):
-        super().__init__(yardstick.real, drawn, features=RandomPyramid(), conditions=plan.conditions)
-        self.labels = yardstick.labels
+    def __init__(
+        self,
+        real: Samples,
+        drawn: Samples,
+        labels: tuple[int, ...],
+        plan: Plan,
+        remembered: dict[str, torch.Tensor],
+    ):
+        super().__init__(real, drawn, features=RandomPyramid(), conditions=plan.conditions)
+        self.labels = labels
         self._remembered = remembered
 
     def vectors(self, extractor: Features) -> tuple[torch.Tensor, torch.Tensor]:

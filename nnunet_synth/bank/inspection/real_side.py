@@ -11,10 +11,8 @@ import numpy as np
 from nnunet_synth.bank.filters import REAL_PATCHES
 from nnunet_synth.bank.format import BankRecord
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
-from stylegan2_cond.data.patch_sampler import covering_places
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.ncc import RIM
-from stylegan2_cond.metrics.reference_sets import read_real_sets
+from stylegan2_cond.metrics.reference_sets import Cover, ReferenceSet
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.snapshot import CARD_FILE, Card, open_same_cases
@@ -58,21 +56,20 @@ def open_real(record: BankRecord) -> tuple[Preprocessed, Plan]:
 
 def read_real_side(preprocessed: Preprocessed, plan: Plan) -> RealSide:
     """Cut all of it, the same patches each time."""
-    sets = read_real_sets(preprocessed, plan, (), REAL_PATCHES[len(plan.patch_size)])
-    places, positions = _places(preprocessed, plan, sets.thinned)
-    return RealSide(sets.real, sets.again, sets.reference, sets.thinned, places, positions)
+    sets = ReferenceSet(preprocessed, plan, REAL_PATCHES[len(plan.patch_size)])
+    places, positions = _places(preprocessed, plan, sets.cover)
+    return RealSide(sets.real, sets.again, sets.cover.patches, sets.cover.thinned, places, positions)
 
 
-def _places(preprocessed: Preprocessed, plan: Plan, every: int) -> tuple[list[str], np.ndarray | None]:
-    """Where the patches of the reference are from, in its order (`metrics.real_sets.read_reference`)."""
+def _places(preprocessed: Preprocessed, plan: Plan, cover: Cover) -> tuple[list[str], np.ndarray | None]:
+    """Where the patches of the reference are from, in its order."""
     words, positions, flat = [], [], len(plan.patch_size) == 2
-    for name in plan.source.training_cases:
-        shape = preprocessed.load(name).image.shape[1:]
-        for lower in covering_places(shape, plan.patch_size, RIM)[::every]:
-            if flat:
-                words.append(f"{name}, slice {lower[0] + 1} of {shape[0]}" if shape[0] > 1 else name)
-            else:
-                words.append(f"{name}, from voxel {', '.join(map(str, np.maximum(lower, 0)))}")
-            positions.append((lower[0] + 0.5) / shape[0])
+    depths = {name: preprocessed.load(name).image.shape[1] for name in plan.source.training_cases}
+    for name, lower in zip(cover.patches.case, cover.corners, strict=True):
+        if flat:
+            words.append(f"{name}, slice {lower[0] + 1} of {depths[name]}" if depths[name] > 1 else str(name))
+        else:
+            words.append(f"{name}, from voxel {', '.join(map(str, np.maximum(lower, 0)))}")
+        positions.append((lower[0] + 0.5) / depths[name])
     varied = flat and len(set(positions)) > 1
     return words, np.array(positions) if varied else None
