@@ -10,6 +10,7 @@ import json
 import math
 import os
 import reprlib
+import resource
 import shutil
 import socket
 import time
@@ -260,6 +261,11 @@ def as_user_error(error: Exception, path: Path) -> Exception:
     full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or _free_bytes(path) < DISK_IS_FULL
     if full and not isinstance(error, UserError):
         return UserError(f"No space left while writing {path}. Free some space and run the same command again.")
+    if _exceeds_limit(error):
+        return UserError(
+            f"{path} would be larger than a file may be here. Raise the limit (ulimit -f unlimited), or choose another "
+            f"disk, and run the same command again."
+        )
     if number in (errno.EACCES, errno.EROFS, errno.EPERM):
         return UserError(f"No permission to write {path}. Choose a folder that you may write to.")
     if isinstance(error, (OSError, RuntimeError)) and not os.path.isdir(path.parent):
@@ -267,6 +273,18 @@ def as_user_error(error: Exception, path: Path) -> Exception:
     if number in (errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):
         return UserError(f"{path} cannot be written ({error.strerror}). Choose another name.")
     return error
+
+
+def _exceeds_limit(error: Exception) -> bool:
+    """Whether a file was to grow beyond `ulimit -f` or the file system's limit, which torch and blosc2 do not name."""
+    if getattr(error, "errno", None) == errno.EFBIG or "File too large" in str(error):
+        return True
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return (
+        limit != resource.RLIM_INFINITY
+        and isinstance(error, (OSError, RuntimeError))
+        and not getattr(error, "errno", None)
+    )
 
 
 def _free_bytes(path: Path) -> float:

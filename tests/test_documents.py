@@ -77,7 +77,7 @@ def test_an_unknown_key_within_a_part_is_compared_with_the_keys_of_that_part(tmp
 def test_every_problem_is_named_at_once(tmp_path):
     message = refusal(write_settings(tmp_path, bacth_size=3, patch_size="large"))
     assert "'bacth_size'" in message
-    assert "'patch'" in message
+    assert "'patch_size'" in message
 
 
 @pytest.mark.parametrize("value", ["many", None, 1.5, [16], "16", True])

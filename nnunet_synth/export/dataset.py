@@ -210,7 +210,7 @@ def _write_sample(folder: Path, name: str, image: np.ndarray, label: np.ndarray,
         with case_folder(folder) as place:
             write_case(place, name, image, label, origin.spacing, origin.layout)
     except (ValueError, RuntimeError) as error:  # SimpleITK's errors are such
-        raise UserError(f"{folder / name} was not stored as it was written ({error}).") from error
+        raise UserError(f"{folder / name} was not stored as it was written ({error}). Is the disk full?") from error
 
 
 def _finish(folder: Path, card: DatasetCard, origin: Origin) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -24,14 +26,13 @@ from nnunet_synth.benchmark.scheduler import alone
 from nnunet_synth.benchmark.workspace import prepare_roots
 
 assert cases  # a fixture
-pytestmark = pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("mount") is None, reason="only root can mount"
-)
 
 
 @contextmanager
 def disk(folder: Path, kib: int) -> Iterator[Callable[[str], None]]:
     """A disk of so many KiB in place of a folder; what it gives changes its options."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root can mount")
     folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)], capture_output=True)
     if done.returncode:
@@ -83,27 +84,55 @@ def grow_until_it_fits(make: Callable[[], Command], folder: Path, sizes: list[in
     return failures
 
 
-def assert_training_goes_on(cases: Victims, tmp_path: Path, sizes: list[int]) -> int:
+def lift_until_it_fits(make: Callable[[], Command], folder: Path, sizes: list[int]) -> int:
+    """Run a command that may write files of so many KiB, as any user can be limited; how often it failed before."""
+    for failures, size in enumerate(sizes):
+        command = make()
+        command.log.unlink(missing_ok=True)
+        enter, limit = command.prepare, (size * 1024, resource.RLIM_INFINITY)
+        command.prepare = lambda enter=enter, limit=limit: (enter(), resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+        code = command.run()
+        assert_nothing_is_half(folder)
+        if code == 0:
+            return failures
+        assert code == 2, (code, command.told[-3000:])
+        assert re.search("ulimit|disk full", complaint(command))  # SimpleITK is not told that a file was cut off
+    raise AssertionError(command.told[-3000:])
+
+
+Grow = Callable[[Callable[[], Command], Path, list[int]], int]
+
+
+def assert_training_goes_on(cases: Victims, tmp_path: Path, sizes: list[int], grow: Grow = grow_until_it_fits) -> int:
     straight, full = own(cases, tmp_path / "straight"), own(cases, tmp_path / "full")
     assert training(straight, 400).run() == 0
     results = full.folder / "nnUNet_results"
-    failures = grow_until_it_fits(lambda: training(full, 400), results, sizes)
+    failures = grow(lambda: training(full, 400), results, sizes)
     assert outcome_of(lambda: repr(trained(full.run))) == outcome_of(lambda: repr(trained(straight.run)))
     return failures
 
 
-def assert_filling_goes_on(victims: Victims, samples: int, sizes: list[int]) -> int:
+def assert_filling_goes_on(victims: Victims, samples: int, sizes: list[int], grow: Grow = grow_until_it_fits) -> int:
     folder = victims.bank.parent
     assert filling(victims, samples).run() == 0
     expected = filled(folder / "killed")
     shutil.rmtree(folder)
-    failures = grow_until_it_fits(lambda: filling(victims, samples), folder, sizes)
+    failures = grow(lambda: filling(victims, samples), folder, sizes)
     assert filled(folder / "killed") == expected
     return failures
 
 
 def test_a_bank_on_a_full_disk_is_told_and_goes_on_with_space(victims):
     assert assert_filling_goes_on(victims, 100, [4, 300, 20_000]) >= 2
+
+
+def test_a_bank_whose_files_are_too_large_is_told_and_goes_on_when_they_may_be(victims):
+    assert assert_filling_goes_on(victims, 100, [16, 64, 20_000], lift_until_it_fits) >= 1
+
+
+@pytest.mark.attack
+def test_a_training_whose_files_are_too_large_is_told_and_goes_on_when_they_may_be(cases, tmp_path):
+    assert assert_training_goes_on(cases, tmp_path, [8, 16, 64, 256, 512, 50_000], lift_until_it_fits) >= 2
 
 
 @pytest.mark.attack
@@ -131,19 +160,22 @@ OUTPUTS = {
 
 
 @pytest.mark.attack
+@pytest.mark.parametrize("grow", [grow_until_it_fits, lift_until_it_fits])
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_what_is_written_elsewhere_goes_on_at_every_size_of_disk(victims, tmp_path, name):
+def test_what_is_written_elsewhere_goes_on_at_every_size_of_disk(victims, tmp_path, name, grow):
     line, sizes = OUTPUTS[name]
     straight, full = tmp_path / "straight", tmp_path / "full"
     straight.mkdir()
+    full.mkdir()
     assert command_of(victims, *line(victims, str(straight))).run() == 0
-    assert grow_until_it_fits(lambda: command_of(victims, *line(victims, str(full))), full, sizes) >= 1
-    assert names_and_sizes(full).keys() == names_and_sizes(straight).keys()
+    assert grow(lambda: command_of(victims, *line(victims, str(full))), full, sizes) >= 1
+    assert contents(full) == contents(straight)
 
 
-def names_and_sizes(folder: Path) -> dict[str, int]:
+def contents(folder: Path) -> dict[str, bytes]:
+    """What every file holds, beside hidden ones."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def prepare_benchmark(victims: Victims, folder: Path) -> dict[str, str]:
@@ -190,7 +222,7 @@ def test_a_read_only_disk_is_told_in_one_line(whole, tmp_path):
     place = tmp_path / "disk"
     with disk(place, 50_000) as change:
         victims = whole.copy(place / "victims")
-        before = names_and_sizes(place)
+        before = contents(place)
         change("ro")
         for name, line in READ_ONLY.items():
             command = command_of(victims, *line(victims, str(place)))
@@ -198,4 +230,4 @@ def test_a_read_only_disk_is_told_in_one_line(whole, tmp_path):
             assert command.run() == 2, (name, command.told[-3000:])
             assert "Error: " in command.told
             assert complaint(command), name
-        assert names_and_sizes(place) == before
+        assert contents(place) == before
