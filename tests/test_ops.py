@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from scipy import ndimage, signal
 from tolerance import rounding
 from torch.autograd import gradcheck, gradgradcheck
-from torch.nn import functional as F
 
-from stylegan2_cond.ops import Epilogue, bias_act, convolve, downsample, modulated_conv, upsample
+from stylegan2_cond.ops import bias_act, convolve, downsample, modulated_conv, upsample
 
 SPATIAL = {1: (7,), 2: (6, 5), 3: (3, 5, 4)}
 every_dimension = pytest.mark.parametrize("dims", [1, 2, 3])
@@ -160,18 +159,6 @@ def test_modulated_conv_convolves_each_sample_with_its_own_weights(dims, kernel,
     result = modulated_conv(x, weight, style, demodulate=demodulate)
     norms_in_float32 = rounding(3 * kernel**dims + 4)  # and a root and a quotient
     np.testing.assert_allclose(result, np.stack(expected), rtol=norms_in_float32, atol=1e-12)
-
-
-@pytest.mark.parametrize("backend", ["native", "auto"])
-def test_modulated_conv_averages_after_the_convolution(backend):
-    x, weight, style, bias = normal(3, 4, 6, 8), normal(5, 4, 3, 3, seed=1), normal(3, 4, seed=2), normal(5, seed=3)
-    whole = modulated_conv(x, weight, style)
-    epilogue = Epilogue(bias, activation="lrelu")
-    halved = modulated_conv(x, weight, style, down=(2, 4), epilogue=epilogue, backend=backend)
-    expected = F.leaky_relu(F.avg_pool2d(whole, (2, 4)) + bias.reshape(1, -1, 1, 1), 0.2) * math.sqrt(2)
-    torch.testing.assert_close(halved, expected)
-    with pytest.raises(ValueError, match="not both"):
-        modulated_conv(x, weight, style, down=(2, 2), factors=(2, 2), size=(12, 16))
 
 
 def test_modulated_conv_stays_finite_where_a_style_is_zero():

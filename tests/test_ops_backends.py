@@ -20,14 +20,12 @@ from stylegan2_cond.ops import (
     describe_backend,
     downsample,
     modulated_conv,
-    resample,
     upsample,
 )
 from stylegan2_cond.ops import autograd as operators
 from stylegan2_cond.ops.bias_act import apply_epilogue
 from stylegan2_cond.ops.bindings import Library, find_library
 from stylegan2_cond.ops.build import compiler
-from stylegan2_cond.ops.resample import _downsampling, _upsampling
 
 # In float32, n roundings of random sign add up to about √n · eps / 2; this is five times that for the longest sums, of
 # 5000 terms. Half types round the result of each of some fifteen operations.
@@ -78,7 +76,6 @@ def full_epilogue(shape, dtype, device, **changes):
         "strength": torch.tensor(0.7, dtype=wide, device=device, requires_grad=True),
         "activation": "lrelu",
         "gain": 0.8,
-        "clamp": 1.5,
     }
     return Epilogue(**made | changes)
 
@@ -116,16 +113,14 @@ def in_double(tensor):
 
 def doubled(epilogue):
     named = {name: getattr(epilogue, name) for name in ("bias", "scale", "noise", "strength")}
-    kept = {name: getattr(epilogue, name) for name in ("activation", "gain", "clamp")}
+    kept = {name: getattr(epilogue, name) for name in ("activation", "gain")}
     return Epilogue(**{name: tensor if tensor is None else in_double(tensor) for name, tensor in named.items()}, **kept)
 
 
-def away_from_kinks(x, epilogue, reach=None):
-    """Where float16 and float64 might fall on different sides of a kink, derivatives differ for good reason."""
-    pre = Epilogue(**{**vars(epilogue), "activation": "linear", "gain": 1.0, "clamp": None}).apply(x.double())
-    limit = math.inf if epilogue.clamp is None else epilogue.clamp / epilogue.factor
-    near = (pre.abs() < 0.05) | ((pre - limit).abs() < 0.05) | ((pre * epilogue.slope + limit).abs() < 0.05)
-    return torch.where(near, x + 0.2, x)
+def away_from_kinks(x, epilogue):
+    """Where float16 and float64 might fall on different sides of the kink, derivatives differ for good reason."""
+    pre = Epilogue(**{**vars(epilogue), "activation": "linear", "gain": 1.0}).apply(x.double())
+    return torch.where(pre.abs() < 0.05, x + 0.2, x)
 
 
 def compare(function, x, epilogue, dtype):
@@ -147,7 +142,6 @@ def test_bias_act_and_its_derivatives_are_the_native_ones(library, dtype, last, 
     shape = (2, channels, *size)
     epilogue = full_epilogue(shape, dtype, library)
     x = away_from_kinks(normal(*shape, dtype=dtype, device=library), epilogue)
-    x = away_from_kinks(away_from_kinks(x, epilogue), epilogue)
     x = x.contiguous(memory_format=LAST[len(size)]) if last else x
     y = apply_epilogue(x, epilogue)
     assert y.dtype == dtype
@@ -156,7 +150,7 @@ def test_bias_act_and_its_derivatives_are_the_native_ones(library, dtype, last, 
 
 
 @every_library
-@pytest.mark.parametrize("missing", ["bias", "scale", "noise", "clamp", "activation"])
+@pytest.mark.parametrize("missing", ["bias", "scale", "noise", "activation"])
 @every_layout
 def test_what_an_epilogue_lacks_changes_nothing(library, missing, last):
     shape = (2, 5, 6, 7)
@@ -195,11 +189,11 @@ def test_an_activation_is_overwritten_only_where_no_gradient_is_wanted(library, 
 
 
 @every_library
-def test_nan_stays_nan_and_infinity_is_clamped(library):
-    x = torch.tensor([[[math.nan, math.inf, -math.inf, 1.0]]], device=library)
-    y = bias_act(x, clamp=2.0)[0, 0]
+def test_nan_stays_nan(library):
+    x = torch.tensor([[[math.nan, 1.0, -1.0]]], device=library)
+    y = bias_act(x)[0, 0]
     assert y[0].isnan()
-    assert y[1:].tolist() == pytest.approx([2.0, -2.0, math.sqrt(2)])
+    assert y[1:].tolist() == pytest.approx([math.sqrt(2), -0.2 * math.sqrt(2)])
 
 
 @every_type
@@ -248,7 +242,7 @@ def test_upsample_with_an_epilogue_is_the_native_one(library, dtype, last, size)
     factors = (2, 1, 2)[: len(size)]
     large = tuple(length * factor - (factor > 1) for length, factor in zip(size, factors, strict=True))
     channels = 5 if dtype == torch.float32 else 3
-    epilogue = full_epilogue((2, channels, *large), dtype, library, activation="linear", clamp=None)
+    epilogue = full_epilogue((2, channels, *large), dtype, library, activation="linear")
     x = normal(2, channels, *size, dtype=dtype, device=library, last=last)
 
     def apply(x, epilogue, backend):
@@ -282,26 +276,10 @@ def test_downsample_is_the_native_one(library, dtype, last, size):
 
 
 @every_library
-@every_layout
-@pytest.mark.parametrize("edge", ["zero", "repeat", "mean"])
-@pytest.mark.parametrize(("up", "down"), [((2, 1), (1, 3)), ((3, 2), (2, 1)), ((1, 1), (1, 2))])
-def test_any_filter_is_the_native_one(library, last, edge, up, down):
-    up = (1, 1) if edge == "mean" else up
-    filters = [[0.1, 0.5, 0.2, 0.7, 0.3], [0.25, 0.75, 0.5]]
-    x = normal(2, 4, 6, 9, dtype=torch.float64, device=library, last=last)
-    options = {"up": up, "down": down, "padding": [(4, 3), (2, 2)], "edge": edge}
-    mine = all_of(lambda x: resample(x, filters, **options), x, [])
-    assert_same(mine, all_of(lambda x: resample(x, filters, **options, backend="native"), x, []), torch.float64)
-
-
-@every_library
-def test_a_long_filter_and_many_channels_still_fit(library):
-    taps = [1 / 31] * 31
+def test_large_factors_and_many_channels_still_fit(library):
     x = normal(1, 40, 40, 40, device=library, last=True)
-    options = {"down": (2, 2), "padding": [(15, 15)] * 2}
-    torch.testing.assert_close(
-        resample(x, [taps, taps], **options), resample(x, [taps, taps], **options, backend="native")
-    )
+    mine = all_of(lambda x: downsample(x, (16, 16)), x, [])
+    assert_same(mine, all_of(lambda x: downsample(x, (16, 16), backend="native"), x, []), torch.float32)
 
 
 # --- modulated convolution
@@ -329,10 +307,9 @@ def test_modulated_convolution_with_all_that_follows_is_the_native_one(library, 
 
 @pytest.mark.parametrize("library", ["cpu"], indirect=True)
 def test_operators_keep_pytorchs_rules(library):
-    shape, numbers = (2, 3, 4, 5), (0.2, 1.1, 1.5)
+    shape, numbers = (2, 3, 4, 5), (0.2, 1.1)
     x, y = normal(*shape).requires_grad_(), normal(*shape, seed=1).requires_grad_()
     e = full_epilogue(shape, torch.float32, library)
-    axes = '[[[0.25, 0.75, 0.75, 0.25], 2, 1, 2, 4, "repeat", 8], [[1.0], 1, 1, 0, 0, "zero", null]]'
     d, large = normal(*shape, seed=4), normal(2, 1, 8, 5)
     torch.library.opcheck(operators._bias_act, (x, e.scale, e.bias, e.noise, e.strength, *numbers))
     torch.library.opcheck(operators._bias_act_grad, (y, x, e.scale, e.noise, *numbers))
@@ -340,7 +317,10 @@ def test_operators_keep_pytorchs_rules(library):
         operators._bias_act_grad_grad, (d, normal(3, 2, 3), d, normal(*shape), e.scale.detach(), e.noise, *numbers)
     )
     torch.library.opcheck(operators._scale, (x, e.scale))
-    torch.library.opcheck(operators._resample, (x, axes, [4, 5], False, e.scale, e.bias, large, e.strength, *numbers))
+    axes = [2, 1], [4, 5], [8, 5]  # factors, sizes before and after
+    torch.library.opcheck(
+        operators._resample, (x, "linear", *axes, False, e.scale, e.bias, large, e.strength, *numbers)
+    )
 
 
 @pytest.mark.parametrize("library", ["cpu"], indirect=True)
@@ -397,14 +377,8 @@ def test_a_plain_training_step_runs_compiled(library):
         (ValueError, r"bias must be \[3\]", lambda **b: bias_act(torch.zeros(2, 3), torch.zeros(2), **b)),
         (ValueError, "go together", lambda **b: bias_act(torch.zeros(2, 3), noise=torch.zeros(2, 1), **b)),
         (ValueError, "gain must be positive", lambda **b: bias_act(torch.zeros(2, 3), gain=-1.0, **b)),
-        (ValueError, "clamp must be positive", lambda **b: bias_act(torch.zeros(2, 3), clamp=0.0, **b)),
         (TypeError, "int64", lambda **b: bias_act(torch.zeros(2, 3, dtype=torch.int64), **b)),
         (TypeError, "bias is torch.float64", lambda **b: bias_act(torch.zeros(2, 3), torch.zeros(3).double(), **b)),
-        (ValueError, "negative", lambda **b: resample(torch.zeros(1, 1, 4), [[1.0]], padding=[(-1, 0)], **b)),
-        (ValueError, "5 taps does not fit", lambda **b: resample(torch.zeros(1, 1, 4), [[1.0] * 5], **b)),
-        (ValueError, "each of the 2 axes", lambda **b: resample(torch.zeros(1, 1, 4, 4), [[1.0]], **b)),
-        (ValueError, "1 or more", lambda **b: resample(torch.zeros(1, 1, 4), [[1.0]], up=[0], **b)),
-        (ValueError, "unknown edge", lambda **b: resample(torch.zeros(1, 1, 4), [[1.0]], edge="wrap", **b)),
         (ValueError, "3 to 5 axes", lambda **b: upsample(torch.zeros(1, 4), (2,), (8,), **b)),
     ],
 )
@@ -436,14 +410,14 @@ def test_kernels_move_little_more_than_each_activation_once(library, last, op, m
     """As the shim counts loads and stores; what is read again by another block is most likely in a GPU's cache."""
     x, large = normal(1, 32, 32, 32, last=last), normal(1, 32, 64, 64, last=last)
     epilogue = Epilogue(normal(32), noise=normal(1, 1, 32, 32), strength=torch.tensor(0.5), activation="lrelu")
-    numbers, nothing = (epilogue.slope, epilogue.factor, epilogue.limit), (None, None, None, None, 1.0, 1.0, math.inf)
-    up, down = _upsampling((2, 2), (64, 64)), _downsampling((2, 2), (64, 64))
+    numbers, nothing = (epilogue.slope, epilogue.factor), (None, None, None, None, 1.0, 1.0)
+    up = "linear", [2, 2], [32, 32], [64, 64]
     calls = {
         "bias_act": (2 * [x], lambda: apply_epilogue(x, epilogue)),
         "bias_act backward": (3 * [x], lambda: operators._bias_act_grad(x, x, None, epilogue.noise, *numbers)),
         "upsample": ([x, large], lambda: upsample(x, (2, 2), (64, 64))),
-        "upsample backward": ([x, large], lambda: operators._resample(large, up, [32, 32], True, *nothing)),
-        "downsample": ([x, large], lambda: operators._resample(large, down, [64, 64], False, *nothing)),
+        "upsample backward": ([x, large], lambda: operators._resample(large, *up, True, *nothing)),
+        "downsample": ([x, large], lambda: downsample(large, (2, 2))),
     }
     activations, call = calls[op]
     bytes_moved(shim())

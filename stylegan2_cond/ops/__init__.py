@@ -4,7 +4,7 @@ from stylegan2_cond.ops.backends import choose_backend, describe_backend, name_b
 from stylegan2_cond.ops.bias_act import bias_act
 from stylegan2_cond.ops.epilogue import GAINS, Epilogue
 from stylegan2_cond.ops.modulated_conv import convolve, modulated_conv
-from stylegan2_cond.ops.resample import downsample, resample, upsample
+from stylegan2_cond.ops.resample import downsample, upsample
 
 __all__ = [
     "GAINS",
@@ -16,6 +16,5 @@ __all__ = [
     "downsample",
     "modulated_conv",
     "name_backend",
-    "resample",
     "upsample",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from stylegan2_cond.ops.bindings import NUMBERS, Library, find_library, ints, longs, pointers
 from stylegan2_cond.ops.epilogue import Epilogue, is_channels_last, layout_of
-from stylegan2_cond.ops.fir import STILL, Band, read_axes
+from stylegan2_cond.ops.fir import band
 
 CHUNK = 16384  # elements of a sample, at least, that are summed on their own
 MOST_CHUNKS = 64
@@ -29,16 +30,17 @@ def fused_scale(x: Tensor, scale: Tensor) -> Tensor:
     return _scale(x, scale.to(accumulator(x.dtype)))
 
 
-def fused_resample(x: Tensor, axes: str, inputs: list[int], epilogue: Epilogue) -> Tensor:
+def fused_resample(x: Tensor, kind: str, factors: Sequence[int], size: Sequence[int], epilogue: Epilogue) -> Tensor:
     """Resampling along each axis, and the epilogue, in one pass.
 
     Args:
         x: `[N, C, *spatial]`.
-        axes: as `write_axes` writes them.
-        inputs: spatial size.
+        kind: of filter, as for `band`.
+        factors: one per axis.
+        size: spatial size of the result.
         epilogue: of the result.
     """
-    return _resample(x, axes, inputs, False, *_arguments(epilogue, x.dtype))
+    return _resample(x, kind, list(factors), list(x.shape[2:]), list(size), False, *_arguments(epilogue, x.dtype))
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -53,7 +55,7 @@ def _arguments(epilogue: Epilogue, dtype: torch.dtype) -> tuple:
         for tensor in (epilogue.scale, epilogue.bias, epilogue.strength)
     )
     noise = None if epilogue.noise is None else epilogue.noise.to(dtype).contiguous()
-    return scale, bias, noise, strength, epilogue.slope, epilogue.factor, epilogue.limit
+    return scale, bias, noise, strength, epilogue.slope, epilogue.factor
 
 
 def _library(x: Tensor) -> Library:
@@ -92,10 +94,9 @@ def _bias_act(
     strength: Tensor | None,
     slope: float,
     gain: float,
-    clamp: float,
 ) -> Tensor:
     y = torch.empty_like(x)
-    _library(x).call("bias_act", x, *_layout(x), y, x, scale, bias, noise, strength, slope, gain, clamp)
+    _library(x).call("bias_act", x, *_layout(x), y, x, scale, bias, noise, strength, slope, gain)
     return y
 
 
@@ -108,18 +109,17 @@ def _overwrite(
     strength: Tensor | None,
     slope: float,
     gain: float,
-    clamp: float,
 ) -> None:
-    _library(x).call("bias_act", x, *_layout(x), x, x, scale, bias, noise, strength, slope, gain, clamp)
+    _library(x).call("bias_act", x, *_layout(x), x, x, scale, bias, noise, strength, slope, gain)
 
 
 @torch.library.custom_op("stylegan2_cond::bias_act_grad", mutates_args=())
 def _bias_act_grad(
-    dy: Tensor, y: Tensor, scale: Tensor | None, noise: Tensor | None, slope: float, gain: float, clamp: float
+    dy: Tensor, y: Tensor, scale: Tensor | None, noise: Tensor | None, slope: float, gain: float
 ) -> tuple[Tensor, Tensor]:
     dy, dx, chunks = _laid_like(dy, y), torch.empty_like(y), _chunks(y)
     sums = torch.empty(3, len(y), chunks, y.shape[1], dtype=accumulator(y.dtype), device=y.device)
-    _library(y).call("bias_act_grad", y, *_layout(y), chunks, dx, sums, dy, y, scale, noise, slope, gain, clamp)
+    _library(y).call("bias_act_grad", y, *_layout(y), chunks, dx, sums, dy, y, scale, noise, slope, gain)
     return dx, sums.sum(2)
 
 
@@ -133,30 +133,29 @@ def _bias_act_grad_grad(
     noise: Tensor | None,
     slope: float,
     gain: float,
-    clamp: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dy, ddx, dsums = _laid_like(dy, y), _laid_like(ddx, y), dsums.contiguous()
     ddy, dy_y, chunks = torch.empty_like(y), torch.empty_like(y), _chunks(y)
     sums = torch.empty(len(y), chunks, y.shape[1], dtype=accumulator(y.dtype), device=y.device)
     outputs = (ddy, dy_y, sums)
     _library(y).call(
-        "bias_act_grad_grad", y, *_layout(y), chunks, *outputs, ddx, dsums, dy, y, scale, noise, slope, gain, clamp
+        "bias_act_grad_grad", y, *_layout(y), chunks, *outputs, ddx, dsums, dy, y, scale, noise, slope, gain
     )
     return ddy, dy_y, sums.sum(1)
 
 
 @_bias_act.register_fake
-def _(x, scale, bias, noise, strength, slope, gain, clamp):
+def _(x, scale, bias, noise, strength, slope, gain):
     return torch.empty_like(x)
 
 
 @_bias_act_grad.register_fake
-def _(dy, y, scale, noise, slope, gain, clamp):
+def _(dy, y, scale, noise, slope, gain):
     return torch.empty_like(y), y.new_empty((3, *y.shape[:2]), dtype=accumulator(y.dtype))
 
 
 @_bias_act_grad_grad.register_fake
-def _(ddx, dsums, dy, y, scale, noise, slope, gain, clamp):
+def _(ddx, dsums, dy, y, scale, noise, slope, gain):
     return torch.empty_like(y), torch.empty_like(y), y.new_empty(y.shape[:2], dtype=accumulator(y.dtype))
 
 
@@ -175,7 +174,7 @@ def _epilogue_gradients(ctx, dy: Tensor) -> tuple[Tensor, tuple]:
         dscale = (weighted - rest) / scale
     dbias = None if bias is None else plain.sum(0)
     dstrength = None if strength is None else noisy.sum()
-    return dx, (dscale, dbias, None, dstrength, None, None, None)
+    return dx, (dscale, dbias, None, dstrength, None, None)
 
 
 def _bias_act_backward(ctx, dy: Tensor) -> tuple:
@@ -191,7 +190,7 @@ def _keep_grad(ctx, inputs, output) -> None:
 def _bias_act_grad_backward(ctx, ddx: Tensor, dsums: Tensor) -> tuple:
     dy, y, scale, noise = ctx.saved_tensors
     ddy, dy_y, dscale = _bias_act_grad_grad(ddx, dsums, dy, y, scale, noise, *ctx.numbers)
-    return ddy, dy_y, None if scale is None else dscale, None, None, None, None
+    return ddy, dy_y, None if scale is None else dscale, None, None, None
 
 
 _bias_act.register_autograd(_bias_act_backward, setup_context=_keep)
@@ -205,7 +204,7 @@ _bias_act_grad.register_autograd(_bias_act_grad_backward, setup_context=_keep_gr
 def _scale(x: Tensor, scale: Tensor) -> Tensor:
     y = torch.empty_like(x)
     scale = scale.contiguous()
-    _library(x).call("bias_act", x, *_layout(x), y, x, scale, None, None, None, 1.0, 1.0, math.inf)
+    _library(x).call("bias_act", x, *_layout(x), y, x, scale, None, None, None, 1.0, 1.0)
     return y
 
 
@@ -220,7 +219,7 @@ def _keep_inputs(ctx, inputs, output) -> None:
 
 def _scale_backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:
     x, scale = ctx.saved_tensors
-    dx, sums = _bias_act_grad(dy, x, scale, None, 1.0, 1.0, math.inf)  # of a linear activation; Σ dy · x is scale's
+    dx, sums = _bias_act_grad(dy, x, scale, None, 1.0, 1.0)  # of a linear activation; Σ dy · x is scale's
     return dx, sums[2]
 
 
@@ -230,17 +229,13 @@ _scale.register_autograd(_scale_backward, setup_context=_keep_inputs)
 # --- resample
 
 
-def _bands(axes: str, inputs: list[int], *, adjoint: bool) -> list[Band]:
-    """Of three axes; those that are missing come first and stay as they are."""
-    bands = [axis.band(length, adjoint=adjoint) for axis, length in zip(read_axes(axes), inputs, strict=True)]
-    return [STILL.band(1)] * (3 - len(bands)) + bands
-
-
 @torch.library.custom_op("stylegan2_cond::resample", mutates_args=())
 def _resample(
     x: Tensor,
-    axes: str,
+    kind: str,
+    factors: list[int],
     inputs: list[int],
+    outputs: list[int],
     adjoint: bool,
     scale: Tensor | None,
     bias: Tensor | None,
@@ -248,55 +243,55 @@ def _resample(
     strength: Tensor | None,
     slope: float,
     gain: float,
-    clamp: float,
 ) -> Tensor:
-    y = _resampled_empty(x, axes, inputs, adjoint)
-    bands = _bands(axes, inputs, adjoint=adjoint)
-    starts, weights = zip(*[band.tables(x.device, accumulator(x.dtype)) for band in bands], strict=True)
+    y = _resampled_empty(x, outputs if not adjoint else inputs)
+    bands = [band(kind, *axis, adjoint=adjoint) for axis in zip(factors, inputs, outputs, strict=True)]
+    bands = [band(kind, 1, 1, 1)] * (3 - len(bands)) + bands  # kernels take three axes
+    starts, weights = zip(*[one.tables(x.device, accumulator(x.dtype)) for one in bands], strict=True)
     _library(x).call(
         "resample",
         x,
         NUMBERS[x.dtype],
         int(is_channels_last(x)),
         *x.shape[:2],
-        longs([band.inputs for band in bands]),
-        longs([band.outputs for band in bands]),
-        ints([band.taps for band in bands]),
-        ints([band.step for band in bands]),
+        longs([one.inputs for one in bands]),
+        longs([one.outputs for one in bands]),
+        ints([one.taps for one in bands]),
+        ints([one.step for one in bands]),
         pointers(starts),
         pointers(weights),
         y,
         x,
-        *(scale, bias, noise, strength, slope, gain, clamp),
+        *(scale, bias, noise, strength, slope, gain),
     )
     return y
 
 
-def _resampled_empty(x: Tensor, axes: str, inputs: list[int], adjoint: bool) -> Tensor:
-    sizes = inputs if adjoint else [axis.outputs(n) for axis, n in zip(read_axes(axes), inputs, strict=True)]
-    return torch.empty(*x.shape[:2], *sizes, dtype=x.dtype, device=x.device, memory_format=layout_of(x))
+def _resampled_empty(x: Tensor, size: list[int]) -> Tensor:
+    return torch.empty(*x.shape[:2], *size, dtype=x.dtype, device=x.device, memory_format=layout_of(x))
 
 
 @_resample.register_fake
-def _(x, axes, inputs, adjoint, scale, bias, noise, strength, slope, gain, clamp):
-    return _resampled_empty(x, axes, inputs, adjoint)
+def _(x, kind, factors, inputs, outputs, adjoint, scale, bias, noise, strength, slope, gain):
+    return _resampled_empty(x, outputs if not adjoint else inputs)
 
 
 def _keep_resample(ctx, inputs, output) -> None:
-    x, ctx.axes, ctx.inputs, ctx.adjoint, scale, bias, noise, strength, *ctx.numbers = inputs
-    ctx.plain = all(tensor is None for tensor in (scale, bias, noise)) and ctx.numbers == [1.0, 1.0, math.inf]
+    x, *ctx.axes, ctx.adjoint, scale, bias, noise, strength, slope, gain = inputs
+    ctx.numbers = slope, gain
+    ctx.plain = all(tensor is None for tensor in (scale, bias, noise)) and ctx.numbers == (1.0, 1.0)
     ctx.layout = layout_of(x)
     ctx.save_for_backward(*([] if ctx.plain else [output, scale, bias, noise, strength]))
 
 
 def _resample_backward(ctx, dy: Tensor) -> tuple:
-    others = (None,) * 7
+    others = (None,) * 6
     if not ctx.plain:
         dy, others = _epilogue_gradients(ctx, dy)
     else:
         dy = dy.contiguous(memory_format=ctx.layout)
-    nothing = (None, None, None, None, 1.0, 1.0, math.inf)
-    return _resample(dy, ctx.axes, ctx.inputs, not ctx.adjoint, *nothing), None, None, None, *others
+    nothing = (None, None, None, None, 1.0, 1.0)
+    return _resample(dy, *ctx.axes, not ctx.adjoint, *nothing), *(None,) * 5, *others
 
 
 _resample.register_autograd(_resample_backward, setup_context=_keep_resample)

@@ -1,4 +1,4 @@
-"""Noise, bias, activation, gain and clamp in one pass over an activation."""
+"""Noise, bias, activation and gain in one pass over an activation."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ def bias_act(
     strength: torch.Tensor | None = None,
     activation: str = "lrelu",
     gain: float = 1.0,
-    clamp: float | None = None,
     overwrite: bool = False,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """`clamp(gain · GAINS[activation] · act(scale · x + strength · noise + bias))`; differentiates twice.
+    """`gain · GAINS[activation] · act(scale · x + strength · noise + bias)`; differentiates twice.
 
     The backward pass keeps the result instead of x: it tells the sign of what went into the activation.
 
     Args:
         x: `[N, C, *spatial]` or `[N, C]`, contiguous or channels_last.
-        bias, scale, noise, strength, activation, gain, clamp: as for `Epilogue`.
+        bias, scale, noise, strength, activation, gain: as for `Epilogue`.
         overwrite: nobody needs x any more, so that the result may take its place where no gradient is wanted.
         backend: `auto`, `cuda`, `cpu` or `native`; what the environment says, when None.
 
@@ -39,7 +38,7 @@ def bias_act(
         ValueError: shapes, layout, activation or gain that can't be.
         TypeError: types that do not go together.
     """
-    epilogue = Epilogue(bias, scale, noise, strength, activation, gain, clamp)
+    epilogue = Epilogue(bias, scale, noise, strength, activation, gain)
     return apply_epilogue(x, epilogue, backend, overwrite=overwrite)
 
 

@@ -13,11 +13,11 @@ from stylegan2_cond.ops.build import obtain
 
 NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # of csrc/number.h
 _INT, _LONG, _REAL, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
-_EPILOGUE = (_POINTER,) * 4 + (_REAL,) * 3
+_EPILOGUE = (_POINTER,) * 4 + (_REAL,) * 2
 _SIGNATURES = {  # of csrc/interface.h, without the stream that ends each
     "bias_act": (_INT, _INT, _LONG, _LONG, _LONG, _POINTER, _POINTER, *_EPILOGUE),
-    "bias_act_grad": (_INT, _INT, *(_LONG,) * 4, *(_POINTER,) * 6, *(_REAL,) * 3),
-    "bias_act_grad_grad": (_INT, _INT, *(_LONG,) * 4, *(_POINTER,) * 9, *(_REAL,) * 3),
+    "bias_act_grad": (_INT, _INT, *(_LONG,) * 4, *(_POINTER,) * 6, *(_REAL,) * 2),
+    "bias_act_grad_grad": (_INT, _INT, *(_LONG,) * 4, *(_POINTER,) * 9, *(_REAL,) * 2),
     "resample": (_INT, _INT, _LONG, _LONG, *(_POINTER,) * 8, *_EPILOGUE),
 }
 

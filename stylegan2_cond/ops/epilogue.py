@@ -1,4 +1,4 @@
-"""Noise, bias, activation, gain and clamp: all that happens to an activation between two convolutions."""
+"""Noise, bias, activation and gain: all that happens to an activation between two convolutions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch.nn import functional as F
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes
-SLOPES = {"linear": 1.0, "lrelu": 0.2, "relu": 0.0}
-GAINS = {"linear": 1.0, "lrelu": math.sqrt(2.0), "relu": math.sqrt(2.0)}  # keep the variance roughly (He et al. 2015)
+SLOPES = {"linear": 1.0, "lrelu": 0.2}
+GAINS = {"linear": 1.0, "lrelu": math.sqrt(2.0)}  # keep the variance roughly (He et al. 2015)
 
 
 @dataclass(frozen=True)
 class Epilogue:
-    """`clamp(gain · GAINS[activation] · act(scale · x + strength · noise + bias))`.
+    """`gain · GAINS[activation] · act(scale · x + strength · noise + bias)`.
 
     Attributes:
         bias: `[C]`; none, when None.
@@ -24,7 +24,6 @@ class Epilogue:
         strength: scalar tensor, the learnt strength of the noise.
         activation: a key of `GAINS`.
         gain: further constant factor, positive.
-        clamp: largest magnitude of the result; unlimited, when None.
     """
 
     bias: torch.Tensor | None = None
@@ -33,7 +32,6 @@ class Epilogue:
     strength: torch.Tensor | None = None
     activation: str = "linear"
     gain: float = 1.0
-    clamp: float | None = None
 
     @property
     def slope(self) -> float:
@@ -45,24 +43,17 @@ class Epilogue:
         """Both gains."""
         return GAINS[self.activation] * self.gain
 
-    @property
-    def limit(self) -> float:
-        """Largest magnitude of the result."""
-        return math.inf if self.clamp is None else self.clamp
-
     def check(self, shape: torch.Size, dtype: torch.dtype) -> None:
         """Refuse what does not fit a result of this shape and type.
 
         Raises:
-            ValueError: an unknown activation, a gain or clamp that is not positive, or a tensor of another shape.
+            ValueError: an unknown activation, a gain that is not positive, or a tensor of another shape.
             TypeError: a tensor that is neither of the result's type nor float32.
         """
         if self.activation not in GAINS:
             raise ValueError(f"unknown activation {self.activation!r}; known: {', '.join(GAINS)}")
         if not self.gain > 0:
             raise ValueError(f"gain must be positive, not {self.gain}")
-        if not self.limit > 0:
-            raise ValueError(f"clamp must be positive, not {self.clamp}")
         if (self.noise is None) != (self.strength is None):
             raise ValueError("noise and strength go together: one is missing")
         expected = {
@@ -90,8 +81,7 @@ class Epilogue:
             x = x + self.bias.to(x.dtype).reshape(1, -1, *ones)
         if self.slope != 1.0:
             x = F.leaky_relu(x, self.slope)
-        x = x * self.factor if self.factor != 1.0 else x
-        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+        return x * self.factor if self.factor != 1.0 else x
 
 
 def check_activations(x: torch.Tensor, *, least_rank: int = 2) -> None:

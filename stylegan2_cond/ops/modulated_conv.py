@@ -12,7 +12,7 @@ from stylegan2_cond.ops.autograd import fused_scale
 from stylegan2_cond.ops.backends import NATIVE, choose_backend
 from stylegan2_cond.ops.bias_act import apply_epilogue
 from stylegan2_cond.ops.epilogue import Epilogue, check_activations
-from stylegan2_cond.ops.resample import NOTHING, downsample, upsample
+from stylegan2_cond.ops.resample import NOTHING, upsample
 
 _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -31,7 +31,6 @@ def modulated_conv(
     eps: float = 1e-8,
     factors: Sequence[int] | None = None,
     size: Sequence[int] | None = None,
-    down: Sequence[int] | None = None,
     epilogue: Epilogue = NOTHING,
     backend: str | None = None,
 ) -> torch.Tensor:
@@ -50,21 +49,13 @@ def modulated_conv(
         eps: against division by zero.
         factors: of an upsampling after the convolution, as `upsample` takes them; none, when None.
         size: that upsampling is cut to.
-        down: factors of an averaging after the convolution, as `downsample` takes them; none, when None.
         epilogue: what happens to the result, without a scale.
         backend: as for `bias_act`.
 
     Returns:
         `[N, O, *size]`.
-
-    Raises:
-        ValueError: both an upsampling and an averaging are wanted.
     """
-    if factors is not None and down is not None:
-        raise ValueError("a convolution is upsampled or averaged, not both")
     x = convolve(_modulate(x, style, backend), weight)
-    if down is not None:
-        x = downsample(x, down, backend=backend)
     if demodulate:
         with torch.autocast(x.device.type, enabled=False):
             energy = weight.square().flatten(2).sum(2)  # [O, I]

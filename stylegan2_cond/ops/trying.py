@@ -56,9 +56,7 @@ def _results(x: torch.Tensor, backend: str) -> Iterator[tuple[str, torch.Tensor]
 
     twice = [2 * length for length in size]
     noise = _whole_numbers((n, 1, *size), x.device).to(x.dtype)
-    full = Epilogue(
-        vector(c, value=1 / 32), vector(n, c, value=2.0), noise, vector(value=0.5), activation="lrelu", clamp=4.0
-    )
+    full = Epilogue(vector(c, value=1 / 32), vector(n, c, value=2.0), noise, vector(value=0.5), activation="lrelu")
     plain = Epilogue(vector(c, value=1 / 32), activation="lrelu")
     functions = {
         "bias_act": (lambda x: apply_epilogue(x, full, backend), [full.bias, full.scale, full.strength]),

@@ -22,7 +22,7 @@ _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def bias_act(x: torch.Tensor, bias: torch.Tensor | None = None, **rest: object) -> torch.Tensor:
-    """Noise, bias, activation, gain and clamp, each in a pass of its own."""
+    """Noise, bias, activation and gain, each in a pass of its own."""
     rest.setdefault("activation", "lrelu")
     rest.pop("overwrite", None)
     return Epilogue(bias, **rest).apply(x)

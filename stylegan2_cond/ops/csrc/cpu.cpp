@@ -86,7 +86,7 @@ int launch_bias_act_grad(Sizes z, int64_t chunks, T* dx, Acc<T>* sums, const T* 
         const A d = load(gradient[s]), v = load(value[s]), g = d * act.derivative(v);
         store(to + s, scale * g);
         sum += g;
-        weighted += act.inside(v) ? d * v : A(0);
+        weighted += d * v;
       }
       sums[task] = sum, sums[plane + task] = noisy, sums[2 * plane + task] = weighted;
     }
@@ -111,7 +111,7 @@ int launch_bias_act_grad(Sizes z, int64_t chunks, T* dx, Acc<T>* sums, const T* 
         store(to + c, scale[c] * g);
         sum[c] += g;
         noisy[c] += g * noise;
-        weighted[c] += act.inside(v) ? d * v : A(0);
+        weighted[c] += d * v;
       }
     }
   }
@@ -138,9 +138,8 @@ int launch_bias_act_grad_grad(Sizes z, int64_t chunks, T* ddy, T* dy_y, Acc<T>* 
         const int64_t i = row * z.s + s;
         const A d = load(dy[i]), v = load(y[i]), slope = act.derivative(v), outer = load(ddx[i]);
         const A noise = e.noise ? load(e.noise[n * z.s + s]) : A(0);
-        const A kept = act.inside(v) ? weighted : A(0);
-        store(ddy + i, slope * (scale * outer + plain + noisy * noise) + kept * v);
-        store(dy_y + i, kept * d);
+        store(ddy + i, slope * (scale * outer + plain + noisy * noise) + weighted * v);
+        store(dy_y + i, weighted * d);
         sum += slope * d * outer;
       }
       sums[task] = sum;
@@ -163,9 +162,8 @@ int launch_bias_act_grad_grad(Sizes z, int64_t chunks, T* ddy, T* dy_y, Acc<T>* 
 #pragma omp simd
       for (int64_t c = 0; c < z.c; ++c) {
         const A d = load(dy[first + c]), v = load(y[first + c]), slope = act.derivative(v), outer = load(ddx[first + c]);
-        const A kept = act.inside(v) ? weighted[c] : A(0);
-        store(ddy + first + c, slope * (scale[c] * outer + plain[c] + noisy[c] * noise) + kept * v);
-        store(dy_y + first + c, kept * d);
+        store(ddy + first + c, slope * (scale[c] * outer + plain[c] + noisy[c] * noise) + weighted[c] * v);
+        store(dy_y + first + c, weighted[c] * d);
         sum[c] += slope * d * outer;
       }
     }

@@ -4,30 +4,30 @@
 
 template <class T>
 static Epilogue<T> epilogue(const void* scale, const void* bias, const void* noise, const void* strength, double slope,
-                            double gain, double clamp) {
+                            double gain) {
   using A = Acc<T>;
   return {static_cast<const A*>(scale), static_cast<const A*>(bias), static_cast<const T*>(noise),
-          static_cast<const A*>(strength), {A(slope), A(gain), A(clamp)}};
+          static_cast<const A*>(strength), {A(slope), A(gain)}};
 }
 
 int stylegan2_cond_bias_act(int number, int channels_last, int64_t n, int64_t c, int64_t s, void* y, const void* x,
                             const void* scale, const void* bias, const void* noise, const void* strength, double slope,
-                            double gain, double clamp, void* stream) {
+                            double gain, void* stream) {
 #define RUN(T)                                                                                            \
   return launch_bias_act<T>({n, c, s, channels_last != 0}, static_cast<T*>(y), static_cast<const T*>(x), \
-                            epilogue<T>(scale, bias, noise, strength, slope, gain, clamp), stream)
+                            epilogue<T>(scale, bias, noise, strength, slope, gain), stream)
   WITH_NUMBER(number, RUN)
 #undef RUN
 }
 
 int stylegan2_cond_bias_act_grad(int number, int channels_last, int64_t n, int64_t c, int64_t s, int64_t chunks,
                                  void* dx, void* sums, const void* dy, const void* y, const void* scale,
-                                 const void* noise, double slope, double gain, double clamp, void* stream) {
+                                 const void* noise, double slope, double gain, void* stream) {
 #define RUN(T)                                                                                    \
   return launch_bias_act_grad<T>({n, c, s, channels_last != 0}, chunks, static_cast<T*>(dx),     \
                                  static_cast<Acc<T>*>(sums), static_cast<const T*>(dy),          \
                                  static_cast<const T*>(y),                                       \
-                                 epilogue<T>(scale, nullptr, noise, nullptr, slope, gain, clamp), stream)
+                                 epilogue<T>(scale, nullptr, noise, nullptr, slope, gain), stream)
   WITH_NUMBER(number, RUN)
 #undef RUN
 }
@@ -35,13 +35,13 @@ int stylegan2_cond_bias_act_grad(int number, int channels_last, int64_t n, int64
 int stylegan2_cond_bias_act_grad_grad(int number, int channels_last, int64_t n, int64_t c, int64_t s, int64_t chunks,
                                       void* ddy, void* dy_y, void* sums, const void* ddx, const void* dsums,
                                       const void* dy, const void* y, const void* scale, const void* noise,
-                                      double slope, double gain, double clamp, void* stream) {
+                                      double slope, double gain, void* stream) {
 #define RUN(T)                                                                                         \
   return launch_bias_act_grad_grad<T>({n, c, s, channels_last != 0}, chunks, static_cast<T*>(ddy),    \
                                       static_cast<T*>(dy_y), static_cast<Acc<T>*>(sums),              \
                                       static_cast<const T*>(ddx), static_cast<const Acc<T>*>(dsums),  \
                                       static_cast<const T*>(dy), static_cast<const T*>(y),            \
-                                      epilogue<T>(scale, nullptr, noise, nullptr, slope, gain, clamp), stream)
+                                      epilogue<T>(scale, nullptr, noise, nullptr, slope, gain), stream)
   WITH_NUMBER(number, RUN)
 #undef RUN
 }
@@ -61,11 +61,11 @@ static int resample_of(int channels_last, int64_t n, int64_t c, const int64_t* i
 int stylegan2_cond_resample(int number, int channels_last, int64_t n, int64_t c, const int64_t* inputs,
                             const int64_t* outputs, const int* taps, const int* steps, const void* const* starts,
                             const void* const* weights, void* y, const void* x, const void* scale, const void* bias,
-                            const void* noise, const void* strength, double slope, double gain, double clamp,
+                            const void* noise, const void* strength, double slope, double gain,
                             void* stream) {
 #define RUN(T)                                                                                      \
   return resample_of<T>(channels_last, n, c, inputs, outputs, taps, steps, starts, weights, y, x,   \
-                        epilogue<T>(scale, bias, noise, strength, slope, gain, clamp), stream)
+                        epilogue<T>(scale, bias, noise, strength, slope, gain), stream)
   WITH_NUMBER(number, RUN)
 #undef RUN
 }

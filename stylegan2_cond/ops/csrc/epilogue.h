@@ -1,21 +1,17 @@
 // What happens to an activation between two convolutions, voxel by voxel: one meaning for all kernels.
 //
-//   p = scale[n, c] · x + strength · noise[n, s] + bias[c]        y = clamp(gain · (p > 0 ? p : slope · p))
+//   p = scale[n, c] · x + strength · noise[n, s] + bias[c]        y = gain · (p > 0 ? p : slope · p)
 //
-// With slope ≥ 0 and gain > 0, y tells the sign of p, so p is not kept. Where y is not clamped, gain · a'(p) · p = y.
+// With slope > 0 and gain > 0, y tells the sign of p, so p is not kept, and gain · a'(p) · p = y.
 #pragma once
 #include "number.h"
 
 template <class A>
 struct Activation {
-  A slope, gain, clamp;
+  A slope, gain;
 
-  HOST_DEVICE A value(A p) const {
-    const A y = gain * (p > A(0) ? p : slope * p);
-    return y < -clamp ? -clamp : (y > clamp ? clamp : y);  // NaN stays NaN
-  }
-  HOST_DEVICE A derivative(A y) const { return inside(y) ? (y > A(0) ? gain : gain * slope) : A(0); }
-  HOST_DEVICE bool inside(A y) const { return y < clamp && y > -clamp; }
+  HOST_DEVICE A value(A p) const { return gain * (p > A(0) ? p : slope * p); }
+  HOST_DEVICE A derivative(A y) const { return y > A(0) ? gain : gain * slope; }
 };
 
 // Pointers may be null: no scale is 1, no bias and no noise are 0.

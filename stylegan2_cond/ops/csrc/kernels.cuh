@@ -165,7 +165,7 @@ __global__ void bias_act_grad_kernel(Sizes z, int64_t chunks, int lanes, T* dx, 
         const int k = LAST ? v : 0;
         plain[k] += g;
         noisy[k] += g * beside.noise[v];
-        weighted[k] += e.activation.inside(u) ? d * u : A(0);
+        weighted[k] += d * u;
       }
       store_vector<T, V>(dx + offset, to);
     });
@@ -193,10 +193,10 @@ __global__ void bias_act_grad_grad_kernel(Sizes z, int64_t chunks, int lanes, T*
       for (int v = 0; v < V; ++v) {
         const A d = load(gradient.at[v]), u = load(value.at[v]), slope = e.activation.derivative(u), o = load(outer.at[v]);
         const int64_t row = place.n * z.c + place.channel(v);
-        const A kept = e.activation.inside(u) ? load_one(dsums + 2 * plane + row) : A(0);
+        const A weighted = load_one(dsums + 2 * plane + row);
         const A shift = load_one(dsums + row) + load_one(dsums + plane + row) * beside.noise[v];
-        store(&to.at[v], slope * (beside.scale[v] * o + shift) + kept * u);
-        store(&to_y.at[v], kept * d);
+        store(&to.at[v], slope * (beside.scale[v] * o + shift) + weighted * u);
+        store(&to_y.at[v], weighted * d);
         sum[LAST ? v : 0] += slope * d * o;
       }
       store_vector<T, V>(ddy + offset, to);
