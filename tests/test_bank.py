@@ -120,7 +120,7 @@ def test_stopped_and_started_again_equals_uninterrupted(preprocessed, generator_
     with pytest.raises(Stopped, match="The same command goes on"):
         fill_bank(preprocessed, "0", samples=100, name="stopped", without=STRICT)
     folder = bank.parent / "stopped"
-    assert folder not in find_banks(preprocessed, "0")
+    assert folder not in find_banks(folder.parent)
     with pytest.raises(UserError, match=r"has 64 of 100 samples"):
         verify_bank(folder)
     monkeypatch.undo()

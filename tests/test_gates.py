@@ -7,10 +7,10 @@ import pytest
 from conftest import STRICT
 from scipy import ndimage
 
-from nnunet_synth.bank import MARGIN, fill, filters
+from nnunet_synth.bank import MARGIN, filters
 from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.filters import FILTERS, Anatomy, Copy, FilterOff, Filters, Fit, Known, Range
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, banks_folder
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import memorization
 from stylegan2_cond.metrics.reference_sets import ReferenceSet
@@ -268,7 +268,7 @@ def test_filling_gives_up_when_the_filters_refuse_nearly_all(preprocessed, gener
     monkeypatch.setitem(filters.FILTERS, "range", RefusingAll)
     with pytest.raises(UserError, match=r"refused 64 of 64 samples, most of them the filter 'range'.*--without range"):
         fill_bank(preprocessed, "0", samples=10, name="hopeless", without=("anatomy", "fit", "copy"))
-    folder = fill.banks_folder(preprocessed, "0") / "hopeless"
+    folder = banks_folder(preprocessed.base, "nnUNetPlans_2d", 0) / "hopeless"
     assert sorted(path.name for path in folder.iterdir()) == [RECORD_FILE, "refused_range.png"]
     fill_bank(preprocessed, "0", samples=10, name="hopeless", without=STRICT)  # an empty bank does not keep its name
     assert BankRecord.load(folder / RECORD_FILE).samples == 10

@@ -124,7 +124,7 @@ def fill_bank(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         release=version("nnunet-synth"),
     )
-    folder = growing or banks_folder(preprocessed, wanted.source.fold) / wanted.name
+    folder = growing or banks_folder(preprocessed.base, plan.source.data_identifier, plan.source.fold) / wanted.name
     with _alone(folder):
         record = begun_bank(folder, wanted, without)
         if record is not None and record.complete:

@@ -176,15 +176,21 @@ class BankRecord(Record):
         return self.samples >= self.requested
 
 
-def banks_folder(preprocessed: Preprocessed, fold: str) -> Path:
-    """Where the banks of a fold lie, beside nnU-Net's own folder of cases."""
-    return preprocessed.base / f"{preprocessed.configuration.data_identifier}_synth" / f"fold_{fold}"
+def banks_folder(base: Path, data_identifier: str, fold: str | int) -> Path:
+    """Folder of the banks of a fold, next to nnU-Net's own folder of cases.
+
+    Args:
+        base: `nnUNet_preprocessed/DatasetXXX_Name`.
+        data_identifier: of the configuration; `*` in a pattern for all.
+        fold: `0` to `4`, or `all`; `*` in a pattern for all.
+    """
+    return base / f"{data_identifier}_synth" / f"fold_{fold}"
 
 
 def folds_with_bank(preprocessed: Preprocessed, name: str) -> list[str]:
     """The folds that have a bank of this name, complete or not."""
-    found = banks_folder(preprocessed, "*").relative_to(preprocessed.base) / name / RECORD_FILE
-    return sorted(path.parent.parent.name.removeprefix("fold_") for path in preprocessed.base.glob(str(found)))
+    pattern = banks_folder(Path(), preprocessed.configuration.data_identifier, "*") / name / RECORD_FILE
+    return sorted(path.parent.parent.name.removeprefix("fold_") for path in preprocessed.base.glob(str(pattern)))
 
 
 def shard_name(number: int) -> str:
@@ -192,13 +198,13 @@ def shard_name(number: int) -> str:
     return f"synth_{number:05d}"
 
 
-def find_banks(preprocessed: Preprocessed, fold: str) -> list[Path]:
-    """The complete banks of a fold, oldest first.
+def find_banks(folder: Path) -> list[Path]:
+    """The complete banks in a fold's `banks_folder`, oldest first.
 
     Raises:
         UserError: a bank.json that cannot be read.
     """
-    records = {path.parent: BankRecord.load(path) for path in banks_folder(preprocessed, fold).glob(f"*/{RECORD_FILE}")}
+    records = {path.parent: BankRecord.load(path) for path in folder.glob(f"*/{RECORD_FILE}")}
     return sorted((path for path, record in records.items() if record.complete), key=lambda path: records[path].created)
 
 

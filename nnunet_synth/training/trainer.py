@@ -163,12 +163,13 @@ class SyntheticDataMixin:
 
 def _choose_bank(preprocessed: Preprocessed, fold: Fold, settings: SynthSettings) -> Path:
     """The bank that the settings name, else the newest of the fold."""
+    folder = banks_folder(preprocessed.base, preprocessed.configuration.data_identifier, fold.name)
     if settings.bank is not None:
-        return banks_folder(preprocessed, fold.name) / settings.bank
-    found = find_banks(preprocessed, fold.name)
+        return folder / settings.bank
+    found = find_banks(folder)
     if not found:
         raise UserError(
-            f"No complete bank in {banks_folder(preprocessed, fold.name)}. Fill one: nnunet-synth bank "
+            f"No complete bank in {folder}. Fill one: nnunet-synth bank "
             f"{preprocessed.dataset_name} {preprocessed.configuration_name} {fold.name} -n 1000"
         )
     return found[-1]

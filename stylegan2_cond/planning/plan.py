@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
@@ -141,6 +142,14 @@ class Plan(Document):
 
 
 def run_folder(source: Source, variant: Variant = "pair") -> Path:
-    """Where a generator of this source lives: plan, checkpoint, previews and snapshots."""
-    model = f"StyleGAN2Cond_{variant}__{source.plans_name}__{source.configuration}"
-    return require_folder("nnUNet_results") / source.dataset_name / model / f"fold_{source.fold}"
+    """Folder of a generator of this source: plan, checkpoint, previews and snapshots."""
+    results = require_folder("nnUNet_results")
+    return run_folder_in(results, source.dataset_name, source.plans_name, source.configuration, source.fold, variant)
+
+
+def run_folder_in(
+    results: Path, dataset_name: str, plans_name: str, configuration: str, fold: str | int, variant: Variant = "pair"
+) -> Path:
+    """Folder of a generator below `results`, an `nnUNet_results`; named as nnU-Net names its models."""
+    model = convert_trainer_plans_config_to_identifier(f"StyleGAN2Cond_{variant}", plans_name, configuration)
+    return results / dataset_name / model / f"fold_{fold}"

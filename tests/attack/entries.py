@@ -258,7 +258,7 @@ def use_bank(victims: Victims) -> str:
     """All that a training does with a bank; returns a digest of its samples."""
     preprocessed = victims.open()
     fold = preprocessed.fold(0)
-    folder = find_banks(preprocessed, "0")
+    folder = find_banks(victims.bank.parent)
     folder = folder[-1] if folder else victims.bank
     here = Source.of(preprocessed, fold)
     refuse_leaks(folder, BankRecord.load(folder / RECORD_FILE), here, case_hashes(preprocessed, fold.validation))
