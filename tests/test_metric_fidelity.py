@@ -297,7 +297,7 @@ def test_without_the_library_what_to_type_is_told(weights, monkeypatch):
 
 
 def test_volumes_are_refused_with_the_features_that_take_them(grey):
-    with pytest.raises(UserError, match=r"2-D images only.* 4×6×8.*--features nnunet.*--features random"):
+    with pytest.raises(UserError, match=r"2-D images.* 4×6×8.*--features nnunet.*--features random"):
         grey(Samples(np.zeros((2, 1, 4, 6, 8), np.float32)))
 
 

@@ -46,8 +46,8 @@ def refused(real, drawn, match):
 
 
 def test_only_like_is_compared_with_like():
-    refused(images(), images(size=(20, 19)), r"patch \(20, 18\), the drawn ones \(20, 19\)")
-    refused(images(), images(size=(20, 18, 4)), r"patch \(20, 18\), the drawn ones \(20, 18, 4\)")
+    refused(images(), images(size=(20, 19)), r"\(20, 18\), the drawn ones \(20, 19\)")
+    refused(images(), images(size=(20, 18, 4)), r"\(20, 18\), the drawn ones \(20, 18, 4\)")
     refused(images(), images(channels=3), "channels 1, the drawn ones 3")
     small = images(size=(19, 18))
     with pytest.raises(UserError, match=r"the reference ones \(19, 18\)"):

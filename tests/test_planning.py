@@ -487,7 +487,7 @@ def test_keys_are_read_as_they_are_typed(text, key, value):
         ("Batch-Size=4", "Did you mean 'batch_size'?"),
         ("xyzzy=1", "A plan has no key 'xyzzy'. Keys that can be set: "),
         ("kimg=5", "'kimg' has an option of its own: --kimg"),
-        ("patch=8,8", "--patch-size"),
+        ("patch_size=8,8", "--patch-size"),
         ("source=x", "'source' is derived from the data and can't be set"),
         ("batch_size", "--set batch_size is no key=value. Type for example --set batch_size=8"),
     ],

@@ -109,7 +109,7 @@ def check_alike(real: Samples, other: Samples, name: str, *, larger: bool = Fals
     if larger and len(real.patch_size) == len(other.patch_size):
         fits = all(ours <= theirs for ours, theirs in zip(real.patch_size, other.patch_size, strict=True))
     problems = [("channels", real.channels, other.channels)] if real.channels != other.channels else []
-    problems += [] if fits else [("patch_size", real.patch_size, other.patch_size)]
+    problems += [] if fits else [("size", real.patch_size, other.patch_size)]
     if problems:
         what, ours, theirs = problems[0]
         raise UserError(f"The real patches have {what} {ours}, the {name} ones {theirs}. Compare like with like.")

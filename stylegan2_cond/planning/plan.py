@@ -122,7 +122,7 @@ class Plan(Document):
     def _fits_together(self) -> Self:
         axes, codec = len(self.patch_size), self.codec
         if axes not in (2, 3):
-            raise ValueError(f"patch {self.patch_size} must have 2 or 3 axes")
+            raise ValueError(f"patch_size {self.patch_size} must have 2 or 3 axes")
         if len(self.spacing) != axes or any(len(stage) != axes for stage in self.factors):
             raise ValueError(f"spacing {self.spacing} and each of factors {self.factors} need {axes} numbers")
         if len(self.channels) != len(self.factors) + 1:
