@@ -115,8 +115,8 @@ def rare_masks(classes=13, cases=24):
 
     preprocessed = SimpleNamespace(load=load)
     stream = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=plan.foreground_share, seed=plan.seed)
-    shown = np.stack([stream.draw(number)[1] for number in range(condition_patches(plan.patch_size))])
-    conditions = Conditions.from_patches(range(1, classes + 1), shown, stream.positions(0, len(shown)))
+    patches = stream.batch(0, condition_patches(plan.patch_size))
+    conditions = Conditions.from_patches(range(1, classes + 1), patches.label, patches.position)
     return RealMasks(preprocessed, plan.model_copy(update={"conditions": conditions}), deformed=False)
 
 

@@ -57,7 +57,7 @@ def test_the_samples_most_like_copies_are_listed_and_can_be_drawn_again(printed,
     generator, worst = load_generator(snapshot), found.worst[0]
     image = generator.sample(1, seed=found.seed, first=worst.sample).image
     case = preprocessed.load(worst.case)
-    there = np.stack([image for image, _ in cover(case, generator.plan.patch_size, reach=RIM, margin=RIM)])
+    there = np.stack([patch.image for patch in cover(case, generator.plan.patch_size, reach=RIM, margin=RIM)])
     nearest = largest_correlation(torch.from_numpy(image), torch.from_numpy(there)[None]).max()
     assert float(nearest) == pytest.approx(worst.correlation, abs=1e-3)
 

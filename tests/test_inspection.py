@@ -357,7 +357,7 @@ def test_the_neighbour_is_the_best_of_all_training_patches(found, preprocessed):
     patches, words = [], []
     for name in found.record.source.training_cases:
         case = preprocessed.load(name)
-        there = [image for image, _ in cover(case, found.record.patch_size, reach=RIM, margin=RIM)]
+        there = [patch.image for patch in cover(case, found.record.patch_size, reach=RIM, margin=RIM)]
         each = len(there) // case.image.shape[1]
         patches += there
         words += [f"{name}, slice {n // each + 1} of {case.image.shape[1]}" for n in range(len(there))]

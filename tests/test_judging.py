@@ -61,11 +61,9 @@ class Drawing:
 
     def sample(self, n, *, seed=0):
         self.asked.append((n, seed))
-        image, label = self.patches.batch(0, n)
-        condition = self.plan.conditions.measure(
-            torch.from_numpy(label), torch.from_numpy(self.patches.positions(0, n))
-        )
-        return Pairs(*self.change(image, label), condition.numpy())
+        found = self.patches.batch(0, n)
+        condition = self.plan.conditions.measure(torch.from_numpy(found.label), torch.from_numpy(found.position))
+        return Pairs(*self.change(found.image, found.label), condition.numpy())
 
 
 def made_up_plan(names=NAMES, patch_size=(24, 20), **changes):

@@ -233,7 +233,8 @@ def test_every_place_of_a_patch_lies_within_reach_of_one(data):
     case = make_case(size)
     wide = (1,) * (3 - len(patch_size)) + patch_size
     found = []
-    for image, label in cover(case, patch_size, reach=reach):
+    for patch in cover(case, patch_size, reach=reach):
+        image, label = patch.image, patch.label
         assert image.shape == (2, *patch_size)
         assert label.shape == patch_size
         inside = np.unravel_index(label[label != OUTSIDE].min(), size)  # the first voxel of the image that it shows
@@ -256,16 +257,16 @@ def test_the_margin_holds_what_lies_around():
     padded = np.pad(case.image, [(0, 0), (0, 0), *[(margin, margin)] * 2], constant_values=IMAGE_PADDING)
     narrow, wide = (list(cover(case, (8, 7), reach=2, margin=m)) for m in (0, margin))
     assert len(narrow) == len(wide)
-    for (image, label), (around, around_label) in zip(narrow, wide, strict=True):
-        assert around.shape == (2, 14, 13)
-        np.testing.assert_array_equal(around[:, margin:-margin, margin:-margin], image)
-        np.testing.assert_array_equal(around_label[margin:-margin, margin:-margin], label)
-        z, y, x = np.unravel_index(label[0, 0], (5, 20, 20))
-        np.testing.assert_array_equal(around, padded[:, z, y : y + 14, x : x + 13])
+    for patch, around in zip(narrow, wide, strict=True):
+        assert around.image.shape == (2, 14, 13)
+        np.testing.assert_array_equal(around.image[:, margin:-margin, margin:-margin], patch.image)
+        np.testing.assert_array_equal(around.label[margin:-margin, margin:-margin], patch.label)
+        z, y, x = np.unravel_index(patch.label[0, 0], (5, 20, 20))
+        np.testing.assert_array_equal(around.image, padded[:, z, y : y + 14, x : x + 13])
 
 
 def test_an_image_smaller_than_the_patch_lies_in_the_middle():
-    ((image, label),) = cover(make_case((1, 4, 6)), (10, 10), reach=2)
-    assert (label[3:7, 2:8] != OUTSIDE).all()
-    assert (label != OUTSIDE).sum() == 24
-    assert image[:, 3:7, 2:8].min() > 50
+    (patch,) = cover(make_case((1, 4, 6)), (10, 10), reach=2)
+    assert (patch.label[3:7, 2:8] != OUTSIDE).all()
+    assert (patch.label != OUTSIDE).sum() == 24
+    assert patch.image[:, 3:7, 2:8].min() > 50

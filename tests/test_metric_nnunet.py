@@ -45,7 +45,8 @@ def plain_model(model, nnunet_folders):
 def patches(preprocessed, size, count=24, names=None):
     fold = preprocessed.fold(0)
     stream = PatchSampler(preprocessed, names or fold.validation, size, foreground_share=0.7, seed=3)
-    return Samples(*stream.batch(0, count))
+    found = stream.batch(0, count)
+    return Samples(found.image, found.label)
 
 
 def test_a_model_that_saw_synthetic_pairs_is_not_found_and_a_plain_one_is(model, source, plain_model):

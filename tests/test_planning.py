@@ -599,9 +599,9 @@ def test_conditions_are_measured_on_patches_as_training_draws_them(folders):
     plan = planned(preprocessed, overrides={"foreground_share": 1.0}, seed=3)
     names = plan.source.training_cases
     stream = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=1.0, seed=3)
-    labels = np.stack([stream.draw(index)[1] for index in range(planner.CONDITION_PATCHES)])
-    shown = (labels == 1).any(axis=(1, 2)).mean()
-    measured = plan.conditions.measure(torch.from_numpy(labels), torch.from_numpy(stream.positions(0, len(labels))))
+    patches = stream.batch(0, planner.CONDITION_PATCHES)
+    shown = (patches.label == 1).any(axis=(1, 2)).mean()
+    measured = plan.conditions.measure(torch.from_numpy(patches.label), torch.from_numpy(patches.position))
     assert measured[:, 0].mean() == pytest.approx(shown)
     weights = np.array([int(row.split()[0]) for row in plan.conditions.rows])
     with_class = np.array([row.split()[1] != "." for row in plan.conditions.rows])

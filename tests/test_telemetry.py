@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny import tiny_plan
 from torch.utils.tensorboard import SummaryWriter
 
+from stylegan2_cond.data.patch_sampler import PatchBatch
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.snapshot import Pairs
 from stylegan2_cond.training import progress_plot
@@ -284,11 +285,13 @@ class Canned:
     def batch(self, first, count):
         rng = np.random.default_rng(self.seed)
         image = rng.uniform(-1, 1, (first + count, self.channels, *self.patch_size)).astype(np.float32)
-        return image[first:], rng.integers(-1, 3, (first + count, *self.patch_size))[first:]
+        label = rng.integers(-1, 3, (first + count, *self.patch_size))[first:]
+        return PatchBatch(image[first:], label, np.full(count, "a"), np.full(count, 0.5))
 
     def sample(self, n, *, seed):
         self.asked.append((n, seed))
-        return Pairs(*self.batch(0, n))
+        batch = self.batch(0, n)
+        return Pairs(batch.image, batch.label)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -300,9 +303,9 @@ def test_a_preview_shows_real_patches_above_drawn_ones(tmp_path, variant, channe
     count = PREVIEW_SAMPLES[dims]
     assert generator.asked == [(count, 5)]
     style = {"low": plan.codec.low, "high": plan.codec.high, "labels": plan.codec.labels}
-    image, label = real.batch(0, count // 2)
-    above = overlay_grid(image[:, :channels], label, **style)
-    below = overlay_grid(*generator.batch(0, count), **style)
+    patches, drawn = real.batch(0, count // 2), generator.batch(0, count)
+    above = overlay_grid(patches.image[:, :channels], patches.label, **style)
+    below = overlay_grid(drawn.image, drawn.label, **style)
     picture = (imread(tmp_path / "previews" / "1.png")[..., :3] * 255).round().astype(np.uint8)
     assert np.array_equal(picture[: len(above)], above)
     assert np.array_equal(picture[-len(below) :], below)

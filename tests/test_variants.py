@@ -70,7 +70,8 @@ def real_patches(preprocessed, plan, seed, count):
     """Labels and positions, as training draws patches."""
     names, share = plan.source.training_cases, plan.foreground_share
     stream = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=share, seed=seed)
-    return stream.batch(0, count)[1], stream.positions(0, count)
+    patches = stream.batch(0, count)
+    return patches.label, patches.position
 
 
 # --- training

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
@@ -13,6 +14,43 @@ from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, Preprocessed
 
 CACHE_BYTES = 2 * 2**30  # cases are kept in memory up to this many bytes, and read from disk beyond
 IMAGE_PADDING = 0  # what nnU-Net's loader pads images with
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """A piece of a case.
+
+    Attributes:
+        image: `[C, *spatial]` float32, in nnU-Net's normalised units.
+        label: `[*spatial]` int16.
+        case: the name of the case.
+        position: of a slice, where its middle lies in the volume, from 0 to 1; 0.5 for volumes.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    case: str
+    position: float
+
+
+@dataclass(frozen=True, eq=False)
+class PatchBatch:
+    """Patches, stacked: `image` `[N, C, *spatial]`, `label` `[N, *spatial]`, `case` `[N]`, `position` `[N]` float32."""
+
+    image: np.ndarray
+    label: np.ndarray
+    case: np.ndarray
+    position: np.ndarray
+
+    @classmethod
+    def stack(cls, patches: Sequence[Patch]) -> PatchBatch:
+        """Stack patches of one size."""
+        return cls(
+            image=np.stack([patch.image for patch in patches]),
+            label=np.stack([patch.label for patch in patches]),
+            case=np.array([patch.case for patch in patches]),
+            position=np.array([patch.position for patch in patches], np.float32),
+        )
 
 
 class PatchSampler:
@@ -46,51 +84,21 @@ class PatchSampler:
         self.seed = seed
         self._cached: dict[str, Case] = {}
 
-    def batch(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Patches `first` … `first + count - 1`: images `[N, C, *spatial]` float32, labels `[N, *spatial]` int16."""
-        pairs = [self.draw(index) for index in range(first, first + count)]
-        return np.stack([image for image, _ in pairs]), np.stack([label for _, label in pairs])
+    def batch(self, first: int, count: int) -> PatchBatch:
+        """Patches `first` … `first + count - 1`, stacked."""
+        return PatchBatch.stack([self.sample(index) for index in range(first, first + count)])
 
-    def draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Patch `index`: image `[C, *spatial]` float32, label `[*spatial]` int16."""
+    def sample(self, index: int, *, with_image: bool = True) -> Patch:
+        """Patch `index`; without its image, which is then not read and has no channels, if only the label is needed."""
         rng = np.random.default_rng([self.seed, index])
-        case = self._case(self._draw_name(rng))
-        return _cut(case, self.patch_size, self._place(case, _size(self.patch_size), rng))
-
-    def label(self, index: int) -> np.ndarray:
-        """Label map of patch `index`, `[*spatial]` int16; its image is not cut."""
-        rng = np.random.default_rng([self.seed, index])
-        case = self._case(self._draw_name(rng))
-        return _cut_label(case, self.patch_size, self._place(case, _size(self.patch_size), rng))
+        case = self._case(self.names[rng.integers(len(self.names))])
+        return _cut(case, self.patch_size, self._place(case, _size(self.patch_size), rng), with_image=with_image)
 
     def with_seed(self, seed: int) -> PatchSampler:
         """The stream of another seed; both keep the same cases in memory."""
         other = copy.copy(self)
         other.seed = seed
         return other
-
-    def case_name(self, index: int) -> str:
-        """The case that patch `index` is cut from."""
-        return self._draw_name(np.random.default_rng([self.seed, index]))
-
-    def position(self, index: int) -> float:
-        """Where in its volume patch `index` lies: the middle of its slice, from 0 to 1; 0.5 for volumes.
-
-        The case is opened, but no voxel of it is read.
-        """
-        if len(self.patch_size) == 3:
-            return 0.5
-        rng = np.random.default_rng([self.seed, index])
-        name = self._draw_name(rng)
-        case = self._cached[name] if name in self._cached else self.preprocessed.load(name)
-        return (self._place(case, _size(self.patch_size), rng)[0] + 0.5) / case.image.shape[1]
-
-    def positions(self, first: int, count: int) -> np.ndarray:
-        """`[count]` float32: the positions of patches `first` … `first + count - 1`."""
-        return np.array([self.position(index) for index in range(first, first + count)], np.float32)
-
-    def _draw_name(self, rng: np.random.Generator) -> str:
-        return self.names[rng.integers(len(self.names))]
 
     def _place(self, case: Case, size: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The lower corner of a patch of `size` in a case."""
@@ -128,9 +136,7 @@ class PatchSampler:
         return case
 
 
-def cover(
-    case: Case, patch_size: Sequence[int], *, reach: int, margin: int = 0, every: int = 1
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def cover(case: Case, patch_size: Sequence[int], *, reach: int, margin: int = 0, every: int = 1) -> Iterator[Patch]:
     """Patches of a case such that any place of one lies within `reach` voxels, along each axis, of one of these.
 
     2-D patches are cut from every slice. Each comes with a `margin` of so many voxels around it, padded where the
@@ -158,14 +164,15 @@ def _size(patch_size: Sequence[int]) -> np.ndarray:
     return np.array((1,) * (3 - len(patch_size)) + tuple(patch_size))
 
 
-def _cut(case: Case, patch_size: Sequence[int], lower: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    image = crop_and_pad_nd(case.image, _box(patch_size, lower), IMAGE_PADDING)
-    return image.reshape(-1, *patch_size).astype(np.float32), _cut_label(case, patch_size, lower)
-
-
-def _cut_label(case: Case, patch_size: Sequence[int], lower: Sequence[int]) -> np.ndarray:
-    label = crop_and_pad_nd(case.label, _box(patch_size, lower), OUTSIDE)
-    return label.reshape(patch_size).astype(np.int16)
+def _cut(case: Case, patch_size: Sequence[int], lower: Sequence[int], *, with_image: bool = True) -> Patch:
+    box = _box(patch_size, lower)
+    image = crop_and_pad_nd(case.image, box, IMAGE_PADDING) if with_image else np.empty((0, *patch_size))
+    return Patch(
+        image=image.reshape(-1, *patch_size).astype(np.float32),
+        label=crop_and_pad_nd(case.label, box, OUTSIDE).reshape(patch_size).astype(np.int16),
+        case=case.name,
+        position=(float(lower[0]) + 0.5) / case.image.shape[1] if len(patch_size) == 2 else 0.5,
+    )
 
 
 def _box(patch_size: Sequence[int], lower: Sequence[int]) -> list[list[int]]:

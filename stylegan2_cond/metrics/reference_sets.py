@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, Preprocessed
-from stylegan2_cond.data.patch_sampler import PatchSampler, cover, covering_places
+from stylegan2_cond.data.patch_sampler import PatchBatch, PatchSampler, cover, covering_places
 from stylegan2_cond.metrics.ncc import RIM
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan
@@ -91,15 +91,17 @@ class ReferenceSet:
         corners = [covering_places(np.array(case.image.shape[1:]) // self._fitting(case), size, RIM) for case in cases]
         each = 4 * self.plan.codec.image_channels * math.prod(length + 2 * RIM for length in size)
         thinned = -(-sum(map(len, corners)) * each // self.cover_bytes)
-        images, labels, owners = [], [], []
-        for case in ProgressBar(cases, desc="Reading the training cases", unit="case", leave=False, delay=2):
-            for image, label in cover(self._averaged(case), size, reach=RIM, margin=RIM, every=thinned):
-                images.append(image)
-                labels.append(label)
-                owners.append(case.name)
-        label = None if max(self.factors) > 1 else _without_ignored(np.stack(labels), self.plan)
-        patches = Samples(np.stack(images), label, np.array(owners))
-        return Cover(patches, np.concatenate([places[::thinned] for places in corners]), thinned)
+        found = PatchBatch.stack(
+            [
+                patch
+                for case in ProgressBar(cases, desc="Reading the training cases", unit="case", leave=False, delay=2)
+                for patch in cover(self._averaged(case), size, reach=RIM, margin=RIM, every=thinned)
+            ]
+        )
+        label = None if max(self.factors) > 1 else _without_ignored(found.label, self.plan)
+        return Cover(
+            Samples(found.image, label, found.case), np.concatenate([places[::thinned] for places in corners]), thinned
+        )
 
     def _sample(self, names: Sequence[str], stream: int) -> Samples:
         """Patches with the conditions measured on them."""
@@ -107,11 +109,9 @@ class ReferenceSet:
         sampler = PatchSampler(
             self.preprocessed, names, plan.patch_size, foreground_share=plan.foreground_share, seed=stream
         )
-        image, label = sampler.batch(0, self.count)
-        case = np.array([sampler.case_name(index) for index in range(self.count)])
-        position = torch.from_numpy(sampler.positions(0, self.count))
-        condition = plan.conditions.measure(torch.from_numpy(label), position).numpy()
-        return as_judged(Samples(image, _without_ignored(label, plan), case, condition), plan)
+        found = sampler.batch(0, self.count)
+        condition = plan.conditions.measure(torch.from_numpy(found.label), torch.from_numpy(found.position)).numpy()
+        return as_judged(Samples(found.image, _without_ignored(found.label, plan), found.case, condition), plan)
 
     def _averaged(self, case: Case) -> Case:
         """The case at the cover's resolution; without its label, unless that is the full one."""

@@ -11,7 +11,7 @@ import torch
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.fingerprint import Survey
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Fold, Preprocessed
-from stylegan2_cond.data.patch_sampler import CACHE_BYTES, PatchSampler
+from stylegan2_cond.data.patch_sampler import CACHE_BYTES, PatchBatch, PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import heuristics
 from stylegan2_cond.planning.fitting import fit_memory
@@ -203,9 +203,8 @@ def _conditions(preprocessed: Preprocessed, plan: Plan, classes: Sequence[int]) 
         seed=plan.seed,
     )
     count = condition_patches(plan.patch_size)
-    labels = np.stack([stream.draw(index)[1] for index in range(count)])
-    positions = stream.positions(0, count)
-    return Conditions.from_patches(classes, labels, positions if np.ptp(positions) > 0 else None)
+    found = PatchBatch.stack([stream.sample(index, with_image=False) for index in range(count)])
+    return Conditions.from_patches(classes, found.label, found.position)
 
 
 def _times(sizes: Sequence[int]) -> str:

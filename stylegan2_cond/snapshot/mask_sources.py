@@ -62,7 +62,8 @@ class RealMasks:
     def _one(self, seed: int, index: int, ask: Ask) -> tuple[np.ndarray, float]:
         stream = self._measured.with_seed(seed)
         stream, number = (stream, index) if ask.classes is None else self._showing(stream, seed, index, ask.classes)
-        return self._deform(stream.label(number), seed, index), stream.position(number)
+        patch = stream.sample(number, with_image=False)
+        return self._deform(patch.label, seed, index), patch.position
 
     def _showing(self, own: PatchSampler, seed: int, index: int, classes: Sequence[int]) -> tuple[PatchSampler, int]:
         """A patch that shows just these classes; of those that the plan knows together, the nearest there is."""
@@ -71,7 +72,7 @@ class RealMasks:
             raise ValueError(f"class {unknown[0]} is not one that this generator knows: {list(known)}")
         wanted = np.isin(known, classes)
         for number in range(index * TRIES, (index + 1) * TRIES):
-            if (self._shown(own.label(number)) == wanted).all():
+            if (self._shown(own.sample(number, with_image=False).label) == wanted).all():
                 return own, number
         missing = (wanted & ~self._catalogue).sum(axis=1)
         surplus = (~wanted & self._catalogue).sum(axis=1)
@@ -86,7 +87,7 @@ class RealMasks:
     def _catalogue(self) -> np.ndarray:
         """`[patches, classes]` booleans: what the patches show that the plan's conditions were measured on."""
         count = condition_patches(self.plan.patch_size)
-        return np.stack([self._shown(self._measured.label(number)) for number in range(count)])
+        return np.stack([self._shown(self._measured.sample(number, with_image=False).label) for number in range(count)])
 
     def _shown(self, label: np.ndarray) -> np.ndarray:
         """`[classes]` booleans."""

@@ -69,10 +69,10 @@ def save_preview(path: Path, generator: PairGenerator, real: PatchSampler, plan:
     """A grid of training patches above a grid of drawn ones, masks drawn over; the same latents each time."""
     count = PREVIEW_SAMPLES[len(plan.patch_size)]
     drawn = generator.sample(count, seed=plan.seed)
-    image, label = real.batch(0, count // 2)
-    image = image[:, : drawn.image.shape[1]]  # none, where masks alone are drawn
+    patches = real.batch(0, count // 2)
+    image = patches.image[:, : drawn.image.shape[1]]  # none, where masks alone are drawn
     style = {"low": plan.codec.low, "high": plan.codec.high, "labels": plan.codec.labels, "rgb": plan.codec.rgb}
-    above, below = overlay_grid(image, label, **style), overlay_grid(drawn.image, drawn.label, **style)
+    above, below = overlay_grid(image, patches.label, **style), overlay_grid(drawn.image, drawn.label, **style)
     line = np.full((4 * GAP, above.shape[1], 3), 255, np.uint8)
     save_picture(path, np.concatenate([above, line, below]))
 

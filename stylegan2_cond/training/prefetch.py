@@ -40,7 +40,8 @@ class Feed:
 
     def _read(self, first: int) -> RealBatch:
         start, count = first + self.share.start, self.share.stop - self.share.start
-        return *self.patches.batch(start, count), self.patches.positions(start, count)
+        patches = self.patches.batch(start, count)
+        return patches.image, patches.label, patches.position
 
     def __enter__(self) -> Feed:
         return self

@@ -156,7 +156,8 @@ def step_of(preprocessed: Preprocessed, plan: Plan, state: TrainingState) -> Non
         foreground_share=plan.foreground_share,
         seed=plan.seed,
     )
-    take_step(state, *real.batch(0, plan.batch_size), real.positions(0, plan.batch_size))
+    batch = real.batch(0, plan.batch_size)
+    take_step(state, batch.image, batch.label, batch.position)
 
 
 def draw(victims: Victims) -> str:

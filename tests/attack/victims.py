@@ -149,7 +149,8 @@ def _generator(victims: Victims, preprocessed: Preprocessed) -> None:
     real = PatchSampler(preprocessed, plan.source.training_cases, plan.patch_size, foreground_share=0.5, seed=plan.seed)
     for number in range(2):
         start, count = number * plan.batch_size, plan.batch_size
-        take_step(state, *real.batch(start, count), real.positions(start, count))
+        batch = real.batch(start, count)
+        take_step(state, batch.image, batch.label, batch.position)
     save_checkpoint(folder, state)
     save_snapshot(victims.snapshot, state.average, plan, state.images_seen)
     point_best(folder, victims.snapshot)

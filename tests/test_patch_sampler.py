@@ -1,6 +1,7 @@
 """Patches are cut from real cases, each a function of seed and number alone."""
 
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -18,13 +19,14 @@ def stream(preprocessed, plan):
 
 
 def test_a_patch_depends_on_seed_and_number_alone(preprocessed, plan, stream):
-    images, labels = stream.batch(10, 4)
+    batch = stream.batch(10, 4)
     fresh = PatchSampler(preprocessed, plan.source.training_cases, plan.patch_size, foreground_share=0.5, seed=3)
-    image, label = fresh.draw(12)
-    assert np.array_equal(image, images[2])
-    assert np.array_equal(label, labels[2])
+    patch = fresh.sample(12)
+    assert np.array_equal(patch.image, batch.image[2])
+    assert np.array_equal(patch.label, batch.label[2])
+    assert (patch.case, patch.position) == (batch.case[2], pytest.approx(batch.position[2]))
     other = PatchSampler(preprocessed, plan.source.training_cases, plan.patch_size, foreground_share=0.5, seed=4)
-    assert not np.array_equal(other.draw(12)[0], image)
+    assert not np.array_equal(other.sample(12).image, patch.image)
 
 
 def test_every_patch_is_a_piece_of_a_training_case(preprocessed, plan):
@@ -32,7 +34,8 @@ def test_every_patch_is_a_piece_of_a_training_case(preprocessed, plan):
     stream = PatchSampler(preprocessed, plan.source.training_cases, size, foreground_share=0.5, seed=0)
     cases = [preprocessed.load(name) for name in plan.source.training_cases]
     for number in range(20):
-        image, label = stream.draw(number)
+        patch = stream.sample(number)
+        image, label = patch.image, patch.label
         found = False
         for case in cases:
             windows = np.lib.stride_tricks.sliding_window_view(case.image[0], size, axis=(1, 2))
@@ -46,9 +49,9 @@ def test_every_patch_is_a_piece_of_a_training_case(preprocessed, plan):
 
 def test_small_images_lie_in_the_middle_of_what_is_marked_outside(preprocessed, plan):
     patch_size = tuple(length + 20 for length in plan.patch_size)
-    image, label = PatchSampler(
-        preprocessed, plan.source.training_cases, patch_size, foreground_share=1.0, seed=0
-    ).draw(0)
+    names = plan.source.training_cases
+    patch = PatchSampler(preprocessed, names, patch_size, foreground_share=1.0, seed=0).sample(0)
+    image, label = patch.image, patch.label
     assert (label[:5] == OUTSIDE).all()
     assert (label[-5:] == OUTSIDE).all()
     assert (image[:, label == OUTSIDE] == 0).all()
@@ -56,30 +59,24 @@ def test_small_images_lie_in_the_middle_of_what_is_marked_outside(preprocessed, 
 
 
 def test_foreground_share_one_always_shows_foreground(preprocessed, plan):
-    _, labels = PatchSampler(preprocessed, plan.source.training_cases, (24, 24), foreground_share=1.0, seed=0).batch(
-        0, 50
-    )
-    assert ((labels > 0).reshape(50, -1).any(axis=1)).all()
+    stream = PatchSampler(preprocessed, plan.source.training_cases, (24, 24), foreground_share=1.0, seed=0)
+    assert ((stream.batch(0, 50).label > 0).reshape(50, -1).any(axis=1)).all()
 
 
 def test_cases_are_drawn_evenly(preprocessed, plan):
     names = plan.source.training_cases
     stream = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=0, seed=0)
-    counts = dict.fromkeys(names, 0)
-    stream._case = lambda name: counts.__setitem__(name, counts[name] + 1) or preprocessed.load(names[0])
-    stream.batch(0, 400)
+    counts = Counter(stream.batch(0, 400).case.tolist())
     expected = 400 / len(names)
-    assert all(abs(count - expected) < 4 * np.sqrt(expected) for count in counts.values())
+    assert all(abs(counts[name] - expected) < 4 * np.sqrt(expected) for name in names)
 
 
-def numbered_slices(slices, *, readable=True):
+def numbered_slices(slices):
     """Cases of so many slices, whose voxels hold the number of their slice; class 1 lies in the last slice alone."""
     cases = {}
     for name, count in slices.items():
         image = np.zeros((1, count, 12, 10), np.float32) + np.arange(count)[:, None, None]
-        places = np.array([[0, count - 1, 5, 5]])
-        image = image if readable else SimpleNamespace(shape=image.shape)
-        cases[name] = Case(name, image, np.zeros((1, count, 12, 10), np.int16), {1: places})
+        cases[name] = Case(name, image, np.zeros((1, count, 12, 10), np.int16), {1: np.array([[0, count - 1, 5, 5]])})
     return SimpleNamespace(load=cases.__getitem__)
 
 
@@ -87,15 +84,22 @@ def numbered_slices(slices, *, readable=True):
 def test_a_position_is_the_middle_of_the_slice_that_is_cut(foreground_share):
     slices = {"a": 7, "b": 20, "c": 1}
     stream = PatchSampler(numbered_slices(slices), list(slices), (6, 6), foreground_share=foreground_share, seed=1)
-    before = stream.positions(5, 60)
-    assert before.dtype == np.float32
-    cut = [stream.draw(index)[0].mean() for index in range(5, 65)]
-    counts = [slices[stream.case_name(index)] for index in range(5, 65)]
-    np.testing.assert_allclose(before, (np.array(cut) + 0.5) / counts, rtol=1e-6)
-    assert set(before[np.array(counts) == 1]) == {0.5}
-    np.testing.assert_array_equal(stream.positions(5, 60), before)  # the cases are in memory now
-    assert stream.position(7) == pytest.approx(before[2])
-    assert len(np.unique(before)) > (10 if foreground_share < 1 else 2)
+    batch = stream.batch(5, 60)
+    assert batch.position.dtype == np.float32
+    counts = np.array([slices[name] for name in batch.case])
+    np.testing.assert_allclose(batch.position, (batch.image.mean(axis=(1, 2, 3)) + 0.5) / counts, rtol=1e-6)
+    assert set(batch.position[counts == 1]) == {0.5}
+    assert stream.sample(7).position == pytest.approx(batch.position[2])  # the cases are in memory now
+    assert len(np.unique(batch.position)) > (10 if foreground_share < 1 else 2)
+
+
+def test_a_patch_without_its_image_is_the_same_place():
+    stream = PatchSampler(numbered_slices({"a": 9, "b": 20}), ["a", "b"], (6, 6), foreground_share=0.5, seed=1)
+    for number in range(10):
+        whole, bare = stream.sample(number), stream.sample(number, with_image=False)
+        assert bare.image.shape == (0, 6, 6)
+        assert (bare.case, bare.position) == (whole.case, whole.position)
+        np.testing.assert_array_equal(bare.label, whole.label)
 
 
 def test_a_case_that_two_threads_read_at_once_takes_its_room_once(monkeypatch):
@@ -111,32 +115,26 @@ def test_a_case_that_two_threads_read_at_once_takes_its_room_once(monkeypatch):
         return cases.load(name)
 
     stream = PatchSampler(SimpleNamespace(load=load), ["a", "b"], (6, 6), foreground_share=0, seed=0)
-    of = {name: next(n for n in range(99) if stream.case_name(n) == name) for name in ("a", "b")}
+    every = PatchSampler(cases, ["a", "b"], (6, 6), foreground_share=0, seed=0)
+    found = every.batch(0, 99).case
+    of = {name: next(n for n in range(99) if found[n] == name) for name in ("a", "b")}
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(stream.draw, [of["a"]] * 2))
-    stream.draw(of["b"])
-    stream.draw(of["b"])
+        list(pool.map(stream.sample, [of["a"]] * 2))
+    stream.sample(of["b"])
+    stream.sample(of["b"])
     assert opened == ["a", "a", "b"]
 
 
 def test_volumes_lie_in_the_middle():
     stream = PatchSampler(numbered_slices({"a": 9}), ["a"], (3, 6, 6), foreground_share=0.5, seed=1)
-    assert stream.positions(0, 5).tolist() == [0.5] * 5
+    assert stream.batch(0, 5).position.tolist() == [0.5] * 5
 
 
-def test_positions_are_told_without_reading_a_voxel():
-    stream = PatchSampler(numbered_slices({"a": 9}, readable=False), ["a"], (6, 6), foreground_share=0.5, seed=1)
-    np.testing.assert_allclose((stream.positions(0, 20) * 9) % 1, 0.5, atol=1e-5)
-    with pytest.raises(TypeError):
-        stream.draw(0)
-
-
-def test_a_position_is_that_of_the_slice_in_its_case(preprocessed, plan, stream):
+def test_a_position_is_that_of_the_slice_in_its_case(preprocessed, stream):
     for number in range(6):
-        image = stream.draw(number)[0]
-        case = preprocessed.load(stream.case_name(number))
-        slices = case.image.shape[1]
-        z = int(stream.position(number) * slices)
-        windows = np.lib.stride_tricks.sliding_window_view(np.asarray(case.image[0, z]), plan.patch_size)
-        assert (windows == image[0]).all(axis=(-1, -2)).any()
-        assert stream.position(number) == pytest.approx((z + 0.5) / slices)
+        patch = stream.sample(number)
+        case = preprocessed.load(patch.case)
+        z = int(patch.position * case.image.shape[1])
+        windows = np.lib.stride_tricks.sliding_window_view(np.asarray(case.image[0, z]), patch.label.shape)
+        assert (windows == patch.image[0]).all(axis=(-1, -2)).any()
+        assert patch.position == pytest.approx((z + 0.5) / case.image.shape[1])
