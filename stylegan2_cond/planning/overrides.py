@@ -96,7 +96,7 @@ def _known(key: str) -> str:
     if key in FREE:
         return key
     if key in WITH_OPTION:
-        raise UserError(f"'{key}' has an option of its own: --{key}")
+        raise UserError(f"'{key}' has an option of its own: --{key.replace('_', '-')}")
     if key in DERIVED:
         raise UserError(f"'{key}' is derived from the data and can't be set. Keys that can: {', '.join(FREE)}.")
     lower = key.lower().replace("-", "_")
