@@ -6,7 +6,7 @@ from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 from statsmodels.stats.multitest import multipletests
 
-from nnunet_synth.benchmark.report.verdict import Effect, judge
+from nnunet_synth.benchmark.report.verdict import Effect, effect_of
 from nnunet_synth.benchmark.statistics import (
     Noise,
     bootstrap_interval,
@@ -47,12 +47,16 @@ def simulate(rng, *, run=0.004, case=0.0, score=0.02, effects=(0.0,) * ARMS, sha
     }
 
 
+def effect_on(found):
+    return effect_of(found.difference, found.rank_biserial, found.adjusted["p_cases"], found.adjusted["p_both"])
+
+
 def wrong_verdicts(seed, benchmarks=200, **luck):
     """Shares of benchmarks without effect in which any arm helps or harms: by the verdict, and by Wilcoxon alone."""
     rng, verdicts, over_cases = np.random.default_rng(seed), 0, 0
     for _ in range(benchmarks):
         found = compare_all(simulate(rng, **luck)).values()
-        verdicts += any(judge(one) in (Effect.HELPS, Effect.HARMS) for one in found)
+        verdicts += any(effect_on(one) in (Effect.HELPS, Effect.HARMS) for one in found)
         over_cases += any(one.adjusted["p_cases"] <= 0.05 for one in found)
     return verdicts / benchmarks, over_cases / benchmarks
 
@@ -77,7 +81,7 @@ def test_luck_is_no_verdict(luck):
 def test_a_strong_effect_is_found_in_its_arm_and_in_no_other(effect, expected):
     rng, found, others = np.random.default_rng(2), 0, 0
     for _ in range(100):
-        judged = {arm: judge(one) for arm, one in compare_all(simulate(rng, effects=(0, effect, 0))).items()}
+        judged = {arm: effect_on(one) for arm, one in compare_all(simulate(rng, effects=(0, effect, 0))).items()}
         found += judged["arm 1"] is expected
         others += judged["arm 0"] is not Effect.NO_EVIDENCE
     assert found >= 97
@@ -205,7 +209,7 @@ def test_one_repeat_allows_no_verdict_however_large_the_effect():
     one = compare_all({"arm": simulate(np.random.default_rng(13), effects=(0.5,), shape=(3, 1, 40))["arm 0"]})["arm"]
     assert one.adjusted["p_cases"] < 1e-6
     assert np.isnan([one.p_runs, one.p_both, one.low, one.high, one.detectable]).all()
-    assert judge(one) is Effect.TOO_FEW
+    assert effect_on(one) is Effect.TOO_FEW
 
 
 def test_missing_runs_and_undefined_scores_are_left_out():

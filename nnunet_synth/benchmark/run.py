@@ -14,7 +14,7 @@ from nnunet_synth.benchmark.budget import choose_effort, with_effort
 from nnunet_synth.benchmark.collect import gather
 from nnunet_synth.benchmark.design import ALL, DESIGN_FILE, FEW_TEST_CASES, SIZES, Design, make_design, settle
 from nnunet_synth.benchmark.estimate import estimate, seconds_by_steps
-from nnunet_synth.benchmark.report.examples import draw_examples
+from nnunet_synth.benchmark.report.examples import plot_examples
 from nnunet_synth.benchmark.scheduler import Run, Where, alone
 from nnunet_synth.benchmark.tasks import commands, tasks_of
 from nnunet_synth.benchmark.view import View
@@ -96,7 +96,7 @@ def run_benchmark(asked: Asked, *, dry: bool = False) -> Done | None:
                 run.finish()
             finally:
                 gather(folder, design, run.records)
-        draw_examples(folder, design, preprocessed)
+        plot_examples(folder, design, preprocessed)
         cells = [run.records[name].state for name, task in run.tasks.items() if task.kind == "cell"]
         return Done(report(folder), len(cells), sum(state != "done" for state in cells))
 

@@ -1,19 +1,17 @@
-"""The one sentence at the top: helps, no evidence that it helps, or harms; where, by how much, at what cost."""
+"""The sentence at the top: whether synthetic pairs help, where, by how much, and at what cost."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from nnunet_synth.benchmark.analysis import Analysis, analyse
-from nnunet_synth.benchmark.report.formatting import interval, listing, number, points, probability
-from nnunet_synth.benchmark.results import read_benchmark
-from nnunet_synth.benchmark.statistics import LEVEL, Comparison
+from nnunet_synth.benchmark.analysis import Analysis
+from nnunet_synth.benchmark.statistics import LEVEL
+from nnunet_synth.pages.formatting import interval, listing, number, points, probability
 
 
 class Effect(Enum):
@@ -22,12 +20,18 @@ class Effect(Enum):
     HELPS = "helps"
     HARMS = "harms"
     NO_EVIDENCE = "no evidence"
-    TOO_FEW = "not enough repeats"
+    TOO_FEW = "not enough runs"
     NOTHING = "nothing to compare yet"
 
 
 # One arm that helps is enough; to harm, all must.
 ORDER = (Effect.HELPS, Effect.NO_EVIDENCE, Effect.HARMS, Effect.TOO_FEW)
+OPENINGS = {
+    Effect.HELPS: "{subject} help {place}: ",
+    Effect.HARMS: "{subject} harm {place}: ",
+    Effect.NO_EVIDENCE: "no evidence that {subject} help {place}: ",
+    Effect.TOO_FEW: "not enough runs to say whether {subject} help {place}: ",
+}
 
 
 @dataclass(frozen=True)
@@ -38,19 +42,10 @@ class Verdict:
     sentence: str
 
 
-def verdict(folder: Path) -> str:
-    """The sentence for a benchmark's folder.
-
-    Raises:
-        UserError: the tables are not whole.
-    """
-    return conclude(analyse(read_benchmark(folder), briefly=True)).sentence
-
-
 def effect_of(
     difference: float, rank_biserial: float, p_cases: float, p_both: float, p_noise: float = math.nan
 ) -> Effect:
-    """An effect is one that cases and runs both attest, after Holm, and that nnU-Net alone hardly has to itself.
+    """An effect is significant over cases and over runs, and larger than what nnU-Net alone shows against itself.
 
     Args:
         difference: mean of the arm minus nnU-Net alone, in Dice.
@@ -68,67 +63,62 @@ def effect_of(
     return Effect.HELPS if difference > 0 else Effect.HARMS
 
 
-def judge(found: Comparison) -> Effect:
-    """The effect of an arm among those that it was compared with."""
-    return effect_of(found.difference, found.rank_biserial, found.adjusted["p_cases"], found.adjusted["p_both"])
-
-
-def judge_row(row: pd.Series) -> Effect:
-    """The same of a row of an analysis' table."""
+def effect_of_row(row: pd.Series) -> Effect:
+    """The same for a row of an analysis' table."""
     p_noise = row["p_noise"] if row.get("noise_measured") else math.nan
     return effect_of(row["difference"], row["rank_biserial"], row["p_cases_holm"], row["p_both_holm"], p_noise)
 
 
 def conclude(analysis: Analysis) -> Verdict:
-    """The verdict on the arms with synthetic pairs, over all sizes; on all arms where none is known to have them."""
+    """The verdict on the arms with synthetic pairs over all sizes; on all arms where none is known to have pairs."""
     benchmark = analysis.benchmark
-    judged = benchmark.synthetic or benchmark.treatments
-    rows = {index: analysis.row(benchmark.arms[index].name) for index in judged}
-    effects = {index: judge_row(row) for index, row in rows.items()}
-    told = [index for index in judged if effects[index] is not Effect.NOTHING]
+    arms = benchmark.synthetic or benchmark.treatments
+    rows = {index: analysis.row(benchmark.arms[index].name) for index in arms}
+    effects = {index: effect_of_row(row) for index, row in rows.items()}
     subject = "synthetic pairs" if benchmark.synthetic else "the arms"
     place = f"on {benchmark.design.dataset} ({benchmark.design.configuration})"
-    if not told:
-        text = f"nothing can be said yet of {subject} {place}: no run of an arm but nnU-Net alone is done"
-        return Verdict(Effect.NOTHING, _sentence(benchmark.design.quick, text))
-    kind = next(effect for effect in ORDER if effect in effects.values())
-    best = max((i for i in judged if effects[i] is kind), key=lambda i: rows[i]["difference"])
-    known = [index for index in told if effects[index] is not Effect.TOO_FEW]
-    text = {
-        Effect.HELPS: f"{subject} help {place}: ",
-        Effect.HARMS: f"{subject} harm {place}: ",
-        Effect.NO_EVIDENCE: f"no evidence that {subject} help {place}: ",
-        Effect.TOO_FEW: f"not enough repeats to say whether {subject} help {place}: ",
-    }[kind]
-    text += _by_how_much(analysis, best, kind, len(known or told)) + _where(analysis, best, kind)
-    text += _as_noise(rows[best], kind) + _at_what_cost(analysis, best)
-    harmful = [index for index in known if effects[index] is Effect.HARMS and index != best]
+    kind = next((effect for effect in ORDER if effect in effects.values()), Effect.NOTHING)
+    if kind is Effect.NOTHING:
+        text = f"nothing can be said yet about {subject} {place}: only runs of nnU-Net alone are done"
+        return Verdict(kind, _sentence(benchmark.design.quick, text))
+    best = max((index for index in arms if effects[index] is kind), key=lambda index: rows[index]["difference"])
+    compared = [index for index in arms if effects[index] is not Effect.NOTHING]
+    known = [index for index in compared if effects[index] is not Effect.TOO_FEW]
+    text = OPENINGS[kind].format(subject=subject, place=place)
+    text += _by_how_much(analysis, best, kind, len(known or compared)) + _where(analysis, best, kind)
+    if kind is Effect.NO_EVIDENCE and math.isfinite(p_noise := rows[best]["p_noise"]):
+        text += f"; nnU-Net alone differs from itself by as much with probability {probability(p_noise)}"
+    if math.isfinite(factor := analysis.costs[benchmark.arms[best].name].factor):
+        text += f"; the cost is {number(factor, 1)} times the computing time of nnU-Net alone"
+    harmful = [f"“{benchmark.arms[i].title}”" for i in known if effects[i] is Effect.HARMS and i != best]
     if harmful:
-        titles = listing([f"“{benchmark.arms[index].title}”" for index in harmful])
-        text += f"; {titles} {'harm' if len(harmful) > 1 else 'harms'}"
+        text += f"; {listing(harmful)} {'harm' if len(harmful) > 1 else 'harms'}"
     return Verdict(kind, _sentence(benchmark.design.quick, text))
 
 
 def _sentence(quick: bool, text: str) -> str:
-    text = f"in a quick run, {text}" if quick else text
+    text = f"in a quick benchmark, {text}" if quick else text
     return text[0].upper() + text[1:] + "."
 
 
 def _by_how_much(analysis: Analysis, index: int, kind: Effect, arms: int) -> str:
-    row, title = analysis.row(analysis.benchmark.arms[index].name), analysis.benchmark.arms[index].title
+    arm = analysis.benchmark.arms[index]
+    row = analysis.row(arm.name)
     best = {1: "the arm “{}”", 2: "the better of two arms, “{}”,"}.get(arms, f"the best of {arms} arms, “{{}}”,")
     if kind is Effect.TOO_FEW:
-        told = interval(row["cases_low"], row["cases_high"], scale=100)
         return (
-            f"with one run of each, luck can't be told from an effect; {best.format(title)} changes mean Dice by "
-            f"{points(row['difference'])} points ({told} for other cases, and nobody knows for other runs)"
+            "with one run per size, chance and effect cannot be separated; "
+            f"{best.format(arm.title)} changes mean Dice by {points(row['difference'])} points "
+            f"({interval(row['cases_low'], row['cases_high'], scale=100)} for other cases; unknown for other runs)"
         )
-    turned = kind is Effect.HARMS  # lowered by 1.9 points, 1.0 to 2.8
-    told = interval(*((-row["high"], -row["low"]) if turned else (row["low"], row["high"])), scale=100)
-    amount = points(-row["difference"] if turned else row["difference"], sign=kind is Effect.NO_EVIDENCE)
-    verb = {Effect.HELPS: "raises", Effect.HARMS: "lowers", Effect.NO_EVIDENCE: "changes"}[kind]
-    who = f"the arm “{title}”" if kind is Effect.HELPS else best.format(title)
-    return f"{who} {verb} mean Dice by {amount} points (95 % interval {told})"
+    who = f"the arm “{arm.title}”" if kind is Effect.HELPS else best.format(arm.title)
+    low, high, difference, verb = row["low"], row["high"], row["difference"], "raises"
+    if kind is Effect.HARMS:  # lowers by 1.9 points, 1.0 to 2.8
+        low, high, difference, verb = -high, -low, -difference, "lowers"
+    elif kind is Effect.NO_EVIDENCE:
+        verb = "changes"
+    amount = points(difference, sign=kind is Effect.NO_EVIDENCE)
+    return f"{who} {verb} mean Dice by {amount} points (95 % interval {interval(low, high, scale=100)})"
 
 
 def _where(analysis: Analysis, index: int, kind: Effect) -> str:
@@ -138,21 +128,10 @@ def _where(analysis: Analysis, index: int, kind: Effect) -> str:
     sizes = [size for size, row in rows.items() if row["paired_runs"] > 0]
     if len(sizes) == 1:
         return f" with {sizes[0]} training cases"
-    text = f" with {listing(sizes)} training cases taken together"
+    text = f" with {listing(sizes)} training cases pooled"
     if kind not in (Effect.HELPS, Effect.HARMS):
         return text
-    alone = [size for size in sizes if judge_row(rows[size]) is kind]
+    alone = [size for size in sizes if effect_of_row(rows[size]) is kind]
     if len(alone) == len(sizes):
-        return text + " and at each size by itself"
-    return text + (f" and at {listing(alone)} by itself" if alone else ", though at no size by itself")
-
-
-def _as_noise(row: pd.Series, kind: Effect) -> str:
-    if kind is not Effect.NO_EVIDENCE or not math.isfinite(row["p_noise"]):
-        return ""
-    return f", a difference that nnU-Net alone has to itself with a probability of {probability(row['p_noise'])}"
-
-
-def _at_what_cost(analysis: Analysis, index: int) -> str:
-    factor = analysis.costs[analysis.benchmark.arms[index].name].factor
-    return f", at {number(factor, 1)} times the computing of nnU-Net alone" if math.isfinite(factor) else ""
+        return text + ", and at each size separately"
+    return text + (f", and at {listing(alone)} separately" if alone else ", but at no size separately")
