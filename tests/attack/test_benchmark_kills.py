@@ -74,12 +74,18 @@ def left(victims: Victims) -> dict[str, object]:
             "scores": scores, "cells": cells}  # fmt: skip
 
 
-@pytest.mark.parametrize("what", ["group", "parent", "job", "controller"])
-def test_a_benchmark_that_is_killed_does_everything_once(cases, tmp_path, what):
-    straight, killed = own(cases, tmp_path / "straight"), own(cases, tmp_path / "killed")
-    assert benchmark(straight).run() == 0
-    expected = left(straight)
-    took = sum(json.loads(path.read_text())["seconds"] for path in (straight.benchmark / "tasks").glob("*.json"))
+@pytest.fixture(scope="module")
+def straight(cases, tmp_path_factory) -> tuple[dict[str, object], float]:
+    """What a benchmark leaves that nobody kills, and how many seconds its tasks take."""
+    victims = own(cases, tmp_path_factory.mktemp("kills") / "straight")
+    assert benchmark(victims).run() == 0
+    tasks = (victims.benchmark / "tasks").glob("*.json")
+    return left(victims), sum(json.loads(path.read_text())["seconds"] for path in tasks)
+
+
+@pytest.mark.parametrize("what", ["parent", "job", "controller", "group"])
+def test_a_benchmark_that_is_killed_does_everything_once(cases, straight, tmp_path, what):
+    killed, (expected, took) = own(cases, tmp_path / "killed"), straight
     command, rng = benchmark(killed), np.random.default_rng(len(what))
     for _ in range(max(1, round(LONG_KILLS * SHARES["benchmark"] / 4))):
         command.start()
