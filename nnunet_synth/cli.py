@@ -133,10 +133,6 @@ def plan(
     bank_name: Annotated[
         str | None, typer.Option("--bank", metavar="NAME", help="the newest if not given", show_default=False)
     ] = None,
-    refresh: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="let the bank grow to N samples during training", min=1, show_default=False),
-    ] = None,
     plans: Plans = "nnUNetPlans",
 ) -> None:
     """Write a plans file that mixes as you say; no new preprocessing. Train with nnunet-synth train … -p NEWPLANS."""
@@ -144,7 +140,7 @@ def plan(
     from nnunet_synth.training.settings import make_settings, write_plans
     from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 
-    settings = make_settings(bank=bank_name, ratio=ratio, schedule=schedule, refresh=refresh)
+    settings = make_settings(bank=bank_name, ratio=ratio, schedule=schedule)
     preprocessed = open_preprocessed(dataset, configuration, plans)
     path = write_plans(preprocessed, settings, name)
     print(f"Plans: {path}\nTrain: nnunet-synth train {dataset} {configuration} FOLD -p {name}")

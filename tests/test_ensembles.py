@@ -16,7 +16,6 @@ from nnunet_synth.bank.ensemble import Order, make_order
 from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.filters import Filters
 from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord
-from nnunet_synth.bank.grow import grow_bank
 from nnunet_synth.bank.sample_stream import Member, Stream
 from stylegan2_cond.data.condition_sampler import read_rows
 from stylegan2_cond.data.conditioning import Conditions
@@ -26,7 +25,7 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.networks import build_generator
 from stylegan2_cond.planning import condition_patches, planner
-from stylegan2_cond.snapshot import Ask, find_snapshots, load_generator, open_masks, save_snapshot
+from stylegan2_cond.snapshot import Ask, load_generator, open_masks, save_snapshot
 from stylegan2_cond.snapshot.mask_sources import RealMasks
 
 
@@ -217,27 +216,6 @@ def test_images_are_drawn_for_the_masks_that_are_wanted(preprocessed, image, mas
 )
 def test_the_name_of_a_bank_says_how_many_images_its_generator_saw(images, name):
     assert Order().bank_name([SimpleNamespace(variant="pair", images_seen=images)]) == f"pair_{name}"
-
-
-def test_a_bank_grows_into_what_it_would_have_been(preprocessed, generator_run):
-    complete = []
-
-    def note():
-        complete.append(BankRecord.load(grown / RECORD_FILE).complete)
-        return True
-
-    options = {"without": STRICT, "order": Order((str(find_snapshots(generator_run)[-1]),))}
-    whole = fill_bank(preprocessed, "0", samples=192, name="whole", **options)
-    grown = fill_bank(preprocessed, "0", samples=64, name="grown", **options)
-    grow_bank(grown, 192, wanted_still=note)
-    assert complete == [True, True]
-    for one, two in zip(contents(whole), contents(grown), strict=True):
-        assert_rounded(one, two, terms=NETWORK)
-    one, two = (BankRecord.load(folder / RECORD_FILE) for folder in (whole, grown))
-    assert [shard.numbers for shard in one.shards] == [shard.numbers for shard in two.shards]
-    assert one.filters == two.filters
-    for folder in (whole, grown):
-        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(

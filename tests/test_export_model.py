@@ -278,9 +278,6 @@ def test_ratio_0_and_what_came_before_the_record_are_told(trained, bank, tmp_pat
     record_use(fold, "T", 7, SynthSettings(ratio=0.5), bank)
     summary = export_model(trained, tmp_path / "b").card.folds["0"].summary
     assert summary.startswith("What epochs before 7 saw was not recorded. From epoch 7 on: A share of 0.5")
-    record_use(fold, "T", 0, SynthSettings(refresh=300), bank)
-    summary = export_model(trained, tmp_path / "c").card.folds["0"].summary
-    assert "100 samples, growing to 300 meanwhile, seed 0" in summary
 
 
 def test_something_else_is_no_trained_folder(trained, tmp_path):

@@ -57,15 +57,6 @@ def test_ratio_0_draws_nothing_from_numpys_random_state(mixed):
     assert np.array_equal(np.random.get_state()[1], before)
 
 
-def test_shards_that_are_filled_while_training_goes_on_are_drawn_too(mixed):
-    mixed.control.ratio, mixed.control.new_shards = 1, 2
-    mixed.bank.load_case = lambda name: (None, np.zeros(1), name, None)
-    drawn = [mixed.load_case("real")[2] for _ in range(5_000)]
-    for name, samples in (("synth_00000", 64), ("synth_00001", 36), ("synth_00002", 64), ("synth_00003", 64)):
-        share = samples / 228
-        assert abs(drawn.count(name) / 5_000 - share) < 4 * np.sqrt(share * (1 - share) / 5_000)
-
-
 def loader_of(dataset, preprocessed, box=None, **options):
     patch = preprocessed.patch_size
     return nnUNetDataLoader(dataset, 8, box or patch, patch, preprocessed.label_manager, **options)
@@ -276,22 +267,16 @@ def test_an_unknown_schedule_is_answered_by_those_that_are_known():
         make_settings(bank=None, ratio=0.5, schedule="sometimes")
 
 
-def test_plans_may_let_the_bank_grow():
-    assert make_settings(bank=None, ratio=0.5, schedule="linear", refresh=2000).refresh == 2000
-
-
 def test_new_plans_tell_of_a_bank_that_no_fold_has(preprocessed, bank, run_here):
     arguments = ["nnunet-synth", "plan", preprocessed.dataset_name, "2d", "--ratio", "0.5", "-p", TINY_PLANS]
     try:
-        there = run_here(*arguments, "-o", "nnUNetPlansThere", "--bank", bank.name, "--refresh", "200")
-        block = json.loads((preprocessed.base / "nnUNetPlansThere.json").read_text())["configurations"]["2d"]["synth"]
+        there = run_here(*arguments, "-o", "nnUNetPlansThere", "--bank", bank.name)
         missing = run_here(*arguments, "-o", "nnUNetPlansMissing", "--bank", "nowhere")
     finally:
         for name in ("There", "Missing"):
             (preprocessed.base / f"nnUNetPlans{name}.json").unlink(missing_ok=True)
     assert there[0] == missing[0] == 0
     assert "No fold" not in there[1]
-    assert block["refresh"] == 200
     assert "No fold has a bank nowhere yet" in missing[1]
 
 
@@ -301,6 +286,7 @@ def test_new_plans_tell_of_a_bank_that_no_fold_has(preprocessed, bank, run_here)
         ({"ration": 0.5}, "unknown key 'ration' (did you mean 'ratio'?)"),
         ({"ratio": 1.5}, "key 'ratio'"),
         ({"schedule": "sometimes"}, "there are constant, linear"),
+        ({"refresh": 200}, "unknown key 'refresh'"),
     ],
 )
 def test_a_wrong_synth_block_names_place_key_and_remedy(block, words):

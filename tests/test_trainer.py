@@ -156,10 +156,8 @@ def test_every_hook_still_exists_in_nnunet_with_the_same_parameters():
     assert public == [
         "get_tr_and_val_datasets",
         "configure_rotation_dummyDA_mirroring_and_inital_patch_size",
-        "on_train_start",
         "on_train_epoch_start",
         "on_train_epoch_end",
-        "on_train_end",
         "save_checkpoint",
     ]
     for name in public:
@@ -177,7 +175,7 @@ def test_what_the_hooks_rely_on_is_still_there():
     for attribute in ("plans_manager", "configuration_manager", "configuration_name", "dataset_json", "num_epochs"):
         assert f"self.{attribute} =" in inspect.getsource(nnUNetTrainer.__init__)
     for name in SyntheticDataMixin.__dict__.keys() - {"synth_settings"}:
-        assert name.startswith("__") or name in HOOKS or name in ("_control", "_refresher", "_box")
+        assert name.startswith("__") or name in HOOKS or name in ("_control", "_box")
     assert not hasattr(nnUNetTrainer, "_ratio_now")
     assert not hasattr(nnUNetTrainer, "synth_settings")
 

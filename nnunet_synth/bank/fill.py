@@ -78,8 +78,6 @@ def fill_bank(
     margin: float = MARGIN,
     nnunet: Path | None = None,
     device: str = "cpu",
-    growing: Path | None = None,
-    wanted_still: Callable[[], bool] = lambda: True,
 ) -> Path:
     """Draw samples into a bank, or go on with one that was begun with the same arguments.
 
@@ -94,8 +92,6 @@ def fill_bank(
         margin: how much further than the training cases samples may go, as a share of their range.
         nnunet: folder of the trained nnU-Net that the filter `fit` asks; the newest that fits, when None.
         device: that draws.
-        growing: folder of a complete bank, which stays complete while more is drawn into it.
-        wanted_still: asked before each shard; filling ends where it says no.
 
     Returns:
         The bank's folder.
@@ -124,7 +120,7 @@ def fill_bank(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         release=version("nnunet-synth"),
     )
-    folder = growing or banks_folder(preprocessed.base, plan.source.data_identifier, plan.source.fold) / wanted.name
+    folder = banks_folder(preprocessed.base, plan.source.data_identifier, plan.source.fold) / wanted.name
     with _alone(folder):
         record = begun_bank(folder, wanted, without)
         if record is not None and record.complete:
@@ -132,17 +128,11 @@ def fill_bank(
         fit = "fit" not in without and (nnunet is not None or not (record and record.filters["fit"].off))
         known = partial(_known, preprocessed, plan, margin, device, nnunet, fit=fit)
         record, filters = _with_filters(folder, record, wanted, without, known)
-        target = record.requested
-        if growing is not None:
-            record = record.model_copy(update={"requested": record.samples})
         record.save(folder / RECORD_FILE)
         refusals = Refusals({name: filter_.refused for name, filter_ in record.filters.items()})
         stream = Stream(members, seed, order.balanced)
         try:
-            for filled in _shards(folder, record, target, stream, filters, refusals, preprocessed):
-                record = filled
-                if not wanted_still():
-                    break
+            record = _fill(folder, record, stream, filters, refusals, preprocessed)
         except KeyboardInterrupt:
             raise Stopped(f"Stopped; whole shards of {folder} are kept. The same command goes on.") from None
         finally:
@@ -178,29 +168,30 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _shards(
+def _fill(
     folder: Path,
     record: BankRecord,
-    target: int,
     stream: Stream,
     filters: Filters,
     refusals: Refusals,
     preprocessed: Preprocessed,
-) -> Iterator[BankRecord]:
-    """Write shard after shard until the bank holds `target` samples; the record that was saved after each."""
+) -> BankRecord:
+    """Write shard after shard until the bank holds all requested samples; the last record that was saved."""
     dims = len(record.patch_size)
     per_shard = SLICES_PER_SHARD if dims == 2 else 1
     judged = stream.judged(record.drawn, filters, CHUNK[dims])
-    with ProgressBar(total=target, initial=record.samples, unit="sample", desc=f"Filling {record.name}") as bar:
-        while record.samples < target:
-            entered, last = _enter(judged, min(per_shard, target - record.samples), refusals, folder, filters)
+    with ProgressBar(
+        total=record.requested, initial=record.samples, unit="sample", desc=f"Filling {record.name}"
+    ) as bar:
+        while not record.complete:
+            wanted = min(per_shard, record.requested - record.samples)
+            entered, last = _enter(judged, wanted, refusals, folder, filters)
             clipped = sum(sample.clipped > 0 for sample in entered)
             name = shard_name(len(record.shards))
             shard = write_shard(folder, name, *_as_case(entered, dims), last + 1, preprocessed)
             record = record.model_copy(
                 update={
                     "shards": (*record.shards, shard),
-                    "requested": max(record.requested, record.samples + shard.samples),
                     "filters": {
                         name: filter_.model_copy(
                             update={
@@ -214,7 +205,7 @@ def _shards(
             )
             record.save(folder / RECORD_FILE)
             bar.update(shard.samples)
-            yield record
+    return record
 
 
 def _enter(

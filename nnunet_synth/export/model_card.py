@@ -38,7 +38,7 @@ class ModelCard(Document):
     """
 
     remedy: ClassVar[str] = "Export the model again: nnunet-synth export-model …"
-    format_version: int = 2
+    format_version: int = 3
     dataset_name: str
     plans_name: str
     configuration: str
@@ -66,10 +66,9 @@ def _tell(use: Use) -> str:
     since = f"From epoch {use.first_epoch} on: " if use.first_epoch else ""
     if use.bank is None:
         return f"{since}No synthetic data (ratio 0)."
-    growing = f", growing to {use.settings.refresh} meanwhile" if use.settings.refresh else ""
     bank, drawn_by = use.bank, " and ".join(snapshot.weights_sha256[:12] for snapshot in use.bank.snapshots)
     return (
         f"{since}A share of {use.settings.ratio:g} of the training draws ({use.settings.schedule}) came from bank "
-        f"'{bank.name}': {bank.samples} samples{growing}, seed {bank.seed}, drawn by generators (weights {drawn_by}) "
+        f"'{bank.name}': {bank.samples} samples, seed {bank.seed}, drawn by generators (weights {drawn_by}) "
         f"that saw {len(bank.source.training_cases)} cases of {bank.source.dataset_name}, fold {bank.source.fold}."
     )

@@ -10,7 +10,7 @@ from multiprocessing.sharedctypes import RawArray, RawValue
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
-from nnunet_synth.bank.format import BankDataset, BankRecord, shard_name
+from nnunet_synth.bank.format import BankDataset, BankRecord
 from nnunet_synth.training.mirror_padding import Margins, Mirrored, shifted
 
 # One row of counts per process, found by its id, so that no worker waits for a lock that a killed one may hold.
@@ -39,7 +39,7 @@ def _share(counts: tuple[int, int]) -> float:
 class MixingControl:
     """What trainer and running workers tell each other, in memory that all of them share.
 
-    The trainer tells the ratio and how many samples the bank holds; the workers count their draws.
+    The trainer tells the ratio; the workers count their draws.
 
     Args:
         classes: labels whose draws are counted one by one, those from 255 on excepted.
@@ -49,7 +49,6 @@ class MixingControl:
         self.classes = tuple(label for label in classes if label < _NOT_COUNTED)
         self._width = 2 * (1 + len(self.classes))
         self._ratio = RawValue("d", 0.0)
-        self._shards = RawValue("q", 0)
         self._counts = RawArray("q", self._width * _ROWS)
         self._taken = np.zeros(self._width, dtype=np.int64)
 
@@ -60,15 +59,6 @@ class MixingControl:
     @ratio.setter
     def ratio(self, value: float) -> None:
         self._ratio.value = value
-
-    @property
-    def new_shards(self) -> int:
-        """Full shards that the bank has gained since the dataset was made."""
-        return self._shards.value
-
-    @new_shards.setter
-    def new_shards(self, value: int) -> None:
-        self._shards.value = value
 
     def count(self, synthetic: bool) -> None:
         """Note one draw of this process."""
@@ -134,7 +124,6 @@ class MixedDataset:
         self.identifiers = real.identifiers
         self._shards = [shard.name for shard in record.shards]
         self._ends = np.cumsum([shard.samples for shard in record.shards])
-        self._per_shard = max(shard.samples for shard in record.shards)
 
     def load_case(self, identifier: str):
         """Image, label, previous stage, properties: of the case asked for, or of a synthetic shard."""
@@ -142,7 +131,8 @@ class MixedDataset:
         synthetic = ratio > 0 and np.random.uniform() < ratio
         self.control.count(synthetic)
         if synthetic:
-            return self._load_shard(self._draw_shard())
+            place = int(np.random.uniform() * self._ends[-1])
+            return self._load_shard(self._shards[np.searchsorted(self._ends, place, side="right")])
         image, label, previous, properties = self.real.load_case(identifier)
         return image, Watched(label, self.control, False) if ratio > 0 else label, previous, properties
 
@@ -155,11 +145,3 @@ class MixedDataset:
             image, label = Mirrored(image, self.margins), Mirrored(label, self.margins)
             properties = {**properties, "class_locations": shifted(properties["class_locations"], self.margins)}
         return image, Watched(label, self.control, True), previous, properties
-
-    def _draw_shard(self) -> str:
-        """A shard that was there when training began, or one that was filled since."""
-        known = int(self._ends[-1])
-        place = int(np.random.uniform() * (known + self.control.new_shards * self._per_shard))
-        if place < known:
-            return self._shards[np.searchsorted(self._ends, place, side="right")]
-        return shard_name(len(self._shards) + (place - known) // self._per_shard)

@@ -23,16 +23,12 @@ class SynthSettings(BaseModel):
         bank: name of a bank of the fold; the newest, when None.
         ratio: probability that a training draw is synthetic.
         schedule: how the ratio follows the epochs; a key of `SCHEDULES`.
-        refresh: samples that the bank may grow to while training goes on; it stays as it is, when None.
-        refresh_device: that draws them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     bank: str | None = None
     ratio: float = Field(default=0.25, ge=0, le=1)
     schedule: str = "linear"
-    refresh: int | None = Field(default=None, ge=1)
-    refresh_device: str = "cpu"
 
     @field_validator("bank")
     @classmethod
@@ -61,14 +57,14 @@ def read_settings(configuration: dict, where: str) -> SynthSettings:
         raise UserError(f"The '{BLOCK}' block of {where}: {explain(error, SynthSettings)} Mend it there.") from None
 
 
-def make_settings(*, bank: str | None, ratio: float, schedule: str, refresh: int | None = None) -> SynthSettings:
+def make_settings(*, bank: str | None, ratio: float, schedule: str) -> SynthSettings:
     """Settings out of what was typed.
 
     Raises:
         UserError: no such schedule, or a ratio that is no probability.
     """
     try:
-        return SynthSettings(bank=bank, ratio=ratio, schedule=schedule, refresh=refresh)
+        return SynthSettings(bank=bank, ratio=ratio, schedule=schedule)
     except ValidationError as error:
         raise UserError(explain(error, SynthSettings).replace("key '", "'--")) from None
 

@@ -23,7 +23,6 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 )
 
 from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, banks_folder, find_banks, verify_bank
-from nnunet_synth.training.background_fill import Refresher
 from nnunet_synth.training.leak_guard import refuse_leaks
 from nnunet_synth.training.mirror_padding import Margins
 from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl
@@ -43,7 +42,6 @@ class SyntheticDataMixin:
     """
 
     _control: MixingControl | None = None
-    _refresher: Refresher | None = None
     _box: Sequence[int] | None = None  # that nnU-Net's loader cuts before it rotates and scales
 
     @property
@@ -89,7 +87,6 @@ class SyntheticDataMixin:
         self._record(settings, bank=folder)
         self._control = MixingControl(self.label_manager.foreground_labels)
         self._control.ratio = self._ratio_now()
-        self._refresher = Refresher(folder, record, self.print_to_log_file)
         self.print_to_log_file(
             f"Synthetic pairs: bank {folder}, {record.samples} samples, ratio {settings.ratio}, {settings.schedule}"
         )
@@ -107,18 +104,10 @@ class SyntheticDataMixin:
         self._box = found[2]
         return found
 
-    def on_train_start(self):
-        super().on_train_start()
-        settings = self.synth_settings
-        if self._refresher is not None and settings.refresh is not None and self.local_rank == 0:
-            self._refresher.start(settings.refresh, settings.refresh_device)
-
     def on_train_epoch_start(self):
         super().on_train_epoch_start()
         if self._control is not None:
             self._control.ratio = self._ratio_now()
-            if self.synth_settings.refresh is not None:
-                self._control.new_shards = self._refresher.new_shards()
 
     def on_train_epoch_end(self, train_outputs: list[dict]):
         super().on_train_epoch_end(train_outputs)
@@ -128,11 +117,6 @@ class SyntheticDataMixin:
             self.print_to_log_file(
                 f"{tally} (ratio {self._control.ratio:.4f}; {synthetic} of {real + synthetic} draws)"
             )
-
-    def on_train_end(self):
-        if self._refresher is not None:
-            self._refresher.stop()
-        super().on_train_end()
 
     def save_checkpoint(self, filename: str) -> None:
         """nnU-Net's checkpoint, naming the trainer whose network this is, so that inference needs no plugin.

@@ -36,7 +36,7 @@ class TrainingRecord(Document):
     """All that was mixed into the training of one fold; more than one use where a training went on with another."""
 
     remedy: ClassVar[str] = "It says which synthetic data the fold's model saw. Train the fold again, which writes it."
-    format_version: int = 2
+    format_version: int = 3
     trainer: str
     uses: tuple[Use, ...] = Field(min_length=1)
     release: str

@@ -119,7 +119,7 @@ def make_trainer(victims: Victims, plans: dict, fold: int | str = 0, name: str =
 def damage_block(victims: Victims, rng: Rng) -> str:
     path = victims.base / "nnUNetPlans.json"
     plans = json.loads(path.read_text())
-    block = {"bank": "kb", "ratio": 0.25, "schedule": "linear", "refresh": 100, "refresh_device": "cpu"}
+    block = {"bank": "kb", "ratio": 0.25, "schedule": "linear"}
     alone = victims.folder / "block.json"
     alone.write_text(json.dumps(block))
     for _ in range(20):

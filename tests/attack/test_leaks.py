@@ -18,7 +18,6 @@ from attack.outcomes import outcome_of
 from attack.victims import Victims
 from nnunet_synth.bank.ensemble import Order
 from nnunet_synth.bank.fill import fill_bank
-from nnunet_synth.bank.grow import grow_bank
 from stylegan2_cond.metrics.features_nnunet import find_nnunet
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import sha256
@@ -286,16 +285,6 @@ def test_a_card_that_was_edited_fills_no_bank(victims):
     card["plan"]["source"]["training_cases"] = json.loads((victims.base / "splits_final.json").read_text())[1]["train"]
     (victims.snapshot / "card.json").write_text(json.dumps(card))
     assert fill(victims).kind == "clear"
-
-
-def test_a_copied_bank_grows_itself_alone(victims):
-    copy = Path(shutil.copytree(victims.bank, victims.bank.with_name("copied")))
-    before = (victims.bank / "bank.json").read_bytes()
-    found = outcome_of(lambda: grow_bank(copy, 80))
-    assert found.kind in ("clear", "taken"), found
-    assert (victims.bank / "bank.json").read_bytes() == before
-    if found.kind == "taken":
-        assert sum(len(shard["numbers"]) for shard in json.loads((copy / "bank.json").read_text())["shards"]) == 80
 
 
 def test_a_judge_of_other_splits_is_not_taken(victims):
