@@ -58,7 +58,7 @@ def open_bank(folder, preprocessed, read=lambda folder: BankRecord.load(folder /
     record = read(folder)
     real = preprocessed.dataset_class(str(preprocessed.folder), list(preprocessed.fold(0).training))
     bank = BankDataset(str(folder), [shard.name for shard in record.shards])
-    return MixedDataset(real, bank, record, MixingControl((1, 2)), NO_MARGINS)
+    return MixedDataset(real, bank, record, MixingControl(), NO_MARGINS)
 
 
 def bytes_read():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from multiprocessing.sharedctypes import RawArray, RawValue
 
 import numpy as np
@@ -15,42 +13,15 @@ from nnunet_synth.training.mirror_padding import Margins, Mirrored, shifted
 
 # One row of counts per process, found by its id, so that no worker waits for a lock that a killed one may hold.
 _ROWS = 2**15
-_NOT_COUNTED = 255  # what nnU-Net's -1 turns into as a byte
-_MOST_LOOKED_AT = 2**17  # voxels of a crop in which classes are looked for; of larger ones, every so-many-th
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Draws, real and synthetic: of all, and of those whose crop shows a class."""
-
-    draws: tuple[int, int]
-    showing: dict[int, tuple[int, int]]
-
-    def __str__(self) -> str:
-        return f"Synthetic share {_share(self.draws):.4f}" + "".join(
-            f", of crops with class {label} {_share(counts):.4f}" for label, counts in self.showing.items()
-        )
-
-
-def _share(counts: tuple[int, int]) -> float:
-    return counts[1] / max(1, sum(counts))
 
 
 class MixingControl:
-    """What trainer and running workers tell each other, in memory that all of them share.
+    """Shared memory of the trainer, which sets the ratio, and its running workers, which count their draws."""
 
-    The trainer tells the ratio; the workers count their draws.
-
-    Args:
-        classes: labels whose draws are counted one by one, those from 255 on excepted.
-    """
-
-    def __init__(self, classes: Sequence[int] = ()) -> None:
-        self.classes = tuple(label for label in classes if label < _NOT_COUNTED)
-        self._width = 2 * (1 + len(self.classes))
+    def __init__(self) -> None:
         self._ratio = RawValue("d", 0.0)
-        self._counts = RawArray("q", self._width * _ROWS)
-        self._taken = np.zeros(self._width, dtype=np.int64)
+        self._counts = RawArray("q", 2 * _ROWS)
+        self._taken = np.zeros(2, dtype=np.int64)
 
     @property
     def ratio(self) -> float:
@@ -61,39 +32,15 @@ class MixingControl:
         self._ratio.value = value
 
     def count(self, synthetic: bool) -> None:
-        """Note one draw of this process."""
-        self._counts[self._width * (os.getpid() % _ROWS) + synthetic] += 1
+        """Count one draw of this process."""
+        self._counts[2 * (os.getpid() % _ROWS) + synthetic] += 1
 
-    def count_classes(self, crop: np.ndarray, synthetic: bool) -> None:
-        """Note the classes that a crop of this process shows."""
-        if crop.size > _MOST_LOOKED_AT:
-            step = int(np.ceil((crop.size / _MOST_LOOKED_AT) ** (1 / 3)))
-            crop = crop[..., ::step, ::step, ::step]
-        if crop.itemsize > 1:  # a byte would take 300 for 44
-            crop = np.minimum(crop, _NOT_COUNTED)
-        seen = crop.astype(np.uint8).tobytes()  # nothing finds a value faster than bytes do
-        row = self._width * (os.getpid() % _ROWS)
-        for place, label in enumerate(self.classes, start=1):
-            self._counts[row + 2 * place + synthetic] += label in seen
-
-    def take(self) -> Tally:
-        """What all processes together counted since the last call."""
-        total = np.frombuffer(self._counts, dtype=np.int64).reshape(_ROWS, self._width).sum(axis=0)
-        new, self._taken = (total - self._taken).reshape(-1, 2).tolist(), total
-        return Tally(tuple(new[0]), {label: tuple(pair) for label, pair in zip(self.classes, new[1:], strict=True)})
-
-
-class Watched:
-    """A label array whose crops are noted; what nnU-Net's loader asks of one (`crop_and_pad_nd`)."""
-
-    def __init__(self, array: np.ndarray | Mirrored, control: MixingControl, synthetic: bool):
-        self.array, self.control, self.synthetic = array, control, synthetic
-        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
-
-    def __getitem__(self, box: tuple[slice, ...]) -> np.ndarray:
-        crop = self.array[box]
-        self.control.count_classes(crop, self.synthetic)
-        return crop
+    def take(self) -> tuple[int, int]:
+        """Real and synthetic draws of all processes since the last call."""
+        total = np.frombuffer(self._counts, dtype=np.int64).reshape(_ROWS, 2).sum(axis=0)
+        real, synthetic = (total - self._taken).tolist()
+        self._taken = total
+        return real, synthetic
 
 
 class MixedDataset:
@@ -133,8 +80,7 @@ class MixedDataset:
         if synthetic:
             place = int(np.random.uniform() * self._ends[-1])
             return self._load_shard(self._shards[np.searchsorted(self._ends, place, side="right")])
-        image, label, previous, properties = self.real.load_case(identifier)
-        return image, Watched(label, self.control, False) if ratio > 0 else label, previous, properties
+        return self.real.load_case(identifier)
 
     def __getitem__(self, identifier: str):
         return self.load_case(identifier)
@@ -144,4 +90,4 @@ class MixedDataset:
         if self.margins:
             image, label = Mirrored(image, self.margins), Mirrored(label, self.margins)
             properties = {**properties, "class_locations": shifted(properties["class_locations"], self.margins)}
-        return image, Watched(label, self.control, True), previous, properties
+        return image, label, previous, properties

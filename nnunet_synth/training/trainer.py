@@ -85,7 +85,7 @@ class SyntheticDataMixin:
         refuse_leaks(folder, record, here, case_hashes(preprocessed, fold.validation))
         record = verify_bank(folder, preprocessed)
         self._record(settings, bank=folder)
-        self._control = MixingControl(self.label_manager.foreground_labels)
+        self._control = MixingControl()
         self._control.ratio = self._ratio_now()
         self.print_to_log_file(
             f"Synthetic pairs: bank {folder}, {record.samples} samples, ratio {settings.ratio}, {settings.schedule}"
@@ -112,10 +112,11 @@ class SyntheticDataMixin:
     def on_train_epoch_end(self, train_outputs: list[dict]):
         super().on_train_epoch_end(train_outputs)
         if self._control is not None:
-            tally = self._control.take()
-            real, synthetic = tally.draws
+            real, synthetic = self._control.take()
+            total = real + synthetic
             self.print_to_log_file(
-                f"{tally} (ratio {self._control.ratio:.4f}; {synthetic} of {real + synthetic} draws)"
+                f"Synthetic share {synthetic / max(1, total):.4f} (ratio {self._control.ratio:.4f}; "
+                f"{synthetic} of {total} draws)"
             )
 
     def save_checkpoint(self, filename: str) -> None:

@@ -266,7 +266,7 @@ def use_bank(victims: Victims) -> str:
     record = verify_bank(folder, preprocessed)
     provenance(folder)
     bank = BankDataset(str(folder), [shard.name for shard in record.shards])
-    control = MixingControl((1, 2))
+    control = MixingControl()
     control.ratio = 1.0
     real = preprocessed.dataset_class(str(preprocessed.folder), list(fold.training))
     margins = Margins.to_size(record.patch_size, (20, 18), (24, 20))
