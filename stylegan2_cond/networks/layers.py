@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stylegan2_cond.ops import Epilogue, bias_act, convolve, modulated_conv
+from stylegan2_cond.ops import IDENTITY, Epilogue, bias_act, convolve, modulated_conv
 
 
 class Linear(nn.Module):
@@ -92,7 +92,7 @@ class ModulatedConv(nn.Module):
         self,
         x: torch.Tensor,
         w: torch.Tensor,
-        epilogue: Epilogue | None = None,
+        epilogue: Epilogue = IDENTITY,
         *,
         factors: Sequence[int] | None = None,
         size: Sequence[int] | None = None,
@@ -106,7 +106,7 @@ class ModulatedConv(nn.Module):
             demodulate=self.demodulate,
             factors=factors,
             size=size,
-            epilogue=epilogue or Epilogue(),
+            epilogue=epilogue,
         )
 
 

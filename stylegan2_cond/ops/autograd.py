@@ -1,4 +1,4 @@
-"""The kernels as operators of PyTorch: autograd that differentiates twice, and shapes for the compiler."""
+"""The kernels as operators of PyTorch: first and second derivatives, and shapes for torch.compile."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stylegan2_cond.ops.bindings import NUMBERS, Library, find_library, ints, longs, pointers
+from stylegan2_cond.ops.bindings import NUMBERS, find_library, ints, longs, pointers
 from stylegan2_cond.ops.epilogue import Epilogue, is_channels_last, layout_of
 from stylegan2_cond.ops.fir import band
 
-CHUNK = 16384  # elements of a sample, at least, that are summed on their own
+CHUNK = 16384  # smallest number of elements of a sample that one chunk of a sum covers
 MOST_CHUNKS = 64
 
 
 def fused_bias_act(x: Tensor, epilogue: Epilogue, *, overwrite: bool = False) -> Tensor:
-    """`Epilogue.apply` in one pass; with `overwrite`, the result takes the place of x, and autograd learns nothing."""
+    """`Epilogue.apply` in one pass. With `overwrite`, the result replaces x in place and has no gradient."""
     arguments = _arguments(epilogue, x.dtype)
     if not overwrite:
         return _bias_act(x, *arguments)
@@ -26,7 +26,7 @@ def fused_bias_act(x: Tensor, epilogue: Epilogue, *, overwrite: bool = False) ->
 
 
 def fused_scale(x: Tensor, scale: Tensor) -> Tensor:
-    """`scale[n, c] · x` in one pass; scale may be zero."""
+    """`scale[n, c] · x` in one pass, for x `[N, C, *spatial]`; scale may be zero."""
     return _scale(x, scale.to(accumulator(x.dtype)))
 
 
@@ -38,13 +38,13 @@ def fused_resample(x: Tensor, kind: str, factors: Sequence[int], size: Sequence[
         kind: of filter, as for `band`.
         factors: one per axis.
         size: spatial size of the result.
-        epilogue: of the result.
+        epilogue: applied to the result.
     """
     return _resample(x, kind, list(factors), list(x.shape[2:]), list(size), False, *_arguments(epilogue, x.dtype))
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """What sums over activations of a type are taken in."""
+    """The type that sums over activations of a type are computed in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -58,15 +58,15 @@ def _arguments(epilogue: Epilogue, dtype: torch.dtype) -> tuple:
     return scale, bias, noise, strength, epilogue.slope, epilogue.factor
 
 
-def _library(x: Tensor) -> Library:
-    library = find_library(x.device.type)
+def _call(name: str, like: Tensor, *arguments: object) -> None:
+    library = find_library(like.device.type)
     if isinstance(library, str):
         raise RuntimeError(library)
-    return library
+    library.call(name, like, *arguments)
 
 
 def _layout(x: Tensor) -> tuple[int, int, int, int, int]:
-    """Number type, whether channels come last, n, c, voxels."""
+    """Type, whether channels are last, N, C and the number of voxels, as kernels take them."""
     n, c, *spatial = x.shape
     voxels = math.prod(spatial)
     return NUMBERS[x.dtype], int(voxels == 1 or is_channels_last(x)), n, c, voxels
@@ -96,7 +96,7 @@ def _bias_act(
     gain: float,
 ) -> Tensor:
     y = torch.empty_like(x)
-    _library(x).call("bias_act", x, *_layout(x), y, x, scale, bias, noise, strength, slope, gain)
+    _call("bias_act", x, *_layout(x), y, x, scale, bias, noise, strength, slope, gain)
     return y
 
 
@@ -110,7 +110,7 @@ def _overwrite(
     slope: float,
     gain: float,
 ) -> None:
-    _library(x).call("bias_act", x, *_layout(x), x, x, scale, bias, noise, strength, slope, gain)
+    _call("bias_act", x, *_layout(x), x, x, scale, bias, noise, strength, slope, gain)
 
 
 @torch.library.custom_op("stylegan2_cond::bias_act_grad", mutates_args=())
@@ -119,7 +119,7 @@ def _bias_act_grad(
 ) -> tuple[Tensor, Tensor]:
     dy, dx, chunks = _laid_like(dy, y), torch.empty_like(y), _chunks(y)
     sums = torch.empty(3, len(y), chunks, y.shape[1], dtype=accumulator(y.dtype), device=y.device)
-    _library(y).call("bias_act_grad", y, *_layout(y), chunks, dx, sums, dy, y, scale, noise, slope, gain)
+    _call("bias_act_grad", y, *_layout(y), chunks, dx, sums, dy, y, scale, noise, slope, gain)
     return dx, sums.sum(2)
 
 
@@ -138,9 +138,7 @@ def _bias_act_grad_grad(
     ddy, dy_y, chunks = torch.empty_like(y), torch.empty_like(y), _chunks(y)
     sums = torch.empty(len(y), chunks, y.shape[1], dtype=accumulator(y.dtype), device=y.device)
     outputs = (ddy, dy_y, sums)
-    _library(y).call(
-        "bias_act_grad_grad", y, *_layout(y), chunks, *outputs, ddx, dsums, dy, y, scale, noise, slope, gain
-    )
+    _call("bias_act_grad_grad", y, *_layout(y), chunks, *outputs, ddx, dsums, dy, y, scale, noise, slope, gain)
     return ddy, dy_y, sums.sum(1)
 
 
@@ -159,13 +157,13 @@ def _(ddx, dsums, dy, y, scale, noise, slope, gain):
     return torch.empty_like(y), torch.empty_like(y), y.new_empty(y.shape[:2], dtype=accumulator(y.dtype))
 
 
-def _keep(ctx, inputs, output) -> None:
+def _save_for_bias_act(ctx, inputs, output) -> None:
     _, scale, bias, noise, strength, *ctx.numbers = inputs
     ctx.save_for_backward(output, scale, bias, noise, strength)
 
 
-def _epilogue_gradients(ctx, dy: Tensor) -> tuple[Tensor, tuple]:
-    """Of what goes into the epilogue, and of scale, bias, noise and strength."""
+def _epilogue_gradients(ctx, dy: Tensor) -> tuple:
+    """Of the epilogue's argument and of its parameters, in the order of the operators' own arguments."""
     y, scale, bias, noise, strength = ctx.saved_tensors
     dx, (plain, noisy, weighted) = _bias_act_grad(dy, y, scale, noise, *ctx.numbers)
     dscale = None
@@ -174,15 +172,10 @@ def _epilogue_gradients(ctx, dy: Tensor) -> tuple[Tensor, tuple]:
         dscale = (weighted - rest) / scale
     dbias = None if bias is None else plain.sum(0)
     dstrength = None if strength is None else noisy.sum()
-    return dx, (dscale, dbias, None, dstrength, None, None)
+    return dx, dscale, dbias, None, dstrength, None, None
 
 
-def _bias_act_backward(ctx, dy: Tensor) -> tuple:
-    dx, others = _epilogue_gradients(ctx, dy)
-    return dx, *others
-
-
-def _keep_grad(ctx, inputs, output) -> None:
+def _save_for_bias_act_grad(ctx, inputs, output) -> None:
     dy, y, scale, noise, *ctx.numbers = inputs
     ctx.save_for_backward(dy, y, scale, noise)
 
@@ -193,8 +186,8 @@ def _bias_act_grad_backward(ctx, ddx: Tensor, dsums: Tensor) -> tuple:
     return ddy, dy_y, None if scale is None else dscale, None, None, None
 
 
-_bias_act.register_autograd(_bias_act_backward, setup_context=_keep)
-_bias_act_grad.register_autograd(_bias_act_grad_backward, setup_context=_keep_grad)
+_bias_act.register_autograd(_epilogue_gradients, setup_context=_save_for_bias_act)
+_bias_act_grad.register_autograd(_bias_act_grad_backward, setup_context=_save_for_bias_act_grad)
 
 
 # --- scale
@@ -204,7 +197,7 @@ _bias_act_grad.register_autograd(_bias_act_grad_backward, setup_context=_keep_gr
 def _scale(x: Tensor, scale: Tensor) -> Tensor:
     y = torch.empty_like(x)
     scale = scale.contiguous()
-    _library(x).call("bias_act", x, *_layout(x), y, x, scale, None, None, None, 1.0, 1.0)
+    _call("bias_act", x, *_layout(x), y, x, scale, None, None, None, 1.0, 1.0)
     return y
 
 
@@ -213,17 +206,17 @@ def _(x, scale):
     return torch.empty_like(x)
 
 
-def _keep_inputs(ctx, inputs, output) -> None:
+def _save_inputs(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs)
 
 
 def _scale_backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:
     x, scale = ctx.saved_tensors
-    dx, sums = _bias_act_grad(dy, x, scale, None, 1.0, 1.0)  # of a linear activation; Σ dy · x is scale's
+    dx, sums = _bias_act_grad(dy, x, scale, None, 1.0, 1.0)  # the scale's gradient is Σ dy · x
     return dx, sums[2]
 
 
-_scale.register_autograd(_scale_backward, setup_context=_keep_inputs)
+_scale.register_autograd(_scale_backward, setup_context=_save_inputs)
 
 
 # --- resample
@@ -248,7 +241,7 @@ def _resample(
     bands = [band(kind, *axis, adjoint=adjoint) for axis in zip(factors, inputs, outputs, strict=True)]
     bands = [band(kind, 1, 1, 1)] * (3 - len(bands)) + bands  # kernels take three axes
     starts, weights = zip(*[one.tables(x.device, accumulator(x.dtype)) for one in bands], strict=True)
-    _library(x).call(
+    _call(
         "resample",
         x,
         NUMBERS[x.dtype],
@@ -276,7 +269,7 @@ def _(x, kind, factors, inputs, outputs, adjoint, scale, bias, noise, strength, 
     return _resampled_empty(x, outputs if not adjoint else inputs)
 
 
-def _keep_resample(ctx, inputs, output) -> None:
+def _save_for_resample(ctx, inputs, output) -> None:
     x, *ctx.axes, ctx.adjoint, scale, bias, noise, strength, slope, gain = inputs
     ctx.numbers = slope, gain
     ctx.plain = all(tensor is None for tensor in (scale, bias, noise)) and ctx.numbers == (1.0, 1.0)
@@ -287,11 +280,11 @@ def _keep_resample(ctx, inputs, output) -> None:
 def _resample_backward(ctx, dy: Tensor) -> tuple:
     others = (None,) * 6
     if not ctx.plain:
-        dy, others = _epilogue_gradients(ctx, dy)
+        dy, *others = _epilogue_gradients(ctx, dy)
     else:
         dy = dy.contiguous(memory_format=ctx.layout)
     nothing = (None, None, None, None, 1.0, 1.0)
     return _resample(dy, *ctx.axes, not ctx.adjoint, *nothing), *(None,) * 5, *others
 
 
-_resample.register_autograd(_resample_backward, setup_context=_keep_resample)
+_resample.register_autograd(_resample_backward, setup_context=_save_for_resample)

@@ -21,38 +21,32 @@ def bias_act(
     overwrite: bool = False,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """`gain · GAINS[activation] · act(scale · x + strength · noise + bias)`; differentiates twice.
+    """`gain · GAINS[activation] · act(scale · x + strength · noise + bias)`; twice differentiable.
 
-    The backward pass keeps the result instead of x: it tells the sign of what went into the activation.
+    The backward pass needs the result only, not x: it has the sign of the activation's argument.
 
     Args:
         x: `[N, C, *spatial]` or `[N, C]`, contiguous or channels_last.
         bias, scale, noise, strength, activation, gain: as for `Epilogue`.
-        overwrite: nobody needs x any more, so that the result may take its place where no gradient is wanted.
-        backend: `auto`, `cuda`, `cpu` or `native`; what the environment says, when None.
+        overwrite: x may be overwritten in place where no gradient is needed.
+        backend: `auto`, `cuda`, `cpu` or `native`; if None, what the environment says.
 
     Returns:
         like x, in its type and layout.
 
     Raises:
-        ValueError: shapes, layout, activation or gain that can't be.
-        TypeError: types that do not go together.
+        ValueError: invalid shape, layout, activation or gain.
+        TypeError: incompatible types.
     """
-    epilogue = Epilogue(bias, scale, noise, strength, activation, gain)
-    return apply_epilogue(x, epilogue, backend, overwrite=overwrite)
+    return apply_epilogue(x, Epilogue(bias, scale, noise, strength, activation, gain), backend, overwrite=overwrite)
 
 
 def apply_epilogue(
     x: torch.Tensor, epilogue: Epilogue, backend: str | None = None, *, overwrite: bool = False
 ) -> torch.Tensor:
-    """`bias_act` of an epilogue that is given whole."""
+    """`bias_act` with its parameters in one record."""
     check_activations(x)
     epilogue.check(x.shape, x.dtype)
-    if choose_backend(x.device.type, backend) == NATIVE or asks_for_more(epilogue):
+    if choose_backend(x.device.type, backend) == NATIVE or epilogue.needs_noise_gradient:
         return epilogue.apply(x)
     return fused_bias_act(x, epilogue, overwrite=overwrite and not torch.is_grad_enabled())
-
-
-def asks_for_more(epilogue: Epilogue) -> bool:
-    """Whether a gradient is wanted that kernels do not compute: nobody learns the noise."""
-    return epilogue.noise is not None and epilogue.noise.requires_grad

@@ -1,4 +1,4 @@
-"""A compiled library of kernels, called with plain pointers."""
+"""Calls of a compiled library of kernels, by plain pointers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from stylegan2_cond.ops.build import obtain
+from stylegan2_cond.ops.build import find_or_build
 
-NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # of csrc/number.h
+NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # see csrc/number.h
 _INT, _LONG, _REAL, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 _EPILOGUE = (_POINTER,) * 4 + (_REAL,) * 2
-_SIGNATURES = {  # of csrc/interface.h, without the stream that ends each
+_SIGNATURES = {  # see csrc/interface.h; the stream, which ends each, is left out
     "bias_act": (_INT, _INT, _LONG, _LONG, _LONG, _POINTER, _POINTER, *_EPILOGUE),
     "bias_act_grad": (_INT, _INT, *(_LONG,) * 4, *(_POINTER,) * 6, *(_REAL,) * 2),
     "bias_act_grad_grad": (_INT, _INT, *(_LONG,) * 4, *(_POINTER,) * 9, *(_REAL,) * 2),
@@ -26,10 +26,10 @@ class Library:
     """Kernels for one type of device.
 
     Args:
-        path: of the shared library.
+        path: path of the shared library.
 
     Raises:
-        OSError: it can't be loaded here.
+        OSError: the library cannot be loaded.
     """
 
     def __init__(self, path: Path):
@@ -40,7 +40,7 @@ class Library:
             getattr(self._library, f"stylegan2_cond_{name}").argtypes = (*signature, _POINTER)
 
     def call(self, name: str, like: torch.Tensor, *arguments: object) -> None:
-        """Run a kernel on the current stream of a tensor's device; tensors are handed over as pointers.
+        """Run a kernel on the current stream of a tensor's device; tensors are passed as pointers.
 
         Raises:
             RuntimeError: the kernel could not be launched.
@@ -73,11 +73,11 @@ def ints(values: Sequence[int]) -> ctypes.Array:
 
 @cache
 def find_library(device: str) -> Library | str:
-    """The kernels for a type of device, built if need be, or why there are none."""
-    built = obtain(device)
+    """The kernels for a type of device, built if needed, or the reason why there are none."""
+    built = find_or_build(device)
     if isinstance(built, str):
         return built
     try:
         return Library(built)
     except OSError as error:
-        return f"{built} can't be loaded: {error}"
+        return f"{built} cannot be loaded: {error}"

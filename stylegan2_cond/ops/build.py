@@ -1,4 +1,7 @@
-"""Compiling the kernels: once per source, tools and processor or GPUs; never at import, never in a worker process."""
+"""Compiles the kernels once per source, tools and processor or GPUs; never at import, never in a worker process.
+
+`torch.utils.cpp_extension.load` caches and locks too, but waits forever for the lock of a process that was killed.
+"""
 
 from __future__ import annotations
 
@@ -25,31 +28,31 @@ CUDA_FLAGS = ("-O3", "--extra-device-vectorization", "-std=c++17", "-shared", "-
 HOST_FLAGS = ("-Xcompiler=-fPIC,-fvisibility=hidden", "-allow-unsupported-compiler")
 TOOLKIT = Path("/usr/local/cuda")
 BUILD_SECONDS = 900.0
-LOCK_SECONDS = BUILD_SECONDS + 60  # whoever waits gets what another process builds, however long that may take
+LOCK_SECONDS = BUILD_SECONDS + 60  # a waiting process outlasts any build of another process
 NAME = "stylegan2_cond_ops"
 NO_GPU = "torch sees no CUDA device."
 NOT_YET = "not built yet: the first use does it, or `stylegan2-cond doctor --build`."
-MEND = "`stylegan2-cond doctor --build` tries again"
+RETRY = "`stylegan2-cond doctor --build` tries again"
 
 
 def cache_folder() -> Path:
-    """Where built libraries are kept."""
+    """Folder of the built libraries."""
     base = os.environ.get("STYLEGAN2_COND_CACHE") or os.environ.get("XDG_CACHE_HOME")
     return Path(base or Path.home() / ".cache") / "stylegan2_cond"
 
 
 def build_folder(kind: str) -> Path:
-    """Of one kind of library, for these sources and this machine."""
+    """Folder of one kind of library, for these sources and this machine."""
     return cache_folder() / f"{kind}_{_key(kind)}"
 
 
 def library_path(kind: str) -> Path:
-    """Of the library, once it is built."""
+    """Path of the library once it is built."""
     return build_folder(kind) / f"{NAME}.so"
 
 
 def find_built(kind: str) -> Path | str:
-    """The library, if it is built, even where no tools are to build it with, or in one line why it is not."""
+    """The library if it is built, even where no compiler is installed, or one line that says why it is not."""
     if kind == "cuda" and not torch.cuda.is_available():
         return NO_GPU
     folder, path = build_folder(kind), library_path(kind)
@@ -60,42 +63,42 @@ def find_built(kind: str) -> Path | str:
     return _failure(kind, folder) if (folder / "failed").exists() else NOT_YET
 
 
-def obtain(kind: str, *, again: bool = False) -> Path | str:
-    """The built library, or in one line why there is none.
+def find_or_build(kind: str, *, again: bool = False) -> Path | str:
+    """The library, built if needed, or one line that says why there is none.
 
     Args:
         kind: a key of `KINDS`.
-        again: try to build even though it failed before.
+        again: build even if an earlier build failed.
     """
     found = find_built(kind)
     if isinstance(found, Path) or missing_tools(kind) or (found != NOT_YET and not again):
         return found
     if multiprocessing.parent_process() is not None or get_worker_info() is not None:
-        return f"the {kind} ops are not built, and a worker process does not build; {MEND}."
-    return _build_alone(kind, build_folder(kind))
+        return f"the {kind} ops are not built, and a worker process does not build; {RETRY}."
+    return _build_locked(kind, build_folder(kind))
 
 
 def missing_tools(kind: str) -> str:
-    """What is not there to build with, or an empty string."""
+    """What is missing to build a library, or an empty string."""
     if kind == "cuda":
         if not torch.cuda.is_available():
             return NO_GPU
         if cuda_home() is None:
             return "there is no nvcc; install the CUDA toolkit, or set CUDA_HOME to it."
     if shutil.which(compiler()) is None:
-        return f"there is no C++ compiler {compiler()!r}; install one, e.g. g++, or name it by CXX."
-    if kind == "cuda":
+        return f"there is no C++ compiler {compiler()!r}; install one, e.g. g++, or set CXX to it."
+    if kind == "cuda" or shutil.which("ninja") or (Path(sys.executable).parent / "ninja").exists():
         return ""
-    return "" if shutil.which("ninja") or _ninja_beside_python() else "there is no ninja: pip install ninja."
+    return "there is no ninja: pip install ninja."
 
 
 def compiler() -> str:
-    """Of C++."""
+    """Name or path of the C++ compiler."""
     return os.environ.get("CXX") or "g++"
 
 
 def cuda_home() -> Path | None:
-    """The CUDA toolkit's folder."""
+    """Folder of the CUDA toolkit."""
     if named := os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
         return Path(named)
     if (TOOLKIT / "bin" / "nvcc").exists():
@@ -107,13 +110,25 @@ def cuda_home() -> Path | None:
     return next((path.parent.parent for folder in folders for path in sorted(folder.glob("*/bin/nvcc"))), None)
 
 
-def _ninja_beside_python() -> bool:
-    return (Path(sys.executable).parent / "ninja").exists()
+def compile_for_cpu(folder: str) -> None:
+    """Compile and link the CPU library into a folder, in a process of its own. Raises RuntimeError if that fails."""
+    from torch.utils.cpp_extension import load
+
+    load(
+        NAME,
+        [str(SOURCES / KINDS["cpu"])],
+        extra_cflags=list(CPU_FLAGS),
+        extra_ldflags=["-fopenmp"],
+        build_directory=folder,
+        with_cuda=False,
+        is_python_module=False,
+        verbose=True,
+    )
 
 
 def _key(kind: str) -> str:
     parts = [(path.name, path.read_text()) for path in sorted(SOURCES.glob("*.[hc]*"))]
-    if kind == "cuda":  # it has nothing of torch's or the host's in it
+    if kind == "cuda":  # this library depends on neither torch nor the host
         parts += [("flags", repr(CUDA_FLAGS)), ("cuda", str(torch.version.cuda)), ("devices", repr(_capabilities()))]
     else:
         parts += [("torch", torch.__version__), ("flags", repr(CPU_FLAGS)), ("compiler", compiler())]
@@ -122,7 +137,7 @@ def _key(kind: str) -> str:
 
 
 def _processor() -> str:
-    """What the code is made for: a home folder may serve several machines."""
+    """The instruction sets that code is compiled for: a home folder may serve several machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -131,12 +146,12 @@ def _processor() -> str:
 
 
 def _capabilities() -> list[tuple[int, int]]:
-    """Of all GPUs that this process sees."""
+    """Compute capabilities of the GPUs that this process sees."""
     return sorted({torch.cuda.get_device_capability(number) for number in range(torch.cuda.device_count())})
 
 
-def _build_alone(kind: str, folder: Path) -> Path | str:
-    """One process builds, others wait for it."""
+def _build_locked(kind: str, folder: Path) -> Path | str:
+    """Build in one process while others wait."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock", timeout=LOCK_SECONDS):
@@ -147,7 +162,7 @@ def _build_alone(kind: str, folder: Path) -> Path | str:
             print(f"Building the {kind} ops, once: {folder}", file=sys.stderr, flush=True)
             return _build(kind, folder)
     except Timeout:
-        return f"{_holder(folder)} has been building the {kind} ops for more than {LOCK_SECONDS:g} s; {MEND}."
+        return f"{_holder(folder)} has been building the {kind} ops for more than {LOCK_SECONDS:g} s; {RETRY}."
     except OSError as error:
         return f"the {kind} ops can't be built in {folder}: {error}."
 
@@ -161,15 +176,18 @@ def _holder(folder: Path) -> str:
 
 
 def _build(kind: str, folder: Path) -> Path | str:
-    """In a process of its own, so that this one's environment and modules stay as they are."""
+    """Compile in another process, so that environment and modules of this one stay as they are."""
     work, log = folder / "work", folder / "build.log"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    command = _nvcc(work) if kind == "cuda" else [sys.executable, "-m", "stylegan2_cond.ops.compiling", str(work)]
+    call = f"import sys; from {__name__} import compile_for_cpu; compile_for_cpu(sys.argv[1])"
+    command = _nvcc_command(work) if kind == "cuda" else [sys.executable, "-c", call, str(work)]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    environment = os.environ | {"PATH": path, "CXX": compiler()}
     with log.open("w") as output:
         try:
             done = subprocess.run(
-                command, stdout=output, stderr=subprocess.STDOUT, timeout=BUILD_SECONDS, env=_environment()
+                command, stdout=output, stderr=subprocess.STDOUT, timeout=BUILD_SECONDS, env=environment
             ).returncode
         except subprocess.TimeoutExpired:
             done = f"it took more than {BUILD_SECONDS:g} s"
@@ -182,8 +200,8 @@ def _build(kind: str, folder: Path) -> Path | str:
     return library_path(kind)
 
 
-def _nvcc(folder: Path) -> list[str]:
-    """The command that compiles the CUDA kernels: code for all GPUs here, and PTX of the newest for those to come."""
+def _nvcc_command(folder: Path) -> list[str]:
+    """Compiles code for all GPUs of this machine, and PTX of the newest of them for later GPUs."""
     home, names = cuda_home(), [f"{major}{minor}" for major, minor in _capabilities()]
     targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
     targets.append(f"-gencode=arch=compute_{names[-1]},code=compute_{names[-1]}")
@@ -192,10 +210,5 @@ def _nvcc(folder: Path) -> list[str]:
     return [str(home / "bin" / "nvcc"), *CUDA_FLAGS, *host, *targets, *files]
 
 
-def _environment() -> dict[str, str]:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return os.environ | {"PATH": path, "CXX": compiler()}
-
-
 def _failure(kind: str, folder: Path) -> str:
-    return f"building the {kind} ops failed, see {folder / 'build.log'}; mend it, then {MEND}."
+    return f"building the {kind} ops failed, see {folder / 'build.log'}; fix the cause, then {RETRY}."

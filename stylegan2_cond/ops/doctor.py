@@ -1,4 +1,4 @@
-"""What there is to compute with: versions, tools, and the state of each backend."""
+"""The report of `stylegan2-cond doctor`: versions, compilers, devices, and the state of each backend."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from pathlib import Path
 import torch
 
 from stylegan2_cond.ops.backends import NATIVE, VARIABLE, choose_backend
-from stylegan2_cond.ops.build import KINDS, compiler, cuda_home, find_built, obtain
+from stylegan2_cond.ops.build import KINDS, compiler, cuda_home, find_built, find_or_build
 
 
 def diagnose(*, build: bool = False) -> tuple[list[tuple[str, str]], bool]:
-    """Names and findings, and whether every backend that this machine can have is built or may still be.
+    """Names and findings, and False if the CPU library could not be built.
 
     Args:
-        build: compile what can be compiled, even what failed before.
+        build: build every backend that this machine can have, even if an earlier build failed.
     """
-    found = {kind: obtain(kind, again=True) if build else find_built(kind) for kind in KINDS}
-    backends = [(kind, f"built: {state}" if isinstance(state, Path) else state) for kind, state in found.items()]
+    found = {kind: find_or_build(kind, again=True) if build else find_built(kind) for kind in KINDS}
     lines = [
         ("python", sys.version.split()[0]),
         ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
@@ -29,8 +28,8 @@ def diagnose(*, build: bool = False) -> tuple[list[tuple[str, str]], bool]:
         ("compiler", _first_line([compiler(), "--version"])),
         ("nvcc", _first_line([str(cuda_home() / "bin" / "nvcc"), "--version"], last=True) if cuda_home() else "none"),
         ("ninja", _version("ninja")),
-        (f"{NATIVE} ops", "always there"),
-        *((f"{kind} ops", state) for kind, state in backends),
+        (f"{NATIVE} ops", "always available"),
+        *((f"{kind} ops", f"built: {state}" if isinstance(state, Path) else state) for kind, state in found.items()),
         ("in use", _in_use()),
     ]
     return lines, isinstance(found["cpu"], Path) or not build
@@ -44,9 +43,8 @@ def _cuda() -> str:
 
 
 def _in_use() -> str:
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     chosen = []
-    for device in devices:
+    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
         if isinstance(find_built(device), Path):
             chosen.append(f"{choose_backend(device)} for {device} tensors")
         else:
@@ -66,5 +64,5 @@ def _first_line(command: list[str], *, last: bool = False) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"none: {error}"
-    lines = done.stdout.strip().splitlines() or [done.stderr.strip() or "says nothing"]
+    lines = done.stdout.strip().splitlines() or [done.stderr.strip() or "no output"]
     return lines[-1 if last else 0]

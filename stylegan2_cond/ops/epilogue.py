@@ -1,4 +1,4 @@
-"""Noise, bias, activation and gain: all that happens to an activation between two convolutions."""
+"""What happens to an activation between two convolutions: noise, bias, activation and gain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes
 SLOPES = {"linear": 1.0, "lrelu": 0.2}
-GAINS = {"linear": 1.0, "lrelu": math.sqrt(2.0)}  # keep the variance roughly (He et al. 2015)
+GAINS = {"linear": 1.0, "lrelu": math.sqrt(2.0)}  # keep the variance approximately (He et al. 2015)
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Epilogue:
     """`gain · GAINS[activation] · act(scale · x + strength · noise + bias)`.
 
     Attributes:
-        bias: `[C]`; none, when None.
-        scale: `[N, C]`, not zero; of each channel of a sample, as demodulation does. 1, when None.
-        noise: `[N, 1, *spatial]`, shared by the channels (Karras et al. 2019, section 3.2); none, when None.
-        strength: scalar tensor, the learnt strength of the noise.
+        bias: `[C]`; 0 if None.
+        scale: `[N, C]`, not zero, such as the factors of demodulation; 1 if None.
+        noise: `[N, 1, *spatial]`, shared by all channels (Karras et al. 2019, section 3.2); none if None.
+        strength: scalar tensor, learnt factor of the noise.
         activation: a key of `GAINS`.
         gain: further constant factor, positive.
     """
@@ -35,13 +35,18 @@ class Epilogue:
 
     @property
     def slope(self) -> float:
-        """Of the activation below zero."""
+        """Slope of the activation below zero."""
         return SLOPES[self.activation]
 
     @property
     def factor(self) -> float:
-        """Both gains."""
+        """Product of both gains."""
         return GAINS[self.activation] * self.gain
+
+    @property
+    def needs_noise_gradient(self) -> bool:
+        """Whether a gradient for the noise is needed, which the kernels do not provide."""
+        return self.noise is not None and self.noise.requires_grad
 
     def check(self, shape: torch.Size, dtype: torch.dtype) -> None:
         """Refuse what does not fit a result of this shape and type.
@@ -62,16 +67,16 @@ class Epilogue:
             "noise": (self.noise, (shape[0], 1, *shape[2:])),
             "strength": (self.strength, ()),
         }
-        for name, (tensor, wanted) in expected.items():
+        for name, (tensor, size) in expected.items():
             if tensor is None:
                 continue
-            if tensor.shape != wanted:
-                raise ValueError(f"{name} must be {list(wanted)} beside x of {list(shape)}, not {list(tensor.shape)}")
+            if tensor.shape != size:
+                raise ValueError(f"{name} must be {list(size)} for x of {list(shape)}, not {list(tensor.shape)}")
             if tensor.dtype not in (dtype, torch.float32):
-                raise TypeError(f"{name} is {tensor.dtype} beside x of {dtype}: it must be that, or torch.float32")
+                raise TypeError(f"{name} is {tensor.dtype} and x is {dtype}: it must be that, or torch.float32")
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """The meaning, in plain PyTorch; x: `[N, C, *spatial]`."""
+        """The definition, in plain PyTorch; x: `[N, C, *spatial]`."""
         ones = [1] * (x.ndim - 2)
         if self.scale is not None:
             x = x * self.scale.to(x.dtype).reshape(*self.scale.shape, *ones)
@@ -84,11 +89,14 @@ class Epilogue:
         return x * self.factor if self.factor != 1.0 else x
 
 
+IDENTITY = Epilogue()
+
+
 def check_activations(x: torch.Tensor, *, least_rank: int = 2) -> None:
-    """Refuse what no backend takes.
+    """Refuse tensors that no backend takes.
 
     Raises:
-        ValueError: another rank than `[N, C]` to `[N, C, D, H, W]`, or voxels that do not lie densely.
+        ValueError: a rank other than that of `[N, C]` to `[N, C, D, H, W]`, or voxels that are not dense in memory.
         TypeError: not a floating-point type.
     """
     if not least_rank <= x.ndim <= 5:
@@ -100,11 +108,11 @@ def check_activations(x: torch.Tensor, *, least_rank: int = 2) -> None:
 
 
 def is_channels_last(x: torch.Tensor) -> bool:
-    """Whether the channels of a voxel lie side by side, and do not where x is contiguous."""
+    """Whether x is channels_last in memory and not also contiguous."""
     last = CHANNELS_LAST.get(x.ndim)
     return last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=last)
 
 
 def layout_of(x: torch.Tensor) -> torch.memory_format:
-    """The layout of activations that `check_activations` lets pass."""
+    """The layout of activations that `check_activations` accepts."""
     return CHANNELS_LAST[x.ndim] if is_channels_last(x) else torch.contiguous_format

@@ -1,4 +1,4 @@
-"""Convolution whose weights are scaled by a style, and brought back to unit variance."""
+"""Convolution with weights that a style modulates and that are demodulated to unit variance."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from stylegan2_cond.ops.autograd import fused_scale
 from stylegan2_cond.ops.backends import NATIVE, choose_backend
 from stylegan2_cond.ops.bias_act import apply_epilogue
-from stylegan2_cond.ops.epilogue import Epilogue, check_activations
-from stylegan2_cond.ops.resample import NOTHING, upsample
+from stylegan2_cond.ops.epilogue import IDENTITY, Epilogue, check_activations
+from stylegan2_cond.ops.resample import upsample
 
 _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -31,31 +31,36 @@ def modulated_conv(
     eps: float = 1e-8,
     factors: Sequence[int] | None = None,
     size: Sequence[int] | None = None,
-    epilogue: Epilogue = NOTHING,
+    epilogue: Epilogue = IDENTITY,
     backend: str | None = None,
 ) -> torch.Tensor:
-    """Modulation and demodulation, Eqs. 1 and 3 of Karras et al. 2020 (arXiv 1912.04958), and what follows them.
+    """Modulated convolution, Eqs. 1 and 3 of Karras et al. 2020 (arXiv 1912.04958), then upsampling and an epilogue.
 
-    The style scales the input's channels and the demodulation the output's, which equals scaling the weights of each
-    sample (convolution is linear), without a copy of the weights per sample. Demodulation, upsampling and the epilogue
-    are one pass over the output. Weights per sample, as a grouped convolution, took 1.5 to 2 times as long to draw
-    with on a CPU, for one sample as for 16, but for one sample at 16² (0.9).
+    The style scales the input channels and the demodulation scales the output channels. Since convolution is linear,
+    this equals scaling the weights of each sample, without one copy of the weights per sample. Demodulation,
+    upsampling and the epilogue are one pass over the output. On a CPU, sampling with a copy of the weights per sample,
+    as a grouped convolution, took 1.5 to 2 times as long for 1 and for 16 samples, except for 1 sample at 16² (0.9).
 
     Args:
         x: `[N, I, *spatial]`.
         weight: `[O, I, *kernel]`.
         style: `[N, I]`.
         demodulate: divide by the norm of the modulated weights.
-        eps: against division by zero.
-        factors: of an upsampling after the convolution, as `upsample` takes them; none, when None.
-        size: that upsampling is cut to.
-        epilogue: what happens to the result, without a scale.
+        eps: added to the squared norm.
+        factors: per axis, of an upsampling after the convolution (see `upsample`); none if None.
+        size: the upsampling is cropped to it.
+        epilogue: applied to the result; it must not have a scale.
         backend: as for `bias_act`.
 
     Returns:
         `[N, O, *size]`.
     """
-    x = convolve(_modulate(x, style, backend), weight)
+    if choose_backend(x.device.type, backend) == NATIVE:
+        x = x * style.to(x.dtype).reshape(*style.shape, *[1] * (x.ndim - 2))
+    else:
+        check_activations(x)
+        x = fused_scale(x, style)
+    x = convolve(x, weight)
     if demodulate:
         with torch.autocast(x.device.type, enabled=False):
             energy = weight.square().flatten(2).sum(2)  # [O, I]
@@ -63,11 +68,4 @@ def modulated_conv(
         epilogue = replace(epilogue, scale=norm)
     if factors is not None and size is not None and tuple(size) != tuple(x.shape[2:]):
         return upsample(x, factors, size, epilogue=epilogue, backend=backend)
-    return x if epilogue is NOTHING else apply_epilogue(x, epilogue, backend, overwrite=True)
-
-
-def _modulate(x: torch.Tensor, style: torch.Tensor, backend: str | None) -> torch.Tensor:
-    if choose_backend(x.device.type, backend) == NATIVE:
-        return x * style.to(x.dtype).reshape(*style.shape, *[1] * (x.ndim - 2))
-    check_activations(x)
-    return fused_scale(x, style)
+    return x if epilogue is IDENTITY else apply_epilogue(x, epilogue, backend, overwrite=True)

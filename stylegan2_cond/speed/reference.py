@@ -15,8 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from stylegan2_cond.networks import discriminator, generator, layers
-from stylegan2_cond.ops.epilogue import Epilogue
-from stylegan2_cond.ops.resample import NOTHING
+from stylegan2_cond.ops import IDENTITY, Epilogue
 
 _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -29,7 +28,7 @@ def bias_act(x: torch.Tensor, bias: torch.Tensor | None = None, **rest: object) 
 
 
 def upsample(
-    x: torch.Tensor, factors: Sequence[int], size: Sequence[int], *, epilogue: Epilogue = NOTHING
+    x: torch.Tensor, factors: Sequence[int], size: Sequence[int], *, epilogue: Epilogue = IDENTITY
 ) -> torch.Tensor:
     """Zeros between the samples, `[1, 3, 3, 1] / 4` along each axis of factor 2, cut to `size`."""
     if any(factor == 2 for factor in factors):
@@ -60,7 +59,7 @@ def modulated_conv(
     eps: float = 1e-8,
     factors: Sequence[int] | None = None,
     size: Sequence[int] | None = None,
-    epilogue: Epilogue = NOTHING,
+    epilogue: Epilogue = IDENTITY,
 ) -> torch.Tensor:
     """Weights of each sample, and a convolution in as many groups as there are samples."""
     n, dims = len(x), x.ndim - 2

@@ -1,0 +1,88 @@
+"""Compares compiled kernels with plain PyTorch on tiny tensors before `auto` uses them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.nn import functional as F
+
+from stylegan2_cond.ops.autograd import fused_bias_act, fused_resample
+from stylegan2_cond.ops.epilogue import IDENTITY, Epilogue
+from stylegan2_cond.ops.fir import LINEAR, MEAN
+
+# Relative to the largest number of a result. A kernel that is wrong is wrong by far more.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+SHAPES = ((2, 8, 4, 4), (2, 3, 5, 7))  # voxels that fill whole vectors, and voxels that do not
+
+
+def find_difference(device: str) -> str:
+    """Why the kernels loaded for a device must not be used; empty if they compute what PyTorch computes.
+
+    Args:
+        device: type; the current device of that type is tested.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
+        try:
+            for dtype, shape, layout in itertools.product(TOLERANCE, SHAPES, LAYOUTS):
+                x = _whole_numbers(shape, torch.device(device)).to(memory_format=layout)
+                expected = _results(x.double(), fused=False)
+                for (name, mine), (_, theirs) in zip(_results(x.to(dtype), fused=True), expected, strict=True):
+                    mine, theirs = mine.detach().double(), theirs.detach()
+                    error, largest = (mine - theirs).abs().max(), theirs.abs().max().clamp_min(1.0)
+                    if not error <= TOLERANCE[dtype] * largest:  # true where a number is NaN
+                        return f"{name} of {dtype} differs from plain PyTorch's"
+        except RuntimeError as error:
+            return f"they fail ({str(error).splitlines()[0]})"
+    return ""
+
+
+def _whole_numbers(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """From -3 to 3: with these and the epilogue's numbers, no type rounds before the activation, nor meets its kink."""
+    count = torch.Size(shape).numel()
+    return (torch.arange(count, device=device, dtype=torch.float32) * 5 % 7 - 3).reshape(shape)
+
+
+def _results(x: torch.Tensor, *, fused: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each op's value, first and second derivatives, by name."""
+    n, c, *size = x.shape
+    wide = torch.promote_types(x.dtype, torch.float32)
+
+    def learnt(*shape: int, value: float) -> torch.Tensor:
+        return torch.full(shape, value, dtype=wide, device=x.device, requires_grad=True)
+
+    noise = _whole_numbers((n, 1, *size), x.device).to(x.dtype)
+    full = Epilogue(learnt(c, value=1 / 32), learnt(n, c, value=2.0), noise, learnt(value=0.5), activation="lrelu")
+    plain = Epilogue(learnt(c, value=1 / 32), activation="lrelu")
+    functions = _kernels(full, plain, size) if fused else _references(full, plain)
+    for name, parameters in (
+        ("bias_act", [full.bias, full.scale, full.strength]),
+        ("upsample", [plain.bias]),
+        ("downsample", []),
+    ):
+        source = x.detach().clone().requires_grad_()
+        y = functions[name](source)
+        yield name, y
+        first = torch.autograd.grad(y.square().sum(), [source, *parameters], create_graph=True)
+        yield from ((f"gradient {number} of {name}", gradient) for number, gradient in enumerate(first))
+        second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), source)
+        yield f"second derivative of {name}", second[0]
+
+
+def _kernels(full: Epilogue, plain: Epilogue, size: list[int]) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    twice, half = [2 * length for length in size], [-(-length // 2) for length in size]
+    return {
+        "bias_act": lambda x: fused_bias_act(x, full),
+        "upsample": lambda x: fused_resample(x, LINEAR, (2, 2), twice, plain),
+        "downsample": lambda x: fused_resample(x, MEAN, (2, 2), half, IDENTITY),
+    }
+
+
+def _references(full: Epilogue, plain: Epilogue) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    return {
+        "bias_act": full.apply,
+        "upsample": lambda x: plain.apply(F.interpolate(x, scale_factor=2, mode="bilinear")),
+        "downsample": lambda x: F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False),
+    }
