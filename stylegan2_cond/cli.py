@@ -96,14 +96,15 @@ def plan(
     """Derive how to train, with reasons, try one real step, and write plan.json, which train then follows."""
     import shutil
 
-    from stylegan2_cond.data.nnunet_dataset import open_preprocessed
-    from stylegan2_cond.planning import parse_overrides
+    from stylegan2_cond.planning import RunOptions, parse_overrides
     from stylegan2_cond.planning.table import table
-    from stylegan2_cond.training.preparing import costs, prepare_plan
+    from stylegan2_cond.training.run_setup import describe_costs, plan_run
 
-    found = prepare_plan(
-        open_preprocessed(dataset, configuration, plans),
-        fold,
+    options = RunOptions(
+        dataset=dataset,
+        configuration=configuration,
+        fold=fold,
+        plans=plans,
         variant=variant,
         patch_size=parse_sizes(patch_size),
         kimg=kimg,
@@ -111,10 +112,10 @@ def plan(
         device=device or default_device(),
         memory_gb=memory_gb,
         overrides=parse_overrides(settings or []),
-        overwrite=overwrite,
     )
+    found = plan_run(options, overwrite=overwrite)
     print(table(found.plan, min(140, shutil.get_terminal_size((120, 40)).columns)))
-    print(f"\n{costs(found)}\n{'Written to' if found.made else 'Read from'} {found.path}")
+    print(f"\n{describe_costs(found, options.device)}\n{'Written to' if found.is_new else 'Read from'} {found.path}")
 
 
 @app.command(short_help="Train a generator on a fold.", epilog="Example: stylegan2-cond train 4 2d 0 --kimg 50")
@@ -132,15 +133,16 @@ def train(
     device: Device = "",
 ) -> None:
     """Train a generator on the training cases of a fold; after a stop, the same command goes on."""
-    from stylegan2_cond.data.nnunet_dataset import open_preprocessed
-    from stylegan2_cond.planning import parse_overrides
+    from stylegan2_cond.planning import RunOptions, parse_overrides
     from stylegan2_cond.snapshot import BEST, find_snapshots
     from stylegan2_cond.training.quality import describe_figures, snapshot_figures, verdict
     from stylegan2_cond.training.train import train as run
 
-    folder = run(
-        open_preprocessed(dataset, configuration, plans),
-        fold,
+    options = RunOptions(
+        dataset=dataset,
+        configuration=configuration,
+        fold=fold,
+        plans=plans,
         variant=variant,
         patch_size=parse_sizes(patch_size),
         kimg=kimg,
@@ -149,6 +151,7 @@ def train(
         memory_gb=memory_gb,
         overrides=parse_overrides(settings or []),
     )
+    folder = run(options)
     if not (snapshots := find_snapshots(folder)):
         print("Training has seen more images than --kimg asks for, and has no snapshot yet. Raise --kimg to continue.")
         return

@@ -18,13 +18,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch: 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # no thread spins while another works
 
 import torch
+from raw_cases import run_options
 
 from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.demo.cohort import write_cohort
-from stylegan2_cond.data.fingerprint import survey
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.planning import Plan, make_plan, run_folder
+from stylegan2_cond.training import run_setup
+from stylegan2_cond.training.profile_step import Trial
 from stylegan2_cond.training.train import train
 
 # The same examples each time, and no clock: what fails does so on every machine, and by what was changed.
@@ -72,6 +74,14 @@ def same_threads():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_trial():
+    """Trainings in this process make their plans without a real step, which takes seconds each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_setup, "try_step", lambda plan, device: Trial(peak_bytes=0, seconds_per_step=1.0))
+        yield
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests stay with one worker, and so do all files that need a trained nnU-Net: it is trained once."""
@@ -115,7 +125,7 @@ def preprocessed(nnunet_folders) -> Preprocessed:
 @pytest.fixture(scope="session")
 def plan(preprocessed) -> Plan:
     fold = preprocessed.fold(0)
-    return narrow(make_plan(preprocessed, fold, survey(preprocessed, fold.training)))
+    return narrow(make_plan(run_options(preprocessed, "0"), preprocessed, fold))
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +133,7 @@ def generator_run(preprocessed, plan) -> Path:
     """The folder of a generator that saw 480 images of fold 0."""
     folder = run_folder(plan.source)
     plan.save(folder / "plan.json")
-    return train(preprocessed, "0", kimg=0.48)
+    return train(run_options(preprocessed, "0", kimg=0.48))
 
 
 @pytest.fixture(scope="session")

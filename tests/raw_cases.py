@@ -11,6 +11,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
+from stylegan2_cond.planning import RunOptions
 
 SHAPE = (4, 20, 18)  # slices, height, width
 CONFIGURATIONS = {2: "2d", 3: "3d_fullres"}
@@ -121,6 +122,17 @@ def preprocess(
         )
         nnUNetDatasetBlosc2.save_case(*found, str(folder / f"nnUNetPlans_{configuration}" / case))
     return open_preprocessed(name, configuration)
+
+
+def run_options(preprocessed: Preprocessed, fold: str = "all", **options: object) -> RunOptions:
+    """Options of a run on an opened dataset."""
+    return RunOptions(
+        dataset=preprocessed.dataset_name,
+        configuration=preprocessed.configuration_name,
+        fold=fold,
+        plans=preprocessed.plans_name,
+        **options,
+    )
 
 
 def brain(number: int, labels: int = 2, channels: int = 2, empty_rim: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DATASET, STRICT, TINY_PLANS, run
-from raw_cases import LABELS, NARROW, cohort, own_folders, preprocess
+from raw_cases import LABELS, NARROW, cohort, own_folders, preprocess, run_options
 
 from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.training.trainer import nnUNetTrainerDA5Synth, nnUNetTrainerSynth
@@ -47,7 +47,7 @@ def plans_of(data, **block):
 def fill(data, fold="0"):
     """A generator of three steps, and its bank."""
     (data.base / "dataset_fingerprint.json").write_text("{}")  # nnU-Net copies it
-    train(data, fold, kimg=0.048, overrides=NARROW)
+    train(run_options(data, fold, kimg=0.048, overrides=NARROW))
     fill_bank(data, fold, samples=16, without=STRICT)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
-from raw_cases import LABELS, NARROW, brain, cohort, own_folders, preprocess
+from raw_cases import LABELS, NARROW, brain, cohort, own_folders, preprocess, run_options
 
 from nnunet_synth.bank import fill
 from nnunet_synth.bank.ensemble import Order
@@ -46,7 +46,9 @@ def pictured(monkeypatch):
 
 def goes_the_whole_way(preprocessed, fold="0", variant="pair", overrides=None):
     """Train, draw and judge; returns the plan, and what was drawn."""
-    folder = train(preprocessed, fold, variant=variant, kimg=THREE_STEPS, overrides=NARROW | (overrides or {}))
+    folder = train(
+        run_options(preprocessed, fold, variant=variant, kimg=THREE_STEPS, overrides=NARROW | (overrides or {}))
+    )
     snapshot = find_snapshots(folder)[-1]
     drawn = load_generator(snapshot).sample(12, seed=1)
     assert np.isfinite(drawn.image).all()
@@ -73,7 +75,7 @@ def test_empty_masks_everywhere_train_and_come_out_empty(folders, pictured, vari
 
 def test_masks_alone_of_empty_masks_are_refused(folders):
     with pytest.raises(UserError, match=r"None of the training cases .* shows any class.*--variant pair"):
-        train(preprocess(folders, without_masks(), LABELS), "0", variant="mask", kimg=THREE_STEPS)
+        train(run_options(preprocess(folders, without_masks(), LABELS), "0", variant="mask", kimg=THREE_STEPS))
 
 
 # --- rare classes
@@ -110,7 +112,7 @@ def test_one_training_case_of_an_own_split_trains(folders):
 def test_one_case_in_all_trains_by_fold_all_and_no_other(folders):
     preprocessed = preprocess(folders, cohort(1), LABELS)
     with pytest.raises(UserError, match=r"too few for nnU-Net's five folds.* use fold 'all'"):
-        train(preprocessed, "0", kimg=THREE_STEPS)
+        train(run_options(preprocessed, "0", kimg=THREE_STEPS))
     goes_the_whole_way(preprocessed, fold="all", variant="image")
 
 
@@ -120,7 +122,7 @@ def test_of_few_cases_a_bank_is_filled_inspected_and_mixed_in(folders, count, fo
     names = [f"case_{number}" for number in range(count)]
     split = None if fold == "all" else [{"train": names[:-1], "val": names[-1:]}]
     data = preprocess(folders, cohort(count), LABELS, split)
-    train(data, fold, kimg=THREE_STEPS, overrides=NARROW)
+    train(run_options(data, fold, kimg=THREE_STEPS, overrides=NARROW))
     bank = fill_bank(data, fold, samples=8, without=("range", "anatomy"), order=Order(balanced=True))
     record = BankRecord.load(bank / RECORD_FILE)
     assert record.samples == 8
@@ -159,7 +161,7 @@ def test_a_constant_channel_trains_and_the_plan_says_so(folders, pictured):
 @pytest.mark.parametrize("variant", ["pair", "image"])
 def test_images_that_are_constant_are_refused(folders, variant):
     with pytest.raises(UserError, match=r"Each image channel has one value.*--variant mask"):
-        train(preprocess(folders, with_constant([0, 1]), LABELS), "0", variant=variant, kimg=THREE_STEPS)
+        train(run_options(preprocess(folders, with_constant([0, 1]), LABELS), "0", variant=variant, kimg=THREE_STEPS))
 
 
 def test_masks_of_constant_images_train(folders):
@@ -191,7 +193,9 @@ def test_an_ignore_label_trains_and_is_never_drawn(folders, variant):
 
 def test_images_for_masks_with_an_ignore_label_are_refused_before_training(folders):
     with pytest.raises(UserError, match=r"voxels to be ignored \(label 3\).*--variant pair"):
-        train(preprocess(folders, cohort(), LABELS | {"ignore": 3}), "0", variant="image", kimg=THREE_STEPS)
+        train(
+            run_options(preprocess(folders, cohort(), LABELS | {"ignore": 3}), "0", variant="image", kimg=THREE_STEPS)
+        )
 
 
 REGIONS = {"background": 0, "whole": [1, 2], "core": 2}

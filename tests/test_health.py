@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from raw_cases import run_options
 from safetensors.torch import load_file
 from tiny import step, tiny_plan, tiny_state
 
@@ -117,7 +118,7 @@ def breaks(after, when=lambda state: state.setbacks == 0, part="discriminator"):
 
 
 def go(preprocessed):
-    return loop.train(preprocessed, "0", kimg=0.16)
+    return loop.train(run_options(preprocessed, "0", kimg=0.16))
 
 
 def logged(folder):

@@ -147,7 +147,7 @@ def test_training_touches_no_device_before_its_own(monkeypatch):
     monkeypatch.setattr(loop, "open_device", lambda name: touched.append(str(name)) or torch.device("cpu"))
     monkeypatch.setattr(loop, "join_world", lambda device: pytest.fail("far enough", pytrace=False))
     with pytest.raises(pytest.fail.Exception, match="far enough"):
-        loop.train(SimpleNamespace(fold=lambda name: None), "0", device="cuda")
+        loop.train(SimpleNamespace(device="cuda", open=lambda: (None, None)))
     assert touched == ["cuda:1"]
 
 

@@ -12,21 +12,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from raw_cases import LABELS, SHAPE, brain, cohort, own_folders, preprocess
+from raw_cases import LABELS, SHAPE, brain, cohort, own_folders, preprocess, run_options
 from tiny import tiny_plan
 
+from stylegan2_cond import memory
 from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.data.fingerprint import survey
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.memory import available_bytes, free_bytes
 from stylegan2_cond.networks import build_discriminator, build_generator
 from stylegan2_cond.planning import (
     Plan,
-    available,
-    available_bytes,
-    check_kimg,
     fit_memory,
-    free_bytes,
     heuristics,
     make_plan,
     next_smaller,
@@ -46,7 +44,7 @@ from stylegan2_cond.planning.heuristics import (
     choose_patch_size,
 )
 from stylegan2_cond.planning.memory import activations_at_once, count_parameters
-from stylegan2_cond.planning.overrides import BY_HAND, check_overrides
+from stylegan2_cond.planning.plan import BY_HAND, RunOptions, check_overrides
 from stylegan2_cond.planning.table import table
 
 # --- patch
@@ -355,9 +353,9 @@ def write(path, text):
 @pytest.fixture
 def system(tmp_path, monkeypatch):
     """A machine with 8 GiB available, and a job's control group below that of a cluster's."""
-    monkeypatch.setattr(available, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(available, "OWN_CGROUP", tmp_path / "cgroup")
-    monkeypatch.setattr(available, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "OWN_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "groups")
     write(tmp_path / "meminfo", f"MemTotal: 99999999 kB\nMemAvailable: {8 * 2**20} kB\n")
     write(tmp_path / "cgroup", "1:name=systemd:/other\n0::/cluster/job\n")
 
@@ -392,7 +390,7 @@ def test_a_part_of_a_gpus_memory_is_kept_back(monkeypatch):
 
 def test_where_nobody_tells_nothing_is_known(monkeypatch, tmp_path):
     for name in ("MEMINFO", "OWN_CGROUP", "CGROUPS"):
-        monkeypatch.setattr(available, name, tmp_path / "missing")
+        monkeypatch.setattr(memory, name, tmp_path / "missing")
     assert available_bytes() is None
 
 
@@ -543,9 +541,9 @@ def folders(tmp_path, monkeypatch):
     return own_folders(tmp_path, monkeypatch)
 
 
-def planned(preprocessed, fold="all", **settings):
-    cases = preprocessed.fold(fold)
-    return make_plan(preprocessed, cases, survey(preprocessed, cases.training), **settings)
+def planned(preprocessed, budget=None, processes=1, **options):
+    asked = run_options(preprocessed, **options)
+    return make_plan(asked, preprocessed, preprocessed.fold("all"), budget=budget, processes=processes)
 
 
 @pytest.mark.parametrize("variant", ["pair", "mask", "image"])
@@ -635,13 +633,13 @@ def test_cases_that_are_kept_in_memory_take_their_part_of_it(folders, monkeypatc
     preprocessed = preprocess(folders, cohort(5), LABELS)
     plan = planned(preprocessed)
     kept = survey(preprocessed, preprocessed.case_names()).bytes
-    assert planned(preprocessed, free_bytes=training_bytes(plan) + kept).accumulate == 1
-    assert planned(preprocessed, free_bytes=training_bytes(plan) + kept - 1).accumulate == 2
+    assert planned(preprocessed, budget=training_bytes(plan) + kept).accumulate == 1
+    assert planned(preprocessed, budget=training_bytes(plan) + kept - 1).accumulate == 2
     monkeypatch.setattr(planner, "CACHE_BYTES", 1000)
-    assert planned(preprocessed, free_bytes=training_bytes(plan) + 1000).accumulate == 1
+    assert planned(preprocessed, budget=training_bytes(plan) + 1000).accumulate == 1
     share = training_bytes(plan.model_copy(update={"batch_size": plan.batch_size // 2}))
-    assert planned(preprocessed, free_bytes=2 * (share + 1000), processes=2).accumulate == 1
-    assert planned(preprocessed, free_bytes=2 * (share + 1000) - 2, processes=2).accumulate == 2
+    assert planned(preprocessed, budget=2 * (share + 1000), processes=2).accumulate == 1
+    assert planned(preprocessed, budget=2 * (share + 1000) - 2, processes=2).accumulate == 2
 
 
 # --- as people read it
@@ -768,4 +766,4 @@ def test_a_plan_that_no_network_could_follow_is_refused_with_its_key(tmp_path, k
 @pytest.mark.parametrize("kimg", [math.inf, math.nan, 0.0, -1.0, 1e308])
 def test_a_length_that_no_training_reaches_is_refused(kimg):
     with pytest.raises(UserError, match="--kimg"):
-        check_kimg(kimg)
+        RunOptions("950", "2d", "0", kimg=kimg)

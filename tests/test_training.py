@@ -21,12 +21,12 @@ import pytest
 import torch
 import typer
 from conftest import BIN, DATASET, run
+from raw_cases import run_options
 from safetensors.torch import load_file
 from tiny import step, tiny_plan, tiny_state
 
 from stylegan2_cond.cli import main, run_app
 from stylegan2_cond.data import nnunet_dataset as preprocessed_data
-from stylegan2_cond.data.fingerprint import survey
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import write_atomically
 from stylegan2_cond.planning import make_plan, run_folder
@@ -34,8 +34,8 @@ from stylegan2_cond.snapshot import Card, find_snapshots
 from stylegan2_cond.training import run_logger, snapshot_evaluation, state
 from stylegan2_cond.training import train as loop
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
-from stylegan2_cond.training.preparing import prepare_plan
 from stylegan2_cond.training.run_lock import lock_run
+from stylegan2_cond.training.run_setup import plan_run
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
 from stylegan2_cond.training.train import train
@@ -101,7 +101,7 @@ def test_a_training_with_everything_on_that_breaks_off_and_goes_on_has_the_check
 ):
     """Weights, optimizers, average, augmentation, path length, spread, counts: bit for bit."""
     whole = fresh_run("whole", **EVERYTHING)
-    train(preprocessed, "0", kimg=0.096)
+    train(run_options(preprocessed, "0", kimg=0.096))
     parts = fresh_run("parts", **EVERYTHING)
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
 
@@ -114,8 +114,8 @@ def test_a_training_with_everything_on_that_breaks_off_and_goes_on_has_the_check
     with monkeypatch.context() as patch:
         patch.setattr(loop, "take_step", broken_off)
         with pytest.raises(KeyboardInterrupt):
-            train(preprocessed, "0", kimg=0.096)
-    train(preprocessed, "0", kimg=0.096)
+            train(run_options(preprocessed, "0", kimg=0.096))
+    train(run_options(preprocessed, "0", kimg=0.096))
     one, other = (dict(leaves(torch.load(folder / CHECKPOINT_FILE))) for folder in (whole, parts))
     assert one.keys() == other.keys()
     different = [place for place, value in one.items() if not np.array_equal(value, other[place])]
@@ -163,7 +163,7 @@ def uninterrupted(preprocessed, small, tmp_path_factory):
         patch.setattr(loop, "LOG_INTERVAL", EVERY_LINE)
         patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("uninterrupted")))
         small.save(run_folder(small.source) / "plan.json")
-        folder = train(preprocessed, "0", kimg=KIMG)
+        folder = train(run_options(preprocessed, "0", kimg=KIMG))
         return newest_weights(folder), (folder / "log.jsonl").read_text()
 
 
@@ -182,7 +182,7 @@ def test_stopped_and_started_again_equals_uninterrupted(
     if how != signal.SIGKILL:
         assert "The same command goes on" in errors.read_text()
         assert "Traceback" not in errors.read_text()
-    train(preprocessed, "0", kimg=KIMG)
+    train(run_options(preprocessed, "0", kimg=KIMG))
     weights, log = uninterrupted
     assert equal_bit_for_bit(weights, newest_weights(stopped))
     assert len(log.splitlines()) == KIMG * 1000 / EVERY_LINE
@@ -202,20 +202,20 @@ def test_one_training_at_a_time_works_in_a_run_folder(fresh_run, preprocessed, m
 
     def second(state, *batch):
         if not refused:
-            for start in (partial(train, kimg=0.5), partial(prepare_plan, overwrite=True)):
+            for start in (train, partial(plan_run, overwrite=True)):
                 with pytest.raises(UserError) as caught:
-                    start(preprocessed, "0")
+                    start(run_options(preprocessed, "0", kimg=0.5))
                 refused.append(str(caught.value))
         return take_step(state, *batch)
 
     monkeypatch.setattr(loop, "take_step", second)
-    train(preprocessed, "0", kimg=0.016)
+    train(run_options(preprocessed, "0", kimg=0.016))
     assert len(refused) == 2
     for message in refused:
         assert str(folder) in message
         assert f"process {os.getpid()} on {socket.gethostname()}" in message
     assert json.loads(plan) | {"kimg": 0.016} == json.loads((folder / "plan.json").read_text())
-    train(preprocessed, "0", kimg=0.024)  # the lock was given back
+    train(run_options(preprocessed, "0", kimg=0.024))  # the lock was given back
 
 
 def test_a_killed_training_holds_no_lock(tmp_path):
@@ -248,23 +248,23 @@ def test_a_run_folder_that_is_moved_during_training_is_not_made_again(fresh_run,
     with monkeypatch.context() as patch:
         patch.setattr(loop, "take_step", moved)
         with pytest.raises(UserError, match=re.escape(str(folder))):
-            train(preprocessed, "0", kimg=0.016)
+            train(run_options(preprocessed, "0", kimg=0.016))
     assert not folder.exists()
     folder.with_name("elsewhere").rename(folder)
-    assert len(find_snapshots(train(preprocessed, "0", kimg=0.016))) == 1
+    assert len(find_snapshots(train(run_options(preprocessed, "0", kimg=0.016)))) == 1
 
 
 def test_what_computed_the_ops_is_recorded_and_a_change_is_announced(fresh_run, preprocessed, monkeypatch, capsys):
     folder = fresh_run("backends")
     monkeypatch.setenv("STYLEGAN2_COND_OPS", "native")
-    train(preprocessed, "0", kimg=0.008)
+    train(run_options(preprocessed, "0", kimg=0.008))
     assert "cpu native" not in capsys.readouterr().out
     monkeypatch.setattr(state, "name_backend", lambda device: f"{device} compiled")
-    train(preprocessed, "0", kimg=0.016)
+    train(run_options(preprocessed, "0", kimg=0.016))
     said = capsys.readouterr().out
     assert "'cpu native'" in said
     assert "'cpu compiled'" in said
-    train(preprocessed, "0", kimg=0.024)
+    train(run_options(preprocessed, "0", kimg=0.024))
     assert "cpu native" not in capsys.readouterr().out
     cards = [Card.load(snapshot / "card.json").backends for snapshot in find_snapshots(folder)]
     assert cards == [("cpu native",), ("cpu native", "cpu compiled"), ("cpu native", "cpu compiled")]
@@ -300,17 +300,17 @@ def test_the_generator_reaches_its_patch_and_shows_what_it_learnt(generator_run)
 
 def test_another_seed_or_patch_for_a_run_that_exists_is_refused(generator_run, preprocessed):
     with pytest.raises(UserError, match=r"plan\.json was made with another seed: 0, not 7"):
-        train(preprocessed, "0", seed=7)
+        train(run_options(preprocessed, "0", seed=7))
     with pytest.raises(UserError, match="another patch"):
-        train(preprocessed, "0", patch_size=(24, 24))
+        train(run_options(preprocessed, "0", patch_size=(24, 24)))
 
 
 def test_no_augmentation_for_a_run_that_has_it_is_refused(fresh_run, preprocessed):
     fresh_run("augmented", augment_target=0.6)
     with pytest.raises(UserError, match=r"augment_target: 0\.6, not None"):
-        train(preprocessed, "0", kimg=0.016, overrides={"augment_target": None})
+        train(run_options(preprocessed, "0", kimg=0.016, overrides={"augment_target": None}))
     fresh_run("plain", augment_target=None)
-    assert train(preprocessed, "0", kimg=0.008, overrides={"augment_target": None})
+    assert train(run_options(preprocessed, "0", kimg=0.008, overrides={"augment_target": None}))
 
 
 @pytest.mark.parametrize("kimg", [math.inf, math.nan, 1e308])
@@ -318,7 +318,7 @@ def test_a_length_that_is_not_finite_leaves_the_plan_as_it_was(fresh_run, prepro
     folder = fresh_run("endless")
     before = (folder / "plan.json").read_bytes()
     with pytest.raises(UserError, match="kimg"):
-        train(preprocessed, "0", kimg=kimg)
+        train(run_options(preprocessed, "0", kimg=kimg))
     assert (folder / "plan.json").read_bytes() == before
 
 
@@ -328,7 +328,7 @@ def test_a_run_of_other_cases_is_refused(fresh_run, preprocessed, plan):
     source = plan.source.model_copy(update=fewer)
     plan.model_copy(update={"source": source}).save(folder / "plan.json")
     with pytest.raises(UserError, match=r"another source .*cases or preprocessing changed"):
-        train(preprocessed, "0", kimg=0.1)
+        train(run_options(preprocessed, "0", kimg=0.1))
 
 
 def test_a_damaged_checkpoint_says_so_and_stays(fresh_run, preprocessed, plan):
@@ -337,7 +337,7 @@ def test_a_damaged_checkpoint_says_so_and_stays(fresh_run, preprocessed, plan):
     path = folder / CHECKPOINT_FILE
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"checkpoint_latest.pt is damaged"):
-        train(preprocessed, "0", kimg=0.1)
+        train(run_options(preprocessed, "0", kimg=0.1))
     assert path.stat().st_size == 1000
 
 
@@ -428,11 +428,10 @@ def test_the_memory_estimate_is_no_fairy_tale(plan):
 
 def test_a_patch_larger_than_memory_names_a_smaller_one(preprocessed):
     fold = preprocessed.fold(0)
-    seen = survey(preprocessed, fold.training)
     with pytest.raises(UserError, match=r"needs about .* GiB, .* are\s+free.*--patch-size \d+,\d+"):
-        make_plan(preprocessed, fold, seen, free_bytes=10 * 2**20)
+        make_plan(run_options(preprocessed, "0"), preprocessed, fold, budget=10 * 2**20)
     with pytest.raises(UserError, match=r"must lie between \[4, 4\] and the patch size"):
-        make_plan(preprocessed, fold, seen, patch_size=(100_000, 100_000))
+        make_plan(run_options(preprocessed, "0", patch_size=(100_000, 100_000)), preprocessed, fold)
 
 
 def test_running_out_of_memory_names_a_smaller_patch(fresh_run, preprocessed, monkeypatch):
@@ -445,7 +444,7 @@ def test_running_out_of_memory_names_a_smaller_patch(fresh_run, preprocessed, mo
     monkeypatch.setattr(loop, "take_step", exhausted)
     for said in ("CUBLAS_STATUS_ALLOC_FAILED", "MemoryError"):
         with pytest.raises(UserError, match=rf"Out of memory at patch .*{said}.*accumulate in plan.json"):
-            train(preprocessed, "0", kimg=0.1)
+            train(run_options(preprocessed, "0", kimg=0.1))
 
 
 def test_the_command_ends_with_the_paths_of_its_results(generator_run):
@@ -532,7 +531,7 @@ def test_a_plan_with_an_unknown_key_names_the_nearest(fresh_run, preprocessed):
     content["r1_wait"] = content.pop("r1_weight")
     (folder / "plan.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"plan.json: unknown key 'r1_wait' \(did you mean 'r1_weight'\?\)"):
-        train(preprocessed, "0", kimg=0.1)
+        train(run_options(preprocessed, "0", kimg=0.1))
     shutil.rmtree(folder)
 
 

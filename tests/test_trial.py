@@ -9,17 +9,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from raw_cases import LABELS, NARROW, cohort, own_folders, preprocess
+from raw_cases import LABELS, NARROW, cohort, own_folders, preprocess, run_options
 from tiny import tiny_plan
 
 from stylegan2_cond.cli import main
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Plan, planner, training_bytes
-from stylegan2_cond.training import preparing, profile_step
+from stylegan2_cond.training import profile_step, run_setup
 from stylegan2_cond.training.augment.adaptive import LARGEST_P
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
-from stylegan2_cond.training.preparing import MOST_TRIALS, costs, prepare_plan, try_until_it_fits
 from stylegan2_cond.training.profile_step import OUT_OF_MEMORY, Trial, is_out_of_memory, try_step
+from stylegan2_cond.training.run_setup import (
+    MOST_TRIALS,
+    describe_costs,
+    load_or_make_plan,
+    plan_run,
+    try_until_it_fits,
+)
 
 CPU = torch.device("cpu")
 
@@ -171,7 +177,7 @@ def device(monkeypatch):
             raise MemoryError
         return Trial(peak_bytes=peak, seconds_per_step=0.5)
 
-    monkeypatch.setattr(preparing, "try_step", try_step)
+    monkeypatch.setattr(run_setup, "try_step", try_step)
     return Device
 
 
@@ -219,78 +225,93 @@ def data(tmp_path, monkeypatch, device):
 
 
 def test_a_plan_is_written_and_read_again_as_it_is(data):
-    made = prepare_plan(data, "all", overrides=NARROW)
-    assert made.made
+    made = plan_run(run_options(data, overrides=NARROW))
+    assert made.is_new
     assert Plan.load(made.path) == made.plan
     text = made.path.read_text()
     for settings in ({}, {"overrides": NARROW}, {"seed": 0}):
-        read = prepare_plan(data, "all", **settings)
-        assert not read.made
+        read = plan_run(run_options(data, **settings))
+        assert not read.is_new
         assert read.plan == made.plan
         assert made.path.read_text() == text
 
 
 def test_the_plan_that_is_written_is_the_one_that_fitted(data, device):
     device.peaks = (None,)
-    assert Plan.load(prepare_plan(data, "all", overrides=NARROW).path).accumulate == 2
+    assert Plan.load(plan_run(run_options(data, overrides=NARROW)).path).accumulate == 2
+
+
+def test_training_makes_the_plan_that_the_command_plan_would_make(data, device):
+    device.peaks = (None, 2**20, None)
+    options = run_options(data, overrides=NARROW, seed=2)
+    trained_by = load_or_make_plan(options, *options.open(), CPU)
+    assert plan_run(options, overwrite=True).plan == trained_by.plan
+    assert trained_by.plan.accumulate == 2
+
+
+def test_each_process_is_tried_with_its_share(device):
+    device.peaks = (2**22,)
+    plan, _ = try_until_it_fits(tiny_plan(batch_size=16), CPU, 2**22, processes=2)
+    assert [tried.batch_size for tried in device.tried] == [8, 8]  # on a CPU, they share the memory
+    assert (plan.batch_size, plan.accumulate) == (16, 2)
 
 
 def test_nothing_is_written_of_a_plan_that_does_not_fit(data, device):
     device.peaks = (None,) * 9
     with pytest.raises(UserError, match="GiB are free"):
-        prepare_plan(data, "all", overrides=NARROW)
+        plan_run(run_options(data, overrides=NARROW))
     assert not list((data.base.parent.parent / "nnUNet_results").rglob("*.json"))
 
 
 def test_other_settings_are_refused_until_overwriting_is_asked_for(data):
-    prepare_plan(data, "all", overrides=NARROW)
+    plan_run(run_options(data, overrides=NARROW))
     other = NARROW | {"batch_size": 8}
-    with pytest.raises(UserError, match=r"another batch_size: 16, not 8.*--overwrite makes the plan anew"):
-        prepare_plan(data, "all", overrides=other)
-    anew = prepare_plan(data, "all", overrides=other, overwrite=True)
-    assert anew.made
+    with pytest.raises(UserError, match=r"another batch_size: 16, not 8.*--overwrite"):
+        plan_run(run_options(data, overrides=other))
+    anew = plan_run(run_options(data, overrides=other), overwrite=True)
+    assert anew.is_new
     assert Plan.load(anew.path).batch_size == 8
 
 
 def test_a_plan_that_is_damaged_is_made_anew_when_asked(data):
-    path = prepare_plan(data, "all", overrides=NARROW).path
+    path = plan_run(run_options(data, overrides=NARROW)).path
     path.write_text("{")
     with pytest.raises(UserError, match=r"not valid JSON.*--overwrite"):
-        prepare_plan(data, "all")
-    assert prepare_plan(data, "all", overwrite=True).made
+        plan_run(run_options(data))
+    assert plan_run(run_options(data), overwrite=True).is_new
 
 
 @pytest.mark.parametrize("sign", [CHECKPOINT_FILE, "snapshots/000001000/card.json"])
 def test_the_plan_of_a_training_that_has_begun_stays(data, sign):
-    path = prepare_plan(data, "all", overrides=NARROW).path
+    path = plan_run(run_options(data, overrides=NARROW)).path
     (path.parent / sign).parent.mkdir(parents=True, exist_ok=True)
     (path.parent / sign).write_text("")
     with pytest.raises(UserError, match=r"Training has begun in .*Move the folder away"):
-        prepare_plan(data, "all", overwrite=True)
+        plan_run(run_options(data), overwrite=True)
     with pytest.raises(UserError, match="another seed: 0, not 4") as caught:
-        prepare_plan(data, "all", seed=4)
+        plan_run(run_options(data, seed=4))
     assert "--overwrite" not in str(caught.value)
-    assert not prepare_plan(data, "all").made
+    assert not plan_run(run_options(data)).is_new
     path.unlink()
     with pytest.raises(UserError, match=r"no plan\.json"):
-        prepare_plan(data, "all")
+        plan_run(run_options(data))
 
 
 def test_someones_own_plan_that_runs_out_of_memory_is_not_changed(data, device):
-    path = prepare_plan(data, "all", overrides=NARROW).path
+    path = plan_run(run_options(data, overrides=NARROW)).path
     text = path.read_text()
     device.peaks = (None,) * 9
     with pytest.raises(UserError, match=r"runs out of memory on cpu.*accumulate to 2"):
-        prepare_plan(data, "all")
+        plan_run(run_options(data))
     assert path.read_text() == text
 
 
 def test_the_budget_is_what_was_given_or_what_is_free(data, monkeypatch):
-    monkeypatch.setattr(preparing, "free_bytes", lambda device: 5 * 2**30)
-    assert prepare_plan(data, "all", overrides=NARROW).budget == 5 * 2**30
-    assert prepare_plan(data, "all", memory_gb=1.5).budget == 1.5 * 2**30
+    monkeypatch.setattr(run_setup, "free_bytes", lambda device: 5 * 2**30)
+    assert plan_run(run_options(data, overrides=NARROW)).budget == 5 * 2**30
+    assert plan_run(run_options(data, memory_gb=1.5)).budget == 1.5 * 2**30
     with pytest.raises(UserError, match=r"0\.0009.. GiB are free"):
-        prepare_plan(data, "all", memory_gb=0.001, overwrite=True)
+        plan_run(run_options(data, memory_gb=0.001), overwrite=True)
 
 
 # --- the command
@@ -323,8 +344,8 @@ def test_the_command_tells_each_choice_memory_and_hours_and_where_the_plan_is(da
 
 
 def test_memory_is_told_as_estimated_measured_and_given(data):
-    found = prepare_plan(data, "all", overrides=NARROW, memory_gb=2)
-    text = costs(found)
+    found = plan_run(run_options(data, overrides=NARROW, memory_gb=2))
+    text = describe_costs(found)
     assert f"{training_bytes(found.plan) / 2**30:.2g} GiB estimated" in text
     assert f"{2**20 / 2**30:.2g} GiB at the peak" in text
     assert "2 GiB may be taken" in text
@@ -354,5 +375,5 @@ def test_bad_settings_end_with_one_paragraph_and_code_2(data, monkeypatch, capsy
     ],
 )
 def test_hours_are_told_for_short_and_long_trainings(data, kimg, seconds, text):
-    found = prepare_plan(data, "all", overrides=NARROW | {"batch_size": 16}, kimg=kimg)
-    assert text in costs(replace(found, trial=Trial(2**20, seconds)))
+    found = plan_run(run_options(data, overrides=NARROW | {"batch_size": 16}, kimg=kimg))
+    assert text in describe_costs(replace(found, trial=Trial(2**20, seconds)))

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from raw_cases import run_options
 from tolerance import NETWORK, assert_rounded
 
 from stylegan2_cond.cli import main
@@ -46,7 +47,9 @@ def runs(preprocessed, tmp_path_factory):
         patch.setattr(planner, "CONDITION_PATCHES", 100)
         patch.setattr(snapshot_evaluation, "SAMPLES", {2: 24})
         found = {
-            variant: train(preprocessed, "0", variant=variant, patch_size=PATCH_SIZE, kimg=0.032, overrides=narrow)
+            variant: train(
+                run_options(preprocessed, "0", variant=variant, patch_size=PATCH_SIZE, kimg=0.032, overrides=narrow)
+            )
             for variant in ("pair", "mask")
         }
         patch.setattr(sys, "argv", [*command, "--device", "cpu", *typed])
@@ -241,6 +244,6 @@ def test_a_run_is_not_gone_on_with_as_another_variant(runs, monkeypatch):
     try:
         plan.model_copy(update={"variant": "pair"}).save(runs["mask"] / "plan.json")
         with pytest.raises(UserError, match="another variant: pair, not mask"):
-            train(open_preprocessed(901, "2d"), "0", variant="mask")
+            train(run_options(open_preprocessed(901, "2d"), "0", variant="mask"))
     finally:
         (runs["mask"] / "kept.json").rename(runs["mask"] / "plan.json")

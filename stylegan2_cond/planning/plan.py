@@ -2,24 +2,73 @@
 
 from __future__ import annotations
 
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from typing_extensions import Self
 
 from stylegan2_cond import Variant
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.encoding import Codec
-from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed, require_folder
-from stylegan2_cond.io import Document
+from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed, open_preprocessed, require_folder
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import Document, explain
 
 Size = Annotated[int, Field(ge=1, le=2**20)]
 DEFAULT_KIMG = 200.0
 MOST_KIMG = 1e6
 SNAPSHOTS = 20  # of a whole training
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a user asks for when a generator is planned or trained.
+
+    Attributes:
+        dataset: `4` or `Dataset004_Hippocampus`.
+        configuration: of nnU-Net's plans, e.g. `2d`.
+        fold: number of the fold, or `all`.
+        plans: name of nnU-Net's plans file.
+        variant: what the generator produces.
+        patch_size: spatial size in voxels; derived from the data if None.
+        kimg: thousands of real images to train on; derived from the data if None.
+        seed: of all randomness in training; 0 if None.
+        device: torch device.
+        memory_gb: memory budget in GiB; what is free on the device if None.
+        overrides: values for further keys of the plan.
+    """
+
+    dataset: str
+    configuration: str
+    fold: str
+    plans: str = "nnUNetPlans"
+    variant: Variant = "pair"
+    patch_size: tuple[int, ...] | None = None
+    kimg: float | None = None
+    seed: int | None = None
+    device: str = "cpu"
+    memory_gb: float | None = None
+    overrides: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kimg is not None and not 0 < self.kimg <= MOST_KIMG:
+            raise UserError(f"--kimg {self.kimg} must be above 0 and at most {MOST_KIMG:,.0f} (thousands of images).")
+
+    def open(self) -> tuple[Preprocessed, Fold]:
+        """The preprocessed dataset and its fold.
+
+        Raises:
+            UserError: one of them does not exist.
+        """
+        preprocessed = open_preprocessed(self.dataset, self.configuration, self.plans)
+        return preprocessed, preprocessed.fold(self.fold)
 
 
 class Source(BaseModel):
@@ -153,3 +202,97 @@ def run_folder_in(
     """Folder of a generator below `results`, an `nnUNet_results`; named as nnU-Net names its models."""
     model = convert_trainer_plans_config_to_identifier(f"StyleGAN2Cond_{variant}", plans_name, configuration)
     return results / dataset_name / model / f"fold_{fold}"
+
+
+BY_HAND = "set by hand"
+WITH_OPTION = ("variant", "patch_size", "kimg", "seed")
+DERIVED = ("format_version", "source", "spacing", "factors", "codec", "conditions", "reasons")
+FREE = tuple(name for name in Plan.model_fields if name not in (*WITH_OPTION, *DERIVED))
+OTHER_NAMES = {  # that the field has for some keys
+    "ada_target": "augment_target",
+    "ada_kimg": "augment_kimg",
+    "dtype": "precision",
+    "gamma": "r1_weight",
+    "gradient_accumulation": "accumulate",
+    "lr": "learning_rate",
+    "pl_weight": "path_length_weight",
+    "z_dim": "latent_dim",
+    "w_dim": "style_dim",
+}
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
+    """`["r1_weight=0.5", "channels=[64,32]", "loss=relativistic"]` → values by key.
+
+    Raises:
+        UserError: a text without `=`, or a key that is unknown or not to be set.
+    """
+    values = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set {text} is no key=value. Type for example --set batch_size=8")
+        values[_known(key.strip())] = _value(value.strip())
+    return values
+
+
+def check_overrides(values: Mapping[str, object], *, stages: int | None = None) -> dict[str, object]:
+    """The same values as a plan holds them, tuples where it has tuples.
+
+    Args:
+        values: by key.
+        stages: of the pyramid, which `channels` must be given for.
+
+    Raises:
+        UserError: a key that is unknown or not to be set, or a value that it can't have; all of them at once.
+    """
+    fields = {key: (Plan.model_fields[_known(key)].annotation, Plan.model_fields[key]) for key in values}
+    model = create_model("Overrides", __config__=ConfigDict(allow_inf_nan=False), **fields)
+    try:
+        checked = model.model_validate_json(json.dumps(dict(values)), strict=True)
+    except ValidationError as error:
+        raise UserError(f"--set: {explain(error, Plan)}") from None
+    found = {key: getattr(checked, key) for key in values}
+    channels = found.get("channels", (1,) * (stages or 0))
+    if stages is not None and len(channels) != stages:
+        raise UserError(f"--set channels={list(channels)}: the pyramid has {stages} stages, each needs a number.")
+    start, end = found.get("condition_kimg", (0, 0))
+    if not 0 <= start <= end:
+        raise UserError(f"--set condition_kimg={[start, end]}: conditions gain strength from the first to the second.")
+    return found
+
+
+def check_batch(batch_size: int, accumulate: int) -> None:
+    """A batch that can be computed in so many parts.
+
+    Raises:
+        UserError: its parts would differ in length.
+    """
+    if batch_size % accumulate:
+        raise UserError(
+            f"--set: a batch_size of {batch_size} can't be computed in {accumulate} equal parts (accumulate)."
+        )
+
+
+def _known(key: str) -> str:
+    if key in FREE:
+        return key
+    if key in WITH_OPTION:
+        raise UserError(f"'{key}' has an option of its own: --{key.replace('_', '-')}")
+    if key in DERIVED:
+        raise UserError(f"'{key}' is derived from the data and can't be set. Keys that can: {', '.join(FREE)}.")
+    lower = key.lower().replace("-", "_")
+    nearest = OTHER_NAMES.get(lower) or next(iter(difflib.get_close_matches(lower, FREE, n=1, cutoff=0.4)), None)
+    hint = f"Did you mean '{nearest}'? " if nearest else ""
+    raise UserError(f"A plan has no key '{key}'. {hint}Keys that can be set: {', '.join(FREE)}.")
+
+
+def _value(text: str) -> object:
+    """A number, list, true, false or null as in JSON; a list may lack its brackets; anything else is a word."""
+    plain = {"none": "null", "true": "true", "false": "false"}.get(text.lower(), text)
+    for attempt in (plain, f"[{text}]" if "," in text else plain):
+        try:
+            return json.loads(attempt, parse_constant=str)  # Infinity and NaN are no numbers of JSON
+        except (ValueError, RecursionError):  # also: thousands of digits, or of brackets
+            continue
+    return text

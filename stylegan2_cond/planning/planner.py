@@ -5,19 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 
 from stylegan2_cond.data.conditioning import Conditions
-from stylegan2_cond.data.fingerprint import Survey
+from stylegan2_cond.data.fingerprint import Survey, survey
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Fold, Preprocessed
 from stylegan2_cond.data.patch_sampler import CACHE_BYTES, PatchBatch, PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import heuristics
-from stylegan2_cond.planning.fitting import fit_memory
 from stylegan2_cond.planning.heuristics import Choice, Facts
-from stylegan2_cond.planning.overrides import BY_HAND, check_batch, check_kimg, check_overrides
-from stylegan2_cond.planning.plan import Plan, Source, Variant
+from stylegan2_cond.planning.memory import fit_memory
+from stylegan2_cond.planning.plan import (
+    BY_HAND,
+    Plan,
+    RunOptions,
+    Source,
+    Variant,
+    check_batch,
+    check_overrides,
+)
 
 CONDITION_PATCHES = 2000  # drawn to see which conditions occur, and how often
 CONDITION_BYTES = 2**28  # of their labels together; in 3-D fewer patches must do, but not fewer than
@@ -28,69 +34,48 @@ DRAWN = {"pair": "image and mask together", "mask": "masks alone", "image": "ima
 
 
 def make_plan(
-    preprocessed: Preprocessed,
-    fold: Fold,
-    seen: Survey,
-    *,
-    variant: Variant = "pair",
-    patch_size: Sequence[int] | None = None,
-    kimg: float | None = None,
-    seed: int | None = None,
-    free_bytes: int | None = None,
-    overrides: Mapping[str, object] | None = None,
-    device: torch.device | str = "cpu",
-    processes: int = 1,
+    options: RunOptions, preprocessed: Preprocessed, fold: Fold, *, budget: int | None = None, processes: int = 1
 ) -> Plan:
-    """Derive a plan.
+    """Derive a plan from nnU-Net's plans and the training cases, each of which is read once.
 
     Args:
-        preprocessed: dataset and configuration.
-        fold: of which the training cases are learnt from.
-        seen: the survey of those cases.
-        variant: what to draw.
-        patch_size: instead of the derived one.
-        kimg: thousands of real images to train on, instead of the derived number.
-        seed: of all randomness in training; 0, when None.
-        free_bytes: memory that training may take; unlimited, when None.
-        overrides: further keys of the plan, instead of what is derived for them.
-        device: that will train.
-        processes: that will train together, each on its share of a batch; on GPUs of their own, or all on one CPU.
+        options: what the user asks for.
+        preprocessed: the dataset that `options` names.
+        fold: the fold that `options` names.
+        budget: memory that training may take, in bytes; unlimited if None.
+        processes: that train together, each on its share of a batch; on GPUs of their own, or all on one CPU.
 
     Raises:
-        UserError: the patch does not fit the patch size, the pyramid or the memory, an override is wrong, or there is
-            nothing to learn.
+        UserError: the patch does not fit the configuration's, the pyramid or the memory, an override is wrong, or
+            there is nothing to learn.
     """
-    check_kimg(kimg)
-    device = torch.device(device)
-    _refuse_unlearnable(seen, variant, preprocessed)
-    shape = _choose_shape(preprocessed, seen, variant, patch_size)
-    asked = check_overrides(overrides or {}, stages=len(shape["channels"].value))
-    training = _choose_training(shape["patch_size"].value, seen, variant, device, asked)
-    if kimg is not None:
-        training["kimg"] = Choice(kimg, ASKED)
-    chosen = shape | training | {key: Choice(value, BY_HAND) for key, value in asked.items()}
+    device, seen = torch.device(options.device), survey(preprocessed, fold.training)
+    _refuse_unlearnable(seen, options.variant, preprocessed)
+    shape = _choose_shape(preprocessed, seen, options)
+    overrides = check_overrides(options.overrides, stages=len(shape["channels"].value))
+    training = _choose_training(shape["patch_size"].value, seen, options.variant, device, overrides)
+    if options.kimg is not None:
+        training["kimg"] = Choice(options.kimg, ASKED)
+    seed = Choice(0, "of all randomness") if options.seed is None else Choice(options.seed, ASKED)
+    chosen = shape | training | {key: Choice(value, BY_HAND) for key, value in overrides.items()} | {"seed": seed}
     check_batch(chosen["batch_size"].value, chosen["accumulate"].value)
-    size = chosen["patch_size"].value
+    values = {key: choice.value for key, choice in chosen.items()}
     plan = Plan(
         source=Source.of(preprocessed, fold),
-        seed=seed or 0,
-        conditions=Conditions.from_patches((), np.zeros((1, *size), np.int16), None),
+        conditions=_conditions(preprocessed, fold, values["patch_size"], values["foreground_share"], values["seed"]),
         reasons={
-            "source": f"{len(fold.training)} training cases, {seen.patches(size):,} patches apart",
+            "source": f"{len(fold.training)} training cases, {seen.patches(values['patch_size']):,} patches apart",
             "conditions": _tell_conditions(seen, preprocessed, len(fold.training)),
-            "seed": "of all randomness" if seed is None else ASKED,
             **{key: choice.reason for key, choice in chosen.items()},
         },
-        **{key: choice.value for key, choice in chosen.items()},
+        **values,
     )
-    plan = fit_memory(plan, _room(free_bytes, seen, device, processes), processes, device.type)
-    return plan.model_copy(update={"conditions": _conditions(preprocessed, plan, _classes(preprocessed))})
+    return fit_memory(plan, _room(budget, seen, device, processes), processes, device.type)
 
 
-def _choose_shape(
-    preprocessed: Preprocessed, seen: Survey, variant: Variant, patch_size: Sequence[int] | None
-) -> dict[str, Choice]:
+def _choose_shape(preprocessed: Preprocessed, seen: Survey, options: RunOptions) -> dict[str, Choice]:
     """What the networks draw, and in which steps."""
+    variant, patch_size = options.variant, options.patch_size
     patch, strides = preprocessed.patch_size, preprocessed.configuration.pool_op_kernel_sizes
     size = (
         heuristics.choose_patch_size(patch, seen.sizes)
@@ -182,11 +167,11 @@ def _classes(preprocessed: Preprocessed) -> list[int]:
     return [int(label) for label in preprocessed.label_manager.all_labels if label != 0]
 
 
-def _room(free_bytes: int | None, seen: Survey, device: torch.device, processes: int) -> int | None:
+def _room(budget: int | None, seen: Survey, device: torch.device, processes: int) -> int | None:
     """What is left for a process's step: on a CPU, they share the memory, and each keeps cases in its part of it."""
-    if free_bytes is None or device.type != "cpu":
-        return free_bytes
-    return max(0, free_bytes // processes - min(CACHE_BYTES, seen.bytes))
+    if budget is None or device.type != "cpu":
+        return budget
+    return max(0, budget // processes - min(CACHE_BYTES, seen.bytes))
 
 
 def condition_patches(patch_size: Sequence[int]) -> int:
@@ -194,17 +179,13 @@ def condition_patches(patch_size: Sequence[int]) -> int:
     return min(CONDITION_PATCHES, max(FEWEST_CONDITION_PATCHES, CONDITION_BYTES // (2 * math.prod(patch_size))))
 
 
-def _conditions(preprocessed: Preprocessed, plan: Plan, classes: Sequence[int]) -> Conditions:
-    stream = PatchSampler(
-        preprocessed,
-        plan.source.training_cases,
-        plan.patch_size,
-        foreground_share=plan.foreground_share,
-        seed=plan.seed,
-    )
-    count = condition_patches(plan.patch_size)
+def _conditions(
+    preprocessed: Preprocessed, fold: Fold, patch_size: tuple[int, ...], foreground_share: float, seed: int
+) -> Conditions:
+    stream = PatchSampler(preprocessed, fold.training, patch_size, foreground_share=foreground_share, seed=seed)
+    count = condition_patches(patch_size)
     found = PatchBatch.stack([stream.sample(index, with_image=False) for index in range(count)])
-    return Conditions.from_patches(classes, found.label, found.position)
+    return Conditions.from_patches(_classes(preprocessed), found.label, found.position)
 
 
 def _times(sizes: Sequence[int]) -> str:

@@ -1,81 +1,210 @@
-"""Which plan a run folder is trained by: the one that lies there, or a new one."""
+"""The plan of a run: the one in its folder, or a new one, of which one real step is tried."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from stylegan2_cond.data.fingerprint import survey
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.planning import Plan, Source, Variant, check_kimg, make_plan, run_folder
+from stylegan2_cond.memory import free_bytes
+from stylegan2_cond.planning import (
+    Plan,
+    RunOptions,
+    Source,
+    make_plan,
+    next_smaller,
+    run_folder,
+    too_large,
+    training_bytes,
+)
+from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
+from stylegan2_cond.training.profile_step import Trial, try_step
+from stylegan2_cond.training.run_lock import lock_run
 
 PLAN_FILE = "plan.json"
+MOST_TRIALS = 6
 
 
-def settle_plan(
-    preprocessed: Preprocessed,
-    fold: Fold,
-    *,
-    variant: Variant = "pair",
-    patch_size: Sequence[int] | None = None,
-    kimg: float | None = None,
-    seed: int | None = None,
-    free_bytes: int | None = None,
-    overrides: Mapping[str, object] | None = None,
-    device: torch.device | str = "cpu",
-    processes: int = 1,
-) -> Plan:
-    """The plan of the run folder, made if there is none; only the length of training may change later.
+@dataclass(frozen=True)
+class PlannedRun:
+    """A plan in its run's folder.
+
+    Attributes:
+        path: of `plan.json`.
+        is_new: whether the plan was made now; else it was in the folder.
+        budget: memory that training may take, in bytes; None if unknown.
+        trial: what one step takes; None if it was not tried.
+    """
+
+    plan: Plan
+    path: Path
+    is_new: bool
+    budget: int | None
+    trial: Trial | None = None
+
+
+def plan_run(options: RunOptions, *, overwrite: bool = False) -> PlannedRun:
+    """Load or make the plan of a run, and try one real step by it.
+
+    Args:
+        options: what the user asks for.
+        overwrite: make a new plan, as long as training has not begun.
 
     Raises:
-        UserError: the folder's plan was made of other data or settings, or a setting is wrong.
+        UserError: bad input, a plan of other data or options, or one that does not fit the memory.
     """
-    check_kimg(kimg)
-    folder = run_folder(Source.of(preprocessed, fold), variant)
-    path = folder / PLAN_FILE
-    if not path.exists():
-        if (folder / CHECKPOINT_FILE).exists():
-            raise UserError(f"{folder} has a checkpoint but no plan.json. Move the folder away to start again.")
-        plan = make_plan(
-            preprocessed,
-            fold,
-            survey(preprocessed, fold.training),
-            variant=variant,
-            patch_size=patch_size,
-            kimg=kimg,
-            seed=seed,
-            free_bytes=free_bytes,
-            overrides=overrides,
-            device=device,
-            processes=processes,
-        )
-        plan.save(path)
-        return plan
+    preprocessed, fold = options.open()
+    device = open_device(options.device)
+    folder = run_folder(Source.of(preprocessed, fold), options.variant)
+    may_write = folder.exists() and (overwrite or options.kimg is not None)
+    with lock_run(folder) if may_write else contextlib.nullcontext():  # a training that runs there follows its plan
+        found = load_or_make_plan(options, preprocessed, fold, device, overwrite=overwrite)
+        return found if found.trial else replace(found, trial=_try_as_it_is(found.plan, device))
+
+
+@contextlib.contextmanager
+def lead_run(
+    options: RunOptions, preprocessed: Preprocessed, fold: Fold, device: torch.device, processes: int
+) -> Iterator[None]:
+    """Have a plan in the run's folder, and keep other trainings out of it."""
+    folder = run_folder(Source.of(preprocessed, fold), options.variant)
+    if not folder.exists():
+        load_or_make_plan(options, preprocessed, fold, device, processes)  # a run that can't be planned has no folder
+    with lock_run(folder):
+        load_or_make_plan(options, preprocessed, fold, device, processes)
+        yield
+
+
+def load_or_make_plan(
+    options: RunOptions,
+    preprocessed: Preprocessed,
+    fold: Fold,
+    device: torch.device,
+    processes: int = 1,
+    *,
+    overwrite: bool = False,
+) -> PlannedRun:
+    """The plan in the run's folder, whose `kimg` alone may change, or a new one of which a real step fits the memory.
+
+    Raises:
+        UserError: the folder's plan was made of other data or options, or no plan fits.
+    """
+    folder = run_folder(Source.of(preprocessed, fold), options.variant)
+    path, has_begun = folder / PLAN_FILE, (folder / CHECKPOINT_FILE).exists() or bool(find_snapshots(folder))
+    budget = free_bytes(device) if options.memory_gb is None else int(options.memory_gb * 2**30)
+    if overwrite and has_begun:
+        raise UserError(f"Training has begun in {folder}, by the plan there. Move the folder away to start again.")
+    if path.exists() and not overwrite:
+        try:
+            return PlannedRun(_load(path, options, Source.of(preprocessed, fold)), path, False, budget)
+        except UserError as error:
+            hint = "" if has_begun else " Training has not begun: stylegan2-cond plan … --overwrite makes a new plan."
+            raise UserError(f"{error}{hint}") from None
+    if has_begun:
+        raise UserError(f"{folder} has a checkpoint but no {PLAN_FILE}. Move the folder away to start again.")
+    plan = make_plan(options, preprocessed, fold, budget=budget, processes=processes)
+    plan, trial = try_until_it_fits(plan, device, budget, processes)
+    plan.save(path)
+    return PlannedRun(plan, path, True, budget, trial)
+
+
+def _load(path: Path, options: RunOptions, source: Source) -> Plan:
     plan = Plan.load(path)
-    asked = {"source": Source.of(preprocessed, fold), "variant": variant, "seed": seed, "patch_size": patch_size}
-    given = {key: value for key, value in asked.items() if value is not None}
-    _refuse_others(plan, path, given | dict(overrides or {}))  # None is a value that some keys can have
-    if kimg is not None and kimg != plan.kimg:
-        plan = plan.model_copy(update={"kimg": kimg})
+    asked = {"variant": options.variant, "seed": options.seed, "patch_size": options.patch_size}
+    given = {key: value for key, value in asked.items() if value is not None} | dict(options.overrides)
+    changed = [key for key, value in given.items() if _plain(value) != _plain(getattr(plan, key))]
+    if source != plan.source:
+        raise UserError(
+            f"{path} was made with another source (cases or preprocessing changed). Move the folder {path.parent} away "
+            f"to start again."
+        )
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"{path} was made with another {key}: {getattr(plan, key)}, not {given[key]}. Leave out the option to "
+            f"continue, or move the folder {path.parent} away to start again."
+        )
+    if options.kimg is not None and options.kimg != plan.kimg:
+        plan = plan.model_copy(update={"kimg": options.kimg})
         plan.save(path)
     return plan
-
-
-def _refuse_others(plan: Plan, path: Path, wanted: Mapping[str, object]) -> None:
-    for key, value in wanted.items():
-        there = getattr(plan, key)
-        if _plain(value) != _plain(there):
-            raise UserError(
-                f"{path} was made with another {key}"
-                + (f": {there}, not {value}" if key != "source" else " (cases or preprocessing changed)")
-                + f". Move the folder {path.parent} away to start again, or leave out the option to go on."
-            )
 
 
 def _plain(value: object) -> object:
     """Tuples and lists alike, since JSON knows lists only."""
     return [_plain(part) for part in value] if isinstance(value, (tuple, list)) else value
+
+
+def try_until_it_fits(plan: Plan, device: torch.device, budget: int | None, processes: int = 1) -> tuple[Plan, Trial]:
+    """A plan of which one real step fits the budget, in bytes: with more parts, then fewer channels, if needed.
+
+    Of several processes, each takes a share of the batch, and on a CPU a share of the budget.
+
+    Raises:
+        UserError: none fits.
+    """
+    share = plan.model_copy(update={"batch_size": -(-plan.batch_size // processes)})
+    if budget is not None and device.type == "cpu":
+        budget //= processes
+    peak = training_bytes(share, device.type)
+    for _ in range(MOST_TRIALS):
+        try:
+            trial = _try(share, device)
+        except MemoryError:
+            peak = training_bytes(share, device.type)
+        else:
+            if budget is None or trial.peak_bytes <= budget:
+                return share.model_copy(update={"batch_size": plan.batch_size}), trial
+            peak = trial.peak_bytes
+        if (smaller := next_smaller(share, device.type)) is None:
+            break
+        share = smaller
+    raise too_large(share, peak, peak if budget is None else budget)
+
+
+def _try_as_it_is(plan: Plan, device: torch.device) -> Trial:
+    """A plan that was in the folder may have been edited, and is not changed."""
+    try:
+        return _try(plan, device)
+    except MemoryError:
+        raise UserError(
+            f"One step by this plan runs out of memory on {device}. Make a new one (--overwrite), set accumulate to "
+            f"{2 * plan.accumulate} in the file, or choose another device (--device)."
+        ) from None
+
+
+def _try(plan: Plan, device: torch.device) -> Trial:
+    parts = f" in {plan.accumulate} parts" if plan.accumulate > 1 else ""
+    print(f"Trying one real step of {plan.batch_size} images{parts} …", file=sys.stderr)
+    return try_step(plan, device)
+
+
+def describe_costs(found: PlannedRun, device: str = "cpu") -> str:
+    """What training by a plan takes, in words: memory as estimated, measured and available, and hours."""
+    plan, trial = found.plan, found.trial
+    room = "" if found.budget is None else f"; {found.budget / 2**30:.3g} GiB may be taken"
+    seconds = trial.seconds_per_step / plan.batch_size * 1000
+    return (
+        f"Memory: {training_bytes(plan, torch.device(device).type) / 2**30:.2g} GiB estimated, "
+        f"{trial.peak_bytes / 2**30:.2g} GiB at the peak of one real step{room}.\n"
+        f"Time: {_two_digits(seconds)} s for 1,000 images, so {_duration(plan.kimg * seconds)} for all "
+        f"{1000 * plan.kimg:,.0f}, without the evaluation of snapshots."
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{_two_digits(seconds)} s"
+    return f"{_two_digits(seconds / 60)} min" if seconds < 7200 else f"{_two_digits(seconds / 3600)} h"
+
+
+def _two_digits(number: float) -> str:
+    """Two digits, or as many as a whole number has."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"

@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -19,16 +18,15 @@ from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.ops import describe_backend
-from stylegan2_cond.planning import SNAPSHOTS, Plan, Source, Variant, free_bytes, run_folder, smaller_patch_size
+from stylegan2_cond.planning import SNAPSHOTS, Plan, RunOptions, run_folder, smaller_patch_size
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from stylegan2_cond.training.distributed import World, join_world, own_device
 from stylegan2_cond.training.prefetch import Feed
 from stylegan2_cond.training.profile_step import is_out_of_memory
-from stylegan2_cond.training.run_lock import lock_run
 from stylegan2_cond.training.run_logger import Teller
-from stylegan2_cond.training.run_setup import PLAN_FILE, settle_plan
+from stylegan2_cond.training.run_setup import PLAN_FILE, lead_run, load_or_make_plan
 from stylegan2_cond.training.stability import describe_setback, find_illness
 from stylegan2_cond.training.state import TrainingState, set_precision
 from stylegan2_cond.training.step import take_step
@@ -68,65 +66,32 @@ class StopRequest:
             signal.signal(name, handler)
 
 
-def train(
-    preprocessed: Preprocessed,
-    fold_name: str,
-    *,
-    variant: Variant = "pair",
-    patch_size: Sequence[int] | None = None,
-    kimg: float | None = None,
-    seed: int | None = None,
-    device: str = "cpu",
-    memory_gb: float | None = None,
-    overrides: Mapping[str, object] | None = None,
-) -> Path:
-    """Train a generator on the training cases of a fold, or go on with it.
+def train(options: RunOptions) -> Path:
+    """Train a generator on the training cases of a fold, or continue an earlier training.
 
     Args:
-        preprocessed: dataset and configuration.
-        fold_name: number of the fold, or `all`.
-        variant: what to draw.
-        patch_size: instead of the derived one; settled by the first call.
-        kimg: thousands of real images to see in all; a later call may raise it.
-        seed: settled by the first call.
-        device: torch device.
-        memory_gb: that training may take of the device; what is free, when None.
-        overrides: further keys of the plan; settled by the first call.
+        options: what the user asks for; after the first call, `kimg` alone may change.
 
     Returns:
         The run's folder.
 
     Raises:
-        UserError: bad input, or a run folder of other data or settings.
+        UserError: bad input, or a run folder of other data or options.
         Stopped: after Ctrl-C or SIGTERM, when all is saved.
     """
-    fold = preprocessed.fold(fold_name)
-    chosen = open_device(own_device(device))
-    with join_world(chosen) as world:
-        settings = {"variant": variant, "patch_size": patch_size, "kimg": kimg, "seed": seed, "overrides": overrides}
-        settings["device"] = chosen
-        settings["free_bytes"] = free_bytes(chosen) if memory_gb is None else int(memory_gb * 2**30)
-        settings["processes"] = world.size
-        with _lead(preprocessed, fold, settings) if world.leads else contextlib.nullcontext():
+    device = open_device(own_device(options.device))
+    preprocessed, fold = options.open()
+    with join_world(device) as world:
+        run = options, preprocessed, fold, device, world.size
+        with lead_run(*run) if world.leads else contextlib.nullcontext():
             world.wait()
-            plan = settle_plan(preprocessed, fold, **settings)
+            plan = load_or_make_plan(*run).plan
             try:
-                return _train(plan, preprocessed, fold, chosen, world)
+                return _train(plan, preprocessed, fold, device, world)
             except (RuntimeError, MemoryError) as error:
                 if is_out_of_memory(error):
                     raise _out_of_memory(plan, error) from error
                 raise
-
-
-@contextlib.contextmanager
-def _lead(preprocessed: Preprocessed, fold: Fold, settings: Mapping[str, object]) -> Iterator[None]:
-    """Have a plan in the run's folder, and keep other processes out of it."""
-    folder = run_folder(Source.of(preprocessed, fold), settings["variant"])
-    if not folder.exists():
-        settle_plan(preprocessed, fold, **settings)  # nothing of a run that can't be planned is left
-    with lock_run(folder):
-        settle_plan(preprocessed, fold, **settings)
-        yield
 
 
 def _train(plan: Plan, preprocessed: Preprocessed, fold: Fold, device: torch.device, world: World) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 import blosc2
 import numpy as np
 import torch
+from raw_cases import run_options
 from raw_files import NAME
 from safetensors.torch import load_file, save_file
 
@@ -48,7 +49,7 @@ from stylegan2_cond.training.checkpoint import load_checkpoint
 from stylegan2_cond.training.log_file import Log, read_log
 from stylegan2_cond.training.model_selection import choose_best
 from stylegan2_cond.training.progress_plot import save_progress
-from stylegan2_cond.training.run_setup import settle_plan
+from stylegan2_cond.training.run_setup import load_or_make_plan
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
 
@@ -144,7 +145,7 @@ def plan_and_step(victims: Victims) -> None:
     """Settle the plan, and train one step by it from the start."""
     preprocessed = victims.open()
     fold = preprocessed.fold(0)
-    plan = settle_plan(preprocessed, fold)
+    plan = load_or_make_plan(run_options(preprocessed, "0"), preprocessed, fold, torch.device("cpu")).plan
     step_of(preprocessed, plan, TrainingState.start(plan, torch.device("cpu")))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from raw_cases import NARROW
+from raw_cases import NARROW, run_options
 from raw_files import NAME, Format, dataset
 
 from nnunet_synth.bank.fill import fill_bank
@@ -36,7 +36,7 @@ from stylegan2_cond.snapshot import save_snapshot
 from stylegan2_cond.training.checkpoint import save_checkpoint
 from stylegan2_cond.training.log_file import Log
 from stylegan2_cond.training.model_selection import point_best
-from stylegan2_cond.training.run_setup import settle_plan
+from stylegan2_cond.training.run_setup import load_or_make_plan
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
 
@@ -144,7 +144,8 @@ def _stop_the_clock(path: Path) -> None:
 
 def _generator(victims: Victims, preprocessed: Preprocessed) -> None:
     """A run of two steps, with all files that a training writes."""
-    plan = settle_plan(preprocessed, preprocessed.fold(0), kimg=1.0, overrides=OVERRIDES)
+    options = run_options(preprocessed, "0", kimg=1.0, overrides=OVERRIDES)
+    plan = load_or_make_plan(options, *options.open(), torch.device("cpu")).plan
     folder, state = run_folder(plan.source), TrainingState.start(plan, torch.device("cpu"))
     real = PatchSampler(preprocessed, plan.source.training_cases, plan.patch_size, foreground_share=0.5, seed=plan.seed)
     for number in range(2):
