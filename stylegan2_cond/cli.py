@@ -197,6 +197,7 @@ def generate(
     """Draw samples as NIfTI files, in nnU-Net's normalised units; after a stop, the same command goes on."""
     from stylegan2_cond.sampling import generate as run
     from stylegan2_cond.sampling import summary
+    from stylegan2_cond.snapshot import SampleRequest
 
     with stop_on_sigterm():
         record = run(
@@ -205,9 +206,7 @@ def generate(
             samples=samples,
             seed=seed,
             truncation=truncation,
-            with_classes=with_class or None,
-            position=position,
-            areas=parse_areas(area or []),
+            request=SampleRequest(with_class or None, position, parse_areas(area or [])),
             masks=masks,
             device=device or default_device(),
         )

@@ -25,7 +25,7 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.networks import build_generator
 from stylegan2_cond.planning import condition_patches, planner
-from stylegan2_cond.snapshot import Ask, load_generator, open_masks, save_snapshot
+from stylegan2_cond.snapshot import SampleRequest, load_generator, open_masks, save_snapshot
 from stylegan2_cond.snapshot.mask_sources import RealMasks
 
 
@@ -116,7 +116,7 @@ def rare_masks(classes=13, cases=24):
     stream = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=plan.foreground_share, seed=plan.seed)
     patches = stream.batch(0, condition_patches(plan.patch_size))
     conditions = Conditions.from_patches(range(1, classes + 1), patches.label, patches.position)
-    return RealMasks(preprocessed, plan.model_copy(update={"conditions": conditions}), deformed=False)
+    return RealMasks.of_cases(preprocessed, plan.model_copy(update={"conditions": conditions}), deformed=False)
 
 
 @pytest.fixture
@@ -131,16 +131,16 @@ def test_a_balanced_bank_of_images_gets_a_mask_of_every_combination_that_it_asks
     combinations = Counter(asked.values())
     assert min(combinations.values()) == 1  # rare ones are among them
     assert any(13 in classes for classes in combinations)
-    drawn = {number: source.draw(0, [number], Ask(classes)) for number, classes in asked.items()}
+    drawn = {number: source.sample(0, [number], SampleRequest(classes)) for number, classes in asked.items()}
     for number, classes in asked.items():
         assert set(np.unique(drawn[number][0])) - {0} == set(classes)
     again = rare_masks()
     for number in (149, 7, 120):  # in another order, by another object
-        label, place = again.draw(0, [number], Ask(asked[number]))
+        label, place = again.sample(0, [number], SampleRequest(asked[number]))
         np.testing.assert_array_equal(label, drawn[number][0])
         np.testing.assert_array_equal(place, drawn[number][1])
     some = [number for number in range(150) if asked[number] == asked[0]][:5]
-    label, place = again.draw(0, some, Ask(asked[0]))
+    label, place = again.sample(0, some, SampleRequest(asked[0]))
     np.testing.assert_array_equal(label, np.concatenate([drawn[number][0] for number in some]))
     np.testing.assert_array_equal(place, np.concatenate([drawn[number][1] for number in some]))
 
@@ -152,7 +152,7 @@ def test_a_combination_that_no_patch_shows_any_more_gets_the_mask_that_shows_mos
     everything = f"1 {' '.join(['-3.00'] * 13)} 0.500"  # as if the cases were others when the plan was made
     conditions = conditions.model_copy(update={"rows": (*conditions.rows, everything)})
     source.plan = source.plan.model_copy(update={"conditions": conditions})
-    label, _ = source.draw(0, range(5), Ask(conditions.classes))
+    label, _ = source.sample(0, range(5), SampleRequest(conditions.classes))
     assert [len(set(np.unique(mask)) - {0}) for mask in label] == [most] * 5
 
 

@@ -59,7 +59,7 @@ class Drawing:
         )
         self.plan, self.change, self.asked = plan, change, []
 
-    def sample(self, n, *, seed=0):
+    def sample(self, n, *, seed=0, masks=None):
         self.asked.append((n, seed))
         found = self.patches.batch(0, n)
         condition = self.plan.conditions.measure(torch.from_numpy(found.label), torch.from_numpy(found.position))

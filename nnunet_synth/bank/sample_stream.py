@@ -11,7 +11,7 @@ import numpy as np
 from nnunet_synth.bank.filters import Filters
 from stylegan2_cond.data.condition_sampler import read_rows
 from stylegan2_cond.metrics.sample_set import Samples
-from stylegan2_cond.snapshot import MaskSource, PairGenerator
+from stylegan2_cond.snapshot import MaskSource, PairGenerator, SampleRequest
 
 ENSEMBLE, BALANCE = 78, 79  # streams of random numbers that decide who draws a sample, and what it is asked to be
 
@@ -85,10 +85,8 @@ class Stream:
         parts, order = [], []
         for (member, classes), places in groups.items():
             chosen = self.members[member]
-            wanted = [numbers[place] for place in places]
-            parts.append(
-                chosen.generator.sample_numbers(wanted, seed=self.seed, with_classes=classes, masks=chosen.masks)
-            )
+            wanted, request = [numbers[place] for place in places], SampleRequest(classes)
+            parts.append(chosen.generator.sample_numbers(wanted, seed=self.seed, request=request, masks=chosen.masks))
             order += places
         return Samples.joined(parts).take(np.argsort(order))
 

@@ -139,7 +139,7 @@ class Conditions(BaseModel):
             ValueError: an unknown class, a position or area out of range, or areas that do not fit into one patch.
         """
         asked = _Asked.of(self, classes, position, areas or {})
-        picks, steps = rng.random(1 + len(self.classes)), rng.standard_normal(len(self.classes) + 1)
+        picks, steps = self._variates(rng)
         table = read_rows(self.rows, len(self.classes), has_position=self.has_position)
         row = pick(table.nearness(asked.showing, asked.others, asked.areas, position), picks[0])
         place = table.move_position(row, steps[-1]) if position is None else position
@@ -150,6 +150,13 @@ class Conditions(BaseModel):
         known = table.shown[rows, np.arange(len(shown))]
         drawn = np.where(known, table.move_areas(rows, steps[:-1]), self.log_area_mean)
         return self._encode(shown, asked.fit_in(drawn, shown), place)
+
+    def skip(self, rng: np.random.Generator) -> None:
+        """Advance `rng` as `draw` does, where a condition is measured instead, so that the same latents follow."""
+        self._variates(rng)
+
+    def _variates(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return rng.random(1 + len(self.classes)), rng.standard_normal(len(self.classes) + 1)
 
     def describe(self, vector: torch.Tensor) -> str:
         """What a vector `[width]` asks for, in words."""

@@ -26,7 +26,8 @@ from stylegan2_cond.metrics.report import Baseline, Evaluation, Measured, Neighb
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.progress_bar import ProgressBar
-from stylegan2_cond.snapshot import PairGenerator, load_generator, open_same_cases
+from stylegan2_cond.snapshot import MaskSource, PairGenerator, load_generator, open_same_cases
+from stylegan2_cond.snapshot.mask_sources import RealMasks
 
 EVALUATION_FILE = "evaluation.json"
 PICTURE_FILE = "evaluation.png"
@@ -79,7 +80,7 @@ def evaluate(
     drawn, worst = (dict(earlier.drawn), earlier.worst) if earlier else ({}, ())
     todo = [name for name in names if name not in drawn]
     if todo:
-        comparison = judge.comparison(as_judged(_draw(generator, samples, seed), generator.plan))
+        comparison = judge.comparison(as_judged(_draw(generator, samples, seed, judge.masks), generator.plan))
         drawn |= _measure(comparison, todo, "Judging the samples")
         if "copies" in todo:
             worst = _worst(comparison)
@@ -117,6 +118,7 @@ class _Judge:
     Attributes:
         plan: of the generator.
         reference: real patches.
+        masks: what a generator of the variant `image` generates images for.
         extractor: of image features.
         network: the fold's nnU-Net; None where there is none.
         no_network: why there is none.
@@ -126,6 +128,7 @@ class _Judge:
 
     plan: Plan
     reference: ReferenceSet
+    masks: MaskSource | None
     extractor: Features
     network: NnUNet | None
     no_network: str
@@ -152,7 +155,8 @@ class _Judge:
         keep = run_folder(plan.source, plan.variant) / EVALUATION_FOLDER
         extractor = KeptFeatures(build_features(features, setting), keep)
         reference = ReferenceSet(preprocessed, plan, samples, held_out_cases=validation)
-        return cls(plan, reference, extractor, network, no_network, seed, keep)
+        masks = RealMasks.of_cases(preprocessed, plan, deformed=True) if plan.given_mask else None
+        return cls(plan, reference, masks, extractor, network, no_network, seed, keep)
 
     def comparison(self, drawn: Samples) -> Comparison:
         return Comparison(
@@ -253,12 +257,12 @@ def _measure(comparison: Comparison, names: Sequence[str], title: str) -> dict[s
     return measured
 
 
-def _draw(generator: PairGenerator, count: int, seed: int) -> Samples:
+def _draw(generator: PairGenerator, count: int, seed: int, masks: MaskSource | None) -> Samples:
     parts = []
     size = 4 * generator.plan.batch_size
     with ProgressBar(total=count, desc="Drawing samples", unit="sample") as bar:
         for first in range(0, count, size):
-            parts.append(generator.sample(min(size, count - first), seed=seed, first=first))
+            parts.append(generator.sample(min(size, count - first), seed=seed, first=first, masks=masks))
             bar.update(len(parts[-1].image))
     return Samples.joined(parts)
 

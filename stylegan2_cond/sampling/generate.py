@@ -1,11 +1,11 @@
-"""The whole way: open, check what is asked, draw what is missing, show; the same command goes on after a stop."""
+"""`stylegan2-cond generate`: samples of a snapshot as files; after a stop, the same call continues."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,13 +15,22 @@ from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.progress_bar import ProgressBar, write_line
-from stylegan2_cond.sampling.files import sample_files, sample_name, save_preview, scratch_folder, write_sample
-from stylegan2_cond.sampling.manifest import Sample, SamplesRecord, begin_folder, describe, save_record
-from stylegan2_cond.snapshot import Ask, MaskSource, PairGenerator, Pairs, load_generator, open_masks
-from stylegan2_cond.snapshot.mask_sources import DrawnMasks
+from stylegan2_cond.sampling.manifest import (
+    Manifest,
+    describe,
+    open_folder,
+    sample_files,
+    sample_name,
+    save_manifest,
+    save_preview,
+    scratch_folder,
+    write_sample,
+)
+from stylegan2_cond.snapshot import MaskSource, PairGenerator, SampleRequest, load_generator, open_masks
+from stylegan2_cond.snapshot.mask_sources import GeneratedMasks
 
 DEFAULT_MASKS = "deformed"
-SAVE_SECONDS = 10.0  # between two writings of the record
+SAVE_SECONDS = 10.0  # between two writings of samples.json
 MOST_NAMED = 5  # combinations of classes
 
 
@@ -32,175 +41,163 @@ def generate(
     samples: int,
     seed: int = 0,
     truncation: float = 1.0,
-    with_classes: Sequence[int] | None = None,
-    position: float | None = None,
-    areas: Mapping[int, float] | None = None,
+    request: SampleRequest = SampleRequest(),
     masks: str | None = None,
     device: str = "cpu",
-) -> SamplesRecord:
-    """Draw samples into a folder, or go on with one that was begun with the same settings.
+) -> Manifest:
+    """Generate samples into a folder, or continue one that was started with the same settings.
 
     Files: `images/sample_00000_0000.nii.gz`, one per channel, float32 in nnU-Net's normalised units;
     `labels/sample_00000.nii.gz`, int16; `samples.json`; `preview.png`.
 
     Args:
         snapshot: folder of the snapshot.
-        folder: for the files; a new one, an empty one, or one that this function began.
-        samples: how many the folder is to hold; more that it holds already are kept.
-        seed, truncation, with_classes, position, areas: as for `PairGenerator.sample`.
-        masks: what a snapshot of the variant `image` draws for: `real`, `deformed` (when None), or the folder of a
-            mask snapshot.
-        device: that draws.
+        folder: for the files; a new one, an empty one, or one that this function started.
+        samples: number of samples that the folder is to hold; if it holds more already, they are kept.
+        seed, truncation, request: as for `PairGenerator.sample`.
+        masks: what a snapshot of the variant `image` generates images for: `real`, `deformed` (when None), or the
+            folder of a mask snapshot.
+        device: to compute on.
 
     Raises:
-        UserError: bad input, something asked for that can't be, a folder of other settings or contents, a full disk.
+        UserError: bad input, a request that can't be met, a folder of other settings or contents, a full disk.
         Stopped: after Ctrl-C.
     """
     if samples < 1:
-        raise UserError(f"-n {samples} is no number of samples to draw. Type for example -n 100")
+        raise UserError(f"-n must be at least 1 (got {samples}). Type for example -n 100")
     if not (math.isfinite(truncation) and truncation >= 0):
-        raise UserError(f"--truncation {truncation:g} is no number from 0 on. Type for example --truncation 0.7")
-    ask = Ask(None if with_classes is None else sorted(set(with_classes)), position, areas or None)
+        raise UserError(f"--truncation must be at least 0 (got {truncation:g}). Type for example --truncation 0.7")
+    classes = None if request.classes is None else tuple(sorted(set(request.classes)))
+    request = SampleRequest(classes, request.position, request.areas or None)
     try:
         generator = load_generator(snapshot, device)
-        source = _open_source(generator, masks, device)
-        _check(ask, generator.plan.conditions, source, seed)
-        if warning := _unseen(ask, generator.plan.conditions):
+        source = None
+        if generator.plan.given_mask:
+            source = open_masks(masks or DEFAULT_MASKS, generator.plan, device)
+        elif masks is not None:
+            raise UserError(
+                f"--masks {masks}: a snapshot of the variant {generator.plan.variant} generates its own masks. Remove "
+                f"--masks."
+            )
+        _check(request, generator.plan.conditions, source, seed)
+        if warning := _unseen(request, generator.plan.conditions):
             write_line(warning)
-        record = _new_record(snapshot, generator, ask, source, masks)
-        record = record.model_copy(update={"seed": seed, "truncation": truncation, "requested": samples})
-        record = _draw(folder, begin_folder(folder, record), generator, ask, source)
-        save_preview(folder, [sample.name for sample in record.samples], generator.plan)
+        manifest = _new_manifest(snapshot, generator, request, source, masks)
+        manifest = manifest.model_copy(update={"seed": seed, "truncation": truncation, "requested": samples})
+        manifest = _fill(folder, open_folder(folder, manifest), generator, request, source)
+        save_preview(folder, [sample.name for sample in manifest.samples], generator.plan)
     except KeyboardInterrupt:
-        raise Stopped(f"Stopped; whole samples in {folder} are kept. The same command goes on.") from None
-    return record
+        raise Stopped(f"Stopped; whole samples in {folder} are kept. Run the same command to continue.") from None
+    return manifest
 
 
-def _draw(
-    folder: Path, record: SamplesRecord, generator: PairGenerator, ask: Ask, source: MaskSource | None
-) -> SamplesRecord:
-    """Draw what is missing. Batches begin at the same numbers always, so that a sample is the same to the last bit."""
-    channels, size, saved_at = record.image_channels, generator.plan.batch_size, time.monotonic()
-    done = {one.name: one for one in record.samples if _is_whole(folder, one, channels)}
+def _fill(
+    folder: Path, manifest: Manifest, generator: PairGenerator, request: SampleRequest, source: MaskSource | None
+) -> Manifest:
+    """Generate what is missing. Batches always start at the same numbers, so that a sample is the same to the bit."""
+    channels, size, saved_at = manifest.image_channels, generator.plan.batch_size, time.monotonic()
+    done = {
+        sample.name: sample
+        for sample in manifest.samples
+        if all(path.exists() for path in sample_files(folder, sample.name, channels))
+    }
     with (
         scratch_folder(folder) as scratch,
-        ProgressBar(total=record.requested, initial=len(done), unit="sample") as bar,
+        ProgressBar(total=manifest.requested, initial=len(done), unit="sample") as bar,
     ):
         try:
-            for start in range(0, record.requested, size):
-                batch = range(start, min(start + size, record.requested))
-                if all(sample_name(number) in done for number in batch):
+            for start in range(0, manifest.requested, size):
+                numbers = range(start, min(start + size, manifest.requested))
+                names = [sample_name(number) for number in numbers]
+                if all(name in done for name in names):
                     continue
-                pairs = _sample(generator, batch, record, ask, source)
-                drawn = describe(pairs, [sample_name(number) for number in batch], generator.plan.conditions)
-                for sample, image, label in zip(drawn, pairs.image, pairs.label, strict=True):
+                with _naming_options(request):
+                    pairs = generator.sample(
+                        len(numbers),
+                        seed=manifest.seed,
+                        first=start,
+                        truncation=manifest.truncation,
+                        request=request,
+                        masks=source,
+                    )
+                described = describe(pairs, names, generator.plan.conditions)
+                for sample, image, label in zip(described, pairs.image, pairs.label, strict=True):
                     if sample.name not in done:
-                        write_sample(folder, scratch, sample.name, [*image, label], record.spacing)
+                        write_sample(folder, scratch, sample.name, [*image, label], manifest.spacing)
                         done[sample.name] = sample
                         bar.update()
                 if time.monotonic() - saved_at > SAVE_SECONDS:
-                    save_record(folder, record, done.values())
+                    save_manifest(folder, manifest, done.values())
                     saved_at = time.monotonic()
         finally:
-            record = save_record(folder, record, done.values())
-    return record
+            manifest = save_manifest(folder, manifest, done.values())
+    return manifest
 
 
-def _is_whole(folder: Path, sample: Sample, channels: int) -> bool:
-    return all(path.exists() for path in sample_files(folder, sample.name, channels))
-
-
-def _sample(
-    generator: PairGenerator, batch: range, record: SamplesRecord, ask: Ask, source: MaskSource | None
-) -> Pairs:
-    with _naming(ask):
-        return generator.sample(
-            len(batch),
-            seed=record.seed,
-            first=batch.start,
-            truncation=record.truncation,
-            with_classes=ask.classes,
-            position=ask.position,
-            areas=ask.areas,
-            masks=source,
-        )
-
-
-def _open_source(generator: PairGenerator, masks: str | None, device: str) -> MaskSource | None:
-    if generator.plan.given_mask:
-        return open_masks(masks or DEFAULT_MASKS, generator.plan, device)
-    if masks is not None:
-        raise UserError(f"--masks {masks}: a snapshot of the variant {generator.plan.variant} draws its own. Leave it.")
-    return None
-
-
-def _check(ask: Ask, conditions: Conditions, source: MaskSource | None, seed: int) -> None:
-    """Refuse what can't be, before anything is written; an option that is wrong by itself is named alone.
+def _check(request: SampleRequest, conditions: Conditions, source: MaskSource | None, seed: int) -> None:
+    """Refuse a request that can't be met, before anything is written.
 
     Raises:
-        UserError: names the options.
+        UserError: names the options; one that is wrong by itself is named alone.
     """
-    for part in (Ask(classes=ask.classes), Ask(position=ask.position), Ask(areas=ask.areas), ask):
-        with _naming(part):
-            rng = np.random.default_rng(seed)
-            conditions.draw(rng, classes=part.classes, position=part.position, areas=part.areas)
-    if source is not None and ask != Ask():
-        with _naming(ask):
-            source.draw(seed, [0], ask)
+    single = [SampleRequest(**{key: value}) for key, value in vars(request).items()]
+    for part in (*single, request):
+        with _naming_options(part):
+            conditions.draw(np.random.default_rng(seed), **vars(part))
+    if source is not None and request != SampleRequest():
+        with _naming_options(request):
+            source.sample(seed, [0], request)
 
 
-def _unseen(ask: Ask, conditions: Conditions) -> str | None:
-    """What to say where no training patch shows just the classes that are asked for."""
+def _unseen(request: SampleRequest, conditions: Conditions) -> str | None:
+    """A warning where no training patch shows exactly the requested classes."""
     seen = conditions.combinations()
-    if ask.classes is None or tuple(ask.classes) in seen:
+    if request.classes is None or tuple(request.classes) in seen:
         return None
-    frequent = [f"{_together(classes)} ({share:.0%})" for classes, share in list(seen.items())[:MOST_NAMED]]
+    frequent = [f"{_combination(classes)} ({share:.0%})" for classes, share in list(seen.items())[:MOST_NAMED]]
     return (
-        f"No training patch shows just {_together(ask.classes)}, so the generator could not learn it. They show: "
-        f"{', '.join(frequent)}{', …' if len(seen) > MOST_NAMED else ''}."
+        f"No training patch shows exactly {_combination(request.classes)}, so the generator could not learn it. "
+        f"Training patches show: {', '.join(frequent)}{', …' if len(seen) > MOST_NAMED else ''}."
     )
 
 
-def _together(classes: Sequence[int]) -> str:
+def _combination(classes: Sequence[int]) -> str:
     return f"class {' + '.join(map(str, classes))}" if classes else "no class"
 
 
 @contextlib.contextmanager
-def _naming(ask: Ask) -> Iterator[None]:
-    """Lead errors that come from what was asked for back to what was typed."""
+def _naming_options(request: SampleRequest) -> Iterator[None]:
+    """Put the options in front of errors that the request causes."""
     try:
         yield
     except ValueError as error:
-        typed = [f"--with-class {label}" for label in ask.classes or ()]
-        typed += [] if ask.position is None else [f"--position {ask.position:g}"]
-        typed += [f"--area {label}={area:g}" for label, area in (ask.areas or {}).items()]
+        typed = [f"--with-class {label}" for label in request.classes or ()]
+        typed += [] if request.position is None else [f"--position {request.position:g}"]
+        typed += [f"--area {label}={area:g}" for label, area in (request.areas or {}).items()]
         if not typed:
             raise
         raise UserError(f"{' '.join(typed)}: {error}") from None
 
 
-def _new_record(
-    snapshot: Path, generator: PairGenerator, ask: Ask, source: MaskSource | None, masks: str | None
-) -> SamplesRecord:
-    plan, drawn = generator.plan, isinstance(source, DrawnMasks)
+def _new_manifest(
+    snapshot: Path, generator: PairGenerator, request: SampleRequest, source: MaskSource | None, masks: str | None
+) -> Manifest:
+    plan, generated = generator.plan, isinstance(source, GeneratedMasks)
     if plan.given_mask:
-        masks = str(Path(masks).resolve()) if drawn else masks or DEFAULT_MASKS
-    return SamplesRecord(
+        masks = str(Path(masks).resolve()) if generated else masks or DEFAULT_MASKS
+    meanings = {OUTSIDE: "outside of the image", 0: "background"}
+    return Manifest(
         snapshot=str(snapshot.resolve()),
         weights_sha256=generator.card.weights_sha256,
         variant=plan.variant,
-        with_classes=None if ask.classes is None else tuple(ask.classes),
-        position=ask.position,
-        areas=dict(ask.areas or {}),
+        with_classes=request.classes,
+        position=request.position,
+        areas=dict(request.areas or {}),
         masks=masks,
-        masks_sha256=source.generator.card.weights_sha256 if drawn else None,
+        masks_sha256=source.generator.card.weights_sha256 if generated else None,
         patch_size=plan.patch_size,
         spacing=plan.spacing,
         image_channels=plan.codec.image_channels,
-        label_values={label: _meaning(label) for label in plan.codec.labels},
+        label_values={label: meanings.get(label, f"class {label}") for label in plan.codec.labels},
         release=version("nnunet-synth"),
     )
-
-
-def _meaning(label: int) -> str:
-    return {OUTSIDE: "outside of the image", 0: "background"}.get(label, f"class {label}")

@@ -1,61 +1,71 @@
-"""`samples.json`: what was drawn from, what was asked for, what came of it; and when a folder may be gone on with."""
+"""The folder of generated samples: NIfTI files, each whole or not there, and `samples.json`, which describes them."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document, explained_write
-from stylegan2_cond.planning import Variant
+from stylegan2_cond.planning import Plan, Variant
 from stylegan2_cond.snapshot import Pairs
+from stylegan2_cond.visualization import overlay_grid, save_picture
 
-RECORD_FILE = "samples.json"
+MANIFEST_FILE = "samples.json"
+PREVIEW_FILE = "preview.png"
+PREVIEW_SAMPLES = {2: 48, 3: 16}  # by the number of axes
+_SCRATCH = ".generating_"
 
 
 class Content(BaseModel):
-    """Which classes a patch shows, and the share of its voxels that each of them takes."""
+    """Which classes a patch shows, and the fraction of its voxels that each of them covers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     classes: tuple[int, ...]
     areas: dict[int, float]
 
 
-class Wanted(Content):
-    """What a sample was asked to be; `position` is that of a slice in its volume, from 0 to 1, where that is known."""
+class Condition(Content):
+    """What a sample was conditioned on; `position` of a slice in its volume goes from 0 to 1, None where unknown."""
 
     position: float | None = None
 
 
 class Sample(BaseModel):
-    """A sample whose files are written: what it was asked to be, and what it shows."""
+    """A sample whose files are whole: what it was conditioned on, and what it shows."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
-    asked: Wanted
+    condition: Condition
     shows: Content
 
 
-class SamplesRecord(Document):
-    """What a folder was drawn from and with, and the samples whose files are whole.
+class Manifest(Document):
+    """What a folder's samples were generated from and with, and the samples whose files are whole.
 
     Attributes:
         snapshot, weights_sha256: the snapshot's folder, and the checksum of its weights.
-        with_classes, position, areas: what was asked of all samples.
-        masks: what images were drawn for, by a snapshot of the variant `image`.
-        masks_sha256: of the weights that drew those masks, if a snapshot did.
+        with_classes, position, areas: what was requested of all samples.
+        masks: what a snapshot of the variant `image` generated images for.
+        masks_sha256: of the weights that generated those masks; None for masks of the training cases.
         spacing: of the voxels, in mm along the patch's axes.
         label_values: what the integers in the label files mean.
-        requested: how many samples the folder is to hold.
+        requested: number of samples that the folder is to hold.
     """
 
-    remedy: ClassVar[str] = "Draw into another folder: stylegan2-cond generate … -o FOLDER"
+    remedy: ClassVar[str] = "Generate into another folder: stylegan2-cond generate … -o FOLDER"
+    format_version: int = 2
     snapshot: str
     weights_sha256: str
     variant: Variant
@@ -75,8 +85,8 @@ class SamplesRecord(Document):
     samples: tuple[Sample, ...] = ()
 
     def settings(self) -> dict[str, tuple[object, str]]:
-        """By option: what decides the samples, and how that is told."""
-        classes = None if self.with_classes is None else " ".join(map(str, self.with_classes))
+        """What decides the samples, by option: its value, and how a user would type it."""
+        classes = " ".join(map(str, self.with_classes or ()))
         areas = " ".join(f"{label}={area:g}" for label, area in self.areas.items())
         return {
             "SNAPSHOT": (self.weights_sha256, self.snapshot),
@@ -89,52 +99,49 @@ class SamplesRecord(Document):
         }
 
 
-def begin_folder(folder: Path, record: SamplesRecord) -> SamplesRecord:
-    """The record of the folder, if that was begun with the same settings; else `record`, now in a new folder.
+def open_folder(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest of a folder that was started with the same settings; else `manifest`, saved in a new folder.
 
     Raises:
-        UserError: the folder holds something else, or can't be written to.
+        UserError: the folder was started with other settings or holds something else, or can't be written to.
     """
-    path = folder / RECORD_FILE
+    path = folder / MANIFEST_FILE
     with explained_write(path):
         if path.exists():
-            begun = SamplesRecord.load(path)
-            _refuse_others(folder, begun, record)
-            return begun.model_copy(update={"requested": max(record.requested, len(begun.samples))})
+            started = Manifest.load(path)
+            before, now = started.settings(), manifest.settings()
+            if changed := [option for option in now if before[option][0] != now[option][0]]:
+                listed = ", ".join(f"{option} {before[option][1]} (now {now[option][1]})" for option in changed)
+                raise UserError(
+                    f"{folder} was started with other settings: {listed}. Choose another folder with -o, or repeat "
+                    f"the original options."
+                )
+            return started.model_copy(update={"requested": max(manifest.requested, len(started.samples))})
         if folder.is_dir() and any(folder.iterdir()):
-            raise UserError(f"{folder} exists and holds other files. Choose another folder with -o.")
-        record.save(path)
-    return record
+            raise UserError(f"{folder} is not empty. Choose another folder with -o.")
+        manifest.save(path)
+    return manifest
 
 
-def _refuse_others(folder: Path, begun: SamplesRecord, record: SamplesRecord) -> None:
-    before, now = begun.settings(), record.settings()
-    if other := [option for option in now if before[option][0] != now[option][0]]:
-        told = ", ".join(f"{option} {before[option][1]} (now {now[option][1]})" for option in other)
-        raise UserError(
-            f"{folder} was begun with other settings: {told}. Choose another folder with -o, or type these as then."
-        )
-
-
-def save_record(folder: Path, record: SamplesRecord, samples: Iterable[Sample]) -> SamplesRecord:
-    """Write `samples.json` with these samples, in order; the record as it is now."""
+def save_manifest(folder: Path, manifest: Manifest, samples: Iterable[Sample]) -> Manifest:
+    """Write `samples.json` with these samples, in order; returns the manifest as saved."""
     ordered = sorted(samples, key=lambda sample: (len(sample.name), sample.name))
-    record = record.model_copy(update={"samples": tuple(ordered)})
-    record.save(folder / RECORD_FILE)
-    return record
+    manifest = manifest.model_copy(update={"samples": tuple(ordered)})
+    manifest.save(folder / MANIFEST_FILE)
+    return manifest
 
 
 def describe(pairs: Pairs, names: Sequence[str], conditions: Conditions) -> Iterator[Sample]:
-    """What each drawn pair was asked to be, and what it shows."""
+    """What each generated pair was conditioned on, and what it shows."""
     shown, log_areas, position = conditions.parts(torch.from_numpy(pairs.condition))
-    asked = torch.where(shown, log_areas.exp(), 0).tolist()
-    places = [None] * len(names) if position is None else [round(place, 4) for place in position.tolist()]
-    drawn = conditions.shares(torch.from_numpy(pairs.label)).tolist()
-    for name, wanted, place, there in zip(names, asked, places, drawn, strict=True):
+    wanted = torch.where(shown, log_areas.exp(), 0).tolist()
+    positions = [None] * len(names) if position is None else [round(place, 4) for place in position.tolist()]
+    found = conditions.shares(torch.from_numpy(pairs.label)).tolist()
+    for name, condition, place, shows in zip(names, wanted, positions, found, strict=True):
         yield Sample(
             name=name,
-            asked=Wanted(**_content(conditions.classes, wanted), position=place),
-            shows=Content(**_content(conditions.classes, there)),
+            condition=Condition(**_content(conditions.classes, condition), position=place),
+            shows=Content(**_content(conditions.classes, shows)),
         )
 
 
@@ -143,13 +150,74 @@ def _content(classes: Sequence[int], shares: Sequence[float]) -> dict[str, objec
     return {"classes": tuple(areas), "areas": areas}
 
 
-def summary(record: SamplesRecord, folder: Path) -> str:
-    """How many samples there are and where, and how well they are what was asked for; one line."""
-    told = [f"{len(record.samples)} samples: {folder}"]
-    if record.with_classes is not None:
-        met = sum(sample.shows.classes == sample.asked.classes for sample in record.samples)
-        told.append(f"{met} of {len(record.samples)} show just the classes asked for")
-    for label, asked in record.areas.items():
-        drawn = float(np.median([sample.shows.areas.get(label, 0.0) for sample in record.samples]))
-        told.append(f"class {label} takes {100 * drawn:.3g} % in the median, {100 * asked:.3g} % was asked for")
-    return "; ".join(told)
+def summary(manifest: Manifest, folder: Path) -> str:
+    """One line: how many samples there are and where, and how well they meet what was requested."""
+    parts = [f"{len(manifest.samples)} samples: {folder}"]
+    if manifest.with_classes is not None:
+        met = sum(sample.shows.classes == sample.condition.classes for sample in manifest.samples)
+        parts.append(f"{met} of {len(manifest.samples)} show exactly the requested classes")
+    for label, requested in manifest.areas.items():
+        median = float(np.median([sample.shows.areas.get(label, 0.0) for sample in manifest.samples]))
+        parts.append(f"class {label} covers a median of {100 * median:.3g} % (requested: {100 * requested:.3g} %)")
+    return "; ".join(parts)
+
+
+def sample_name(number: int) -> str:
+    """`sample_00000` for the first."""
+    return f"sample_{number:05d}"
+
+
+def sample_files(folder: Path, name: str, channels: int) -> list[Path]:
+    """The file of each image channel, as nnU-Net names them, and that of the mask."""
+    images = [folder / "images" / f"{name}_{channel:04d}.nii.gz" for channel in range(channels)]
+    return [*images, folder / "labels" / f"{name}.nii.gz"]
+
+
+@contextlib.contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """A folder within `folder` for files that are not whole yet; leftovers of a killed process are removed."""
+    for leftover in folder.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with explained_write(folder):
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_sample(
+    folder: Path, scratch: Path, name: str, arrays: Sequence[np.ndarray], spacing: Sequence[float]
+) -> None:
+    """Write channels and mask, `[*spatial]` each; each file is read back before it gets its name.
+
+    Raises:
+        UserError: the disk is full, or a file does not read back as it was written.
+    """
+    for path, array in zip(sample_files(folder, name, len(arrays) - 1), arrays, strict=True):
+        temporary = scratch / path.name
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(spacing[::-1])  # SimpleITK lists axes in reverse
+        try:
+            with explained_write(path):
+                path.parent.mkdir(exist_ok=True)
+                sitk.WriteImage(image, str(temporary))
+                if not np.array_equal(_read(temporary), array, equal_nan=True):
+                    raise RuntimeError("the file does not read back as it was written")
+                os.replace(temporary, path)
+        except RuntimeError as error:  # SimpleITK's errors, too
+            raise UserError(f"{path} was not stored as it was written. Is the disk full or damaged?") from error
+
+
+def save_preview(folder: Path, names: Sequence[str], plan: Plan) -> None:
+    """Plot the folder's first samples as a grid."""
+    codec = plan.codec
+    shown = names[: PREVIEW_SAMPLES[len(plan.patch_size)]]
+    files = [sample_files(folder, name, codec.image_channels) for name in shown]
+    pairs = np.stack([np.stack([_read(path) for path in paths]) for paths in files])  # [N, C + mask, *spatial]
+    ranges = {"low": codec.low, "high": codec.high, "labels": codec.labels, "rgb": codec.rgb}
+    save_picture(folder / PREVIEW_FILE, overlay_grid(pairs[:, :-1], pairs[:, -1], **ranges))
+
+
+def _read(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))

@@ -1,7 +1,8 @@
-"""Snapshots: saved, opened, drawn from."""
+"""Snapshots: save, open, and generate samples."""
 
-from stylegan2_cond.snapshot.mask_sources import MaskSource, open_same_cases
-from stylegan2_cond.snapshot.sampler import Ask, PairGenerator, Pairs, load_generator, open_device, open_masks
+from stylegan2_cond.snapshot.mask_sources import open_masks, open_same_cases
+from stylegan2_cond.snapshot.request import MaskSource, SampleRequest
+from stylegan2_cond.snapshot.sampler import PairGenerator, Pairs, load_generator, open_device
 from stylegan2_cond.snapshot.snapshot import (
     BEST,
     CARD_FILE,
@@ -17,11 +18,11 @@ __all__ = [
     "BEST",
     "CARD_FILE",
     "WEIGHTS_FILE",
-    "Ask",
     "Card",
     "MaskSource",
     "PairGenerator",
     "Pairs",
+    "SampleRequest",
     "find_best",
     "find_snapshots",
     "load_generator",

@@ -1,12 +1,12 @@
-"""Masks that images are drawn for: those of training cases, the same ones deformed, or drawn ones."""
+"""Sources of masks for a generator of the variant `image`: the training cases, or another snapshot."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch
 
 from stylegan2_cond.data.condition_sampler import read_rows
 from stylegan2_cond.data.mask_deformation import deform
@@ -14,80 +14,82 @@ from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Plan, condition_patches
+from stylegan2_cond.snapshot.request import MaskSource, SampleRequest
+from stylegan2_cond.snapshot.sampler import PairGenerator, load_generator
 
-if TYPE_CHECKING:
-    from stylegan2_cond.snapshot.sampler import Ask, PairGenerator
-
-TRIES = 20  # patches of its own that a sample looks at for one that shows the classes asked for
+TRIES = 20  # patches of its own that a sample looks at for one that shows the requested classes
 MASKS, CATALOGUE = 77, 80  # streams of random numbers: masks are deformed by one, and chosen by the other
 
 
-class MaskSource(Protocol):
-    """Masks of the stream that `seed` names; each depends on seed, number, and what was asked alone."""
-
-    def draw(self, seed: int, indices: Sequence[int], ask: Ask) -> tuple[np.ndarray, np.ndarray]:
-        """Label maps `[N, *spatial]` int16, and the positions of slices in their volumes, `[N]` float32 from 0 to 1."""
-
-
 class RealMasks:
-    """Masks of the training cases, cut as the generator's training cuts them; deformed, if wanted.
+    """Masks of the training cases, sampled as the generator's training samples them.
 
-    Where classes are asked for, a sample looks at a few patches of its own. Where none shows exactly these classes,
-    one is chosen of those that the plan's conditions were measured on, which show every combination that is asked for.
+    Where classes are requested, a sample looks at a few patches of its own. Where none shows exactly these classes,
+    one is chosen of those that the plan's conditions were measured on, which show every combination seen in training.
+
+    Args:
+        patches: of the training cases, with the plan's seed.
+        plan: of the generator that the masks are for.
+        deformed: whether each mask is deformed at random.
     """
 
-    def __init__(self, preprocessed: Preprocessed, plan: Plan, *, deformed: bool):
+    def __init__(self, patches: PatchSampler, plan: Plan, *, deformed: bool):
+        self.patches = patches
         self.plan = plan
         self.deformed = deformed
-        self.preprocessed = preprocessed
-        self._measured = PatchSampler(
-            preprocessed,
-            plan.source.training_cases,
-            plan.patch_size,
-            foreground_share=plan.foreground_share,
-            seed=plan.seed,
-        )
 
-    def draw(self, seed: int, indices: Sequence[int], ask: Ask) -> tuple[np.ndarray, np.ndarray]:
+    @classmethod
+    def of_cases(cls, preprocessed: Preprocessed, plan: Plan, *, deformed: bool) -> RealMasks:
+        """Masks of the plan's training cases in a preprocessed folder."""
+        names, share = plan.source.training_cases, plan.foreground_share
+        patches = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=share, seed=plan.seed)
+        return cls(patches, plan, deformed=deformed)
+
+    def sample(
+        self, seed: int, numbers: Sequence[int], request: SampleRequest = SampleRequest()
+    ) -> tuple[np.ndarray, np.ndarray]:
         """As `MaskSource`.
 
         Raises:
-            ValueError: an area or a place is asked for, or classes that no patch shows together.
+            ValueError: an area or a position is requested, or classes that no patch shows together.
         """
-        if ask.areas is not None or ask.position is not None:
-            raise ValueError("real masks are as they are: areas and positions can be asked of a mask snapshot only")
-        drawn = [self._one(seed, index, ask) for index in indices]
-        return np.stack([label for label, _ in drawn]), np.array([place for _, place in drawn], np.float32)
+        if request.areas is not None or request.position is not None:
+            raise ValueError("areas and positions can be requested of a mask snapshot only, not of real masks")
+        masks = [self._sample(seed, number, request.classes) for number in numbers]
+        return np.stack([label for label, _ in masks]), np.array([position for _, position in masks], np.float32)
 
-    def _one(self, seed: int, index: int, ask: Ask) -> tuple[np.ndarray, float]:
-        stream = self._measured.with_seed(seed)
-        stream, number = (stream, index) if ask.classes is None else self._showing(stream, seed, index, ask.classes)
-        patch = stream.sample(number, with_image=False)
-        return self._deform(patch.label, seed, index), patch.position
+    def _sample(self, seed: int, number: int, classes: Sequence[int] | None) -> tuple[np.ndarray, float]:
+        patches, index = self.patches.with_seed(seed), number
+        if classes is not None:
+            patches, index = self._showing(patches, seed, number, classes)
+        patch = patches.sample(index, with_image=False)
+        if not self.deformed:
+            return patch.label, patch.position
+        rng = np.random.default_rng([seed, MASKS, number])
+        return deform(patch.label, rng, spacing=self.plan.spacing), patch.position
 
-    def _showing(self, own: PatchSampler, seed: int, index: int, classes: Sequence[int]) -> tuple[PatchSampler, int]:
-        """A patch that shows just these classes; of those that the plan knows together, the nearest there is."""
+    def _showing(self, own: PatchSampler, seed: int, number: int, classes: Sequence[int]) -> tuple[PatchSampler, int]:
+        """A patch that shows exactly these classes, or the nearest combination where the plan has seen this one."""
         known = self.plan.conditions.classes
         if unknown := sorted(set(classes) - set(known)):
             raise ValueError(f"class {unknown[0]} is not one that this generator knows: {list(known)}")
         wanted = np.isin(known, classes)
-        for number in range(index * TRIES, (index + 1) * TRIES):
-            if (self._shown(own.sample(number, with_image=False).label) == wanted).all():
-                return own, number
+        for index in range(number * TRIES, (number + 1) * TRIES):
+            if (self._shown(own.sample(index, with_image=False).label) == wanted).all():
+                return own, index
         missing = (wanted & ~self._catalogue).sum(axis=1)
         surplus = (~wanted & self._catalogue).sum(axis=1)
         best = np.lexsort((surplus, missing))[0]
         nearest = np.flatnonzero((missing == missing[best]) & (surplus == surplus[best]))
         if missing[best] + surplus[best] and not self._is_known(wanted):
-            looked_at = TRIES + len(missing)
-            raise ValueError(f"{looked_at} patches were looked at, none shows just the classes {sorted(classes)}")
-        return self._measured, int(np.random.default_rng([seed, CATALOGUE, index]).choice(nearest))
+            raise ValueError(f"none of {TRIES + len(missing)} patches shows exactly the classes {sorted(classes)}")
+        return self.patches, int(np.random.default_rng([seed, CATALOGUE, number]).choice(nearest))
 
     @cached_property
     def _catalogue(self) -> np.ndarray:
         """`[patches, classes]` booleans: what the patches show that the plan's conditions were measured on."""
         count = condition_patches(self.plan.patch_size)
-        return np.stack([self._shown(self._measured.sample(number, with_image=False).label) for number in range(count)])
+        return np.stack([self._shown(self.patches.sample(index, with_image=False).label) for index in range(count)])
 
     def _shown(self, label: np.ndarray) -> np.ndarray:
         """`[classes]` booleans."""
@@ -98,61 +100,56 @@ class RealMasks:
         table = read_rows(conditions.rows, len(conditions.classes), has_position=conditions.has_position)
         return bool((table.shown == wanted).all(axis=1).any())
 
-    def _deform(self, label: np.ndarray, seed: int, index: int) -> np.ndarray:
-        if not self.deformed:
-            return label
-        spacing = self.plan.spacing
-        return deform(label, np.random.default_rng([seed, MASKS, index]), spacing=spacing)
 
+class GeneratedMasks:
+    """Masks that another snapshot generates."""
 
-class DrawnMasks:
-    """Masks of another snapshot, which draws them."""
-
-    def __init__(self, generator: PairGenerator, plan: Plan):
+    def __init__(self, generator: PairGenerator):
         self.generator = generator
-        self.plan = plan
 
-    def draw(self, seed: int, indices: Sequence[int], ask: Ask) -> tuple[np.ndarray, np.ndarray]:
-        """As `MaskSource`; what is asked is asked of the mask snapshot."""
-        drawn = self.generator.sample_numbers(
-            indices, seed=seed, with_classes=ask.classes, position=ask.position, areas=ask.areas
-        )
-        conditions = self.generator.plan.conditions
-        places = (drawn.condition[:, -1] + 1) / 2 if conditions.has_position else np.full(len(indices), 0.5)
-        return drawn.label, places.astype(np.float32)
+    def sample(
+        self, seed: int, numbers: Sequence[int], request: SampleRequest = SampleRequest()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `MaskSource`; the request goes to the mask snapshot."""
+        masks = self.generator.sample_numbers(numbers, seed=seed, request=request)
+        position = self.generator.plan.conditions.parts(torch.from_numpy(masks.condition))[2]
+        return masks.label, np.full(len(numbers), 0.5, np.float32) if position is None else position.numpy()
 
 
-def open_real_masks(plan: Plan, *, deformed: bool) -> RealMasks:
-    """Masks of a plan's training cases.
+def open_masks(text: str, plan: Plan, device: str | torch.device = "cpu") -> MaskSource:
+    """Masks for a generator of the variant `image`: `real`, `deformed`, or the folder of a mask snapshot.
 
     Raises:
-        UserError: the cases are gone or were preprocessed anew, or their masks have voxels to be ignored.
+        UserError: there is no such snapshot, it generates masks of another kind, or the training cases are gone.
     """
-    if plan.codec.ignore is not None:
-        raise UserError(
-            "Masks of this dataset have voxels whose label is not known; images can't be drawn for them. Train a mask "
-            "generator and give its snapshot: stylegan2-cond train … --variant mask, then --masks SNAPSHOT"
-        )
-    return RealMasks(open_same_cases(plan), plan, deformed=deformed)
+    if text in ("real", "deformed"):
+        return RealMasks.of_cases(open_same_cases(plan), plan, deformed=text == "deformed")
+    generator = load_generator(text, device)
+    if generator.plan.variant == "image":
+        raise UserError(f"{text} generates images, not masks. Choose a snapshot of the variant mask.")
+    for key, what in (("patch_size", "another patch size"), ("source", "other cases")):
+        if getattr(generator.plan, key) != getattr(plan, key):
+            raise UserError(f"{text} was trained on {what}. Train one: stylegan2-cond train … --variant mask")
+    return GeneratedMasks(generator)
 
 
 def open_same_cases(plan: Plan) -> Preprocessed:
-    """The cases that a generator was trained on, as they were then.
+    """The cases that a generator was trained on, preprocessed as they were then.
 
     Raises:
-        UserError: dataset, configuration or plans are gone, or the cases were preprocessed differently since.
+        UserError: dataset, configuration or plans are gone, or the cases have been preprocessed differently since.
     """
     source = plan.source
     preprocessed = open_preprocessed(source.dataset_name, source.configuration, source.plans_name)
     if preprocessed.fingerprint != source.preprocessing:
         raise UserError(
-            f"{preprocessed.folder} was preprocessed differently than the cases that this generator saw. Restore the "
-            f"plans, or train the generator again: stylegan2-cond train {source.dataset_name} {source.configuration} "
-            f"{source.fold}"
+            f"{preprocessed.folder} was preprocessed differently than the cases that this generator was trained on. "
+            f"Restore the plans, or train the generator again: stylegan2-cond train {source.dataset_name} "
+            f"{source.configuration} {source.fold}"
         )
     if gone := sorted(set(source.training_cases) - set(preprocessed.case_names())):
         raise UserError(
-            f"{len(gone)} of the cases that this generator saw are not in {preprocessed.folder}, the first is "
-            f"{gone[0]}. Preprocess them: {preprocessed.preprocess_command}"
+            f"{len(gone)} of the cases that this generator was trained on are not in {preprocessed.folder}, the first "
+            f"is {gone[0]}. Preprocess them: {preprocessed.preprocess_command}"
         )
     return preprocessed

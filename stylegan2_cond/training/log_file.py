@@ -12,7 +12,7 @@ from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import explained_write, write_atomically
 from stylegan2_cond.planning import Plan
-from stylegan2_cond.snapshot import PairGenerator
+from stylegan2_cond.snapshot import MaskSource, PairGenerator
 from stylegan2_cond.visualization import GAP, overlay_grid, save_picture
 
 LOG_FILE = "log.jsonl"
@@ -65,10 +65,12 @@ def read_log(folder: Path) -> list[dict]:
     return [read for line in _texts(path) if (read := _read(line))] if path.exists() else []
 
 
-def save_preview(path: Path, generator: PairGenerator, real: PatchSampler, plan: Plan) -> None:
+def save_preview(
+    path: Path, generator: PairGenerator, masks: MaskSource | None, real: PatchSampler, plan: Plan
+) -> None:
     """A grid of training patches above a grid of drawn ones, masks drawn over; the same latents each time."""
     count = PREVIEW_SAMPLES[len(plan.patch_size)]
-    drawn = generator.sample(count, seed=plan.seed)
+    drawn = generator.sample(count, seed=plan.seed, masks=masks)
     patches = real.batch(0, count // 2)
     image = patches.image[:, : drawn.image.shape[1]]  # none, where masks alone are drawn
     style = {"low": plan.codec.low, "high": plan.codec.high, "labels": plan.codec.labels, "rgb": plan.codec.rgb}

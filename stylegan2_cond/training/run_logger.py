@@ -11,6 +11,7 @@ from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.metrics import METRICS
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.snapshot import CARD_FILE, Card, PairGenerator, save_snapshot
+from stylegan2_cond.snapshot.mask_sources import RealMasks
 from stylegan2_cond.training.board import Board
 from stylegan2_cond.training.log_file import Averages, Log, save_preview
 from stylegan2_cond.training.model_selection import REAL, as_figures, choose_best, copies_warning, point_best
@@ -27,6 +28,7 @@ class Teller:
         self.folder = folder
         self.state = state
         self.real = real
+        self.masks = RealMasks(real, state.plan, deformed=True) if state.plan.given_mask else None
         self.judge = SnapshotJudge(preprocessed, state.plan)
         self._begin()
 
@@ -53,9 +55,9 @@ class Teller:
         save_snapshot(path, state.average, state.plan, state.images_seen, state.backends)
         generator = PairGenerator(state.average, Card.load(path / CARD_FILE), state.device)
         preview = self.folder / "previews" / f"{name}.png"
-        save_preview(preview, generator, self.real, state.plan)
+        save_preview(preview, generator, self.masks, self.real, state.plan)
         self._board.picture(state.images_seen, (imread(preview)[..., :3] * 255).astype("uint8"))
-        figures = as_figures(self.judge.judge(generator))
+        figures = as_figures(self.judge.judge(generator, self.masks))
         if figures:
             figures |= as_figures({name + REAL: result for name, result in self.judge.real.items()})
         self._write(self._averages.take() | figures)

@@ -18,7 +18,7 @@ from stylegan2_cond.metrics.kept import EVALUATION_FOLDER
 from stylegan2_cond.metrics.reference_sets import ReferenceSet, as_judged, average_blocks, block_factors
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan, run_folder
-from stylegan2_cond.snapshot import PairGenerator
+from stylegan2_cond.snapshot import MaskSource, PairGenerator
 
 JUDGED = (
     "kid",
@@ -69,9 +69,9 @@ class SnapshotJudge:
         )
         self._remembered: dict[str, torch.Tensor] = {}
 
-    def judge(self, generator: PairGenerator) -> dict[str, Result]:
+    def judge(self, generator: PairGenerator, masks: MaskSource | None = None) -> dict[str, Result]:
         """Figures by the metric's name, always of the same latents; what the data do not allow is left out."""
-        pairs = generator.sample(self.samples, seed=self.plan.seed)
+        pairs = generator.sample(self.samples, seed=self.plan.seed, masks=masks)
         drawn = Samples(pairs.image, pairs.label, asked=pairs.condition)
         if not np.isfinite(drawn.image).all():
             return {}
