@@ -81,3 +81,16 @@ def _of_cgroup(folder: Path) -> int | None:
     except (OSError, ValueError):  # "max" is no number
         return None
     return max(0, limit - used + int(kept.get("inactive_file", 0)))
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held; 0 where no system call tells."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss would count the parent's, before the fork
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of macOS, in bytes

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import Samples, compare, default_metrics
-from stylegan2_cond.metrics.compare import Comparison
+from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.condition_accuracy import seeming_positions
 from stylegan2_cond.metrics.features import Features
 from stylegan2_cond.metrics.reference_sets import ReferenceSet

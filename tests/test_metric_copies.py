@@ -11,7 +11,7 @@ from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case
 from stylegan2_cond.data.patch_sampler import IMAGE_PADDING, cover
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import Samples, compare
-from stylegan2_cond.metrics.compare import Comparison
+from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.features import RandomPyramid
 from stylegan2_cond.metrics.memorization import copies_of
 from stylegan2_cond.metrics.ncc import (

@@ -14,7 +14,7 @@ from torchmetrics.image import fid as torchmetrics_fid
 from torchmetrics.image import kid as torchmetrics_kid
 
 from stylegan2_cond.metrics import Samples, kid
-from stylegan2_cond.metrics.compare import Comparison, standardisation
+from stylegan2_cond.metrics.comparison import Comparison, standardisation
 from stylegan2_cond.metrics.features import RandomPyramid
 from stylegan2_cond.metrics.frechet import extrapolate, frechet_distance
 from stylegan2_cond.metrics.jackknife import jackknife, make_groups, spread

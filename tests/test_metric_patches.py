@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
 from stylegan2_cond.metrics import Samples, compare
-from stylegan2_cond.metrics.compare import Comparison
+from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.features import Features
 from stylegan2_cond.metrics.swd import COARSEST, QUANTILES, draw_patches, laplacian_pyramid, sliced_distances
 from stylegan2_cond.ops import upsample

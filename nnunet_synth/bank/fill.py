@@ -29,8 +29,8 @@ from nnunet_synth.bank.sample_stream import Judged, Stream
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.io import as_user_error
+from stylegan2_cond.metrics.features import EVALUATION_FOLDER
 from stylegan2_cond.metrics.features_nnunet import NnUNet, open_newest, open_nnunet
-from stylegan2_cond.metrics.kept import EVALUATION_FOLDER
 from stylegan2_cond.metrics.reference_sets import ReferenceSet
 from stylegan2_cond.ops import name_backend
 from stylegan2_cond.planning import Plan, run_folder

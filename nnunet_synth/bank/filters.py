@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from nnunet_synth.bank.format import FilterRecord
-from stylegan2_cond.metrics.features import RandomPyramid
+from stylegan2_cond.metrics.features import KeptFeatures, RandomPyramid
 from stylegan2_cond.metrics.features_nnunet import NnUNet
-from stylegan2_cond.metrics.kept import KeptFeatures
 from stylegan2_cond.metrics.mask_statistics import describe_masks
 from stylegan2_cond.metrics.memorization import ALARMS, CORRELATION, Find, by_correlation, by_features, usual_nearness
 from stylegan2_cond.metrics.sample_set import Samples

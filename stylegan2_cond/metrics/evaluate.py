@@ -14,15 +14,22 @@ from pathlib import Path
 
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, Preprocessed
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.compare import Comparison, check_names, refusals
-from stylegan2_cond.metrics.features import Features, Setting, build_features
+from stylegan2_cond.memory import peak_bytes
+from stylegan2_cond.metrics.compare import check_names, refusals
+from stylegan2_cond.metrics.comparison import Comparison
+from stylegan2_cond.metrics.features import (
+    EVALUATION_FOLDER,
+    Features,
+    KeptFeatures,
+    Setting,
+    build_features,
+    content_key,
+)
 from stylegan2_cond.metrics.features_nnunet import NnUNet, open_newest, open_nnunet
-from stylegan2_cond.metrics.kept import EVALUATION_FOLDER, KeptFeatures, content_key
 from stylegan2_cond.metrics.memorization import copies_of
-from stylegan2_cond.metrics.picture import save_neighbours
 from stylegan2_cond.metrics.reference_sets import ReferenceSet, as_judged
 from stylegan2_cond.metrics.registry import METRICS, default_metrics
-from stylegan2_cond.metrics.report import Baseline, Evaluation, Measured, Neighbour, peak_bytes
+from stylegan2_cond.metrics.report import Baseline, Evaluation, Measured, Neighbour, save_neighbours
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.progress_bar import ProgressBar

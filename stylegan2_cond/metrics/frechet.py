@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.stats import linregress
 
-from stylegan2_cond.metrics.compare import Comparison
+from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.jackknife import jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from stylegan2_cond.metrics.compare import Comparison
+from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.jackknife import GROUPS, group_count, spread
 from stylegan2_cond.metrics.registry import Metric, Result, register
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.stats import wasserstein_distance
 
-from stylegan2_cond.metrics.compare import Comparison
+from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.jackknife import GROUPS, jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
 

@@ -20,8 +20,8 @@ import torch
 
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import write_atomically
-from stylegan2_cond.metrics.compare import Comparison
-from stylegan2_cond.metrics.kept import content_key
+from stylegan2_cond.metrics.comparison import Comparison
+from stylegan2_cond.metrics.features import content_key
 from stylegan2_cond.metrics.ncc import CANDIDATES, QUERIES, best_of_cases, nearest_cases
 from stylegan2_cond.metrics.registry import Metric, Result, register
 from stylegan2_cond.metrics.sample_set import Samples

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
-if TYPE_CHECKING:
-    from stylegan2_cond.metrics.compare import Comparison
+from stylegan2_cond.metrics.comparison import Comparison
 
 Better = Literal["lower", "higher", "one"]
 

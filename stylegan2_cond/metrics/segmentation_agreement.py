@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stylegan2_cond.metrics.compare import Comparison
+from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.features_nnunet import NnUNet
 from stylegan2_cond.metrics.jackknife import GROUPS, jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from stylegan2_cond.metrics.compare import Comparison
+from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.jackknife import group_count, measurable, spread
 from stylegan2_cond.metrics.registry import Metric, Result, register
 from stylegan2_cond.ops import downsample, upsample

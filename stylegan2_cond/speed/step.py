@@ -14,8 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.encoding import Codec
-from stylegan2_cond.memory import keep_freed_memory
-from stylegan2_cond.metrics.report import peak_bytes
+from stylegan2_cond.memory import keep_freed_memory, peak_bytes
 from stylegan2_cond.planning import Plan, Source
 from stylegan2_cond.speed.reference import reference_ops
 from stylegan2_cond.speed.timing import Timing, compare_times, time_of

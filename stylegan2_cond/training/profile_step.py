@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from stylegan2_cond.memory import keep_freed_memory
-from stylegan2_cond.metrics.report import peak_bytes
+from stylegan2_cond.memory import keep_freed_memory, peak_bytes
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.training.augment.adaptive import LARGEST_P
 from stylegan2_cond.training.state import TrainingState, set_precision

@@ -12,9 +12,9 @@ import torch
 
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.metrics import METRICS, Result
-from stylegan2_cond.metrics.compare import Comparison, judge, refusals, standardisation
-from stylegan2_cond.metrics.features import Features, RandomPyramid
-from stylegan2_cond.metrics.kept import EVALUATION_FOLDER
+from stylegan2_cond.metrics.compare import judge, refusals
+from stylegan2_cond.metrics.comparison import Comparison, standardisation
+from stylegan2_cond.metrics.features import EVALUATION_FOLDER, Features, RandomPyramid
 from stylegan2_cond.metrics.reference_sets import ReferenceSet, as_judged, average_blocks, block_factors
 from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan, run_folder

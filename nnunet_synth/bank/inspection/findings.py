@@ -18,7 +18,7 @@ from nnunet_synth.bank.inspection.two_sides import Drawn, read_samples
 from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.data.fingerprint import RANGE_QUANTILES
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.kept import EVALUATION_FOLDER
+from stylegan2_cond.metrics.features import EVALUATION_FOLDER
 from stylegan2_cond.planning import run_folder
 
 SEED = 0  # of the voxels whose intensities are looked at

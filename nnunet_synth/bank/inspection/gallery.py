@@ -11,7 +11,7 @@ from nnunet_synth.bank.inspection.findings import Findings
 from nnunet_synth.bank.inspection.tiles import Tile, make_tile
 from nnunet_synth.bank.inspection.two_sides import spread
 from stylegan2_cond.metrics.ncc import align
-from stylegan2_cond.metrics.picture import beneath
+from stylegan2_cond.metrics.report import beneath
 
 SHOWN = {2: 32, 3: 16}  # samples of the gallery, by the number of axes
 MOST_ALIKE = {2: 8, 3: 6}
