@@ -8,7 +8,7 @@ import pytest
 
 from nnunet_synth.bank import filters
 from nnunet_synth.bank.filters import FILTERS, Known
-from stylegan2_cond.metrics import METRICS, Samples, compare, swd
+from stylegan2_cond.metrics import METRICS, SampleSet, compare, swd
 
 SHOWN = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 METRIC, FILTER = re.findall(r"```python\n(.*?)```", SHOWN, flags=re.DOTALL)
@@ -16,7 +16,7 @@ METRIC, FILTER = re.findall(r"```python\n(.*?)```", SHOWN, flags=re.DOTALL)
 
 def samples(random, contrast=1.0, brightness=0.0):
     image = brightness + contrast * random.standard_normal((200, 2, 8, 8)).astype(np.float32)
-    return Samples(image=image, label=np.zeros((200, 8, 8), np.int16))
+    return SampleSet(image=image, label=np.zeros((200, 8, 8), np.int16))
 
 
 def test_the_metric_that_is_shown_is_one():

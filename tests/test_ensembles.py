@@ -21,8 +21,8 @@ from stylegan2_cond.data.condition_sampler import read_rows
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.nnunet_dataset import Case
 from stylegan2_cond.data.patch_sampler import PatchSampler
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.networks import build_generator
 from stylegan2_cond.planning import condition_patches, planner
 from stylegan2_cond.snapshot import SampleRequest, load_generator, open_masks, save_snapshot
@@ -167,7 +167,7 @@ class Recording(Stream):
 
     def draw(self, numbers):
         self.seed.append(list(numbers))
-        return Samples(np.zeros((len(numbers), 1, 2, 2), np.float32), np.zeros((len(numbers), 2, 2), np.int16))
+        return SampleSet(np.zeros((len(numbers), 1, 2, 2), np.float32), np.zeros((len(numbers), 2, 2), np.int16))
 
 
 @pytest.mark.parametrize("first", [8, 10, 15])

@@ -11,10 +11,10 @@ from nnunet_synth.bank import MARGIN, filters
 from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.filters import FILTERS, Anatomy, Copy, FilterOff, Filters, Fit, Known, Range
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord, banks_folder
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import memorization
 from stylegan2_cond.metrics.reference_sets import ReferenceSet
-from stylegan2_cond.metrics.sample_set import Samples
 
 
 class Oracle:
@@ -39,7 +39,7 @@ def disc(rng, radius, side=32):
 
 def discs(rng, count, radii=(4, 8), cases=20):
     image, label = zip(*(disc(rng, rng.uniform(*radii)) for _ in range(count)), strict=True)
-    return Samples(np.stack(image), np.stack(label), np.array([f"case_{i % cases:02d}" for i in range(count)]))
+    return SampleSet(np.stack(image), np.stack(label), np.array([f"case_{i % cases:02d}" for i in range(count)]))
 
 
 @pytest.fixture
@@ -51,19 +51,19 @@ def rng():
 def known(rng):
     real = discs(rng, 400)
     image = np.where(real.label[:, None] > 0, real.image.clip(0.55), real.image.clip(None, 0.45))
-    real = Samples(image.astype(np.float32), real.label, real.case)
+    real = SampleSet(image.astype(np.float32), real.label, real.case)
     return Known(real, real, (0, 1), Oracle(), 0.0)
 
 
 def test_real_patches_pass_every_filter_as_often_as_its_limits_say(known):
-    verdicts = Filters.learn(lambda: known).first_refusal(Samples(known.real.image, known.real.label))
+    verdicts = Filters.learn(lambda: known).first_refusal(SampleSet(known.real.image, known.real.label))
     # RARE at three limits, FIT_RARE at one. Copies are not asked for: these are all.
     refused = [verdict for verdict in verdicts if verdict not in (None, "copy")]
     assert len(refused) <= len(verdicts) * (4 * filters.RARE + filters.FIT_RARE)
 
 
 def change(samples, **parts):
-    return Samples(parts.get("image", samples.image.copy()), parts.get("label", samples.label.copy()))
+    return SampleSet(parts.get("image", samples.image.copy()), parts.get("label", samples.label.copy()))
 
 
 def test_intensities_that_are_no_numbers_are_refused_first(known):
@@ -115,7 +115,7 @@ def masks_of(*boxes):
     for mask, parts in zip(label, boxes, strict=True):
         for value, *box in parts:
             mask[box[0] : box[1], box[2] : box[3]] = value
-    return Samples(np.zeros((len(boxes), 1, 32, 32), np.float32), label)
+    return SampleSet(np.zeros((len(boxes), 1, 32, 32), np.float32), label)
 
 
 def test_masks_unlike_any_real_one_are_refused(known):
@@ -151,7 +151,7 @@ def torsos(rng, classes, cases, slices, side=32):
                 y, x = np.array(divmod(organ, grid)) * cell
                 length = max(1, round(cell * (1 - off[organ]) ** 0.5))
                 mask[y : y + length, x : x + length] = organ + 1
-    return Samples(np.zeros((len(label), 1, side, side), np.float32), label)
+    return SampleSet(np.zeros((len(label), 1, side, side), np.float32), label)
 
 
 @pytest.mark.parametrize("classes", [13, 50])
@@ -166,7 +166,7 @@ def test_of_many_classes_masks_of_other_cases_pass_and_impossible_pairs_do_not(r
     upper = other.take([1 in seen for seen in shown[len(real) :]])
     mixed = np.where(lowest == classes, classes, upper.label)  # the lowest organ in slices of the uppermost
     assert len(upper) > 3
-    assert not filter_.allows(Samples(upper.image, mixed)).any()
+    assert not filter_.allows(SampleSet(upper.image, mixed)).any()
 
 
 def test_of_many_classes_an_empty_mask_or_a_class_that_no_real_one_shows_is_refused():
@@ -197,8 +197,8 @@ def test_copies_are_refused_and_others_are_not(known, rng):
     shifted = np.roll(known.real.image[:20], 1, axis=3) + rng.normal(0, 0.02, (20, 1, 32, 32)).astype(np.float32)
     fresh = discs(rng, 40)
     filter_ = Copy(known)
-    assert not filter_.allows(Samples(shifted, known.real.label[:20])).any()
-    assert filter_.allows(Samples(fresh.image, fresh.label)).mean() > 0.9
+    assert not filter_.allows(SampleSet(shifted, known.real.label[:20])).any()
+    assert filter_.allows(SampleSet(fresh.image, fresh.label)).mean() > 0.9
 
 
 def test_what_is_usual_of_real_patches_is_looked_up_once(known, tmp_path, monkeypatch):

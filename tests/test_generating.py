@@ -18,6 +18,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from stylegan2_cond.cli import main, parse_areas
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.networks import build_generator
 from stylegan2_cond.sampling import MANIFEST_FILE, Manifest, generate, summary
@@ -343,7 +344,7 @@ def test_the_summary_counts_how_often_what_was_asked_was_met(pair_snapshot, tmp_
 
     def as_told(self, n, **keywords):
         pairs = draw(self, n, **keywords)
-        return type(pairs)(pairs.image[:, :, :10, :10], labels, pairs.condition)
+        return SampleSet(pairs.image[:, :, :10, :10], labels, condition=pairs.condition)
 
     monkeypatch.setattr(PairGenerator, "sample", as_told)
     record = generate(pair_snapshot, tmp_path / "classes", samples=4, request=SampleRequest(classes=[1]))

@@ -31,9 +31,9 @@ from nnunet_synth.bank.inspection.two_sides import read_samples, spread
 from nnunet_synth.cli import app
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE
 from stylegan2_cond.data.patch_sampler import cover
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.ncc import RIM, largest_correlation
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.visualization import colour_mask
 
 
@@ -258,7 +258,7 @@ def test_the_command_on_the_page_fills_the_same_bank(found):
     assert set(asked["without"]) == {name for name, filter_ in record.filters.items() if filter_.off == "not wanted"}
 
 
-# Samples
+# SampleSet
 
 
 def test_samples_are_spread_over_the_bank_and_are_those_of_their_numbers(bank, monkeypatch):
@@ -379,8 +379,8 @@ def test_sets_of_classes_are_counted(found):
     label = np.zeros((8, 4, 4), np.int16)
     label[:4, 0, 0], label[2:6, 1, 1], label[7, 2, 2] = 1, 2, OUTSIDE
     ours, theirs = (
-        Samples(np.zeros((8, 1, 4, 4), np.float32), label),
-        Samples(np.zeros((8, 1, 4, 4), np.float32), 0 * label),
+        SampleSet(np.zeros((8, 1, 4, 4), np.float32), label),
+        SampleSet(np.zeros((8, 1, 4, 4), np.float32), 0 * label),
     )
     alone = presence(ours, None, [1, 2])
     assert dict(zip(alone.sets, alone.drawn, strict=True)) == {(1,): 0.25, (1, 2): 0.25, (2,): 0.25, (): 0.25}
@@ -394,7 +394,7 @@ def test_measures_are_those_of_patches_that_show_the_class_and_of_voxels_within_
     label = np.zeros((3, 4, 4), np.int16)
     label[0, :2, :2], label[1, 3, :], label[2] = 1, 1, OUTSIDE
     image = np.where(label == 1, 5.0, np.where(label == OUTSIDE, 100.0, 1.0)).astype(np.float32)[:, None]
-    measures = measure(Samples(image, label), None, None, {1: "a"}, ["MRI"], np.random.default_rng(0))
+    measures = measure(SampleSet(image, label), None, None, {1: "a"}, ["MRI"], np.random.default_rng(0))
     told = {(one.group, one.of): one for one in measures}
     assert told["area", "a"].drawn.tolist() == [25.0, 25.0]
     assert told["components", "a"].drawn.tolist() == [1.0, 1.0]

@@ -16,11 +16,11 @@ from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case
 from stylegan2_cond.data.patch_sampler import PatchSampler
-from stylegan2_cond.metrics import METRICS, Result, Samples, compare
+from stylegan2_cond.metrics import METRICS, Result, SampleSet, compare
 from stylegan2_cond.metrics import memorization as copies_room
 from stylegan2_cond.metrics.features import RandomPyramid
 from stylegan2_cond.metrics.reference_sets import ReferenceSet, average_blocks, block_factors
-from stylegan2_cond.snapshot import Pairs, find_snapshots, load_generator
+from stylegan2_cond.snapshot import find_snapshots, load_generator
 from stylegan2_cond.training import snapshot_evaluation
 from stylegan2_cond.training.model_selection import as_figures, best_images, choose_best, copies_warning, point_best
 from stylegan2_cond.training.snapshot_evaluation import COPY_VOXELS, JUDGED, SnapshotJudge
@@ -63,7 +63,7 @@ class Drawing:
         self.asked.append((n, seed))
         found = self.patches.batch(0, n)
         condition = self.plan.conditions.measure(torch.from_numpy(found.label), torch.from_numpy(found.position))
-        return Pairs(*self.change(found.image, found.label), condition.numpy())
+        return SampleSet(*self.change(found.image, found.label), condition=condition.numpy())
 
 
 def made_up_plan(names=NAMES, patch_size=(24, 20), **changes):
@@ -205,7 +205,7 @@ def test_masks_alone_are_judged_as_one_hot_images(flat):
     drawing = Drawing(made_up, plan, lambda image, label: (image[:, :0], ndimage.grey_dilation(label, (1, 3, 3))))
     found, label = judge.judge(drawing), drawing.sample(50).label
     real = judge.reference.real
-    sides = [Samples(np.eye(3, dtype=np.float32)[s][..., 1:].transpose(0, 3, 1, 2)) for s in (real.label, label)]
+    sides = [SampleSet(np.eye(3, dtype=np.float32)[s][..., 1:].transpose(0, 3, 1, 2)) for s in (real.label, label)]
     expected = compare(dataclasses.replace(sides[0], case=real.case), sides[1], ["kid"], "random")["kid"]
     assert found["kid"].value == pytest.approx(expected.value)
     assert found["kid"].value > 3 * found["kid"].standard_error

@@ -11,13 +11,13 @@ from scipy.stats import spearmanr
 
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics import Samples, compare, default_metrics
+from stylegan2_cond.metrics import SampleSet, compare, default_metrics
 from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.condition_accuracy import seeming_positions
 from stylegan2_cond.metrics.features import Features
+from stylegan2_cond.metrics.inputs import as_sample_set
 from stylegan2_cond.metrics.reference_sets import ReferenceSet
 from stylegan2_cond.metrics.report import Evaluation, Measured, table
-from stylegan2_cond.metrics.sample_set import as_samples
 
 CLASSES = (1, 2)
 
@@ -47,10 +47,10 @@ def blobs(count, seed=0, chance=0.6, size=(12, 12)):
     return labels
 
 
-def samples_of(label, asked=None, *, value=None, case=None):
+def samples_of(label, condition=None, *, value=None, case=None):
     value = np.zeros(len(label)) if value is None else value
     image = np.zeros((len(label), 1, *label.shape[1:]), np.float32)
-    return Samples(image + value.astype(np.float32).reshape(-1, *[1] * label.ndim), label, case, asked)
+    return SampleSet(image + value.astype(np.float32).reshape(-1, *[1] * label.ndim), label, case, condition)
 
 
 def measured(conditions, label, position=None):
@@ -155,7 +155,7 @@ def test_samples_that_do_not_mind_their_position_get_none():
     drawn = samples_of(real.label, measured(conditions, real.label, places), value=values)
     assert abs(judged(real, drawn, conditions).details["position"]) < 0.25
     nearest = np.abs(values[:, None] - real.image[:, 0, 0, 0]).argsort(axis=1)[:, :5]
-    seeming = (real.asked[:, -1][nearest].mean(axis=1) + 1) / 2
+    seeming = (real.condition[:, -1][nearest].mean(axis=1) + 1) / 2
     expected = spearmanr(places, seeming).statistic
     found = judged(real, drawn, conditions).details["position"]
     assert found == pytest.approx(expected, abs=5e-3)  # which of two neighbours is nearer may be left to rounding
@@ -166,24 +166,24 @@ def test_a_case_does_not_tell_where_its_own_patches_lie():
     cases = np.array(list("abcd")).repeat(50)
     values = 10.0 * np.arange(4).repeat(50)  # nearest beside the own case are the ends of the next ones
     label = real.label
-    real = samples_of(label, real.asked, value=values + real.image[:, 0, 0, 0], case=cases)
+    real = samples_of(label, real.condition, value=values + real.image[:, 0, 0, 0], case=cases)
     drawn = measured(conditions, label, places)
     strangers = judged(real, samples_of(label, drawn, value=values + places), conditions)
     assert strangers.details["position"] > 0.95
     again = judged(real, samples_of(label, drawn, value=values + places, case=cases), conditions)
     assert again.details["position"] < 0.5
     alone = np.full(200, "a")
-    one_case = samples_of(label, real.asked, value=real.image[:, 0, 0, 0], case=alone)
+    one_case = samples_of(label, real.condition, value=real.image[:, 0, 0, 0], case=alone)
     assert "position" not in judged(one_case, samples_of(label, drawn, case=alone), conditions).details
 
 
 def test_of_few_other_cases_all_patches_tell(monkeypatch):
     conditions, real, _ = placed()
     cases = np.array(["a"] * 197 + ["b"] * 3)
-    real = samples_of(real.label, real.asked, value=real.image[:, 0, 0, 0], case=cases)
+    real = samples_of(real.label, real.condition, value=real.image[:, 0, 0, 0], case=cases)
     comparison = Comparison(real, real, features=MeanIntensity(), conditions=conditions)
     monkeypatch.setattr("stylegan2_cond.metrics.condition_accuracy.CHUNK", 7)
-    seeming, places = seeming_positions(comparison), (real.asked[:, -1] + 1) / 2
+    seeming, places = seeming_positions(comparison), (real.condition[:, -1] + 1) / 2
     np.testing.assert_allclose(seeming[:197], places[197:].mean(), rtol=1e-5)
     for number in (197, 198, 199):
         nearest = np.abs(places[:197] - places[number]).argsort()[:5]
@@ -231,26 +231,26 @@ def test_it_is_shown_unasked_of_slices_and_volumes_where_samples_know():
 def test_samples_carry_what_they_were_asked_for():
     asked = measured(CONDITIONS, REAL)
     pairs = SimpleNamespace(image=samples_of(REAL).image, label=REAL, condition=torch.from_numpy(asked))
-    whole = as_samples(pairs)
-    np.testing.assert_array_equal(whole.asked, asked)
-    assert whole.asked.dtype == np.float32
-    np.testing.assert_array_equal(as_samples(whole).asked, asked)
-    np.testing.assert_array_equal(whole.take(np.array([5, 2])).asked, asked[[5, 2]])
-    np.testing.assert_array_equal(np.concatenate([part.asked for part in whole.batches(128)]), asked)
-    np.testing.assert_array_equal(whole.cropped((6, 6)).asked, asked)
-    np.testing.assert_array_equal(Samples.joined([whole, pairs]).asked, np.concatenate([asked, asked]))
-    assert Samples.joined([whole, samples_of(REAL)]).asked is None
-    assert as_samples((pairs.image, REAL)).asked is None
-    assert as_samples(SimpleNamespace(image=pairs.image, label=REAL)).asked is None
+    whole = as_sample_set(pairs)
+    np.testing.assert_array_equal(whole.condition, asked)
+    assert whole.condition.dtype == np.float32
+    np.testing.assert_array_equal(as_sample_set(whole).condition, asked)
+    np.testing.assert_array_equal(whole.take(np.array([5, 2])).condition, asked[[5, 2]])
+    np.testing.assert_array_equal(np.concatenate([part.condition for part in whole.batches(128)]), asked)
+    np.testing.assert_array_equal(whole.cropped((6, 6)).condition, asked)
+    np.testing.assert_array_equal(SampleSet.joined([whole, whole]).condition, np.concatenate([asked, asked]))
+    assert SampleSet.joined([whole, samples_of(REAL)]).condition is None
+    assert as_sample_set((pairs.image, REAL)).condition is None
+    assert as_sample_set(SimpleNamespace(image=pairs.image, label=REAL)).condition is None
     for wrong in (asked[:-1], asked[:, 0]):
         with pytest.raises(UserError, match=r"300 images and conditions .* wanted are \[N, width\]"):
-            as_samples(samples_of(REAL, wrong))
+            as_sample_set(samples_of(REAL, wrong))
 
 
 def test_real_patches_know_where_they_lie_and_what_they_show(preprocessed, plan):
     sets = ReferenceSet(preprocessed, plan, 40)
     for side in (sets.real, sets.again):
-        shown, areas, _ = plan.conditions.parts(torch.from_numpy(side.asked))
+        shown, areas, _ = plan.conditions.parts(torch.from_numpy(side.condition))
         for column, label in enumerate(plan.conditions.classes):
             share = (side.label == label).mean(axis=(1, 2))
             np.testing.assert_array_equal(shown[:, column], share > 0)

@@ -10,7 +10,7 @@ from scipy import ndimage
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case
 from stylegan2_cond.data.patch_sampler import IMAGE_PADDING, cover
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics import Samples, compare
+from stylegan2_cond.metrics import SampleSet, compare
 from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.features import RandomPyramid
 from stylegan2_cond.metrics.memorization import copies_of
@@ -138,7 +138,7 @@ def cohort(cases, seed, each=5, special=1.0):
     image = np.tile(smooth(each, 6, seed=0), (cases, 1, 1)) + special * np.repeat(smooth(cases, 3, seed), each, axis=0)
     image += 0.4 * smooth(cases * each, 3, seed + 1)
     image += 0.1 * normal(*image.shape, seed=seed + 2)
-    return Samples(image[:, None], None, np.repeat([f"{seed} {number}" for number in range(cases)], each))
+    return SampleSet(image[:, None], None, np.repeat([f"{seed} {number}" for number in range(cases)], each))
 
 
 TRAINING = cohort(40, seed=10)
@@ -169,7 +169,7 @@ PLANTED = {
 def alarms():
     """The share of alarms among patches of each kind."""
     comparison = Comparison(
-        REAL, Samples(np.concatenate(list(PLANTED.values()))), features=RandomPyramid(), reference=TRAINING
+        REAL, SampleSet(np.concatenate(list(PLANTED.values()))), features=RandomPyramid(), reference=TRAINING
     )
     return dict(zip(PLANTED, copies_of(comparison).alarms.reshape(len(PLANTED), -1).mean(axis=1), strict=True))
 

@@ -13,7 +13,7 @@ from torch_fidelity import metric_fid, metric_kid
 from torchmetrics.image import fid as torchmetrics_fid
 from torchmetrics.image import kid as torchmetrics_kid
 
-from stylegan2_cond.metrics import Samples, kid
+from stylegan2_cond.metrics import SampleSet, kid
 from stylegan2_cond.metrics.comparison import Comparison, standardisation
 from stylegan2_cond.metrics.features import RandomPyramid
 from stylegan2_cond.metrics.frechet import extrapolate, frechet_distance
@@ -212,7 +212,7 @@ def test_jackknife_of_a_difference_adds_the_variances_of_both_sides():
 @pytest.mark.parametrize("few", [2, 4, 40])
 def test_both_sides_have_as_many_groups_as_the_side_with_fewer_cases(few):
     image = np.zeros((120, 1, 8, 8), np.float32)
-    real, drawn = Samples(image, case=np.array([f"case{i % few}" for i in range(120)])), Samples(image)
+    real, drawn = SampleSet(image, case=np.array([f"case{i % few}" for i in range(120)])), SampleSet(image)
     groups = Comparison(real, drawn, features=RandomPyramid()).groups(20)
     assert [len(np.unique(side)) for side in groups] == [min(few, 20)] * 2
 

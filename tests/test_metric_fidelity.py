@@ -16,10 +16,10 @@ from torch_fidelity import feature_extractor_inceptionv3 as inception
 from torch_fidelity.feature_extractor_clip import VisionTransformer
 from torch_fidelity.utils import create_feature_extractor, extract_featuresdict_from_input_id
 
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import features_torch_fidelity
 from stylegan2_cond.metrics.features_torch_fidelity import TorchFidelity
-from stylegan2_cond.metrics.sample_set import Samples
 
 INCEPTION = "inception-v3-compat"
 LOW, HIGH = (-1.0, -2.5, 10.0), (3.0, 0.0, 500.0)
@@ -117,14 +117,14 @@ def draw_pixels(count: int, channels: int, seed: int = 0) -> np.ndarray:
     return (128 + spread * rng.standard_normal((count, channels, 24, 20))).clip(0, 255).astype(np.uint8)
 
 
-def in_nnunets_units(pixels: np.ndarray, low, high, seed: int = 1) -> Samples:
+def in_nnunets_units(pixels: np.ndarray, low, high, seed: int = 1) -> SampleSet:
     """Intensities that should become these pixels: up to 0.4 grey levels off, and beyond black and white."""
     rng = np.random.default_rng(seed)
     levels = pixels + rng.uniform(-0.4, 0.4, pixels.shape)
     levels -= np.where(pixels == 0, 90, 0)
     levels += np.where(pixels == 255, 90, 0)
     low, high = (np.reshape(bound, (1, -1, 1, 1)) for bound in (low, high))
-    return Samples((low + levels / 255 * (high - low)).astype(np.float32))
+    return SampleSet((low + levels / 255 * (high - low)).astype(np.float32))
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -298,12 +298,12 @@ def test_without_the_library_what_to_type_is_told(weights, monkeypatch):
 
 def test_volumes_are_refused_with_the_features_that_take_them(grey):
     with pytest.raises(UserError, match=r"2-D images.* 4×6×8.*--features nnunet.*--features random"):
-        grey(Samples(np.zeros((2, 1, 4, 6, 8), np.float32)))
+        grey(SampleSet(np.zeros((2, 1, 4, 6, 8), np.float32)))
 
 
 def test_patches_with_other_channels_than_the_ranges_are_refused(grey):
     with pytest.raises(UserError, match="have 3 channels, low and high are of 1"):
-        grey(Samples(np.zeros((2, 3, 6, 8), np.float32)))
+        grey(SampleSet(np.zeros((2, 3, 6, 8), np.float32)))
 
 
 @pytest.mark.parametrize(("low", "high"), [((0.0,), (0.0,)), ((0.0, 0.0), (1.0,)), ((float("nan"),), (1.0,))])

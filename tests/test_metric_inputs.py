@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import TensorDataset
 
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics import METRICS, Samples, compare, default_metrics, features
+from stylegan2_cond.metrics import METRICS, SampleSet, compare, default_metrics, features
 from stylegan2_cond.metrics.features import MOST_FEATURES, RandomPyramid, project
-from stylegan2_cond.metrics.sample_set import as_samples
+from stylegan2_cond.metrics.inputs import as_sample_set
 
 NEEDS_MASKS = {name for name, metric in METRICS.items() if "label" in metric.needs}
 
@@ -59,7 +59,7 @@ def test_shapes_that_do_not_fit_are_named():
     refused(images(), (images(), masks(59)), r"labels \(59, 20, 18\)")
     refused(images(), images()[:, 0], r"shape \(60, 20, 18\); wanted are \[N, C, H, W\]")
     refused(images(0), images(), r"real patches have shape \(0, 1, 20, 18\)")
-    refused(Samples(images(), None, np.array(["a", "b"])), images(), "60 images and 2 case names")
+    refused(SampleSet(images(), None, np.array(["a", "b"])), images(), "60 images and 2 case names")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_metrics_that_were_not_asked_for_are_left_out_in_silence():
 
 @pytest.mark.parametrize("cases", [["a"] * 60, ["a"] * 59 + ["b"], ["a"] * 57 + ["b"] * 3])
 def test_one_or_two_cases_leave_the_value_and_at_worst_cost_the_error(cases):
-    real = Samples(images(), masks(), np.array(cases))
+    real = SampleSet(images(), masks(), np.array(cases))
     names = [name for name in compare(images(), images(seed=1)) if not name.startswith(("diversity", "copies"))]
     found, plain = (compare(side, images(seed=1), names) for side in (real, images()))
     for name, result in found.items():
@@ -126,7 +126,7 @@ def test_patches_are_taken_in_any_form():
     image, label = images(), masks()
     pairs = TensorDataset(torch.from_numpy(image), torch.from_numpy(label.astype(np.int64)))
     forms = [
-        Samples(image, label),
+        SampleSet(image, label),
         (image, label),
         (torch.from_numpy(image).double(), torch.from_numpy(label).requires_grad_(False)),
         SimpleNamespace(image=image, label=label),
@@ -134,7 +134,7 @@ def test_patches_are_taken_in_any_form():
         list(zip(image, label, strict=True)),
     ]
     for form in forms:
-        taken = as_samples(form)
+        taken = as_sample_set(form)
         assert (taken.image.dtype, taken.label.dtype, taken.case) == (np.float32, np.int16, None)
         np.testing.assert_array_equal(taken.image, image)
         np.testing.assert_array_equal(taken.label, label)
@@ -144,7 +144,7 @@ def test_patches_are_taken_in_any_form():
         (image, None),
         SimpleNamespace(image=image, label=None),
     ):
-        taken = as_samples(form)
+        taken = as_sample_set(form)
         np.testing.assert_array_equal(taken.image, image)
         assert taken.label is None
 
@@ -192,7 +192,7 @@ def test_progress_hears_of_each_metric_in_the_order_of_the_table():
 
 @pytest.mark.parametrize("size", [(20, 18), (9, 12, 7)])
 def test_a_patch_has_the_same_vector_in_whatever_batch(size, monkeypatch):
-    samples = Samples(images(12, size, 2), masks(12, size))
+    samples = SampleSet(images(12, size, 2), masks(12, size))
     for labels in ((), (1, 2)):
         whole = RandomPyramid(labels=labels)(samples)
         assert whole.shape[0] == 12
@@ -207,14 +207,14 @@ def test_masks_change_the_vectors_of_pairs_alone():
     other = label.copy()
     other[5, :10] = 0
     plain, pair = RandomPyramid(), RandomPyramid(labels=(1, 2))
-    assert torch.equal(plain(Samples(image, label)), plain(Samples(image, other)))
-    changed = (pair(Samples(image, label)) != pair(Samples(image, other))).any(dim=1)
+    assert torch.equal(plain(SampleSet(image, label)), plain(SampleSet(image, other)))
+    changed = (pair(SampleSet(image, label)) != pair(SampleSet(image, other))).any(dim=1)
     assert changed.nonzero().flatten().tolist() == [5]
     assert RandomPyramid(labels=(1,)).identity() != RandomPyramid(labels=(2,)).identity() != plain.identity()
 
 
 def test_filters_depend_on_their_seed_alone():
-    samples = Samples(images())
+    samples = SampleSet(images())
     assert torch.equal(RandomPyramid(seed=3)(samples), RandomPyramid(seed=3)(samples))
     assert not torch.equal(RandomPyramid(seed=3)(samples), RandomPyramid(seed=4)(samples))
     assert RandomPyramid(seed=3).identity() != RandomPyramid(seed=4).identity()

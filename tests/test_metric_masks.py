@@ -12,7 +12,7 @@ from scipy.stats import wasserstein_distance
 from skimage.measure import euler_number
 
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics import Samples, compare
+from stylegan2_cond.metrics import SampleSet, compare
 from stylegan2_cond.metrics.mask_statistics import describe_masks, mask_distances
 from stylegan2_cond.metrics.segmentation_agreement import dice, overlaps
 
@@ -128,7 +128,7 @@ def squares(count, shift=0, value=1, seed=0):
     label = np.zeros((count, 20, 20), np.int16)
     for patch_size, (y, x) in zip(label, np.random.default_rng(seed).integers(1, 10, (count, 2)), strict=True):
         patch_size[y : y + 5, x + shift : x + shift + 5] = value
-    return Samples(np.random.default_rng(seed).standard_normal((count, 1, 20, 20)).astype(np.float32), label)
+    return SampleSet(np.random.default_rng(seed).standard_normal((count, 1, 20, 20)).astype(np.float32), label)
 
 
 def test_a_class_that_is_never_drawn_is_named_and_moves_presence_and_area():
@@ -191,7 +191,7 @@ def test_agreement_is_one_where_nnunet_says_what_was_drawn_and_less_for_shuffled
     agreed = compare(real, drawn, ["agreement"], nnunet=Parrot(drawn.label))["agreement"]
     assert (agreed.value, agreed.standard_error) == (1, 0)
     assert agreed.details["class 1"] == 1
-    shuffled = Samples(drawn.image, np.random.default_rng(0).permutation(drawn.label))
+    shuffled = SampleSet(drawn.image, np.random.default_rng(0).permutation(drawn.label))
     less = compare(real, shuffled, ["agreement"], nnunet=Parrot(drawn.label))["agreement"]
     assert less.value < 0.5
     assert less.value + 5 * less.standard_error < 1
@@ -209,6 +209,6 @@ def test_agreement_is_the_mean_over_classes_and_leaves_out_what_neither_side_sho
 
 @pytest.mark.parametrize("name", ["masks", "agreement"])
 def test_masks_without_any_class_say_nothing(name):
-    empty = Samples(squares(30).image, np.zeros((30, 20, 20), np.int16))
+    empty = SampleSet(squares(30).image, np.zeros((30, 20, 20), np.int16))
     with pytest.raises(UserError, match=f"{name} needs masks with a class"):
         compare(empty, empty, [name], nnunet=Parrot(empty.label))

@@ -15,10 +15,10 @@ from tolerance import NETWORK, assert_rounded
 from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from stylegan2_cond.data.patch_sampler import PatchSampler
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.evaluate import evaluate
 from stylegan2_cond.metrics.features_nnunet import NnUNet, find_nnunet, open_nnunet
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.metrics.segmentation_agreement import agreement, dice
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import find_snapshots
@@ -46,7 +46,7 @@ def patches(preprocessed, size, count=24, names=None):
     fold = preprocessed.fold(0)
     stream = PatchSampler(preprocessed, names or fold.validation, size, foreground_share=0.7, seed=3)
     found = stream.batch(0, count)
-    return Samples(found.image, found.label)
+    return SampleSet(found.image, found.label)
 
 
 def test_a_model_that_saw_synthetic_pairs_is_not_found_and_a_plain_one_is(model, source, plain_model):
@@ -166,7 +166,7 @@ def test_any_patch_will_do(network, preprocessed):
 
 def test_real_pairs_agree_better_than_shuffled_ones(network, preprocessed):
     samples = patches(preprocessed, preprocessed.patch_size, count=40)
-    shuffled = Samples(samples.image, np.roll(samples.label, 7, axis=0))
+    shuffled = SampleSet(samples.image, np.roll(samples.label, 7, axis=0))
     ours, theirs = (dice(*agreement(network, side, (1, 2))) for side in (samples, shuffled))
     assert (ours > theirs + 0.05).all()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
-from stylegan2_cond.metrics import Samples, compare
+from stylegan2_cond.metrics import SampleSet, compare
 from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.features import Features
 from stylegan2_cond.metrics.swd import COARSEST, QUANTILES, draw_patches, laplacian_pyramid, sliced_distances
@@ -142,7 +142,7 @@ def diversity(real, drawn):
 
 def test_diversity_is_mean_distance_over_mean_distance_without_pairs_of_one_case():
     case = np.array([f"case {i // 3}" for i in range(30)])
-    real, drawn = Samples(normal(30, 1, 4, 4).numpy(), None, case), Samples(3 * normal(40, 1, 4, 4, seed=1).numpy())
+    real, drawn = SampleSet(normal(30, 1, 4, 4).numpy(), None, case), SampleSet(3 * normal(40, 1, 4, 4, seed=1).numpy())
     within = case[:, None] == case, np.eye(40, dtype=bool)
     flat = [side.image.reshape(len(side), -1) for side in (real, drawn)]
     matrices = [np.where(same, np.nan, cdist(x, x)) for same, x in zip(within, flat, strict=True)]
@@ -159,7 +159,7 @@ def test_diversity_within_classes_sees_what_a_condition_leaves_to_chance():
     label[20:40, 1, 1] = 2
     kinds = (np.arange(60) < 30) + 2 * ((np.arange(60) >= 20) & (np.arange(60) < 40))
     centres = 50 * normal(4, 1, 4, 4, seed=7)[torch.from_numpy(kinds)]
-    real, drawn = (Samples((centres + s * normal(60, 1, 4, 4, seed=s)).numpy(), label) for s in (1, 2))
+    real, drawn = (SampleSet((centres + s * normal(60, 1, 4, 4, seed=s)).numpy(), label) for s in (1, 2))
     found = diversity(real, drawn)
     assert found["diversity-within"].value == pytest.approx(2, rel=0.1)
     assert found["diversity"].value == pytest.approx(1, rel=0.1)
@@ -174,14 +174,14 @@ def test_one_picture_again_and_again_has_no_diversity():
 
 def test_diversity_is_no_number_where_the_real_patches_are_all_the_same():
     real, drawn = np.ones((30, 1, 8, 8), np.float32), normal(30, 1, 8, 8).numpy()
-    assert not np.isfinite(diversity(Samples(real), Samples(drawn))["diversity"].value)
+    assert not np.isfinite(diversity(SampleSet(real), SampleSet(drawn))["diversity"].value)
 
 
 def test_combinations_of_many_classes_are_told_apart():
     label = np.zeros((30, 10, 10), np.int16)
     label[:, 0:7] = np.arange(1, 71).reshape(7, 10)  # TotalSegmentator has 117
     label[15:, 6, 9] = 0
-    samples = Samples(normal(30, 1, 10, 10).numpy(), label)
+    samples = SampleSet(normal(30, 1, 10, 10).numpy(), label)
     comparison = Comparison(samples, samples, features=Voxels())
     assert len(comparison.labels) == 70
     assert diversity(samples, samples)["diversity-within"].value == pytest.approx(1)

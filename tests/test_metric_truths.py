@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from stylegan2_cond.metrics import Samples, compare
+from stylegan2_cond.metrics import SampleSet, compare
 from stylegan2_cond.metrics.features import RandomPyramid
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -50,7 +50,7 @@ def slices():
         image.append(centred(found)[rows, None])
         label.append(centred(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path)))[rows])
         case += [name] * EACH
-    return Samples(np.concatenate(image).astype(np.float32), np.concatenate(label).astype(np.int16), np.array(case))
+    return SampleSet(np.concatenate(image).astype(np.float32), np.concatenate(label).astype(np.int16), np.array(case))
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +84,11 @@ def assert_untouched(before, after, names):
 
 
 def changed(samples, image=None, label=None):
-    return Samples(samples.image if image is None else image, samples.label if label is None else label, samples.case)
+    return SampleSet(samples.image if image is None else image, samples.label if label is None else label, samples.case)
 
 
 def test_two_halves_of_the_same_slices_are_one_distribution(halves):
-    alone = [Samples(half.image, half.label) for half in halves]
+    alone = [SampleSet(half.image, half.label) for half in halves]
     results = compare(*alone, ["kid", "kid-pair", "masks", *DIVERSITIES, "density", "coverage"], RandomPyramid())
     for name in ("kid", "kid-pair"):
         assert abs(results[name].value) < 3 * results[name].standard_error, name
@@ -152,7 +152,7 @@ def test_masks_of_other_images_are_seen_by_pairs_alone(halves):
 
 
 def test_few_patches_again_and_again_lose_variety(halves):
-    real, other = (Samples(half.image, half.label) for half in halves)
+    real, other = (SampleSet(half.image, half.label) for half in halves)
     drawn = [other.take(np.arange(len(other)) % distinct) for distinct in (200, 80, 40, 10)]
     found = series(real, drawn, "recall", "coverage", "precision")
     assert falls(found["recall"]), found["recall"]
@@ -161,7 +161,7 @@ def test_few_patches_again_and_again_lose_variety(halves):
 
 
 def test_twins_are_seen_by_the_nearest_distance_and_not_by_the_mean(halves):
-    real, other = (Samples(half.image, half.label) for half in halves)
+    real, other = (SampleSet(half.image, half.label) for half in halves)
     drawn = [other.take(np.arange(len(other)) % distinct) for distinct in (200, 150, 120, 100)]
     found = series(real, drawn, "diversity-nearest", "diversity")
     first, *_, last = found["diversity-nearest"]
@@ -177,5 +177,5 @@ def test_what_is_real_is_no_copy_and_what_is_copied_is_one(slices):
     spread = 0.05 * np.ptp(real.image, axis=(1, 2, 3), keepdims=True)
     moved = np.roll(real.image, (2, -1), axis=(2, 3))
     for copies in (moved, 2 * real.image - 1, real.image + spread * noise):
-        assert judge(real, Samples(copies), "copies")["copies"] >= 99
-    assert judge(real, Samples(fresh.image), "copies")["copies"] <= 2
+        assert judge(real, SampleSet(copies), "copies")["copies"] >= 99
+    assert judge(real, SampleSet(fresh.image), "copies")["copies"] <= 2

@@ -17,8 +17,8 @@ from tiny import tiny_plan
 from torch.utils.tensorboard import SummaryWriter
 
 from stylegan2_cond.data.patch_sampler import PatchBatch
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.snapshot import Pairs
 from stylegan2_cond.training import progress_plot
 from stylegan2_cond.training.board import Board, tag
 from stylegan2_cond.training.log_file import PREVIEW_SAMPLES, Averages, Log, read_log, save_preview
@@ -288,10 +288,10 @@ class Canned:
         label = rng.integers(-1, 3, (first + count, *self.patch_size))[first:]
         return PatchBatch(image[first:], label, np.full(count, "a"), np.full(count, 0.5))
 
-    def sample(self, n, *, seed):
+    def sample(self, n, *, seed, masks=None):
         self.asked.append((n, seed))
         batch = self.batch(0, n)
-        return Pairs(batch.image, batch.label)
+        return SampleSet(batch.image, batch.label)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from nnunet_synth.bank.format import FilterRecord
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics.features import KeptFeatures, RandomPyramid
 from stylegan2_cond.metrics.features_nnunet import NnUNet
 from stylegan2_cond.metrics.mask_statistics import describe_masks
 from stylegan2_cond.metrics.memorization import ALARMS, CORRELATION, Find, by_correlation, by_features, usual_nearness
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.progress_bar import ProgressBar
 
 REAL_PATCHES = {2: 1000, 3: 200}  # that filters learn from, by the number of axes
@@ -45,8 +45,8 @@ class Known:
         keep: folder for what depends on the real patches alone, to be computed once; nothing is kept, when None.
     """
 
-    real: Samples
-    reference: Samples
+    real: SampleSet
+    reference: SampleSet
     labels: Sequence[int]
     nnunet: NnUNet | None
     margin: float
@@ -67,10 +67,10 @@ class Filter(ABC):
         self.limits: dict[str, float] = {}
 
     @abstractmethod
-    def allows(self, samples: Samples) -> np.ndarray:
+    def allows(self, samples: SampleSet) -> np.ndarray:
         """`[N]` booleans, True for samples that may enter."""
 
-    def corrected(self, samples: Samples) -> Samples:
+    def corrected(self, samples: SampleSet) -> SampleSet:
         """Samples that this filter allows, in the form in which they may enter."""
         return samples
 
@@ -94,7 +94,7 @@ class Finite(Filter):
 
     name, says = "finite", "has intensities that are no numbers"
 
-    def allows(self, samples: Samples) -> np.ndarray:
+    def allows(self, samples: SampleSet) -> np.ndarray:
         return np.isfinite(samples.image).reshape(len(samples), -1).all(axis=1)
 
 
@@ -114,7 +114,7 @@ class Range(Filter):
             self.limits |= {f"channel {channel} least": float(least), f"channel {channel} most": float(most)}
         self.limits["share of voxels beyond, most"] = MOST_CLIPPED
 
-    def allows(self, samples: Samples) -> np.ndarray:
+    def allows(self, samples: SampleSet) -> np.ndarray:
         return (self._beyond(samples.image) <= MOST_CLIPPED).all(axis=1)
 
     def _beyond(self, image: np.ndarray) -> np.ndarray:
@@ -122,7 +122,7 @@ class Range(Filter):
         flat = image.reshape(*image.shape[:2], -1)
         return (~((flat >= self._low[:, None]) & (flat <= self._high[:, None]))).mean(axis=2)
 
-    def corrected(self, samples: Samples) -> Samples:
+    def corrected(self, samples: SampleSet) -> SampleSet:
         shape = (-1, *[1] * len(samples.patch_size))
         image = np.clip(samples.image, self._low.reshape(shape), self._high.reshape(shape))
         return replace(samples, image=image)
@@ -179,7 +179,7 @@ class Anatomy(Filter):
         empty = ~shown.any(axis=1) & self._real.any(axis=1).all()
         return ~(unseen | empty)
 
-    def allows(self, samples: Samples) -> np.ndarray:
+    def allows(self, samples: SampleSet) -> np.ndarray:
         shown = self._shown(samples.label)
         allowed = self._seen_together(shown)
         for column, label in enumerate(self._labels):
@@ -215,7 +215,7 @@ class Fit(Filter):
                 least = np.quantile(there, FIT_RARE, method="lower")
                 self.limits[f"class {label} Dice least"] = float(least - known.margin * least)
 
-    def _agreement(self, samples: Samples) -> np.ndarray:
+    def _agreement(self, samples: SampleSet) -> np.ndarray:
         """`[N, classes]` Dice; NaN where neither mask nor nnU-Net shows the class."""
         seen = self._nnunet.segment(samples)
         slack = np.prod(samples.patch_size) / 200
@@ -226,7 +226,7 @@ class Fit(Filter):
             columns.append(np.where(either > 0, (2 * both + slack) / (either + slack), np.nan))
         return np.stack(columns, axis=1)
 
-    def allows(self, samples: Samples) -> np.ndarray:
+    def allows(self, samples: SampleSet) -> np.ndarray:
         least = [self.limits.get(f"class {label} Dice least", 0.0) for label in self._labels]
         agreement = self._agreement(samples)
         return (np.isnan(agreement) | (agreement >= least)).all(axis=1)
@@ -243,7 +243,7 @@ class Copy(Filter):
 
     def __init__(self, known: Known):
         super().__init__(known)
-        if (cases := len(np.unique(known.reference.groups()))) < FEWEST_CASES:
+        if (cases := len(np.unique(known.reference.case_numbers()))) < FEWEST_CASES:
             raise FilterOff(f"needs at least {FEWEST_CASES} training cases to calibrate (found {cases})")
         inner = known.reference.cropped(known.real.patch_size)
         features = known.nnunet or RandomPyramid()
@@ -257,7 +257,7 @@ class Copy(Filter):
             usual = usual_nearness(find, known.real, known.reference, kept_as[name], known.keep)
             self.limits[f"score in {name}, least"] = float(np.quantile(usual.score, ALARMS))
 
-    def allows(self, samples: Samples) -> np.ndarray:
+    def allows(self, samples: SampleSet) -> np.ndarray:
         scores = {name: find(samples, None).score for name, find in self._searches.items()}
         return np.all([score >= self.limits[f"score in {name}, least"] for name, score in scores.items()], axis=0)
 
@@ -290,7 +290,7 @@ class Filters:
         return {name: FilterRecord(limits=limits.get(name, {}), off=self.off.get(name)) for name in FILTERS}
 
     @torch.inference_mode()
-    def first_refusal(self, samples: Samples) -> list[str | None]:
+    def first_refusal(self, samples: SampleSet) -> list[str | None]:
         """For each sample, the name of the first filter that refuses it; None for those that may enter."""
         verdicts: list[str | None] = [None] * len(samples)
         left = np.arange(len(samples))
@@ -304,7 +304,7 @@ class Filters:
             samples = filter_.corrected(samples)
         return verdicts
 
-    def corrected(self, samples: Samples) -> Samples:
+    def corrected(self, samples: SampleSet) -> SampleSet:
         """Samples that all filters allow, in the form in which they may enter."""
         for filter_ in self.filters:
             samples = filter_.corrected(samples)

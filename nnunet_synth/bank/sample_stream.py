@@ -10,7 +10,7 @@ import numpy as np
 
 from nnunet_synth.bank.filters import Filters
 from stylegan2_cond.data.condition_sampler import read_rows
-from stylegan2_cond.metrics.sample_set import Samples
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.snapshot import MaskSource, PairGenerator, SampleRequest
 
 ENSEMBLE, BALANCE = 78, 79  # streams of random numbers that decide who draws a sample, and what it is asked to be
@@ -76,7 +76,7 @@ class Stream:
                 if number >= first:
                     yield Judged(number, image, samples.label[index], refused_by, count_clipped)
 
-    def draw(self, numbers: Sequence[int]) -> Samples:
+    def draw(self, numbers: Sequence[int]) -> SampleSet:
         """The samples of these numbers, in their order."""
         groups: dict[tuple, list[int]] = {}
         for place, number in enumerate(numbers):
@@ -88,7 +88,7 @@ class Stream:
             wanted, request = [numbers[place] for place in places], SampleRequest(classes)
             parts.append(chosen.generator.sample_numbers(wanted, seed=self.seed, request=request, masks=chosen.masks))
             order += places
-        return Samples.joined(parts).take(np.argsort(order))
+        return SampleSet.joined(parts).take(np.argsort(order))
 
     def member(self, number: int) -> int:
         """Which member draws a sample."""

@@ -8,6 +8,6 @@ from stylegan2_cond.metrics import condition_accuracy, diversity, memorization, 
 from stylegan2_cond.metrics.compare import compare
 from stylegan2_cond.metrics.features import FEATURES
 from stylegan2_cond.metrics.registry import METRICS, Result, default_metrics
-from stylegan2_cond.metrics.sample_set import Samples
+from stylegan2_cond.data.sample_set import SampleSet
 
-__all__ = ["FEATURES", "METRICS", "Result", "Samples", "compare", "default_metrics"]
+__all__ = ["FEATURES", "METRICS", "Result", "SampleSet", "compare", "default_metrics"]

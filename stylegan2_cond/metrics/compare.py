@@ -9,12 +9,13 @@ import numpy as np
 
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.fingerprint import RANGE_QUANTILES
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.features import Features, Setting, build_features
 from stylegan2_cond.metrics.features_nnunet import NnUNet
+from stylegan2_cond.metrics.inputs import as_sample_set, check_comparable
 from stylegan2_cond.metrics.registry import METRICS, Result, default_metrics
-from stylegan2_cond.metrics.sample_set import Samples, as_samples, check_alike
 
 
 def compare(
@@ -32,7 +33,7 @@ def compare(
     """Judge drawn patches by real ones.
 
     Args:
-        real, drawn: patches, in any form that `as_samples` takes.
+        real, drawn: patches, in any form that `as_sample_set` takes.
         metrics: names of the registry; all the default ones that this input allows, when None.
         features: of images, an extractor or the name of one; what `nnunet` sees when there is one, else a random
             pyramid, when None.
@@ -49,12 +50,12 @@ def compare(
         UserError: patches that can't be compared, an unknown metric, or one that was asked for and that this input
             does not allow.
     """
-    real, drawn = as_samples(real, "real patches"), as_samples(drawn, "drawn patches")
-    reference = real if reference is None else as_samples(reference, "reference patches")
+    real, drawn = as_sample_set(real, "real patches"), as_sample_set(drawn, "drawn patches")
+    reference = real if reference is None else as_sample_set(reference, "reference patches")
     if reference.case is None and np.array_equal(reference.image, real.image):
         reference = real  # and so each real patch knows which one it is itself
-    check_alike(real, drawn, "drawn")
-    check_alike(real, reference, "reference", larger=True)
+    check_comparable(real, drawn, "drawn")
+    check_comparable(real, reference, "reference", larger=True)
     if not isinstance(features, Features):
         features = build_features(features, Setting(*_robust_range(real), nnunet=nnunet))
     comparison = Comparison(
@@ -98,7 +99,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in METRICS if name in names)
 
 
-def _robust_range(samples: Samples) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _robust_range(samples: SampleSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per channel, the intensities that nearly all voxels lie between."""
     channels = np.moveaxis(samples.image, 1, 0).reshape(samples.channels, -1)
     low, high = np.quantile(channels, RANGE_QUANTILES, axis=1)

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from stylegan2_cond.data.conditioning import Conditions
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics.features import Features, RandomPyramid
 from stylegan2_cond.metrics.features_nnunet import NnUNet
 from stylegan2_cond.metrics.jackknife import make_groups
-from stylegan2_cond.metrics.sample_set import Samples
 
 T = TypeVar("T")
 
@@ -37,12 +37,12 @@ class Comparison:
 
     def __init__(
         self,
-        real: Samples,
-        drawn: Samples,
+        real: SampleSet,
+        drawn: SampleSet,
         *,
         features: Features,
         nnunet: NnUNet | None = None,
-        reference: Samples | None = None,
+        reference: SampleSet | None = None,
         conditions: Conditions | None = None,
         seed: int = 0,
         keep: Path | None = None,
@@ -68,7 +68,7 @@ class Comparison:
 
     def groups(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """`[N]` and `[M]`: the patches' groups of the jackknife; as many on both sides, at most `count`."""
-        rng, members = self.rng(1), [self.real.groups(), self.drawn.groups()]
+        rng, members = self.rng(1), [self.real.case_numbers(), self.drawn.case_numbers()]
         count = min(count, *(len(np.unique(side)) for side in members))
         return make_groups(members[0], rng, count), make_groups(members[1], rng, count)
 
@@ -94,7 +94,7 @@ class Comparison:
         centre, scale = standardisation(real) if extractor.standardised else (0, 1)
         return (real - centre) / scale, (drawn - centre) / scale
 
-    def look(self, samples: Samples) -> torch.Tensor:
+    def look(self, samples: SampleSet) -> torch.Tensor:
         """`[K, F]`: vectors of further images, scaled like `features`."""
         vectors = self.extractor(samples)
         if not self.extractor.standardised:

@@ -35,18 +35,18 @@ class ConditionsMet(Metric):
         conditions = comparison.conditions
         if reason := super().refusal(comparison):
             return reason
-        if conditions is None or comparison.drawn.asked is None:
+        if conditions is None or comparison.drawn.condition is None:
             return "needs samples that know what they were asked for"
         if not conditions.classes:
             return "needs classes to ask for, there are none"
-        widths = {side.asked.shape[1] for side in (comparison.real, comparison.drawn) if side.asked is not None}
+        widths = {side.condition.shape[1] for side in (comparison.real, comparison.drawn) if side.condition is not None}
         if widths != {conditions.width}:
             return f"needs conditions of {conditions.width} numbers, there are such of {sorted(widths)}"
         return None
 
     def __call__(self, comparison: Comparison) -> Result:
         conditions, drawn = comparison.conditions, comparison.drawn
-        asked, asked_areas, position = conditions.parts(torch.from_numpy(drawn.asked))
+        asked, asked_areas, position = conditions.parts(torch.from_numpy(drawn.condition))
         shares = conditions.shares(torch.from_numpy(drawn.label)).numpy()
         asked, shown = asked.numpy(), shares > 0
         met = (asked == shown).all(axis=1)
@@ -54,7 +54,7 @@ class ConditionsMet(Metric):
         value, error = jackknife(lambda _, keep: met[keep].mean(), groups, groups)
         details = {"by chance": chance(asked, shown)}
         details |= class_details(conditions.classes, asked, asked_areas.numpy(), shares)
-        if position is not None and comparison.real.asked is not None:
+        if position is not None and comparison.real.condition is not None:
             details["position"] = rank_correlation(position.numpy(), seeming_positions(comparison))
         details = {name: figure for name, figure in details.items() if not np.isnan(figure)}
         return Result(float(value), float(error), details)
@@ -97,7 +97,7 @@ def class_details(
 def seeming_positions(comparison: Comparison) -> np.ndarray:
     """`[M]`: mean position of the real patches nearest to each drawn one, its own case left out; NaN without any."""
     real, drawn = comparison.features
-    positions = comparison.conditions.parts(torch.from_numpy(comparison.real.asked))[2]
+    positions = comparison.conditions.parts(torch.from_numpy(comparison.real.condition))[2]
     cases = comparison.real.case, comparison.drawn.case
     found = []
     for start in range(0, len(drawn), CHUNK):

@@ -69,7 +69,7 @@ def _distances(comparison: Comparison) -> list[Distances]:
     for features, samples in zip(comparison.features, (comparison.real, comparison.drawn), strict=True):
         chosen = np.sort(comparison.rng(5).permutation(len(features))[:MOST])
         matrix = torch.cdist(features[chosen], features[chosen])
-        case = torch.from_numpy(samples.groups()[chosen])
+        case = torch.from_numpy(samples.case_numbers()[chosen])
         found.append(Distances(matrix.masked_fill(case.unsqueeze(0) == case.unsqueeze(1), torch.inf), chosen))
     return found
 

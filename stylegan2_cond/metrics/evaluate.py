@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, Preprocessed
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.memory import peak_bytes
 from stylegan2_cond.metrics.compare import check_names, refusals
@@ -30,7 +31,6 @@ from stylegan2_cond.metrics.memorization import copies_of
 from stylegan2_cond.metrics.reference_sets import ReferenceSet, as_judged
 from stylegan2_cond.metrics.registry import METRICS, default_metrics
 from stylegan2_cond.metrics.report import Baseline, Evaluation, Measured, Neighbour, save_neighbours
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.progress_bar import ProgressBar
 from stylegan2_cond.snapshot import MaskSource, PairGenerator, load_generator, open_same_cases
@@ -155,7 +155,7 @@ class _Judge:
         device: str,
     ) -> _Judge:
         preprocessed = open_same_cases(plan)
-        validation = _validation_cases(preprocessed, plan, asked=held_out)
+        validation = _validation_cases(preprocessed, plan, condition=held_out)
         network, no_network = _find_network(plan, nnunet, device, needed=features == NnUNet.name)
         low, high = (plan.codec.low, plan.codec.high) if plan.codec.low else ((0.0,), (1.0,))
         setting = Setting(low, high, nnunet=network, device=device)
@@ -165,7 +165,7 @@ class _Judge:
         masks = RealMasks.of_cases(preprocessed, plan, deformed=True) if plan.given_mask else None
         return cls(plan, reference, masks, extractor, network, no_network, seed, keep)
 
-    def comparison(self, drawn: Samples) -> Comparison:
+    def comparison(self, drawn: SampleSet) -> Comparison:
         return Comparison(
             self.reference.real,
             drawn,
@@ -264,14 +264,14 @@ def _measure(comparison: Comparison, names: Sequence[str], title: str) -> dict[s
     return measured
 
 
-def _draw(generator: PairGenerator, count: int, seed: int, masks: MaskSource | None) -> Samples:
+def _draw(generator: PairGenerator, count: int, seed: int, masks: MaskSource | None) -> SampleSet:
     parts = []
     size = 4 * generator.plan.batch_size
     with ProgressBar(total=count, desc="Drawing samples", unit="sample") as bar:
         for first in range(0, count, size):
             parts.append(generator.sample(min(size, count - first), seed=seed, first=first, masks=masks))
             bar.update(len(parts[-1].image))
-    return Samples.joined(parts)
+    return SampleSet.joined(parts)
 
 
 def _digest(*parts: str) -> str:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import write_atomically
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.ops import convolve, downsample
 
 BATCH_VOXELS = 200_000  # per pass, which bounds the memory
@@ -64,7 +64,7 @@ class Features(ABC):
         """What the vectors depend on besides the patches; part of the key under which they are kept."""
 
     @abstractmethod
-    def __call__(self, samples: Samples) -> torch.Tensor:
+    def __call__(self, samples: SampleSet) -> torch.Tensor:
         """`[N, F]` float32."""
 
 
@@ -122,11 +122,11 @@ class RandomPyramid(Features):
     def identity(self) -> str:
         return f"{self.name}-{self.channels}-{self.labels}-{self.seed}"
 
-    def __call__(self, samples: Samples) -> torch.Tensor:
+    def __call__(self, samples: SampleSet) -> torch.Tensor:
         size = max(1, BATCH_VOXELS // math.prod(samples.patch_size))
         return torch.cat([self._responses(self._inputs(part)) for part in samples.batches(size)])
 
-    def _inputs(self, samples: Samples) -> torch.Tensor:
+    def _inputs(self, samples: SampleSet) -> torch.Tensor:
         image = torch.from_numpy(samples.image)
         masks = [torch.from_numpy(samples.label == label).unsqueeze(1).float() for label in self.labels]
         return torch.cat([image, *masks], dim=1)
@@ -168,7 +168,7 @@ class KeptFeatures(Features):
     def identity(self) -> str:
         return self.extractor.identity()
 
-    def __call__(self, samples: Samples) -> torch.Tensor:
+    def __call__(self, samples: SampleSet) -> torch.Tensor:
         if samples.case is None:
             return self.extractor(samples)
         path = self.folder / f"features_{content_key(samples, self.identity())}.npy"
@@ -180,7 +180,7 @@ class KeptFeatures(Features):
         return vectors
 
 
-def content_key(samples: Samples, *further: str) -> str:
+def content_key(samples: SampleSet, *further: str) -> str:
     """A name that stands for these patches, their masks, and whatever else a result depends on."""
     digest = hashlib.sha256("\n".join(further).encode())
     for part in (samples.image, samples.label):

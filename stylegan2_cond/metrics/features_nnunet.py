@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, Preprocessed, require_folder
 from stylegan2_cond.data.patch_sampler import IMAGE_PADDING
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import read_json
 from stylegan2_cond.metrics.features import BATCH_VOXELS, Features, Setting, project, register_features
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import sha256
 
@@ -159,7 +159,7 @@ class NnUNet(Features):
         return f"{self.name}-{self._sha256}"
 
     @torch.inference_mode()
-    def __call__(self, samples: Samples) -> torch.Tensor:
+    def __call__(self, samples: SampleSet) -> torch.Tensor:
         if not hasattr(self.network, "encoder"):
             raise UserError(f"The network in {self.model.folder} has no encoder. Go without it: --features random")
         parts = []
@@ -169,7 +169,7 @@ class NnUNet(Features):
         return project(torch.cat(parts))
 
     @torch.inference_mode()
-    def segment(self, samples: Samples) -> np.ndarray:
+    def segment(self, samples: SampleSet) -> np.ndarray:
         """`[N, *spatial]` int16: what nnU-Net's network says, without its test-time mirroring.
 
         With region-based training, regions become labels as nnU-Net makes them.
@@ -182,7 +182,7 @@ class NnUNet(Features):
             parts += [np.asarray(labels.convert_logits_to_segmentation(one)) for one in logits]
         return np.stack(parts).astype(np.int16)
 
-    def _batches(self, samples: Samples) -> Sequence[torch.Tensor]:
+    def _batches(self, samples: SampleSet) -> Sequence[torch.Tensor]:
         size = max(1, BATCH_VOXELS // math.prod(samples.patch_size))
         return [torch.from_numpy(part.image) for part in samples.batches(size)]
 

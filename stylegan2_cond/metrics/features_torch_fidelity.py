@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.features import Features, Setting, register_features
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.snapshot import sha256
 
 BATCH = 16  # RGB images per pass, which bounds the memory: networks scale all to their own size, 224 to 448 pixels
@@ -85,7 +85,7 @@ class TorchFidelity(Features):
         return f"{self.name}-{self._source}-{self.low}-{self.high}"
 
     @torch.inference_mode()
-    def __call__(self, samples: Samples) -> torch.Tensor:
+    def __call__(self, samples: SampleSet) -> torch.Tensor:
         if len(samples.patch_size) != 2:
             raise UserError(
                 f"{self.name} needs 2-D images; these patches are {'×'.join(map(str, samples.patch_size))}. Take "
@@ -98,7 +98,7 @@ class TorchFidelity(Features):
             )
         return torch.cat([self._vectors(self._pixels(part)) for part in samples.batches(BATCH)])
 
-    def _pixels(self, samples: Samples) -> torch.Tensor:
+    def _pixels(self, samples: SampleSet) -> torch.Tensor:
         """`[N, C, H, W]` uint8."""
         image = torch.from_numpy(samples.image).to(self.device)
         low, high = (image.new_tensor(bound).reshape(1, -1, 1, 1) for bound in (self.low, self.high))

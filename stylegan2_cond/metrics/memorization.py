@@ -18,13 +18,13 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import write_atomically
 from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.features import content_key
 from stylegan2_cond.metrics.ncc import CANDIDATES, QUERIES, best_of_cases, nearest_cases
 from stylegan2_cond.metrics.registry import Metric, Result, register
-from stylegan2_cond.metrics.sample_set import Samples
 
 # Share of real patches beyond the threshold: half of the 1 % that is allowed on cases never seen, since the threshold
 # itself is an estimate.
@@ -73,10 +73,10 @@ class CopySearch:
         return np.argsort(self.drawn.score)[:count]
 
 
-Find = Callable[[Samples, "np.ndarray | None"], Nearest]
+Find = Callable[[SampleSet, "np.ndarray | None"], Nearest]
 
 
-def search_copies(comparison: Comparison, find: Find, reference: Samples, name: str) -> CopySearch:
+def search_copies(comparison: Comparison, find: Find, reference: SampleSet, name: str) -> CopySearch:
     """Learn from real patches what nearness is usual, and look at the drawn ones.
 
     Args:
@@ -88,10 +88,10 @@ def search_copies(comparison: Comparison, find: Find, reference: Samples, name: 
     """
     real, drawn = comparison.real, comparison.drawn
     usual = usual_nearness(find, real, reference, name, comparison.keep)
-    return CopySearch(float(np.quantile(usual.score, ALARMS)), find(drawn, case_numbers(reference, drawn)), usual)
+    return CopySearch(float(np.quantile(usual.score, ALARMS)), find(drawn, own_cases(reference, drawn)), usual)
 
 
-def usual_nearness(find: Find, real: Samples, reference: Samples, name: str, keep: Path | None) -> Nearest:
+def usual_nearness(find: Find, real: SampleSet, reference: SampleSet, name: str, keep: Path | None) -> Nearest:
     """What other cases of the reference are to real patches; from the folder `keep` where it was found before.
 
     Args:
@@ -105,14 +105,14 @@ def usual_nearness(find: Find, real: Samples, reference: Samples, name: str, kee
     if path and path.exists():
         with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(path, allow_pickle=False) as arrays:
             return Nearest(arrays["score"], arrays["nearness"], arrays["index"])
-    found = find(real, case_numbers(reference, real))
+    found = find(real, own_cases(reference, real))
     if path:
         with suppress(UserError, OSError), write_atomically(path) as temporary, temporary.open("wb") as file:
             np.savez(file, score=found.score, nearness=found.nearness, index=found.index)
     return found
 
 
-def case_numbers(reference: Samples, samples: Samples) -> np.ndarray:
+def own_cases(reference: SampleSet, samples: SampleSet) -> np.ndarray:
     """`[N]`: the numbers that the samples' cases have among the reference's; -1 for such as are not there."""
     if reference.case is None or samples.case is None:
         return np.arange(len(samples)) if samples is reference else np.full(len(samples), -1)
@@ -121,7 +121,7 @@ def case_numbers(reference: Samples, samples: Samples) -> np.ndarray:
     return np.where(names[places] == samples.case, places, -1)
 
 
-def by_correlation(reference: Samples, progress: Callable[[int], object] = lambda count: None) -> Find:
+def by_correlation(reference: SampleSet, progress: Callable[[int], object] = lambda count: None) -> Find:
     """Nearness in pixels: the largest normalised cross-correlation over small shifts.
 
     `progress` is told how many patches were looked up, every so often.
@@ -130,7 +130,7 @@ def by_correlation(reference: Samples, progress: Callable[[int], object] = lambd
     in_order = np.array_equal(order, np.arange(len(order)))  # no second copy of what may be a GiB
     sorted_reference = torch.from_numpy(reference.image if in_order else reference.image[order])
 
-    def find(samples: Samples, own: np.ndarray | None) -> Nearest:
+    def find(samples: SampleSet, own: np.ndarray | None) -> Nearest:
         correlation, index = nearest_cases(
             torch.from_numpy(samples.image), sorted_reference, cases, own, progress=progress
         )
@@ -140,14 +140,14 @@ def by_correlation(reference: Samples, progress: Callable[[int], object] = lambd
 
 
 def by_features(
-    reference: Samples, reference_features: torch.Tensor, features: Callable[[Samples], torch.Tensor]
+    reference: SampleSet, reference_features: torch.Tensor, features: Callable[[SampleSet], torch.Tensor]
 ) -> Find:
     """Nearness of the images' features: shifts and small bends hardly change them."""
     order, cases = _by_case(reference)
     starts = np.flatnonzero(np.diff(cases, prepend=-1))
     sorted_reference = reference_features[order]
 
-    def find(samples: Samples, own: np.ndarray | None) -> Nearest:
+    def find(samples: SampleSet, own: np.ndarray | None) -> Nearest:
         count = min(CANDIDATES, len(starts) - (own is not None))
         distances, indices = [], []
         for block, vectors in enumerate(features(samples).split(QUERIES)):
@@ -162,9 +162,9 @@ def by_features(
     return find
 
 
-def _by_case(reference: Samples) -> tuple[np.ndarray, np.ndarray]:
+def _by_case(reference: SampleSet) -> tuple[np.ndarray, np.ndarray]:
     """The order in which patches of a case stand together, and their cases' numbers in that order."""
-    groups = reference.groups()
+    groups = reference.case_numbers()
     order = np.argsort(groups, kind="stable")
     return order, groups[order]
 
@@ -193,7 +193,7 @@ class _Copies(Metric):
     least = 20
 
     def refusal(self, comparison: Comparison) -> str | None:
-        cases = len(np.unique(comparison.reference.groups()))
+        cases = len(np.unique(comparison.reference.case_numbers()))
         few = f"needs {FEWEST_CASES} cases to know what is usual, there are {cases}" if cases < FEWEST_CASES else None
         return super().refusal(comparison) or few
 

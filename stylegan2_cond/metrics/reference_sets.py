@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, Preprocessed
 from stylegan2_cond.data.patch_sampler import PatchBatch, PatchSampler, cover, covering_places
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics.ncc import RIM
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.progress_bar import ProgressBar
 
@@ -32,7 +32,7 @@ class Cover:
         thinned: every so-many-th patch is kept; 1 where all are.
     """
 
-    patches: Samples
+    patches: SampleSet
     corners: np.ndarray
     thinned: int
 
@@ -67,17 +67,17 @@ class ReferenceSet:
         self.cover_bytes = cover_bytes
 
     @cached_property
-    def real(self) -> Samples:
+    def real(self) -> SampleSet:
         """Patches of the training cases."""
         return self._sample(self.plan.source.training_cases, REAL)
 
     @cached_property
-    def again(self) -> Samples:
+    def again(self) -> SampleSet:
         """Further patches of the training cases: compared with `real`, they show what a perfect generator reaches."""
         return self._sample(self.plan.source.training_cases, AGAIN)
 
     @cached_property
-    def held_out(self) -> Samples | None:
+    def held_out(self) -> SampleSet | None:
         """Patches of the held-out cases; None where there are none."""
         return self._sample(self.held_out_cases, HELD_OUT) if self.held_out_cases else None
 
@@ -100,10 +100,12 @@ class ReferenceSet:
         )
         label = None if max(self.factors) > 1 else _without_ignored(found.label, self.plan)
         return Cover(
-            Samples(found.image, label, found.case), np.concatenate([places[::thinned] for places in corners]), thinned
+            SampleSet(found.image, label, found.case),
+            np.concatenate([places[::thinned] for places in corners]),
+            thinned,
         )
 
-    def _sample(self, names: Sequence[str], stream: int) -> Samples:
+    def _sample(self, names: Sequence[str], stream: int) -> SampleSet:
         """Patches with the conditions measured on them."""
         plan = self.plan
         sampler = PatchSampler(
@@ -111,7 +113,7 @@ class ReferenceSet:
         )
         found = sampler.batch(0, self.count)
         condition = plan.conditions.measure(torch.from_numpy(found.label), torch.from_numpy(found.position)).numpy()
-        return as_judged(Samples(found.image, _without_ignored(found.label, plan), found.case, condition), plan)
+        return as_judged(SampleSet(found.image, _without_ignored(found.label, plan), found.case, condition), plan)
 
     def _averaged(self, case: Case) -> Case:
         """The case at the cover's resolution; without its label, unless that is the full one."""
@@ -125,7 +127,7 @@ class ReferenceSet:
         return np.minimum((1,) * (3 - len(self.factors)) + self.factors, case.image.shape[1:])
 
 
-def as_judged(samples: Samples, plan: Plan) -> Samples:
+def as_judged(samples: SampleSet, plan: Plan) -> SampleSet:
     """Patches in the form in which a plan's generator is evaluated.
 
     The masks of a mask generator stand in for its images: one channel for each class but the background.
@@ -134,7 +136,7 @@ def as_judged(samples: Samples, plan: Plan) -> Samples:
         return samples
     labels = [label for label in plan.codec.labels if label != 0] or plan.codec.labels
     one_hot = np.stack([samples.label == label for label in labels], axis=1).astype(np.float32)
-    return Samples(one_hot, samples.label, samples.case, samples.asked)
+    return SampleSet(one_hot, samples.label, samples.case, samples.condition)
 
 
 def block_factors(patch_size: Sequence[int], voxels: int) -> tuple[int, ...]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.features_nnunet import NnUNet
 from stylegan2_cond.metrics.jackknife import GROUPS, jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
-from stylegan2_cond.metrics.sample_set import Samples
 
 
 def overlaps(label: np.ndarray, said: np.ndarray, values: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +25,7 @@ def dice(twice: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         return twice.sum(axis=0) / sizes.sum(axis=0)
 
 
-def agreement(nnunet: NnUNet, samples: Samples, values: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def agreement(nnunet: NnUNet, samples: SampleSet, values: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """`overlaps` of the samples' masks and of what nnU-Net says; voxels outside of the image count as background."""
     return overlaps(samples.label, nnunet.segment(samples), values)
 

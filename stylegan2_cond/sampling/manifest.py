@@ -16,10 +16,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from stylegan2_cond.data.conditioning import Conditions
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document, explained_write
 from stylegan2_cond.planning import Plan, Variant
-from stylegan2_cond.snapshot import Pairs
 from stylegan2_cond.visualization import overlay_grid, save_picture
 
 MANIFEST_FILE = "samples.json"
@@ -131,7 +131,7 @@ def save_manifest(folder: Path, manifest: Manifest, samples: Iterable[Sample]) -
     return manifest
 
 
-def describe(pairs: Pairs, names: Sequence[str], conditions: Conditions) -> Iterator[Sample]:
+def describe(pairs: SampleSet, names: Sequence[str], conditions: Conditions) -> Iterator[Sample]:
     """What each generated pair was conditioned on, and what it shows."""
     shown, log_areas, position = conditions.parts(torch.from_numpy(pairs.condition))
     wanted = torch.where(shown, log_areas.exp(), 0).tolist()

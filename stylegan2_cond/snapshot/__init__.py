@@ -2,7 +2,7 @@
 
 from stylegan2_cond.snapshot.mask_sources import open_masks, open_same_cases
 from stylegan2_cond.snapshot.request import MaskSource, SampleRequest
-from stylegan2_cond.snapshot.sampler import PairGenerator, Pairs, load_generator, open_device
+from stylegan2_cond.snapshot.sampler import PairGenerator, load_generator, open_device
 from stylegan2_cond.snapshot.snapshot import (
     BEST,
     CARD_FILE,
@@ -21,7 +21,6 @@ __all__ = [
     "Card",
     "MaskSource",
     "PairGenerator",
-    "Pairs",
     "SampleRequest",
     "find_best",
     "find_snapshots",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +11,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.networks import Generator, build_generator
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.snapshot.request import MaskSource, SampleRequest
 from stylegan2_cond.snapshot.snapshot import CARD_FILE, WEIGHTS_FILE, Card, find_snapshots, sha256
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Generated pairs in nnU-Net's units.
-
-    Attributes:
-        image: `[N, C, *spatial]` float32; a mask snapshot generates none, C is 0.
-        label: `[N, *spatial]` int16.
-        condition: `[N, width]` float32, what each was conditioned on, as the plan's conditions encode it.
-    """
-
-    image: np.ndarray
-    label: np.ndarray
-    condition: np.ndarray | None = None
 
 
 class PairGenerator:
@@ -55,7 +40,7 @@ class PairGenerator:
         truncation: float = 1.0,
         request: SampleRequest = SampleRequest(),
         masks: MaskSource | None = None,
-    ) -> Pairs:
+    ) -> SampleSet:
         """Generate samples `first` … `first + n - 1` of the stream that `seed` names.
 
         Args:
@@ -81,7 +66,7 @@ class PairGenerator:
         truncation: float = 1.0,
         request: SampleRequest = SampleRequest(),
         masks: MaskSource | None = None,
-    ) -> Pairs:
+    ) -> SampleSet:
         """Generate the samples of a stream that have these numbers, in this order; otherwise as `sample`."""
         plan = self.plan
         if plan.given_mask and masks is None:
@@ -93,17 +78,16 @@ class PairGenerator:
             self._batch(numbers[start : start + size], seed, truncation, request, masks)
             for start in range(0, len(numbers), size)
         ]
-        if not batches:
-            return Pairs(
-                np.empty((0, plan.codec.image_channels, *plan.patch_size), np.float32),
-                np.empty((0, *plan.patch_size), np.int16),
-                np.empty((0, plan.conditions.width), np.float32),
-            )
-        return Pairs(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+        nothing = SampleSet(
+            image=np.empty((0, plan.codec.image_channels, *plan.patch_size), np.float32),
+            label=np.empty((0, *plan.patch_size), np.int16),
+            condition=np.empty((0, plan.conditions.width), np.float32),
+        )
+        return SampleSet.joined(batches or [nothing])
 
     def _batch(
         self, numbers: Sequence[int], seed: int, truncation: float, request: SampleRequest, masks: MaskSource | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> SampleSet:
         codec, conditions, given = self.plan.codec, self.plan.conditions, None
         streams = [np.random.default_rng([seed, number]) for number in numbers]
         if masks is None:
@@ -118,7 +102,7 @@ class PairGenerator:
         with torch.inference_mode():
             coded = codec.activate(self.network(z, condition, noises, truncation, given), given)
             image, label = codec.decode(coded)
-        return image.cpu().numpy(), label.cpu().numpy(), condition.cpu().numpy()
+        return SampleSet(image.cpu().numpy(), label.cpu().numpy(), condition=condition.cpu().numpy())
 
     def _latents(self, rng: np.random.Generator) -> list[torch.Tensor]:
         """The latent vector, then the noise of each layer."""

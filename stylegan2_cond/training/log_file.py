@@ -66,7 +66,7 @@ def read_log(folder: Path) -> list[dict]:
 
 
 def save_preview(
-    path: Path, generator: PairGenerator, masks: MaskSource | None, real: PatchSampler, plan: Plan
+    path: Path, generator: PairGenerator, real: PatchSampler, plan: Plan, masks: MaskSource | None = None
 ) -> None:
     """A grid of training patches above a grid of drawn ones, masks drawn over; the same latents each time."""
     count = PREVIEW_SAMPLES[len(plan.patch_size)]

@@ -55,7 +55,7 @@ class Teller:
         save_snapshot(path, state.average, state.plan, state.images_seen, state.backends)
         generator = PairGenerator(state.average, Card.load(path / CARD_FILE), state.device)
         preview = self.folder / "previews" / f"{name}.png"
-        save_preview(preview, generator, self.masks, self.real, state.plan)
+        save_preview(preview, generator, self.real, state.plan, self.masks)
         self._board.picture(state.images_seen, (imread(preview)[..., :3] * 255).astype("uint8"))
         figures = as_figures(self.judge.judge(generator, self.masks))
         if figures:

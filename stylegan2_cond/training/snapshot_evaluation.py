@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics import METRICS, Result
 from stylegan2_cond.metrics.compare import judge, refusals
 from stylegan2_cond.metrics.comparison import Comparison, standardisation
 from stylegan2_cond.metrics.features import EVALUATION_FOLDER, Features, RandomPyramid
 from stylegan2_cond.metrics.reference_sets import ReferenceSet, as_judged, average_blocks, block_factors
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.snapshot import MaskSource, PairGenerator
 
@@ -71,8 +71,7 @@ class SnapshotJudge:
 
     def judge(self, generator: PairGenerator, masks: MaskSource | None = None) -> dict[str, Result]:
         """Figures by the metric's name, always of the same latents; what the data do not allow is left out."""
-        pairs = generator.sample(self.samples, seed=self.plan.seed, masks=masks)
-        drawn = Samples(pairs.image, pairs.label, asked=pairs.condition)
+        drawn = generator.sample(self.samples, seed=self.plan.seed, masks=masks)
         if not np.isfinite(drawn.image).all():
             return {}
         names = self._names()
@@ -98,11 +97,11 @@ class SnapshotJudge:
         silent += () if self.labels else ("kid-pair",)  # it would be the KID of images once more
         return [name for name in JUDGED if name in METRICS and name not in silent]
 
-    def _comparison(self, drawn: Samples) -> Comparison:
+    def _comparison(self, drawn: SampleSet) -> Comparison:
         drawn = as_judged(drawn, self.plan)
         return _SameRealSide(self.reference.real, drawn, self.labels, self.plan, self._remembered)
 
-    def _copies(self, drawn: Samples) -> dict[str, Result]:
+    def _copies(self, drawn: SampleSet) -> dict[str, Result]:
         real, reference = self._averaged(self.reference.real), self.reference.cover.patches
         few = drawn.take(slice(COPY_SAMPLES[len(self.plan.patch_size)]))
         comparison = Comparison(
@@ -120,9 +119,9 @@ class SnapshotJudge:
             for name, result in _told(comparison, ["copies"]).items()
         }
 
-    def _averaged(self, samples: Samples) -> Samples:
+    def _averaged(self, samples: SampleSet) -> SampleSet:
         """Images alone, at the resolution in which copies are searched for."""
-        return Samples(average_blocks(samples.image, self.reference.factors), None, samples.case)
+        return SampleSet(average_blocks(samples.image, self.reference.factors), None, samples.case)
 
 
 def _told(comparison: Comparison, names: Sequence[str]) -> dict[str, Result]:
@@ -135,8 +134,8 @@ class _SameRealSide(Comparison):
 
     def __init__(
         self,
-        real: Samples,
-        drawn: Samples,
+        real: SampleSet,
+        drawn: SampleSet,
         labels: tuple[int, ...],
         plan: Plan,
         remembered: dict[str, torch.Tensor],

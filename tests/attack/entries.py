@@ -40,9 +40,9 @@ from nnunet_synth.training.usage_record import TrainingRecord
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.patch_sampler import PatchSampler
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.io import checksum
 from stylegan2_cond.metrics.features_nnunet import NnUNet, open_newest, open_nnunet
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan, Source, run_folder
 from stylegan2_cond.snapshot import load_generator, sha256
 from stylegan2_cond.training.checkpoint import load_checkpoint
@@ -381,7 +381,7 @@ def open_judge(victims: Victims) -> None:
 
 def segment(network: NnUNet) -> None:
     image, label = np.zeros((2, 2, 16, 14), np.float32), np.zeros((2, 16, 14), np.int16)
-    samples = Samples(image, label, np.full(2, 0.5, np.float32))
+    samples = SampleSet(image, label, np.full(2, 0.5, np.float32))
     network.segment(samples), network(samples)
 
 

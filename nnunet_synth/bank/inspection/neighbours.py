@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_synth.bank.inspection.real_side import RealSide
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics.memorization import (
     ALARMS,
     CORRELATION,
@@ -16,7 +17,6 @@ from stylegan2_cond.metrics.memorization import (
     by_correlation,
     usual_nearness,
 )
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.progress_bar import ProgressBar
 
 
@@ -45,7 +45,7 @@ class Neighbours:
         return np.argsort(order, kind="stable")[:count]
 
 
-def find_neighbours(samples: Samples, real: RealSide, keep: Path | None = None) -> Neighbours:
+def find_neighbours(samples: SampleSet, real: RealSide, keep: Path | None = None) -> Neighbours:
     """Largest normalised cross-correlation over small shifts, with every patch of the training cases.
 
     `keep`: folder where what is usual of real patches is kept, once it was found.

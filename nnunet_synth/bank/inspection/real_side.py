@@ -11,9 +11,9 @@ import numpy as np
 from nnunet_synth.bank.filters import REAL_PATCHES
 from nnunet_synth.bank.format import BankRecord
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.reference_sets import Cover, ReferenceSet
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.snapshot import CARD_FILE, Card, open_same_cases
 
@@ -32,9 +32,9 @@ class RealSide:
             each case is a single slice.
     """
 
-    patches: Samples
-    again: Samples
-    reference: Samples
+    patches: SampleSet
+    again: SampleSet
+    reference: SampleSet
     thinned: int
     places: Sequence[str]
     positions: np.ndarray | None

@@ -11,8 +11,8 @@ import numpy as np
 from nnunet_synth.bank.inspection.neighbours import Neighbours
 from nnunet_synth.bank.inspection.real_side import RealSide
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics.mask_statistics import describe_masks, mask_distances
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.progress_bar import ProgressBar
 
 OF_MASKS = ("area", "components", "holes", "boundary", "z", "y", "x")
@@ -70,7 +70,7 @@ class Presence:
         return np.nan if self.real is None else sum(map(abs, np.subtract(self.real, self.again))) / 2
 
 
-def presence(samples: Samples, real: RealSide | None, labels: Sequence[int]) -> Presence:
+def presence(samples: SampleSet, real: RealSide | None, labels: Sequence[int]) -> Presence:
     """Count the sets of classes on both sides."""
     sides = [_sets(side, labels) for side in _sides(samples, real)]
     order = Counter()
@@ -82,7 +82,7 @@ def presence(samples: Samples, real: RealSide | None, labels: Sequence[int]) -> 
 
 
 def measure(
-    samples: Samples,
+    samples: SampleSet,
     real: RealSide | None,
     neighbours: Neighbours | None,
     classes: Mapping[int, str],
@@ -111,11 +111,11 @@ def measure(
     return sorted(measures, key=lambda one: GROUPS.index(one.group))
 
 
-def _sides(samples: Samples, real: RealSide | None) -> list[Samples]:
+def _sides(samples: SampleSet, real: RealSide | None) -> list[SampleSet]:
     return [samples] if real is None else [samples, real.patches, real.again]
 
 
-def _sets(samples: Samples, labels: Sequence[int]) -> dict[tuple[int, ...], float]:
+def _sets(samples: SampleSet, labels: Sequence[int]) -> dict[tuple[int, ...], float]:
     flat = samples.label.reshape(len(samples), -1)
     shown = np.array([(flat == label).any(axis=1) for label in labels]).T.reshape(len(flat), -1)
     rows, counts = np.unique(shown, axis=0, return_counts=True)
@@ -123,7 +123,7 @@ def _sets(samples: Samples, labels: Sequence[int]) -> dict[tuple[int, ...], floa
     return dict(zip(named, counts / len(flat), strict=True))
 
 
-def _mask_measures(sides: Sequence[Samples], label: int, name: str) -> list[Measure]:
+def _mask_measures(sides: Sequence[SampleSet], label: int, name: str) -> list[Measure]:
     """Of the patches that show the class."""
     described = [describe_masks(side.label, label) for side in sides]
     shown = [side["presence"] > 0 for side in described]
@@ -135,7 +135,7 @@ def _mask_measures(sides: Sequence[Samples], label: int, name: str) -> list[Meas
 
 
 def _intensities(
-    sides: Sequence[Samples], classes: Mapping[int, str], channels: Sequence[str], rng: np.random.Generator
+    sides: Sequence[SampleSet], classes: Mapping[int, str], channels: Sequence[str], rng: np.random.Generator
 ) -> list[Measure]:
     """Of some voxels of each patch, all and class by class; voxels outside of the image are none."""
     drawn = [_voxels(side, rng) for side in sides]
@@ -149,7 +149,7 @@ def _intensities(
     return found
 
 
-def _voxels(side: Samples, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _voxels(side: SampleSet, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Intensities `[V, C]` and labels `[V]` of voxels within the image, as many of each patch."""
     flat, mask = side.image.reshape(len(side), side.channels, -1), side.label.reshape(len(side), -1)
     places = rng.integers(mask.shape[1], size=(len(side), VOXELS))

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_synth.bank.format import BankDataset, BankRecord, Shard
+from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.sample_set import Samples
 from stylegan2_cond.progress_bar import ProgressBar
 
 MOST_SAMPLES = {2: 1000, 3: 150}  # by the number of axes; as many as there are real patches beside them
@@ -30,7 +30,7 @@ class Drawn:
         broken: how many were left out, since they hold values that are no numbers.
     """
 
-    samples: Samples
+    samples: SampleSet
     numbers: np.ndarray
     shards: np.ndarray
     slices: np.ndarray
@@ -77,7 +77,7 @@ def read_samples(folder: Path, record: BankRecord) -> Drawn | None:
         numbers += [shard.numbers[place] for place in within]
         shards += [shard.name] * len(within)
         slices += within.tolist()
-    samples = Samples(np.concatenate(images), np.concatenate(labels).astype(np.int16, copy=False))
+    samples = SampleSet(np.concatenate(images), np.concatenate(labels).astype(np.int16, copy=False))
     return _finite(Drawn(samples, np.array(numbers), np.array(shards), np.array(slices)))
 
 
