@@ -11,9 +11,8 @@ import numpy as np
 from nnunet_synth.bank.filters import Filters
 from stylegan2_cond.data.condition_sampler import read_rows
 from stylegan2_cond.data.sample_set import SampleSet
+from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.snapshot import MaskSource, PairGenerator, SampleRequest
-
-ENSEMBLE, BALANCE = 78, 79  # streams of random numbers that decide who draws a sample, and what it is asked to be
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,8 @@ class Stream:
     def member(self, number: int) -> int:
         """Which member draws a sample."""
         share = np.cumsum([member.weight for member in self.members])
-        return int(np.searchsorted(share / share[-1], np.random.default_rng([self.seed, ENSEMBLE, number]).random()))
+        rng = np.random.default_rng([self.seed, RandomStream.ENSEMBLE, number])
+        return int(np.searchsorted(share / share[-1], rng.random()))
 
     def asked(self, number: int, member: int) -> tuple[int, ...] | None:
         """The classes that a sample is asked to show; None where it is asked as the training patches are.
@@ -104,7 +104,7 @@ class Stream:
             return None
         conditions = self.members[member].generator.plan.conditions
         table = read_rows(conditions.rows, len(conditions.classes), has_position=conditions.has_position)
-        rng = np.random.default_rng([self.seed, BALANCE, number])
+        rng = np.random.default_rng([self.seed, RandomStream.BALANCE, number])
         seen = np.flatnonzero(table.shown.any(axis=0))
         if not len(seen):
             return None

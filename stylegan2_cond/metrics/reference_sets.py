@@ -17,8 +17,8 @@ from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics.ncc import RIM
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.progress_bar import ProgressBar
+from stylegan2_cond.random_streams import RandomStream
 
-REAL, AGAIN, HELD_OUT = 101, 102, 103  # streams of patches; the generator's training has another one
 COVER_BYTES = 2**30  # images of the cover; beyond, only every so-many-th patch is kept
 
 
@@ -69,17 +69,17 @@ class ReferenceSet:
     @cached_property
     def real(self) -> SampleSet:
         """Patches of the training cases."""
-        return self._sample(self.plan.source.training_cases, REAL)
+        return self._sample(self.plan.source.training_cases, RandomStream.REAL)
 
     @cached_property
     def again(self) -> SampleSet:
         """Further patches of the training cases: compared with `real`, they show what a perfect generator reaches."""
-        return self._sample(self.plan.source.training_cases, AGAIN)
+        return self._sample(self.plan.source.training_cases, RandomStream.REAL_AGAIN)
 
     @cached_property
     def held_out(self) -> SampleSet | None:
         """Patches of the held-out cases; None where there are none."""
-        return self._sample(self.held_out_cases, HELD_OUT) if self.held_out_cases else None
+        return self._sample(self.held_out_cases, RandomStream.HELD_OUT) if self.held_out_cases else None
 
     @cached_property
     def cover(self) -> Cover:
@@ -105,7 +105,7 @@ class ReferenceSet:
             thinned,
         )
 
-    def _sample(self, names: Sequence[str], stream: int) -> SampleSet:
+    def _sample(self, names: Sequence[str], stream: RandomStream) -> SampleSet:
         """Patches with the conditions measured on them."""
         plan = self.plan
         sampler = PatchSampler(

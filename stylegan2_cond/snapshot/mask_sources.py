@@ -14,11 +14,11 @@ from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Plan, condition_patches
+from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.snapshot.request import MaskSource, SampleRequest
 from stylegan2_cond.snapshot.sampler import PairGenerator, load_generator
 
 TRIES = 20  # patches of its own that a sample looks at for one that shows the requested classes
-MASKS, CATALOGUE = 77, 80  # streams of random numbers: masks are deformed by one, and chosen by the other
 
 
 class RealMasks:
@@ -65,7 +65,7 @@ class RealMasks:
         patch = patches.sample(index, with_image=False)
         if not self.deformed:
             return patch.label, patch.position
-        rng = np.random.default_rng([seed, MASKS, number])
+        rng = np.random.default_rng([seed, RandomStream.DEFORMATION, number])
         return deform(patch.label, rng, spacing=self.plan.spacing), patch.position
 
     def _showing(self, own: PatchSampler, seed: int, number: int, classes: Sequence[int]) -> tuple[PatchSampler, int]:
@@ -83,7 +83,7 @@ class RealMasks:
         nearest = np.flatnonzero((missing == missing[best]) & (surplus == surplus[best]))
         if missing[best] + surplus[best] and not self._is_known(wanted):
             raise ValueError(f"none of {TRIES + len(missing)} patches shows exactly the classes {sorted(classes)}")
-        return self.patches, int(np.random.default_rng([seed, CATALOGUE, number]).choice(nearest))
+        return self.patches, int(np.random.default_rng([seed, RandomStream.MASK_CHOICE, number]).choice(nearest))
 
     @cached_property
     def _catalogue(self) -> np.ndarray:

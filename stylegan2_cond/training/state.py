@@ -13,13 +13,13 @@ import torch
 from stylegan2_cond.networks import Discriminator, Generator, build_discriminator, build_generator
 from stylegan2_cond.ops import name_backend
 from stylegan2_cond.planning import Plan
+from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.training.augment import AdaptiveProbability, Augment
 from stylegan2_cond.training.distributed import World
 
 ADAM_BETAS = (0.0, 0.99)
 ADAM_EPS = 1e-8
 SPREAD_IMAGES = 1_000
-INITIALISATION, LATENTS, AUGMENTATION, PATHS, VISIBILITY = range(5)  # streams of random numbers
 
 
 @dataclass
@@ -61,7 +61,7 @@ class TrainingState:
     def start(cls, plan: Plan, device: torch.device, world: World | None = None) -> TrainingState:
         """Fresh networks, drawn from the plan's seed; torch's global random state is left as it was."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(plan.seed, INITIALISATION, 0))
+            torch.manual_seed(stream_seed(plan.seed, RandomStream.INITIALISATION, 0))
             networks = [build_generator(plan), build_discriminator(plan)]
         layout = {2: torch.channels_last, 3: torch.channels_last_3d}[len(plan.patch_size)]  # 1.3× faster on a CPU
         generator, discriminator = (network.to(device, memory_format=layout) for network in networks)
@@ -97,7 +97,7 @@ class TrainingState:
         seen = self.images_seen / 1000
         return float(seen >= end) if end <= start else min(1.0, max(0.0, (seen - start) / (end - start)))
 
-    def rng(self, stream: int) -> torch.Generator:
+    def rng(self, stream: RandomStream) -> torch.Generator:
         """Random numbers of this step; others after a setback, so that the same accident need not happen again."""
         seed = stream_seed(self.plan.seed, stream, self.step_number, self.setbacks)
         return torch.Generator(self.device).manual_seed(seed)

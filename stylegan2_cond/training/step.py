@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stylegan2_cond.networks.discriminator import PAIR
+from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.training.augment import AugmentParameters
 from stylegan2_cond.training.ema import ema_decay, update_ema
 from stylegan2_cond.training.losses import (
@@ -21,7 +22,7 @@ from stylegan2_cond.training.losses import (
     path_lengths,
     relativistic_loss,
 )
-from stylegan2_cond.training.state import AUGMENTATION, LATENTS, PATHS, VISIBILITY, TrainingState
+from stylegan2_cond.training.state import TrainingState
 
 PATH_LENGTH_DECAY = 0.01  # of the running mean (Karras et al. 2020, appendix B)
 PATH_LENGTH_SHARE = 2  # path lengths are taken of one sample in so many, which is enough and saves memory
@@ -122,7 +123,7 @@ def _prepare(state: TrainingState, image: np.ndarray, label: np.ndarray, positio
     for part, *given in zip(real.split(size), images.split(size), labels.split(size), strict=True):
         part.copy_(codec.encode(*given))
     real = codec.hide(real, known)
-    z, crossover, noises = _latents(state, plan.batch_size, LATENTS)
+    z, crossover, noises = _latents(state, plan.batch_size, RandomStream.LATENTS)
     share = state.world.share(plan.batch_size)
     return Batch(
         real=real,
@@ -141,7 +142,9 @@ def _of_no_class(mask: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor
     return mask if known is None else torch.where(known.bool(), mask, -1.0)
 
 
-def _latents(state: TrainingState, count: int, stream: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+def _latents(
+    state: TrainingState, count: int, stream: RandomStream
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     """Latents `[count, 2, latent_dim]`, where to change between them `[count]`, and noise of this step."""
     plan, device, rng = state.plan, state.device, state.rng(stream)
     sizes = state.generator.synthesis.noise_sizes
@@ -157,7 +160,7 @@ def _augmentation(state: TrainingState, share: slice) -> AugmentParameters | Non
         return None
     plan = state.plan
     drawn = state.augment.draw(
-        plan.batch_size, state.adaptive.p, plan.patch_size, state.rng(AUGMENTATION), state.device
+        plan.batch_size, state.adaptive.p, plan.patch_size, state.rng(RandomStream.AUGMENTATION), state.device
     )
     return drawn[share]
 
@@ -170,7 +173,7 @@ def _visibility(state: TrainingState, share: slice) -> torch.Tensor | None:
     plan, codec = state.plan, state.plan.codec
     if not plan.apart_share or not codec.image_channels:
         return None
-    chance = torch.rand(plan.batch_size, generator=state.rng(VISIBILITY), device=state.device)[share]
+    chance = torch.rand(plan.batch_size, generator=state.rng(RandomStream.VISIBILITY), device=state.device)[share]
     no_mask = chance < (plan.apart_share if plan.given_mask else plan.apart_share / 2)
     no_image = (chance < plan.apart_share) & ~no_mask
     hidden = torch.stack([no_image] * codec.image_channels + [no_mask] * len(codec.labels), dim=1)
@@ -319,9 +322,9 @@ def _gradient_step(state: TrainingState, parts: list[Batch], shown: list[torch.T
 
 def _path_length_step(state: TrainingState, parts: list[Batch]) -> Figures:
     """Equal steps in w shall move images equally far (Karras et al. 2020, Eq. 4)."""
-    plan, found = state.plan, []
+    plan, rng, found = state.plan, state.rng(RandomStream.PATHS), []
     shape = (plan.batch_size, *parts[0].real.shape[1:])
-    noise = torch.randn(shape, generator=state.rng(PATHS), device=state.device)[state.world.share(plan.batch_size)]
+    noise = torch.randn(shape, generator=rng, device=state.device)[state.world.share(plan.batch_size)]
     state.generator_optimizer.zero_grad(set_to_none=True)
     for part, directions in zip(parts, noise.split(len(parts[0])), strict=True):
         part, directions = part[::PATH_LENGTH_SHARE], directions[::PATH_LENGTH_SHARE]

@@ -1,0 +1,23 @@
+"""The streams of random numbers, so that no two uses of one seed share their numbers."""
+
+from enum import IntEnum
+
+
+class RandomStream(IntEnum):
+    """What a stream's numbers decide. A generator is seeded by the user's seed, the stream and, mostly, a number.
+
+    The values never change: with other values, the same seed would give other weights and samples.
+    """
+
+    INITIALISATION = 0  # weights of the networks
+    LATENTS = 1  # latents and noise of a training step
+    AUGMENTATION = 2
+    PATHS = 3  # noise images of the path length penalty
+    VISIBILITY = 4  # which pairs the discriminator sees without image or mask
+    DEFORMATION = 77  # of the masks that images are generated for
+    ENSEMBLE = 78  # which generator of an ensemble makes a sample
+    BALANCE = 79  # which classes a sample of a balanced bank shows
+    MASK_CHOICE = 80  # among patches that show the classes asked for
+    REAL = 101  # patches of the reference set
+    REAL_AGAIN = 102
+    HELD_OUT = 103
