@@ -266,12 +266,12 @@ def bench(
     device: Device = "",
 ) -> None:
     """Measure the ops, a training step and drawing against plain PyTorch, on this machine."""
-    from stylegan2_cond.speed.report import run_bench, table
+    from stylegan2_cond.speed.report import measure_speed, table
 
-    found = run_bench(device or default_device(), quick=quick)
-    print(table(found))
+    report = measure_speed(device or default_device(), quick=quick)
+    print(table(report))
     if json is not None:
-        found.save(json)
+        report.save(json)
         print(f"Figures: {json}")
 
 

@@ -1,4 +1,4 @@
-"""The bench: its reference computes the same, and its figures are of what they say. How fast is no matter of tests."""
+"""The speed report: its reference computes the same, and its figures measure what they name. Speed is not tested."""
 
 import json
 import sys
@@ -75,14 +75,14 @@ def test_times_are_taken_in_turns_and_their_ratio_is_the_references_over_ours(mo
 
 
 def test_convolutions_are_counted_as_their_formula_says():
-    plan = step.bench_plan(32, batch_size=2, finest=32, most=32)
-    drawn = step.flops_per_image(plan, training=False)
+    plan = step.speed_plan(32, batch_size=2, finest=32, most=32)
+    sampling = step.flops_per_image(plan, training=False)
     voxels = (
         8**2 + 8**2 + 16**2 + 16**2 + 32**2
     )  # that each convolution works on, the first of a stage before upsampling
     convolutions = 2 * 9 * 32 * 32 * voxels
-    assert convolutions < drawn < 1.1 * convolutions
-    assert step.flops_per_image(plan, training=True) > 5 * drawn
+    assert convolutions < sampling < 1.1 * convolutions
+    assert step.flops_per_image(plan, training=True) > 5 * sampling
 
 
 def test_the_command_prints_all_figures_and_writes_them(monkeypatch, capsys, tmp_path):
@@ -90,7 +90,7 @@ def test_the_command_prints_all_figures_and_writes_them(monkeypatch, capsys, tmp
     monkeypatch.setattr(report, "SHAPES", {64: (1, 4, 8)})
     monkeypatch.setattr(report, "SIDES", (16, 32))
     monkeypatch.setattr(
-        report, "bench_plan", lambda *args, **kwargs: step.bench_plan(16, batch_size=2, finest=4, most=4)
+        report, "speed_plan", lambda *args, **kwargs: step.speed_plan(16, batch_size=2, finest=4, most=4)
     )
     monkeypatch.setattr(report, "copy_bandwidth", lambda device, rounds: 1e10)
     monkeypatch.setattr(report, "matrix_flops", lambda device, rounds: 1e11)
@@ -101,9 +101,9 @@ def test_the_command_prints_all_figures_and_writes_them(monkeypatch, capsys, tmp
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 0
-    told, written = capsys.readouterr().out, json.loads((tmp_path / "a.json").read_text())
-    for words in ("bias_act", "upsample+bias_act", "modulated_conv", "double", "training step", "Peak memory", "16² "):
-        assert words in told
+    printed, written = capsys.readouterr().out, json.loads((tmp_path / "a.json").read_text())
+    for words in ("bias_act", "upsample+bias_act", "modulated_conv", "double", "training step", "sample", "16² "):
+        assert words in printed
     assert len(written["ops"]) == 15
     assert written["step"]["ours"] > 0
     assert min(written["memory"]) > 0

@@ -1,1 +1,1 @@
-"""How fast the ops, a training step and drawing are on this machine, against plain PyTorch."""
+"""Speed of the ops, a training step and sampling on this machine, compared with plain PyTorch."""

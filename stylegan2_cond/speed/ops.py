@@ -1,4 +1,4 @@
-"""Each op at the shapes of real networks: forward, backward, and backward of backward."""
+"""Times of each op at the shapes of real networks: forward, backward, and backward of backward."""
 
 from __future__ import annotations
 
@@ -11,54 +11,56 @@ from stylegan2_cond import ops
 from stylegan2_cond.io import Document
 from stylegan2_cond.ops import Epilogue
 from stylegan2_cond.speed import reference
-from stylegan2_cond.speed.timing import Timing, compare_times, gradients
+from stylegan2_cond.speed.timing import Timing, compare_times
 
 PASSES = ("forward", "backward", "double")
-SHAPES = {64: (16, 64, 64), 256: (4, 64, 256)}  # of networks with that patch: batch, channels, side
+SHAPES = {64: (16, 64, 64), 256: (4, 64, 256)}  # by side of the patch: batch, channels, side of the activation
 
 
 class OpTiming(Document):
     """One pass of one op.
 
     Attributes:
-        op, patch, step: what was timed.
-        timing: of ours and the reference.
-        least_bytes: that a pass must read and write, if each activation moves once; 0 where that tells nothing.
+        op: its name.
+        side: of the patch, in voxels.
+        direction: one of `PASSES`.
+        timing: of our op and the reference's.
+        least_bytes: read and written by a pass that moves each activation once; 0 where this says nothing.
     """
 
     op: str
-    patch_size: int
-    step: str
+    side: int
+    direction: str
     timing: Timing
     least_bytes: int
 
 
 @dataclass(frozen=True)
 class _Case:
-    """An op on inputs, by either module.
+    """An op with its inputs.
 
     Attributes:
-        name: of the op.
-        run: `run(module, x)` → y.
-        x: its input.
-        parameters: further inputs that learn.
+        op: name.
+        run: `run(module, x)` → y, with the op of either module.
+        x: input.
+        parameters: further inputs that need gradients.
     """
 
-    name: str
+    op: str
     run: Callable[[object, torch.Tensor], torch.Tensor]
     x: torch.Tensor
     parameters: tuple[torch.Tensor, ...]
 
 
-def time_ops(patch_size: int, *, rounds: int, device: torch.device) -> Iterator[OpTiming]:
-    """All ops and passes at one patch."""
-    for case in _cases(*SHAPES[patch_size], device):
-        for step in PASSES:
-            functions = [_pass(case, module, step) for module in (ops, reference)]
-            timing = compare_times(*functions, rounds=rounds, device=device)
-            yield OpTiming(
-                op=case.name, patch_size=patch_size, step=step, timing=timing, least_bytes=_least(case, step)
+def time_ops(side: int, *, rounds: int, device: torch.device) -> Iterator[OpTiming]:
+    """All ops and passes for patches of `side`² voxels, a key of `SHAPES`."""
+    for case in _cases(*SHAPES[side], device):
+        for direction in PASSES:
+            timing = compare_times(
+                *(_pass(case, module, direction) for module in (ops, reference)), rounds=rounds, device=device
             )
+            least = _least_bytes(case, direction)
+            yield OpTiming(op=case.op, side=side, direction=direction, timing=timing, least_bytes=least)
 
 
 def _cases(batch: int, channels: int, side: int, device: torch.device) -> list[_Case]:
@@ -85,22 +87,29 @@ def _cases(batch: int, channels: int, side: int, device: torch.device) -> list[_
     ]
 
 
-def _pass(case: _Case, module: object, step: str) -> Callable[[], object]:
-    inputs = (case.x, *case.parameters)
-    if step == "forward":
+def _pass(case: _Case, module: object, direction: str) -> Callable[[], object]:
+    if direction == "forward":
         return lambda: case.run(module, case.x)
+    inputs, double = (case.x, *case.parameters), direction == "double"
     y = case.run(module, case.x)
-    if step == "backward":
-        return lambda: gradients(y, inputs)
-    squared = y.square()  # so that ops which are linear have second derivatives too
-    return lambda: gradients(squared, inputs, again=True)
+    if double:
+        y = y.square()  # so that linear ops have second derivatives too
+
+    def backward() -> tuple[torch.Tensor, ...]:
+        first = torch.autograd.grad(y, inputs, torch.ones_like(y), create_graph=double, retain_graph=True)
+        if not double:
+            return first
+        total = sum(gradient.square().sum() for gradient in first)
+        return torch.autograd.grad(total, inputs, retain_graph=True, allow_unused=True)
+
+    return backward
 
 
-def _least(case: _Case, step: str) -> int:
-    """Forward reads x and writes y; backward reads y's gradient, y where an activation wants it, and writes x's."""
-    if step == "double" or case.name == "modulated_conv":
+def _least_bytes(case: _Case, direction: str) -> int:
+    """Forward reads x and writes y; backward reads y's gradient and, for an activation, y, and writes x's gradient."""
+    if direction == "double" or case.op == "modulated_conv":
         return 0
     x = case.x.numel()
-    y = x * {"upsample": 4, "upsample+bias_act": 4, "downsample": 0.25}.get(case.name, 1)
-    bent = step == "backward" and "bias_act" in case.name
-    return int(4 * (x + y + (y if bent else 0)))
+    y = x * {"upsample": 4, "upsample+bias_act": 4, "downsample": 0.25}.get(case.op, 1)
+    activated = direction == "backward" and "bias_act" in case.op
+    return int(4 * (x + y + (y if activated else 0)))

@@ -1,8 +1,8 @@
-"""The same ops as the well-known implementations without fused kernels have them: the yardstick of speed.
+"""The same ops without fused kernels, as in common implementations in plain PyTorch: the baseline of speed.
 
-Resampling inserts zeros and convolves each channel on its own; noise, bias, activation and gain are a pass each;
-weights are modulated for each sample and applied by a grouped convolution. Values are those of `stylegan2_cond.ops`,
-but for the outermost voxels of resampled activations, where zeros take the place of repeated ones.
+Resampling inserts zeros and applies a depthwise convolution; noise, bias, activation and gain are one pass each;
+weights are modulated per sample and applied by a grouped convolution. Values are those of `stylegan2_cond.ops`, except
+for the outermost voxels of resampled activations, which are padded with zeros instead of repeated edges.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def bias_act(x: torch.Tensor, bias: torch.Tensor | None = None, **rest: object) -> torch.Tensor:
-    """Noise, bias, activation and gain, each in a pass of its own."""
+    """Noise, bias, activation and gain, one pass each."""
     rest.setdefault("activation", "lrelu")
     rest.pop("overwrite", None)
     return Epilogue(bias, **rest).apply(x)
@@ -30,7 +30,7 @@ def bias_act(x: torch.Tensor, bias: torch.Tensor | None = None, **rest: object) 
 def upsample(
     x: torch.Tensor, factors: Sequence[int], size: Sequence[int], *, epilogue: Epilogue = IDENTITY
 ) -> torch.Tensor:
-    """Zeros between the samples, `[1, 3, 3, 1] / 4` along each axis of factor 2, cut to `size`."""
+    """Zeros between the samples, then the FIR [1, 3, 3, 1] / 4 along each axis of factor 2, cropped to `size`."""
     if any(factor == 2 for factor in factors):
         for axis, factor in enumerate(factors, start=2):
             if factor == 2:
@@ -43,7 +43,7 @@ def upsample(
 
 
 def downsample(x: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
-    """Averages of 2 along each axis of factor 2, by a convolution that leaves out every other result."""
+    """Averages along each axis, by a strided convolution."""
     if all(factor == 1 for factor in factors):
         return x
     padding = [pad for f, n in zip(reversed(factors), reversed(x.shape[2:]), strict=True) for pad in (0, -n % f)]
@@ -61,7 +61,7 @@ def modulated_conv(
     size: Sequence[int] | None = None,
     epilogue: Epilogue = IDENTITY,
 ) -> torch.Tensor:
-    """Weights of each sample, and a convolution in as many groups as there are samples."""
+    """Weights modulated per sample, applied by a convolution with one group per sample."""
     n, dims = len(x), x.ndim - 2
     weights = weight * style.reshape(n, 1, -1, *[1] * dims)
     if demodulate:
@@ -76,18 +76,17 @@ def modulated_conv(
 
 @contextmanager
 def reference_ops() -> Iterator[None]:
-    """Within, networks compute with the ops of this file."""
-    ours = {"bias_act": bias_act, "upsample": upsample, "downsample": downsample, "modulated_conv": modulated_conv}
+    """A context in which the networks use the ops of this file."""
     with (
-        patch.multiple(layers, **{name: ours[name] for name in ("bias_act", "modulated_conv")}),
-        patch.multiple(generator, **{name: ours[name] for name in ("upsample", "downsample")}),
+        patch.multiple(layers, bias_act=bias_act, modulated_conv=modulated_conv),
+        patch.multiple(generator, upsample=upsample, downsample=downsample),
         patch.object(discriminator, "downsample", downsample),
     ):
         yield
 
 
 def _filter(x: torch.Tensor, taps: Sequence[Sequence[float]], stride: Sequence[int] | int = 1) -> torch.Tensor:
-    """A separable filter, as one depthwise convolution."""
+    """A separable filter as a depthwise convolution; `taps` per axis."""
     kernel = torch.ones([1] * (x.ndim - 2), dtype=x.dtype, device=x.device)
     for axis, row in enumerate(taps):
         shape = [-1 if other == axis else 1 for other in range(x.ndim - 2)]

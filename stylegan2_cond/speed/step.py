@@ -1,4 +1,4 @@
-"""A whole training step, drawing, and how both grow with the patch."""
+"""Speed, memory and operations of a training step and of sampling."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.memory import keep_freed_memory, peak_bytes
 from stylegan2_cond.planning import Plan, Source
 from stylegan2_cond.speed.reference import reference_ops
-from stylegan2_cond.speed.timing import Timing, compare_times, time_of
+from stylegan2_cond.speed.timing import Timing, compare_times, time_calls
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
 
 LABELS = (0, 1, 2)
-DRAWN = 16  # samples at once
+SAMPLES = 16  # that are generated at once
 
 
-def bench_plan(side: int, *, batch_size: int = 16, finest: int = 64, most: int = 128) -> Plan:
-    """A generator of one image channel and three label channels, `finest` channels at the patch, up to `most`."""
+def speed_plan(side: int, *, batch_size: int = 16, finest: int = 64, most: int = 128) -> Plan:
+    """A plan with one image channel, three labels, `finest` channels at the finest stage, and `most` at most."""
     stages = int(np.log2(side // 8))
     label, position = np.random.default_rng(0).choice(LABELS, (64, side, side)), np.linspace(0, 1, 64)
     return Plan(
         source=Source(
-            dataset_name="Dataset000_Bench",
+            dataset_name="Dataset000_Speed",
             plans_name="nnUNetPlans",
             configuration="2d",
-            data_identifier="bench",
-            preprocessing="bench",
+            data_identifier="speed",
+            preprocessing="speed",
             fold="0",
-            training_cases=("bench",),
+            training_cases=("speed",),
             training_sha256=("0" * 64,),
         ),
         patch_size=(side, side),
@@ -47,43 +47,41 @@ def bench_plan(side: int, *, batch_size: int = 16, finest: int = 64, most: int =
         codec=Codec(low=(-2.0,), high=(2.0,), labels=LABELS),
         conditions=Conditions.from_patches(LABELS[1:], label.astype(np.int16), position.astype(np.float32)),
         batch_size=batch_size,
-        r1_weight=0.1,
         augment_target=None,
     )
 
 
 def time_steps(plan: Plan, *, rounds: int, device: torch.device) -> Timing:
-    """Seconds of a training step: both players, and R1 once in its interval."""
-    ours, theirs = (_stepping(plan, device) for _ in range(2))
+    """Seconds of a training step: generator, discriminator, and R1 once per interval."""
+    ours, theirs = (_training_step(plan, device) for _ in range(2))
     every = plan.r1_interval
     timing = compare_times(
         lambda: [ours() for _ in range(every)],
-        _by_reference(lambda: [theirs() for _ in range(every)]),
+        _with_reference(lambda: [theirs() for _ in range(every)]),
         rounds=rounds,
         device=device,
     )
-    return timing.model_copy(update={"ours": timing.ours / every, "reference": timing.reference / every})
+    return timing.per(every)
 
 
-def time_drawing(plan: Plan, *, rounds: int, device: torch.device) -> Timing:
-    """Seconds for one sample out of a batch of `DRAWN`."""
-    draw = _drawing(plan, device)
-    timing = compare_times(draw, _by_reference(draw), rounds=rounds, device=device)
-    return timing.model_copy(update={"ours": timing.ours / DRAWN, "reference": timing.reference / DRAWN})
+def time_sampling(plan: Plan, *, rounds: int, device: torch.device) -> Timing:
+    """Seconds per sample, in a batch of `SAMPLES`."""
+    sample = _sampling(plan, device)
+    return compare_times(sample, _with_reference(sample), rounds=rounds, device=device).per(SAMPLES)
 
 
 def seconds_per_sample(side: int, *, rounds: int, device: torch.device) -> float:
-    """Of drawing at a patch, with the same channels at each."""
-    plan = bench_plan(side, finest=32, most=32)
-    return time_of(_drawing(plan, device, count=4), rounds=rounds, device=device) / 4
+    """Of sampling patches of `side`² voxels, with the same number of channels for every side."""
+    plan = speed_plan(side, finest=32, most=32)
+    return time_calls(_sampling(plan, device, count=4), rounds=rounds, device=device) / 4
 
 
 def step_memory(plan: Plan, device: torch.device, *, reference: bool) -> int:
-    """Peak bytes of a step with R1, in a process of its own."""
+    """Peak bytes of a step with R1; on a CPU, measured in a process of its own."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         with reference_ops() if reference else contextlib.nullcontext():
-            _stepping(plan, device)()
+            _training_step(plan, device)()
         return torch.cuda.max_memory_allocated(device)
     command = [sys.executable, "-m", __name__, "reference" if reference else "ours"]
     done = subprocess.run(command, input=plan.model_dump_json(), capture_output=True, text=True, check=True)
@@ -91,18 +89,17 @@ def step_memory(plan: Plan, device: torch.device, *, reference: bool) -> int:
 
 
 def flops_per_image(plan: Plan, *, training: bool) -> float:
-    """Of convolutions and products, two for each multiplication with addition, as torch counts them; without R1."""
+    """Of convolutions and matrix products, two per multiply-add, as torch counts them; without R1."""
     device = torch.device("cpu")
     state = TrainingState.start(plan, device)
-    state.images_seen = plan.batch_size  # R1 is due at the start
-    step = _stepping(plan, device, state) if training else _drawing(plan, device)
-    count = FlopCounterMode(display=False)
-    with count:
-        step()
-    return count.get_total_flops() / (plan.batch_size if training else DRAWN)
+    state.images_seen = plan.batch_size  # R1 is due in the first step
+    run = _training_step(plan, device, state) if training else _sampling(plan, device)
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / (plan.batch_size if training else SAMPLES)
 
 
-def _stepping(plan: Plan, device: torch.device, state: TrainingState | None = None) -> Callable[[], object]:
+def _training_step(plan: Plan, device: torch.device, state: TrainingState | None = None) -> Callable[[], object]:
     state = state or TrainingState.start(plan, device)
     rng, shape = np.random.default_rng(0), (plan.batch_size, *plan.patch_size)
     image = rng.standard_normal((shape[0], plan.codec.image_channels, *plan.patch_size)).astype(np.float32)
@@ -110,20 +107,15 @@ def _stepping(plan: Plan, device: torch.device, state: TrainingState | None = No
     return lambda: take_step(state, image, label, position)
 
 
-def _drawing(plan: Plan, device: torch.device, *, count: int = DRAWN) -> Callable[[], object]:
+def _sampling(plan: Plan, device: torch.device, *, count: int = SAMPLES) -> Callable[[], object]:
     generator = TrainingState.start(plan, device).average
     z = torch.randn(count, plan.latent_dim, device=device)
     condition = torch.zeros(count, plan.conditions.width, device=device)
     noises = [torch.randn(count, 1, *size, device=device) for size in generator.synthesis.noise_sizes]
-
-    def draw() -> torch.Tensor:
-        with torch.no_grad():
-            return generator(z, condition, noises)
-
-    return draw
+    return torch.no_grad()(lambda: generator(z, condition, noises))
 
 
-def _by_reference(function: Callable[[], object]) -> Callable[[], object]:
+def _with_reference(function: Callable[[], object]) -> Callable[[], object]:
     def run() -> object:
         with reference_ops():
             return function()
@@ -136,7 +128,7 @@ if __name__ == "__main__":
     measured = Plan.model_validate_json(sys.stdin.read())
     small = measured.model_copy(update={"patch_size": (8, 8), "factors": (), "channels": measured.channels[:1]})
     with reference_ops() if sys.argv[1] == "reference" else contextlib.nullcontext():
-        _stepping(small, torch.device("cpu"))()  # libraries are loaded by the first step
+        _training_step(small, torch.device("cpu"))()  # the first step loads libraries
         before = peak_bytes()
-        _stepping(measured, torch.device("cpu"))()
+        _training_step(measured, torch.device("cpu"))()
     print(json.dumps(peak_bytes() - before))
