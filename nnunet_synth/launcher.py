@@ -1,4 +1,4 @@
-"""Starting nnU-Net's own commands so that they find the plugin's trainers."""
+"""Runs nnU-Net's own commands so that they find the plugin's trainers."""
 
 from __future__ import annotations
 
@@ -15,28 +15,23 @@ DEFAULT_TRAINER = "nnUNetTrainerSynth"
 
 
 def ext_trainer_path(before: str | None) -> str:
-    """The variable's value with the plugin's folder in it, after whatever it held `before`."""
+    """Value of the variable with the plugin's folder appended to what it held `before`."""
     folders = [folder for folder in (before or "").split(os.pathsep) if folder and folder != str(EXT_TRAINER)]
     return os.pathsep.join([*folders, str(EXT_TRAINER)])
 
 
 def shell_line() -> str:
-    """The line to eval in a shell."""
+    """Shell command that sets the variable, for `eval`."""
     return f"export {VARIABLE}={shlex.quote(ext_trainer_path(os.environ.get(VARIABLE)))}"
 
 
 def launch_training(arguments: Sequence[str]) -> None:
-    """Run `nnUNetv2_train` in this process, with the plugin's trainer unless another is named."""
+    """Run `nnUNetv2_train` in this process, with the plugin's trainer unless the arguments name one."""
     from nnunetv2.run.run_training import run_training_entry
 
     os.environ[VARIABLE] = ext_trainer_path(os.environ.get(VARIABLE))
-    trainer = [] if _names_trainer(arguments) else ["-tr", DEFAULT_TRAINER]
-    sys.argv = ["nnUNetv2_train", *arguments, *trainer]
-    run_training_entry()
-
-
-def _names_trainer(arguments: Sequence[str]) -> bool:
-    """Whether argparse, which nnU-Net uses, finds the option -tr here: `-tr NAME` or `-tr=NAME`."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False)  # as nnU-Net's own, it takes `-tr NAME` and `-tr=NAME`
     parser.add_argument("-tr")
-    return parser.parse_known_args(list(arguments))[0].tr is not None
+    named = parser.parse_known_args(list(arguments))[0].tr is not None
+    sys.argv = ["nnUNetv2_train", *arguments, *([] if named else ["-tr", DEFAULT_TRAINER])]
+    run_training_entry()

@@ -24,7 +24,7 @@ from nnunet_synth.export.model import export_model
 from nnunet_synth.export.model_card import ModelCard, describe_fold
 from nnunet_synth.export.sanitize import without_paths
 from nnunet_synth.training.settings import SynthSettings
-from nnunet_synth.training.usage_record import TRAINING_RECORD_FILE, TrainingRecord, record_use
+from nnunet_synth.training.usage_record import SYNTHETIC_DATA_FILE, TrainingRecord, record_use
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.features_nnunet import find_nnunet
 from stylegan2_cond.planning import Source
@@ -211,7 +211,7 @@ def test_the_card_tells_what_the_fold_saw(exported, bank, preprocessed, generato
 
 
 def test_what_was_not_recorded_is_told_as_unknown(trained, tmp_path):
-    record = trained / "fold_0" / TRAINING_RECORD_FILE
+    record = trained / "fold_0" / SYNTHETIC_DATA_FILE
     record.write_text("{")
     card = export_model(trained, tmp_path / "damaged").card
     assert card.folds["0"].uses is None
@@ -240,8 +240,8 @@ def test_an_exported_model_is_not_taken_for_one_that_saw_real_cases_alone(export
 
 def test_a_record_of_no_use_is_told_as_unknown(tmp_path):
     record_use(tmp_path, "T", 0, SynthSettings(ratio=0), None)
-    content = json.loads((tmp_path / TRAINING_RECORD_FILE).read_text())
-    (tmp_path / TRAINING_RECORD_FILE).write_text(json.dumps(content | {"uses": []}))
+    content = json.loads((tmp_path / SYNTHETIC_DATA_FILE).read_text())
+    (tmp_path / SYNTHETIC_DATA_FILE).write_text(json.dumps(content | {"uses": []}))
     assert describe_fold(tmp_path, {}).uses is None
 
 
@@ -250,7 +250,7 @@ def test_every_use_of_a_training_that_went_on_is_recorded(bank, tmp_path):
 
     def uses():
         return [
-            (use.first_epoch, use.settings.ratio) for use in TrainingRecord.load(tmp_path / TRAINING_RECORD_FILE).uses
+            (use.first_epoch, use.settings.ratio) for use in TrainingRecord.load(tmp_path / SYNTHETIC_DATA_FILE).uses
         ]
 
     record_use(tmp_path, "T", 0, quarter, bank)
@@ -264,7 +264,7 @@ def test_every_use_of_a_training_that_went_on_is_recorded(bank, tmp_path):
     assert uses() == [(0, 0.25)]
     record_use(tmp_path, "T", 0, SynthSettings(ratio=0), None)  # begun anew
     assert uses() == [(0, 0)]
-    (tmp_path / TRAINING_RECORD_FILE).unlink()
+    (tmp_path / SYNTHETIC_DATA_FILE).unlink()
     record_use(tmp_path, "T", 50, half, bank)
     assert uses() == [(50, 0.5)]
 
@@ -274,7 +274,7 @@ def test_ratio_0_and_what_came_before_the_record_are_told(trained, bank, tmp_pat
     record_use(fold, "T", 7, SynthSettings(ratio=0), None)
     record_use(fold, "T", 0, SynthSettings(ratio=0), None)
     assert export_model(trained, tmp_path / "a").card.folds["0"].summary == "No synthetic data (ratio 0)."
-    (fold / TRAINING_RECORD_FILE).unlink()
+    (fold / SYNTHETIC_DATA_FILE).unlink()
     record_use(fold, "T", 7, SynthSettings(ratio=0.5), bank)
     summary = export_model(trained, tmp_path / "b").card.folds["0"].summary
     assert summary.startswith("What epochs before 7 saw was not recorded. From epoch 7 on: A share of 0.5")

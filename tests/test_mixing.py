@@ -17,7 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_synth.bank.format import BankDataset, verify_bank
 from nnunet_synth.training.leak_guard import LeakError, refuse_leaks
-from nnunet_synth.training.mirror_padding import Margins, Mirrored
+from nnunet_synth.training.mirror_padding import Margins, MirrorPaddedArray
 from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl
 from nnunet_synth.training.schedule import ratio_at
 from nnunet_synth.training.settings import make_settings, read_settings, write_plans
@@ -78,7 +78,7 @@ def test_foreground_is_oversampled_in_synthetic_cases(mixed, preprocessed):
 def test_a_mirrored_array_is_numpys_padded_one(array, margins, corners):
     margins = Margins((0, *margins[:2]), (0, *margins[2:]))
     grown = np.pad(array, [(0, 0), *zip(margins.before, margins.after, strict=True)], mode="reflect")
-    mirrored = Mirrored(array, margins)
+    mirrored = MirrorPaddedArray(array, margins)
     assert mirrored.shape == grown.shape
     box = (slice(None), *(slice(min(pair), max(pair)) for pair in zip(corners[:3], corners[3:], strict=True)))
     assert np.array_equal(mirrored[box], grown[box])
@@ -220,7 +220,7 @@ def test_new_plans_travel_with_the_settings_and_share_the_cases(preprocessed):
         assert found.plans_name == "nnUNetPlansHalf"
         assert read_settings(found.configuration.configuration, "here") == settings
         assert write_plans(preprocessed, settings, "nnUNetPlansHalf") == path
-        with pytest.raises(UserError, match="exists, with other contents"):
+        with pytest.raises(UserError, match=r"nnUNetPlansHalf\.json exists"):
             write_plans(preprocessed, settings.model_copy(update={"ratio": 0.1}), "nnUNetPlansHalf")
     finally:
         path.unlink()
@@ -234,7 +234,7 @@ def test_plans_of_no_plain_name_are_refused(preprocessed, name):
 
 
 def test_an_unknown_schedule_is_answered_by_those_that_are_known():
-    with pytest.raises(UserError, match=r"^'--schedule': there are constant, linear, cosine, pretrain, got sometimes"):
+    with pytest.raises(UserError, match=r"'--schedule': .*constant, linear, cosine, pretrain.*sometimes"):
         make_settings(bank=None, ratio=0.5, schedule="sometimes")
 
 
@@ -256,7 +256,7 @@ def test_new_plans_tell_of_a_bank_that_no_fold_has(preprocessed, bank, run_here)
     [
         ({"ration": 0.5}, "unknown key 'ration' (did you mean 'ratio'?)"),
         ({"ratio": 1.5}, "key 'ratio'"),
-        ({"schedule": "sometimes"}, "there are constant, linear"),
+        ({"schedule": "sometimes"}, "constant, linear"),
         ({"refresh": 200}, "unknown key 'refresh'"),
     ],
 )

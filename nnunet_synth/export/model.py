@@ -20,7 +20,7 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunet_synth.export.atomic_folder import only_writer, scratch_folder
 from nnunet_synth.export.model_card import CARD_FILE, ModelCard, describe_fold
 from nnunet_synth.export.sanitize import CARD_KEY, without_block, without_files, without_paths
-from nnunet_synth.training.usage_record import TRAINING_RECORD_FILE
+from nnunet_synth.training.usage_record import SYNTHETIC_DATA_FILE
 from stylegan2_cond.data.nnunet_files import open_plans
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import read_json
@@ -200,7 +200,7 @@ def _write_settings(trained: Trained, folder: Path, card: ModelCard) -> None:
 
 def _copy_beside(source: Path, folder: Path) -> None:
     """What nnU-Net's zip wants of a fold beside its checkpoints, and the record of synthetic data."""
-    for name in (*_PICTURES, TRAINING_RECORD_FILE):
+    for name in (*_PICTURES, SYNTHETIC_DATA_FILE):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     _copy_results(source / "validation", folder / "validation")

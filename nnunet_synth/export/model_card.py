@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from nnunet_synth.training.usage_record import TRAINING_RECORD_FILE, TrainingRecord, Use
+from nnunet_synth.training.usage_record import SYNTHETIC_DATA_FILE, TrainingRecord, Use
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
 
@@ -50,7 +50,7 @@ class ModelCard(Document):
 
 def describe_fold(folder: Path, checkpoints: dict[str, int]) -> FoldCard:
     """The card of a trained fold, from the record that its trainer left there, if it did."""
-    path = folder / TRAINING_RECORD_FILE
+    path = folder / SYNTHETIC_DATA_FILE
     try:
         uses = TrainingRecord.load(path).uses
         summary = " ".join(_tell(use) for use in uses)

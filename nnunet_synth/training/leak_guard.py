@@ -1,7 +1,7 @@
-"""Who has seen which case: a bank may only be used where every validation case is new to its generator.
+"""Refuses banks whose generator saw a validation case.
 
-Cases are known by their names and by the voxels of their images. This guards against accidents, not against someone
-who edits the records on purpose.
+Cases are compared by name and by the voxels of their images. This prevents accidents; it does not protect against
+deliberate edits of the records.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from stylegan2_cond.planning import Source
 
 
 class LeakError(UserError):
-    """A bank that must not be used for this training."""
+    """The bank must not be used for this training."""
 
 
 def refuse_leaks(folder: Path, record: BankRecord, here: Source, validation: Mapping[str, str]) -> None:
-    """Let a bank pass that belongs to this data, and whose generator saw no validation case.
+    """Accept a bank that was made from this data by a generator that saw no validation case.
 
     Args:
-        folder: of the bank, for the message.
+        folder: of the bank, for messages.
         record: of the bank.
-        here: dataset, preprocessing, fold and training cases of the training that wants to use it.
-        validation: SHA-256 of the image of each case that is to stay unseen, by the case's name.
+        here: dataset, preprocessing, fold and training cases of the training that would use it.
+        validation: SHA-256 of the image of each validation case, by the case's name.
 
     Raises:
-        LeakError: what is wrong, and the commands that make a bank that fits.
+        LeakError: the bank does not fit; with the commands that make one that does.
     """
     remedy = (
         f"Make one for this fold: stylegan2-cond train {here.dataset_name} {here.configuration} {here.fold}, then "
@@ -41,25 +41,25 @@ def refuse_leaks(folder: Path, record: BankRecord, here: Source, validation: Map
     if made.preprocessing != here.preprocessing or made.data_identifier != here.data_identifier:
         raise LeakError(
             f"Bank {folder} was made from other preprocessing ({made.plans_name}, {made.configuration}) than this "
-            f"training's ({here.plans_name}, {here.configuration}): its intensities mean something else. {remedy}"
+            f"training's ({here.plans_name}, {here.configuration}), so its intensities differ. {remedy}"
         )
     if here.fold == FOLD_ALL:
         return
     if seen := _seen(made, validation):
         raise LeakError(
-            f"Bank {folder} (fold {made.fold}) was drawn by a generator that saw {len(seen)} of the "
-            f"{len(validation)} validation cases of fold {here.fold}, {seen[0]} among them; validation would be "
-            f"worth nothing. {remedy}"
+            f"Bank {folder} (fold {made.fold}) comes from a generator that saw {len(seen)} of the {len(validation)} "
+            f"validation cases of fold {here.fold}, {seen[0]} among them, so validation scores would be meaningless. "
+            f"{remedy}"
         )
     if seen := _seen(here, validation):
         raise LeakError(
-            f"{len(seen)} of the {len(validation)} validation cases of fold {here.fold} are training cases, too, "
-            f"{seen[0]} among them; validation would be worth nothing. Correct splits_final.json."
+            f"{len(seen)} of the {len(validation)} validation cases of fold {here.fold} are also training cases, "
+            f"{seen[0]} among them, so validation scores would be meaningless. Correct splits_final.json."
         )
 
 
 def _seen(source: Source, validation: Mapping[str, str]) -> list[str]:
-    """The validation cases that are training cases of `source`, by name or by image, in words."""
+    """Describe the validation cases that are also training cases of `source`, by name or by image."""
     by_image = dict(zip(source.training_sha256, source.training_cases, strict=True))
     return [
         name if name in source.training_cases else f"{name} (which has the same image as {by_image[image]})"

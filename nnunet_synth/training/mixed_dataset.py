@@ -1,4 +1,4 @@
-"""A dataset that draws real or synthetic cases, for nnU-Net's own loader, in its own worker processes."""
+"""A dataset for nnU-Net's own loader that returns a real case or, with the probability `ratio`, a synthetic one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 from nnunet_synth.bank.format import BankDataset, BankRecord
-from nnunet_synth.training.mirror_padding import Margins, Mirrored, shifted
+from nnunet_synth.training.mirror_padding import Margins, MirrorPaddedArray
 
-# One row of counts per process, found by its id, so that no worker waits for a lock that a killed one may hold.
+# One row of counts per process, found by its id: no worker waits for a lock that a killed one may hold.
 _ROWS = 2**15
 
 
 class MixingControl:
-    """Shared memory of the trainer, which sets the ratio, and its running workers, which count their draws."""
+    """Memory shared by the trainer, which sets the ratio, and the loader's workers, which count their draws."""
 
     def __init__(self) -> None:
         self._ratio = RawValue("d", 0.0)
@@ -25,6 +25,7 @@ class MixingControl:
 
     @property
     def ratio(self) -> float:
+        """Probability that a draw is synthetic."""
         return self._ratio.value
 
     @ratio.setter
@@ -44,16 +45,16 @@ class MixingControl:
 
 
 class MixedDataset:
-    """What nnU-Net's loader asks of a dataset: it draws among the real cases, and some draws are answered by a shard.
+    """Stands in for nnU-Net's dataset of training cases; some draws return a shard of the bank instead.
 
-    With ratio 0 nothing is drawn from any random state, so nnU-Net's own stream of random numbers stays as it is.
+    With ratio 0, no random state is used, so that nnU-Net's own random numbers stay the same.
 
     Args:
         real: nnU-Net's dataset of training cases.
-        bank: a dataset of shards.
-        record: the bank's record; shards are drawn in proportion to their samples.
+        bank: dataset of shards.
+        record: of the bank; shards are chosen in proportion to their samples.
         control: shared with the trainer.
-        margins: that synthetic patches are grown by.
+        margins: by which synthetic patches are padded.
     """
 
     def __init__(
@@ -72,22 +73,21 @@ class MixedDataset:
         self._shards = [shard.name for shard in record.shards]
         self._ends = np.cumsum([shard.samples for shard in record.shards])
 
-    def load_case(self, identifier: str):
-        """Image, label, previous stage, properties: of the case asked for, or of a synthetic shard."""
+    def load_case(self, identifier: str) -> tuple:
+        """Image, label, previous stage and properties: of the case `identifier`, or of a random shard."""
         ratio = self.control.ratio
         synthetic = ratio > 0 and np.random.uniform() < ratio
         self.control.count(synthetic)
-        if synthetic:
-            place = int(np.random.uniform() * self._ends[-1])
-            return self._load_shard(self._shards[np.searchsorted(self._ends, place, side="right")])
-        return self.real.load_case(identifier)
+        return self._load_shard() if synthetic else self.real.load_case(identifier)
 
-    def __getitem__(self, identifier: str):
+    def __getitem__(self, identifier: str) -> tuple:
         return self.load_case(identifier)
 
-    def _load_shard(self, name: str):
+    def _load_shard(self) -> tuple:
+        place = int(np.random.uniform() * self._ends[-1])
+        name = self._shards[np.searchsorted(self._ends, place, side="right")]
         image, label, previous, properties = self.bank.load_case(name)
         if self.margins:
-            image, label = Mirrored(image, self.margins), Mirrored(label, self.margins)
-            properties = {**properties, "class_locations": shifted(properties["class_locations"], self.margins)}
+            image, label = MirrorPaddedArray(image, self.margins), MirrorPaddedArray(label, self.margins)
+            properties = {**properties, "class_locations": self.margins.shift(properties["class_locations"])}
         return image, label, previous, properties

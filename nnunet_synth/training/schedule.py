@@ -1,24 +1,22 @@
-"""How the ratio follows the epochs."""
+"""How the ratio changes over the epochs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-LAST_SHARE = 5  # the linear schedule falls over the last fifth of the epochs
-
 
 def constant(epoch: int, epochs: int) -> float:
-    """The same in every epoch."""
+    """1 in every epoch."""
     return 1.0
 
 
 def linear(epoch: int, epochs: int) -> float:
-    """1 until the last fifth of the epochs, then falling to 0 in the last one: training ends on real cases alone.
+    """1, then falling linearly to 0 over the last fifth of the epochs, so that training ends on real cases alone.
 
-    Trainings of fewer than five epochs have no last fifth, and stay at 1.
+    Trainings of fewer than five epochs stay at 1.
     """
-    falling = epochs // LAST_SHARE
+    falling = epochs // 5
     return min(1.0, (epochs - 1 - epoch) / falling) if falling else 1.0
 
 
@@ -28,7 +26,7 @@ def cosine(epoch: int, epochs: int) -> float:
 
 
 def pretrain(epoch: int, epochs: int) -> float:
-    """Synthetic first, real last: 1 in the first half of the epochs, 0 in the second."""
+    """1 in the first half of the epochs, 0 in the second: synthetic pairs first, real cases last."""
     return float(epoch < epochs / 2)
 
 
@@ -38,6 +36,7 @@ SCHEDULES: dict[str, Callable[[int, int], float]] = {
     "cosine": cosine,
     "pretrain": pretrain,
 }
+DEFAULT_SCHEDULE = "linear"
 
 
 def ratio_at(ratio: float, schedule: str, epoch: int, epochs: int) -> float:

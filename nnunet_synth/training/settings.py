@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nnunet_synth.bank.plain_files import is_plain_name
-from nnunet_synth.training.schedule import SCHEDULES
+from nnunet_synth.training.schedule import DEFAULT_SCHEDULE, SCHEDULES
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import explain, write_atomically
@@ -17,51 +17,51 @@ BLOCK = "synth"
 
 
 class SynthSettings(BaseModel):
-    """Which pairs enter training, and how often.
+    """Which synthetic pairs enter training, and how often.
 
     Attributes:
-        bank: name of a bank of the fold; the newest, when None.
+        bank: name of a bank of the fold; None for the newest.
         ratio: probability that a training draw is synthetic.
-        schedule: how the ratio follows the epochs; a key of `SCHEDULES`.
+        schedule: how the ratio changes over the epochs; a key of `SCHEDULES`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     bank: str | None = None
     ratio: float = Field(default=0.25, ge=0, le=1)
-    schedule: str = "linear"
+    schedule: str = DEFAULT_SCHEDULE
 
     @field_validator("bank")
     @classmethod
     def _plain(cls, name: str | None) -> str | None:
         if name is not None and not is_plain_name(name):
-            raise ValueError("it is the plain name of a bank of the fold, not a path")
+            raise ValueError("must be the plain name of a bank of the fold, not a path")
         return name
 
     @field_validator("schedule")
     @classmethod
     def _known(cls, name: str) -> str:
         if name not in SCHEDULES:
-            raise ValueError(f"there are {', '.join(SCHEDULES)}")
+            raise ValueError(f"must be one of {', '.join(SCHEDULES)}")
         return name
 
 
 def read_settings(configuration: dict, where: str) -> SynthSettings:
-    """The settings of a configuration (as `ConfigurationManager.configuration` holds it); defaults without a block.
+    """Settings of a configuration (as in `ConfigurationManager.configuration`); the defaults without a block.
 
     Raises:
-        UserError: an unknown key or a wrong value in the block.
+        UserError: an unknown key or an invalid value in the block.
     """
     try:
         return SynthSettings.model_validate(configuration.get(BLOCK, {}), strict=True)
     except ValidationError as error:
-        raise UserError(f"The '{BLOCK}' block of {where}: {explain(error, SynthSettings)} Mend it there.") from None
+        raise UserError(f"The '{BLOCK}' block of {where}: {explain(error, SynthSettings)} Fix it there.") from None
 
 
 def make_settings(*, bank: str | None, ratio: float, schedule: str) -> SynthSettings:
-    """Settings out of what was typed.
+    """Settings from command-line options.
 
     Raises:
-        UserError: no such schedule, or a ratio that is no probability.
+        UserError: an unknown schedule, a ratio outside 0 to 1, or a bank that is not a plain name.
     """
     try:
         return SynthSettings(bank=bank, ratio=ratio, schedule=schedule)
@@ -70,18 +70,18 @@ def make_settings(*, bank: str | None, ratio: float, schedule: str) -> SynthSett
 
 
 def write_plans(preprocessed: Preprocessed, settings: SynthSettings, name: str) -> Path:
-    """Copy a plans file under another name, with a `synth` block in the configuration; the cases serve both.
+    """Copy a plans file under a new name, with a `synth` block; both use the same preprocessed cases.
 
     Args:
-        preprocessed: whose plans and configuration.
-        settings: of the block.
+        preprocessed: the plans and the configuration to copy.
+        settings: contents of the block.
         name: of the new plans, for nnU-Net's `-p`.
 
     Returns:
-        The new file, beside the old one.
+        The new file, next to the old one.
 
     Raises:
-        UserError: not a plain name, or a file of that name that this would change.
+        UserError: `name` is not a plain name, or the file exists with different contents.
     """
     if not is_plain_name(name):
         raise UserError(f"-o {name!r} is not a plain name. Type for example -o {preprocessed.plans_name}Synth")
@@ -91,7 +91,7 @@ def write_plans(preprocessed: Preprocessed, settings: SynthSettings, name: str) 
     path = preprocessed.base / f"{name}.json"
     text = json.dumps(plans, indent=4)
     if path.exists() and path.read_text() != text:
-        raise UserError(f"{path} exists, with other contents. Choose another name with -o, or delete it.")
+        raise UserError(f"{path} exists with different contents. Choose another name with -o, or delete it.")
     with write_atomically(path) as temporary:
         temporary.write_text(text)
     return path

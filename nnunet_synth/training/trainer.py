@@ -1,4 +1,4 @@
-"""nnU-Net trainers that mix synthetic pairs into the training cases. Hooks only; the network is nnU-Net's own."""
+"""nnU-Net trainers that mix synthetic pairs into the training cases. They only add hooks; the network is nnU-Net's."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from stylegan2_cond.planning import Source
 
 
 class SyntheticDataMixin:
-    """Put before any nnU-Net trainer: `class MineSynth(SyntheticDataMixin, Mine): pass`.
+    """Goes before any nnU-Net trainer: `class MineSynth(SyntheticDataMixin, Mine): pass`.
 
-    With ratio 0, every hook leaves nnU-Net's training as it is, bit for bit.
+    With ratio 0, no hook changes nnU-Net's training: weights are equal bit for bit.
     """
 
     _control: MixingControl | None = None
-    _box: Sequence[int] | None = None  # that nnU-Net's loader cuts before it rotates and scales
+    _box: Sequence[int] | None = None  # size that nnU-Net's loader cuts before it rotates and scales
 
     @property
     def synth_settings(self) -> SynthSettings:
@@ -50,22 +50,22 @@ class SyntheticDataMixin:
         where = f"configuration {self.configuration_name} in plans {self.plans_manager.plans_name}"
         return read_settings(self.configuration_manager.configuration, where)
 
-    def get_tr_and_val_datasets(self):
-        """nnU-Net's datasets; the training one answers some draws from the bank. Validation stays real."""
+    def get_tr_and_val_datasets(self) -> tuple:
+        """nnU-Net's datasets, with synthetic pairs mixed into the training cases. Validation cases are always real."""
         try:
             return self._datasets()
         except UserError:
-            self._leave_no_empty_folder()
+            self._remove_empty_folders()
             raise
 
-    def _leave_no_empty_folder(self) -> None:
-        """nnU-Net makes a model's folder and a log before it trains; what is in it already stays."""
+    def _remove_empty_folders(self) -> None:
+        """Remove the log and the folders that nnU-Net makes before it trains, unless they hold anything else."""
         Path(self.log_file).unlink(missing_ok=True)
         for folder in (Path(self.output_folder), Path(self.output_folder_base)):
             with suppress(OSError):  # not empty
                 folder.rmdir()
 
-    def _datasets(self):
+    def _datasets(self) -> tuple:
         training, validation = super().get_tr_and_val_datasets()
         settings = self.synth_settings
         if settings.ratio == 0:
@@ -73,8 +73,8 @@ class SyntheticDataMixin:
             return training, validation
         if self.is_cascaded:
             raise UserError(
-                f"Configuration {self.configuration_name} is the second stage of a cascade, for which there are no "
-                f"synthetic pairs. Train it with -tr nnUNetTrainer, or set the ratio to 0."
+                f"Configuration {self.configuration_name} is the second stage of a cascade, which takes no synthetic "
+                f"pairs. Train it with -tr nnUNetTrainer, or set the ratio to 0."
             )
         preprocessed = Preprocessed(
             self.plans_manager.dataset_name, self.plans_manager, self.configuration_name, self.dataset_json
@@ -92,24 +92,26 @@ class SyntheticDataMixin:
         )
         if fold.name == FOLD_ALL:
             self.print_to_log_file(
-                f"Fold all: validation cases are training cases, so validation says nothing. The bank's generator "
-                f"saw {len(record.source.training_cases)} of the {len(fold.training)} cases."
+                f"Fold all: validation cases are also training cases, so validation scores are meaningless. The "
+                f"bank's generator saw {len(record.source.training_cases)} of the {len(fold.training)} cases."
             )
         bank = BankDataset(str(folder), [shard.name for shard in record.shards])
         return MixedDataset(training, bank, record, self._control, self._margins(record.patch_size)), validation
 
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
-        """As nnU-Net's; the size of the box is kept."""
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:
+        """As nnU-Net's; remembers the size of the loader's box."""
         found = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         self._box = found[2]
         return found
 
-    def on_train_epoch_start(self):
+    def on_train_epoch_start(self) -> None:
+        """Set the epoch's ratio."""
         super().on_train_epoch_start()
         if self._control is not None:
             self._control.ratio = self._ratio_now()
 
-    def on_train_epoch_end(self, train_outputs: list[dict]):
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """Log the epoch's share of synthetic draws."""
         super().on_train_epoch_end(train_outputs)
         if self._control is not None:
             real, synthetic = self._control.take()
@@ -120,9 +122,9 @@ class SyntheticDataMixin:
             )
 
     def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's checkpoint, naming the trainer whose network this is, so that inference needs no plugin.
+        """nnU-Net's checkpoint, with the name of the plain trainer, so that inference needs no plugin.
 
-        nnU-Net writes the name of the object's class, so the object is one of the plain class while it does.
+        nnU-Net writes the name of the object's class, so the class is changed while it writes.
         """
         own = self.__class__
         self.__class__ = own.__mro__[own.__mro__.index(SyntheticDataMixin) + 1]
@@ -137,7 +139,6 @@ class SyntheticDataMixin:
         return Margins.to_size(patch_size, configuration.patch_size if self._box is None else self._box, usual)
 
     def _record(self, settings: SynthSettings, bank: Path | None) -> None:
-        """Leave in the fold's folder what synthetic data the model sees."""
         if self.local_rank == 0 and self.current_epoch < self.num_epochs:
             record_use(Path(self.output_folder), type(self).__name__, self.current_epoch, settings, bank)
 
@@ -147,17 +148,16 @@ class SyntheticDataMixin:
 
 
 def _choose_bank(preprocessed: Preprocessed, fold: Fold, settings: SynthSettings) -> Path:
-    """The bank that the settings name, else the newest of the fold."""
+    """The bank named in the settings, or else the newest of the fold."""
     folder = banks_folder(preprocessed.base, preprocessed.configuration.data_identifier, fold.name)
     if settings.bank is not None:
         return folder / settings.bank
-    found = find_banks(folder)
-    if not found:
-        raise UserError(
-            f"No complete bank in {folder}. Fill one: nnunet-synth bank "
-            f"{preprocessed.dataset_name} {preprocessed.configuration_name} {fold.name} -n 1000"
-        )
-    return found[-1]
+    if found := find_banks(folder):
+        return found[-1]
+    raise UserError(
+        f"No complete bank in {folder}. Fill one: nnunet-synth bank {preprocessed.dataset_name} "
+        f"{preprocessed.configuration_name} {fold.name} -n 1000"
+    )
 
 
 class nnUNetTrainerSynth(SyntheticDataMixin, nnUNetTrainer):
@@ -193,11 +193,11 @@ class nnUNetTrainerSynth_250epochs(SyntheticDataMixin, nnUNetTrainer_250epochs):
 
 
 class nnUNetTrainerDA5Synth(SyntheticDataMixin, nnUNetTrainerDA5):
-    """With nnU-Net's strongest classical augmentation."""
+    """With nnU-Net's strongest augmentation."""
 
 
 class nnUNetTrainerNoMirroringSynth(SyntheticDataMixin, nnUNetTrainerNoMirroring):
-    """For anatomy whose sides differ."""
+    """For anatomy that is not symmetric."""
 
 
 class nnUNetTrainer_onlyMirror01Synth(SyntheticDataMixin, nnUNetTrainer_onlyMirror01):

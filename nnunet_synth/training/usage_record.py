@@ -1,4 +1,4 @@
-"""`synthetic_data.json` in a fold's folder: what synthetic data a model saw, from which epoch on."""
+"""`synthetic_data.json` in a fold's folder: which synthetic data a model was trained with, and from which epoch."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
 from stylegan2_cond.metrics.features_nnunet import SYNTHETIC_DATA_FILE
 
-TRAINING_RECORD_FILE = SYNTHETIC_DATA_FILE
-
 
 class Use(BaseModel):
-    """What was mixed in from an epoch on, until the next use.
+    """What training used from one epoch until the next `Use`.
 
     Attributes:
         first_epoch: counted from 0.
-        bank: None where the ratio was 0.
+        bank: None if the ratio was 0.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,9 +31,9 @@ class Use(BaseModel):
 
 
 class TrainingRecord(Document):
-    """All that was mixed into the training of one fold; more than one use where a training went on with another."""
+    """All synthetic data in the training of one fold; a training continued with other settings has several uses."""
 
-    remedy: ClassVar[str] = "It says which synthetic data the fold's model saw. Train the fold again, which writes it."
+    remedy: ClassVar[str] = "It records the synthetic data that the fold's model saw. Train the fold again."
     format_version: int = 3
     trainer: str
     uses: tuple[Use, ...] = Field(min_length=1)
@@ -43,22 +41,22 @@ class TrainingRecord(Document):
 
 
 def record_use(folder: Path, trainer: str, epoch: int, settings: SynthSettings, bank: Path | None) -> None:
-    """Write down what training mixes in from `epoch` on; what earlier epochs saw stays written.
+    """Record what training uses from `epoch` on, after what the record says of earlier epochs.
 
     Args:
-        folder: of the fold, where nnU-Net keeps its checkpoints.
+        folder: of the fold, with nnU-Net's checkpoints.
         trainer: name of its class.
-        epoch: that comes next. What was written of it or later ones has left no trace in the weights.
-        settings: that training obeys.
-        bank: folder of the bank, None with ratio 0.
+        epoch: the next one; earlier entries for it or later epochs are dropped, since the weights do not contain them.
+        settings: of the training.
+        bank: folder of the bank; None with ratio 0.
 
     Raises:
-        UserError: the file can't be written.
+        UserError: the file cannot be written.
     """
-    path = folder / TRAINING_RECORD_FILE
+    path = folder / SYNTHETIC_DATA_FILE
     before: tuple[Use, ...] = ()
     if epoch > 0:
-        with contextlib.suppress(UserError):  # no record, or none that can be read: nothing to go on with
+        with contextlib.suppress(UserError):  # no record, or an unreadable one
             before = tuple(use for use in TrainingRecord.load(path).uses if use.first_epoch < epoch)
     use = Use(first_epoch=epoch, settings=settings, bank=None if bank is None else provenance(bank))
     if not before or before[-1].model_copy(update={"first_epoch": epoch}) != use:
