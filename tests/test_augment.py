@@ -15,7 +15,8 @@ from scipy.spatial.transform import Rotation
 from tolerance import assert_rounded, rounding
 from torch.autograd import gradcheck, gradgradcheck
 
-from stylegan2_cond.training.augment import AdaptiveProbability, Augment, geometry, strengths
+from stylegan2_cond.training.augment import AdaptiveProbability, Augment, geometry
+from stylegan2_cond.training.augment import parameters as strengths
 from stylegan2_cond.training.augment.adaptive import INTERVAL, LARGEST_P
 from stylegan2_cond.training.augment.geometry import affine_warp, resample, rotation_matrix
 from stylegan2_cond.training.augment.intensity import STEEPEST_BEND, bend_curve, blur
@@ -29,8 +30,8 @@ def normal(*shape, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).float()
 
 
-def draw(augment, count, p, patch_size, seed=0):
-    return augment.draw(count, p, patch_size, torch.Generator().manual_seed(seed), "cpu")
+def sample_parameters(augment, count, p, patch_size, seed=0):
+    return augment.sample(count, p, patch_size, torch.Generator().manual_seed(seed), "cpu")
 
 
 def coded_pairs(count, image_channels, labels, patch_size, seed=0):
@@ -42,14 +43,14 @@ def coded_pairs(count, image_channels, labels, patch_size, seed=0):
     return torch.cat([image, (3 * logits).softmax(dim=1) * 2 - 1], dim=1)
 
 
-def still(parameters):
+def without_geometry(parameters):
     """The same, without geometry."""
     return replace(parameters, moved=torch.zeros_like(parameters.moved))
 
 
-def colourless(parameters):
+def without_intensity(parameters):
     """The same, without intensity."""
-    return replace(parameters, recoloured=torch.zeros_like(parameters.recoloured))
+    return replace(parameters, changed=torch.zeros_like(parameters.changed))
 
 
 def warped(pairs, parameters, warp):
@@ -57,7 +58,7 @@ def warped(pairs, parameters, warp):
     return Augment(0, pairs.ndim - 2)(pairs, replace(parameters, moved=torch.ones(len(pairs), dtype=bool), warp=warp))
 
 
-# --- drawn apart from applied, sample by sample
+# --- sampled separately, row by row
 
 
 @every_dimension
@@ -66,7 +67,7 @@ def warped(pairs, parameters, warp):
 def test_a_slice_of_the_parameters_does_to_a_slice_of_the_batch_what_the_whole_does_to_it(dims, a, b, p, seed):
     patch_size = PATCHES[dims]
     augment, pairs = Augment(2, dims), coded_pairs(6, 2, 3, patch_size)
-    parameters = draw(augment, 6, p, patch_size, seed)
+    parameters = sample_parameters(augment, 6, p, patch_size, seed)
     sliced = parameters[a:b]
     assert len(sliced) == len(range(6)[a:b])
     whole = augment(pairs, parameters)
@@ -76,21 +77,21 @@ def test_a_slice_of_the_parameters_does_to_a_slice_of_the_batch_what_the_whole_d
 
 @every_dimension
 @pytest.mark.parametrize("image_channels", [0, 2])
-def test_two_draws_after_each_other_are_one_draw_of_as_many_samples(dims, image_channels):
+def test_two_batches_in_turn_are_one_batch_of_as_many_samples(dims, image_channels):
     augment, patch_size = Augment(image_channels, dims), PATCHES[dims]
-    whole = draw(augment, 5, 0.5, patch_size)
+    whole = sample_parameters(augment, 5, 0.5, patch_size)
     rng = torch.Generator().manual_seed(0)
-    first, second = (augment.draw(count, 0.5, patch_size, rng, "cpu") for count in (2, 3))
+    first, second = (augment.sample(count, 0.5, patch_size, rng, "cpu") for count in (2, 3))
     for field in fields(whole):
         parts = [getattr(part, field.name) for part in (first, second)]
         torch.testing.assert_close(getattr(whole, field.name), torch.cat(parts))
-    assert not torch.equal(draw(augment, 5, 0.5, patch_size, seed=1).warp, whole.warp)
+    assert not torch.equal(sample_parameters(augment, 5, 0.5, patch_size, seed=1).warp, whole.warp)
 
 
 @every_dimension
 def test_a_sample_does_not_depend_on_the_others_of_its_batch(dims):
     augment, pairs = Augment(2, dims), coded_pairs(4, 2, 3, PATCHES[dims])
-    parameters = draw(augment, 4, 0.7, PATCHES[dims])
+    parameters = sample_parameters(augment, 4, 0.7, PATCHES[dims])
     changed = pairs.clone()
     changed[2] = normal(*pairs.shape[1:], seed=9)
     before, after = augment(pairs, parameters), augment(changed, parameters)
@@ -98,22 +99,22 @@ def test_a_sample_does_not_depend_on_the_others_of_its_batch(dims):
     assert not torch.equal(before[2], after[2])
 
 
-# --- what no coin falls for
+# --- what is not augmented
 
 
 @every_dimension
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nothing_is_done_at_probability_zero(dims, dtype):
     augment, pairs = Augment(2, dims, flips=(True,) * dims), coded_pairs(4, 2, 3, PATCHES[dims]).to(dtype)
-    assert augment(pairs, draw(augment, 4, 0.0, PATCHES[dims])) is pairs
+    assert augment(pairs, sample_parameters(augment, 4, 0.0, PATCHES[dims])) is pairs
 
 
 @every_dimension
-def test_samples_and_channels_without_a_coin_come_out_bit_for_bit(dims):
+def test_samples_and_channels_without_augmentation_are_returned_bit_for_bit(dims):
     augment, pairs = Augment(3, dims), coded_pairs(64, 3, 2, PATCHES[dims])
-    parameters = draw(augment, 64, 0.1, PATCHES[dims])
+    parameters = sample_parameters(augment, 64, 0.1, PATCHES[dims])
     result = augment(pairs, parameters)
-    touched = parameters.recoloured | parameters.moved.unsqueeze(1)
+    touched = parameters.changed | parameters.moved.unsqueeze(1)
     same = (result == pairs).flatten(2).all(dim=2)
     assert touched.any()
     assert same[:, :3][~touched].all()
@@ -121,7 +122,7 @@ def test_samples_and_channels_without_a_coin_come_out_bit_for_bit(dims):
     assert torch.equal(same[:, 3:], ~parameters.moved.unsqueeze(1).expand(-1, 2))
 
 
-SHARES = {  # of a parameter, whether its coin fell
+SHARES = {  # whether an augmentation is applied
     "brightness": lambda q: q.brightness != 0,
     "contrast": lambda q: q.contrast != 1,
     "bend": lambda q: q.bend != 0,
@@ -131,21 +132,21 @@ SHARES = {  # of a parameter, whether its coin fell
 }
 
 
-def assert_share(fell, p):
-    """Of independent coins, as many fell as the binomial law allows (4 sd)."""
-    assert abs(fell.float().mean().item() - p) < 4 * math.sqrt(p * (1 - p) / fell.numel())
+def assert_share(applied, p):
+    """As many of independent events as the binomial distribution allows (4 sd)."""
+    assert abs(applied.float().mean().item() - p) < 4 * math.sqrt(p * (1 - p) / applied.numel())
 
 
 @pytest.mark.parametrize("p", [0.2, 0.8])
 def test_each_intensity_leaves_a_share_of_one_minus_p_of_the_channels_alone(p):
-    parameters = draw(Augment(2, 2), 3000, p, (2, 2))
-    fell = {name: find(parameters) for name, find in SHARES.items()}
+    parameters = sample_parameters(Augment(2, 2), 3000, p, (2, 2))
+    applied = {name: find(parameters) for name, find in SHARES.items()}
     for name in SHARES:
-        assert_share(fell[name], p)
-        assert_share(fell[name][:, 0] & fell[name][:, 1], p * p)  # each channel its own coin
+        assert_share(applied[name], p)
+        assert_share(applied[name][:, 0] & applied[name][:, 1], p * p)  # each channel independently
     for one, other in zip(list(SHARES)[1:], SHARES, strict=False):
-        assert_share(fell[one] & fell[other], p * p)  # and each augmentation
-    assert torch.equal(parameters.recoloured, torch.stack(list(fell.values())).any(dim=0))
+        assert_share(applied[one] & applied[other], p * p)  # and each augmentation
+    assert torch.equal(parameters.changed, torch.stack(list(applied.values())).any(dim=0))
 
 
 MOTIONS = ("ROTATION", "ZOOM", "STRETCH", "SHIFT")
@@ -157,33 +158,33 @@ MOTIONS = ("ROTATION", "ZOOM", "STRETCH", "SHIFT")
 def test_each_motion_leaves_a_share_of_one_minus_p_of_the_samples_alone(dims, p, kept, monkeypatch):
     for name in set(MOTIONS) - set(kept):
         monkeypatch.setattr(geometry, name, 0.0)
-    parameters = draw(Augment(0, dims), 3000, p, PATCHES[dims])
+    parameters = sample_parameters(Augment(0, dims), 3000, p, PATCHES[dims])
     still_there = (parameters.warp - torch.eye(dims, dims + 1)).abs().amax(dim=(1, 2)) < 1e-6
-    assert_share(still_there, (1 - p) ** len(set(kept)))  # each motion its own coin
+    assert_share(still_there, (1 - p) ** len(set(kept)))  # each motion independently
     assert_share(~parameters.moved, (1 - p) ** 4)
 
 
 @every_dimension
-def test_axes_are_flipped_where_allowed_half_as_often_as_coins_fall_and_never_elsewhere(dims):
+def test_axes_are_flipped_where_allowed_with_half_the_probability_and_never_elsewhere(dims):
     flips = (False,) * (dims - 1) + (True,)
-    parameters = draw(Augment(0, dims, flips=flips), 3000, 0.6, PATCHES[dims])
+    parameters = sample_parameters(Augment(0, dims, flips=flips), 3000, 0.6, PATCHES[dims])
     mirrored = parameters.warp[:, :, :dims].diagonal(dim1=1, dim2=2) < 0  # axes last first
     assert not mirrored[:, 1:].any()
     assert_share(mirrored[:, 0], 0.3)
     assert_share(~parameters.moved, 0.4**4 * 0.7)
     assert parameters.moved[mirrored[:, 0]].all()
-    assert (draw(Augment(0, dims), 3000, 1.0, PATCHES[dims]).warp[:, :, :dims].det() > 0).all()
+    assert (sample_parameters(Augment(0, dims), 3000, 1.0, PATCHES[dims]).warp[:, :, :dims].det() > 0).all()
 
 
-# --- what is drawn where they do
+# --- distributions
 
 
 def assert_distributed(values, distribution):
     assert stats.kstest(np.asarray(values).ravel(), distribution.cdf).pvalue > 0.001
 
 
-def test_intensity_is_drawn_as_the_table_says():
-    parameters = draw(Augment(2, 2), 1000, 1.0, (4, 4))
+def test_intensity_is_distributed_as_the_table_says():
+    parameters = sample_parameters(Augment(2, 2), 1000, 1.0, (4, 4))
     assert_distributed(parameters.brightness, stats.norm(0, strengths.BRIGHTNESS))
     assert_distributed(parameters.contrast.log(), stats.norm(0, strengths.CONTRAST))
     gamma = 1 - (parameters.bend + 1).log2()
@@ -198,12 +199,12 @@ def test_intensity_is_drawn_as_the_table_says():
     assert_distributed(per_channel[..., 0].sign() * per_channel.square().mean(dim=2).sqrt(), NoiseLevel())
 
 
-def test_no_draw_of_intensity_goes_with_another_one_or_with_that_of_another_channel():
-    parameters = draw(Augment(2, 2), 2000, 1.0, (4, 4))
-    drawn = [parameters.brightness, parameters.contrast, parameters.bend, parameters.blur]
-    drawn += [parameters.box.diff(dim=3).flatten(1), parameters.box.mean(dim=3).flatten(1)]
-    drawn += [parameters.noise.flatten(2).std(dim=2), parameters.noise.flatten(2)[:, :, 0]]
-    correlation = torch.cat(drawn, dim=1).T.corrcoef()
+def test_parameters_of_intensity_and_of_channels_are_uncorrelated():
+    parameters = sample_parameters(Augment(2, 2), 2000, 1.0, (4, 4))
+    sampled = [parameters.brightness, parameters.contrast, parameters.bend, parameters.blur]
+    sampled += [parameters.box.diff(dim=3).flatten(1), parameters.box.mean(dim=3).flatten(1)]
+    sampled += [parameters.noise.flatten(2).std(dim=2), parameters.noise.flatten(2)[:, :, 0]]
+    correlation = torch.cat(sampled, dim=1).T.corrcoef()
     assert len(correlation) == 20
     assert (correlation - torch.eye(20)).abs().max() < 4.5 / math.sqrt(2000)
 
@@ -221,13 +222,13 @@ class NoiseLevel:
 
 
 @every_dimension
-def test_motions_are_drawn_as_the_table_says(dims, monkeypatch):
+def test_motions_are_distributed_as_the_table_says(dims, monkeypatch):
     patch_size = (40,) * dims
 
     def warps(**kept):
         for name in MOTIONS:
             monkeypatch.setattr(geometry, name, getattr(strengths, name) if name in kept else 0.0)
-        return draw(Augment(0, dims), 1500, 1.0, patch_size).warp.numpy().astype(float)
+        return sample_parameters(Augment(0, dims), 1500, 1.0, patch_size).warp.numpy().astype(float)
 
     linear = warps(ROTATION=True)[:, :, :dims]
     np.testing.assert_allclose(
@@ -259,7 +260,7 @@ def test_motions_are_drawn_as_the_table_says(dims, monkeypatch):
 def test_on_average_pictures_become_neither_brighter_nor_darker(dims):
     patch_size = (8,) * dims
     augment, grey = Augment(1, dims), torch.zeros(2000, 1, *patch_size)
-    means = augment(grey, draw(augment, 2000, 0.8, patch_size)).flatten(1).mean(dim=1)
+    means = augment(grey, sample_parameters(augment, 2000, 0.8, patch_size)).flatten(1).mean(dim=1)
     assert abs(means.mean()) < 4 * means.std() / math.sqrt(2000)
     assert means.std() > 0.05
 
@@ -270,7 +271,7 @@ def test_on_average_pictures_become_neither_brighter_nor_darker(dims):
 @every_dimension
 def test_image_and_mask_move_together(dims):
     augment, mask = Augment(3, dims, flips=(True,) * dims), coded_pairs(16, 0, 3, PATCHES[dims])
-    parameters = colourless(draw(augment, 16, 0.7, PATCHES[dims]))
+    parameters = without_intensity(sample_parameters(augment, 16, 0.7, PATCHES[dims]))
     image, label = augment(torch.cat([mask, mask], dim=1), parameters).split(3, dim=1)
     assert torch.equal(image, label)
     assert not torch.equal(label, mask)
@@ -295,7 +296,7 @@ def test_a_warp_is_scipys_affine_transform(dims):
     patch_size, spacing = PATCHES[dims], (2.0, 0.5, 1.0)[:dims]
     pairs = normal(5, 2, *patch_size).double()
     warp, turns, scales, shifts = random_warp(dims, patch_size, spacing)
-    result = warped(pairs, draw(Augment(0, dims), 5, 0.0, patch_size), warp).numpy()
+    result = warped(pairs, sample_parameters(Augment(0, dims), 5, 0.0, patch_size), warp).numpy()
     middle, voxel = (np.array(patch_size) - 1) / 2, np.diag(spacing)
     for sample, turn, scale, shift, shown in zip(pairs.numpy(), turns, scales, shifts, result, strict=True):
         forward = np.linalg.inv(voxel) @ turn @ np.diag(scale) @ voxel  # from voxels of the picture to those shown
@@ -310,7 +311,7 @@ def test_a_warp_is_scipys_affine_transform(dims):
 def test_a_quarter_turn_is_numpys(dims):
     patch_size = (6,) * dims
     pairs = normal(1, 2, *patch_size).double()
-    nothing = draw(Augment(0, dims), 1, 0.0, patch_size)
+    nothing = sample_parameters(Augment(0, dims), 1, 0.0, patch_size)
     for first, second in [(0, 1), (1, 2), (0, 2)][: 2 * dims - 3]:
         plane = torch.zeros(1, dims, dims)
         plane[0, first, second] = -1.0
@@ -327,7 +328,7 @@ def test_a_shift_by_whole_voxels_moves_them(dims):
     voxels = (2, -1, 1)[:dims]
     shift = torch.tensor([[v / length for v, length in zip(voxels, patch_size, strict=True)]])
     warp = affine_warp(torch.eye(dims)[None], torch.ones(1, dims), shift, patch_size, (1,) * dims)
-    result = warped(pairs, draw(Augment(0, dims), 1, 0.0, patch_size), warp)
+    result = warped(pairs, sample_parameters(Augment(0, dims), 1, 0.0, patch_size), warp)
     into = (..., *(slice(max(v, 0), length + min(v, 0)) for v, length in zip(voxels, patch_size, strict=True)))
     source = (..., *(slice(max(-v, 0), length + min(-v, 0)) for v, length in zip(voxels, patch_size, strict=True)))
     torch.testing.assert_close(result[into], pairs[source], rtol=0, atol=1e-5)
@@ -342,7 +343,7 @@ def test_in_millimetres_a_turned_ball_stays_a_ball(dims):
     ball = torch.from_numpy(np.exp(-np.square(places).sum(axis=0) / 60))[None, None]
     turn = rotation_matrix(normal(1, dims, dims), torch.tensor([0.6])).double()
     still_there = (torch.ones(1, dims).double(), torch.zeros(1, dims).double())
-    nothing = draw(Augment(0, dims), 1, 0.0, patch_size)
+    nothing = sample_parameters(Augment(0, dims), 1, 0.0, patch_size)
     error = {
         name: (warped(ball, nothing, affine_warp(turn, *still_there, patch_size, steps)) - ball).abs().max().item()
         for name, steps in {"millimetres": spacing, "voxels": (1,) * dims}.items()
@@ -351,7 +352,10 @@ def test_in_millimetres_a_turned_ball_stays_a_ball(dims):
 
 
 def test_augment_turns_in_the_spacing_it_is_given():
-    warps = [draw(Augment(0, 2, spacing=spacing), 4, 1.0, (8, 8)).warp for spacing in [None, (1, 1), (3, 3), (5, 1)]]
+    warps = [
+        sample_parameters(Augment(0, 2, spacing=spacing), 4, 1.0, (8, 8)).warp
+        for spacing in [None, (1, 1), (3, 3), (5, 1)]
+    ]
     assert torch.equal(warps[0], warps[1])
     torch.testing.assert_close(warps[0], warps[2])
     ratio = (warps[3][:, 0, 1] * warps[0][:, 1, 0]) / (warps[3][:, 1, 0] * warps[0][:, 0, 1])
@@ -367,7 +371,9 @@ def test_labels_still_sum_to_one_and_ignored_voxels_stay_zero(dims, data):
     augment = Augment(image_channels, dims, flips=(True,) * dims)
     pairs = coded_pairs(4, image_channels, labels, patch_size)
     pairs[0, image_channels:] = 0
-    result = augment(pairs, draw(augment, 4, 0.9, patch_size, data.draw(st.integers(0, 99))))[:, image_channels:]
+    result = augment(pairs, sample_parameters(augment, 4, 0.9, patch_size, data.draw(st.integers(0, 99))))[
+        :, image_channels:
+    ]
     probabilities = (result[1:] + 1) / 2
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(3, *patch_size))
     assert probabilities.min() > -1e-5
@@ -388,14 +394,14 @@ def test_no_frame_appears_around_a_constant(dims):
 @every_dimension
 def test_intensity_leaves_masks_alone_bit_for_bit(dims):
     augment, pairs = Augment(2, dims), coded_pairs(8, 2, 3, PATCHES[dims])
-    parameters = draw(augment, 8, 0.9, PATCHES[dims])
-    assert torch.equal(augment(pairs, still(parameters))[:, 2:], pairs[:, 2:])
-    assert torch.equal(augment(pairs, parameters)[:, 2:], augment(pairs, colourless(parameters))[:, 2:])
+    parameters = sample_parameters(augment, 8, 0.9, PATCHES[dims])
+    assert torch.equal(augment(pairs, without_geometry(parameters))[:, 2:], pairs[:, 2:])
+    assert torch.equal(augment(pairs, parameters)[:, 2:], augment(pairs, without_intensity(parameters))[:, 2:])
 
 
 def test_channels_are_changed_each_by_itself():
     augment, pairs = Augment(3, 2), coded_pairs(8, 1, 0, (9, 7)).expand(-1, 3, -1, -1)
-    parameters = still(draw(augment, 8, 1.0, (9, 7)))
+    parameters = without_geometry(sample_parameters(augment, 8, 1.0, (9, 7)))
     whole = augment(pairs, parameters)
     for one in range(3):
         assert all(not torch.equal(whole[:, one], whole[:, other]) for other in range(3) if other != one)
@@ -413,15 +419,15 @@ def test_channels_are_changed_each_by_itself():
 def test_each_intensity_does_what_its_name_says(dims, name):
     patch_size = PATCHES[dims]
     augment, pairs = Augment(2, dims), normal(3, 2, *patch_size)
-    drawn = still(draw(augment, 3, 1.0, patch_size))
+    sampled = without_geometry(sample_parameters(augment, 3, 1.0, patch_size))
     neutral = {
-        other: torch.full_like(getattr(drawn, other), value) for other, value in NEUTRAL.items() if other != name
+        other: torch.full_like(getattr(sampled, other), value) for other, value in NEUTRAL.items() if other != name
     }
     if name != "box":
-        neutral["box"] = torch.zeros_like(drawn.box)
-    result = augment(pairs, replace(drawn, **neutral)).numpy()
+        neutral["box"] = torch.zeros_like(sampled.box)
+    result = augment(pairs, replace(sampled, **neutral)).numpy()
     for sample, channel in np.ndindex(3, 2):
-        value = getattr(drawn, name)[sample, channel].double().numpy()
+        value = getattr(sampled, name)[sample, channel].double().numpy()
         expected = EXPECTED[name](pairs[sample, channel].numpy().astype(float), value)
         np.testing.assert_allclose(result[sample, channel], expected, rtol=1e-5, atol=1e-5)
 
@@ -448,9 +454,9 @@ EXPECTED = {
 def test_at_most_half_of_each_side_is_cut_out(dims):
     patch_size = (12, 20, 8)[:dims]
     augment, ones = Augment(1, dims), torch.ones(300, 1, *patch_size)
-    drawn = draw(augment, 300, 1.0, patch_size)
-    neutral = {name: torch.full_like(getattr(drawn, name), value) for name, value in NEUTRAL.items()}
-    holes = augment(ones, still(replace(drawn, **neutral)))[:, 0] == 0
+    sampled = sample_parameters(augment, 300, 1.0, patch_size)
+    neutral = {name: torch.full_like(getattr(sampled, name), value) for name, value in NEUTRAL.items()}
+    holes = augment(ones, without_geometry(replace(sampled, **neutral)))[:, 0] == 0
     for axis, length in enumerate(patch_size, start=1):
         others = [other for other in range(1, dims + 1) if other != axis]
         sides = holes.any(dim=others[0]) if dims == 2 else holes.any(dim=others)
@@ -483,7 +489,7 @@ def test_the_bent_curve_rises_everywhere_and_stays_finite(bend):
 
 def test_gamma_never_bends_further_than_the_curve_rises(monkeypatch):
     monkeypatch.setattr("stylegan2_cond.training.augment.intensity.GAMMA", 3.0)
-    bends = draw(Augment(1, 2), 500, 1.0, (2, 2)).bend
+    bends = sample_parameters(Augment(1, 2), 500, 1.0, (2, 2)).bend
     torch.testing.assert_close(bends.abs().max(), torch.tensor(STEEPEST_BEND))
 
 
@@ -500,7 +506,7 @@ def test_augmentation_differentiates_twice(dims):
     patch_size = (4, 3, 3)[:dims]
     augment = Augment(1, dims)
     pairs = (2 * normal(2, 3, *patch_size)).double().requires_grad_(True)
-    parameters = draw(augment, 2, 1.0, patch_size)
+    parameters = sample_parameters(augment, 2, 1.0, patch_size)
     parameters = replace(parameters, moved=torch.tensor([True, False]), box=parameters.box * 0.5)
 
     def judged(pairs):
@@ -514,7 +520,7 @@ def test_augmentation_differentiates_twice(dims):
 def test_a_gradient_penalty_through_augmentation_has_the_derivative_of_finite_differences(dims):
     patch_size = PATCHES[dims]
     augment, real = Augment(1, dims), coded_pairs(3, 1, 2, patch_size).double()
-    parameters = draw(augment, 3, 0.8, patch_size)
+    parameters = sample_parameters(augment, 3, 0.8, patch_size)
 
     def penalty(weight):
         pairs = real.clone().requires_grad_(True)
@@ -533,7 +539,7 @@ def test_a_gradient_penalty_through_augmentation_has_the_derivative_of_finite_di
 @every_dimension
 def test_no_second_derivative_is_asked_of_torchs_grid_sample_which_older_releases_lack(dims):
     augment, pairs = Augment(1, dims), coded_pairs(2, 1, 2, PATCHES[dims]).requires_grad_(True)
-    result = augment(pairs, draw(augment, 2, 1.0, PATCHES[dims])).square().sum()
+    result = augment(pairs, sample_parameters(augment, 2, 1.0, PATCHES[dims])).square().sum()
     (gradient,) = torch.autograd.grad(result, pairs, create_graph=True)
     seen, waiting = set(), [gradient.grad_fn]
     while waiting:
@@ -549,7 +555,7 @@ def test_under_autocast_nothing_is_rounded(dims):
     augment, pairs = Augment(1, dims), coded_pairs(4, 1, 2, PATCHES[dims]).requires_grad_(True)
 
     def result_and_derivatives():
-        result = augment(pairs, draw(augment, 4, 0.9, PATCHES[dims]))
+        result = augment(pairs, sample_parameters(augment, 4, 0.9, PATCHES[dims]))
         (gradient,) = torch.autograd.grad(result.square().sum(), pairs, create_graph=True)
         (second,) = torch.autograd.grad(gradient.square().sum(), pairs)
         return result, gradient, second
@@ -562,7 +568,7 @@ def test_under_autocast_nothing_is_rounded(dims):
 
 def test_pairs_of_half_precision_are_computed_in_full_and_rounded_once():
     augment, pairs = Augment(1, 2), coded_pairs(4, 1, 2, (9, 7)).bfloat16()
-    parameters = draw(augment, 4, 0.9, (9, 7))
+    parameters = sample_parameters(augment, 4, 0.9, (9, 7))
     result = augment(pairs, parameters)
     assert result.dtype == torch.bfloat16
     assert torch.equal(result, augment(pairs.float(), parameters).bfloat16())
@@ -571,7 +577,7 @@ def test_pairs_of_half_precision_are_computed_in_full_and_rounded_once():
 @pytest.mark.parametrize(("image_channels", "labels"), [(0, 3), (2, 0), (1, 1)])
 def test_masks_alone_and_images_alone_are_augmented_too(image_channels, labels):
     augment, pairs = Augment(image_channels, 2), coded_pairs(4, image_channels, labels, (9, 7))
-    result = augment(pairs, draw(augment, 4, 0.8, (9, 7)))
+    result = augment(pairs, sample_parameters(augment, 4, 0.8, (9, 7)))
     assert result.shape == pairs.shape
     assert not torch.equal(result, pairs)
 

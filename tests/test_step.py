@@ -300,7 +300,7 @@ def test_real_and_drawn_pairs_go_through_the_same_augmentation():
     applied = []
     augment = state.augment
     state.augment = lambda pairs, parameters: applied.append(parameters) or augment(pairs, parameters)
-    state.augment.draw = augment.draw
+    state.augment.sample = augment.sample
     views = shown_to_discriminator(state)
     assert len({id(parameters) for parameters in applied}) == 1
     assert torch.equal(views[1], augment(plain[1], applied[0]))

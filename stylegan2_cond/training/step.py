@@ -159,7 +159,7 @@ def _augmentation(state: TrainingState, share: slice) -> AugmentParameters | Non
     if state.adaptive is None or state.adaptive.p == 0:
         return None
     plan = state.plan
-    drawn = state.augment.draw(
+    drawn = state.augment.sample(
         plan.batch_size, state.adaptive.p, plan.patch_size, state.rng(RandomStream.AUGMENTATION), state.device
     )
     return drawn[share]

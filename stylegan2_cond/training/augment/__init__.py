@@ -1,7 +1,7 @@
-"""Adaptive discriminator augmentation (Karras et al. 2020b): real or drawn, pairs are augmented before they are judged.
+"""Adaptive discriminator augmentation (Karras et al. 2020b, arXiv 2006.06676) of real and generated pairs.
 
-Each augmentation has a coin of its own, which falls with probability p < 1, so that none leaks into what is drawn
-(Sec. 2.2): a generator that rotates everything shows too many rotated pairs, whatever the discriminator may not see.
+Each augmentation is applied independently with probability p < 1, so none leaks into the generated images (Sec. 2.2): a
+generator that rotates everything shows too many rotated pairs, whatever the discriminator cannot see.
 """
 
 from stylegan2_cond.training.augment.adaptive import AdaptiveProbability

@@ -1,4 +1,4 @@
-"""Augmentation of pairs: geometry on image and mask together, then intensity on the image alone."""
+"""Augmentation of pairs: geometry of image and mask together, then intensity of the image alone."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Sequence
 
 import torch
 
-from stylegan2_cond.training.augment.geometry import draw_geometry, geometry_numbers, resample
-from stylegan2_cond.training.augment.intensity import draw_intensity, intensity_numbers, recolour
-from stylegan2_cond.training.augment.parameters import AugmentParameters, draw_numbers
+from stylegan2_cond.training.augment.geometry import geometry_shapes, resample, sample_geometry
+from stylegan2_cond.training.augment.intensity import change_intensity, intensity_shapes, sample_intensity
+from stylegan2_cond.training.augment.parameters import AugmentParameters, sample_numbers
 
 
 class Augment:
-    """Augments `[N, C + K, *spatial]`, any number of image channels C and label channels K, 2-D or 3-D.
+    """Augments `[N, C + K, *spatial]` with C image channels and K label channels, in 2-D or 3-D.
 
     Args:
         image_channels: C; 0 for masks alone.
         spatial_dims: 2 or 3.
-        flips: the axes that may be flipped, in the patch's order; none if not given, since anatomy has sides.
-        spacing: of the voxels, in the patch's order; only its ratios matter. Without it, rotations are those of cubic
-            voxels, which shears the anatomy of thick slices: 10° tilt slices that are five times as thick as their
-            pixels are wide by 41°.
+        flips: which axes may be flipped, in the patch's order; none by default, since anatomy has sides.
+        spacing: of the voxels, in the patch's order; only ratios matter. Without it, rotations assume cubic voxels,
+            which shears the anatomy in thick slices: 10° tilt slices that are five times as thick as their pixels are
+            wide by 41°.
 
     Raises:
-        ValueError: `flips` or `spacing` of another number of axes.
+        ValueError: `flips` or `spacing` has another number of axes.
     """
 
     def __init__(
@@ -41,46 +41,46 @@ class Augment:
         if not len(self.flips) == len(self.spacing) == spatial_dims:
             raise ValueError(f"flips {self.flips} and spacing {self.spacing} must name {spatial_dims} axes each")
 
-    def draw(
+    def sample(
         self, count: int, p: float, patch_size: Sequence[int], rng: torch.Generator, device: torch.device | str
     ) -> AugmentParameters:
-        """What is to be done to `count` pairs, each augmentation with probability `p`.
+        """Random parameters for `count` pairs, each augmentation applied with probability `p`.
 
-        Sample after sample: any part of a large batch can be drawn whole and sliced, and one batch drawn in several
-        calls is the same.
+        Rows are sampled one after the other: a slice of a large batch, and a batch sampled in several calls, have the
+        same parameters.
 
         Args:
             count: N.
-            p: between 0 and 1; from 0.8 or so on, augmentations leak.
+            p: between 0 and 1; above about 0.8, augmentations leak.
             patch_size: spatial size.
-            rng: on any device; numbers are drawn there, and no fewer where `p` is small.
-            device: where the parameters are to lie.
+            rng: on any device, where the numbers are sampled; how many does not depend on `p`.
+            device: of the parameters.
         """
-        geometry, intensity = geometry_numbers(self.spatial_dims), intensity_numbers(self.image_channels, patch_size)
+        geometry, intensity = geometry_shapes(self.spatial_dims), intensity_shapes(self.image_channels, patch_size)
         uniform, normal = ({**mine, **theirs} for mine, theirs in zip(geometry, intensity, strict=True))
-        numbers = draw_numbers(count, uniform, normal, rng)
+        numbers = sample_numbers(count, uniform, normal, rng)
         with torch.autocast(rng.device.type, enabled=False):
             tensors = {
-                **draw_geometry(numbers, p, patch_size, self.flips, self.spacing),
-                **draw_intensity(numbers, p),
+                **sample_geometry(numbers, p, patch_size, self.flips, self.spacing),
+                **sample_intensity(numbers, p),
             }
         return AugmentParameters(**{name: tensor.to(device) for name, tensor in tensors.items()})
 
     def __call__(self, pairs: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
-        """Augmented pairs `[N, C + K, *spatial]`, of the same type; differentiable twice with respect to `pairs`.
+        """Augmented pairs `[N, C + K, *spatial]` of the same type; twice differentiable with respect to `pairs`.
 
-        Computed in float32 at least. What no coin fell for comes out bit for bit; where none fell at all, it is the
-        very tensor.
+        Computed in float32 or wider. Channels without any augmentation are returned bit for bit, and a batch without
+        any is returned as it is.
         """
-        moved, recoloured = bool(parameters.moved.any()), bool(parameters.recoloured.any())
-        if not (moved or recoloured):
+        moved, changed = bool(parameters.moved.any()), bool(parameters.changed.any())
+        if not (moved or changed):
             return pairs
         with torch.autocast(pairs.device.type, enabled=False):
             result = pairs.to(torch.promote_types(pairs.dtype, torch.float32))
             if moved:
                 rows = parameters.moved.nonzero().squeeze(1)
                 result = result.index_copy(0, rows, resample(result[rows], parameters.warp[rows].to(result.dtype)))
-            if recoloured:
+            if changed:
                 image, label = result.tensor_split([self.image_channels], dim=1)
-                result = torch.cat([recolour(image, parameters), label], dim=1)
+                result = torch.cat([change_intensity(image, parameters), label], dim=1)
         return result.to(pairs.dtype)

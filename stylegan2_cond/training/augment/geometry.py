@@ -1,4 +1,4 @@
-"""Geometry, which moves image and mask together: one affine matrix a sample, read once by linear interpolation."""
+"""Geometry of image and mask together: one affine matrix per sample, applied by one linear interpolation."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from stylegan2_cond.training.augment.parameters import Shapes
-from stylegan2_cond.training.augment.strengths import ROTATION, SHIFT, STRETCH, ZOOM
+from stylegan2_cond.training.augment.parameters import ROTATION, SHIFT, STRETCH, ZOOM, Shapes
 
-PADDING = "reflection"  # what lies beyond the patch: anatomy goes on, where `border` smears and `zeros` frames it
+PADDING = "reflection"  # beyond the patch anatomy continues, where `border` smears it and `zeros` frames it
 
 
-def geometry_numbers(dims: int) -> tuple[Shapes, Shapes]:
-    """The uniform and the normal numbers that one sample takes."""
-    uniform = {"geometry_coins": (4,), "flip_coins": (dims,), "angle": ()}
+def geometry_shapes(dims: int) -> tuple[Shapes, Shapes]:
+    """Shapes of the uniform and of the normal numbers that one sample needs."""
+    uniform = {"geometry_chances": (4,), "flip_chances": (dims,), "angle": ()}
     normal = {"plane": (dims, dims), "zoom": (), "stretch": (dims,), "shift": (dims,)}
     return uniform, normal
 
 
-def draw_geometry(
+def sample_geometry(
     numbers: dict[str, torch.Tensor],
     p: float,
     patch_size: Sequence[int],
     flips: Sequence[bool],
     spacing: Sequence[float],
 ) -> dict[str, torch.Tensor]:
-    """`moved` and `warp` of a batch, by the numbers drawn for it.
+    """`moved` and `warp` of a batch, from the random numbers of `geometry_shapes`.
 
-    Where its coin falls, an axis that may be flipped is so every second time (Karras et al. 2020b, Appendix B).
+    An axis that may be flipped is flipped with probability p / 2 (Karras et al. 2020b, Appendix B).
     """
-    coins = numbers["geometry_coins"] < p
-    turned, zoomed, stretched, shifted = coins.float().unsqueeze(-1).unbind(dim=1)  # [N, 1] each
-    flipped = (numbers["flip_coins"] < p / 2) & torch.tensor(flips, device=coins.device)
-    angle = turned[:, 0] * math.radians(ROTATION) * numbers["angle"]  # either way round, as the plane is
+    applied = numbers["geometry_chances"] < p
+    turned, zoomed, stretched, shifted = applied.float().unsqueeze(-1).unbind(dim=1)  # [N, 1] each
+    flipped = (numbers["flip_chances"] < p / 2) & torch.tensor(flips, device=applied.device)
+    angle = turned[:, 0] * math.radians(ROTATION) * numbers["angle"]
     stretch = numbers["stretch"] - numbers["stretch"].mean(dim=1, keepdim=True)
     scale = torch.exp(zoomed * ZOOM * numbers["zoom"].unsqueeze(1) + stretched * STRETCH * stretch)
     warp = affine_warp(
@@ -45,13 +44,16 @@ def draw_geometry(
         patch_size,
         spacing,
     )
-    return {"moved": coins.any(dim=1) | flipped.any(dim=1), "warp": warp}
+    return {"moved": applied.any(dim=1) | flipped.any(dim=1), "warp": warp}
 
 
 def rotation_matrix(plane: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
-    """Rotations by `angle` `[N]`, radians, in the plane that `plane` `[N, D, D]` less its transpose spans, D = 2 or 3.
+    """Rotations, by Rodrigues' formula.
 
-    Rodrigues' formula; of normal numbers, the plane is any in 3-D with equal probability, and the only one in 2-D.
+    Args:
+        plane: `[N, D, D]`, D = 2 or 3; the plane of rotation is the one that `plane` minus its transpose spans. For
+            normal numbers, all planes of 3-D are equally likely; 2-D has only one.
+        angle: `[N]`, in radians.
 
     Returns:
         `[N, D, D]`.
@@ -69,35 +71,34 @@ def affine_warp(
     patch_size: Sequence[int],
     spacing: Sequence[float],
 ) -> torch.Tensor:
-    """The warp that shows a picture scaled along its axes, then turned about its middle, then shifted.
+    """The warp that scales an image along its axes, then rotates it about its centre, then shifts it.
 
     Args:
         rotation: `[N, D, D]`, axes in the patch's order.
         scale: `[N, D]`; negative to flip.
-        shift: `[N, D]`, as a share of each axis.
+        shift: `[N, D]`, as a fraction of each axis.
         patch_size: spatial size.
-        spacing: of the voxels; only its ratios matter.
+        spacing: of the voxels; only ratios matter.
 
     Returns:
-        `[N, D, D + 1]`, from places in what is shown to places in the picture, both from -1 to 1 along each axis, the
-        last axis first, as `F.affine_grid` has them.
+        `[N, D, D + 1]`, from places of the result to places of the image, both from -1 to 1 along each axis, last axis
+        first, as `F.affine_grid` takes them.
     """
     half = torch.tensor(
         [length * step / 2 for length, step in zip(patch_size, spacing, strict=True)], device=scale.device
     )
     linear = rotation.mT / scale.unsqueeze(2)  # inverse of rotation · diag(scale)
     linear = linear * half / half.unsqueeze(1)
-    offset = -(linear * (2 * shift).unsqueeze(1)).sum(dim=2, keepdim=True)  # the axis is 2 long
+    offset = -(linear * (2 * shift).unsqueeze(1)).sum(dim=2, keepdim=True)  # an axis is 2 long
     return torch.cat([linear.flip(1, 2), offset.flip(1)], dim=2)
 
 
 def resample(pairs: torch.Tensor, warp: torch.Tensor) -> torch.Tensor:
-    """Pairs `[N, C + K, *spatial]` as `warp` `[N, D, D + 1]` shows them, mirrored beyond the patch.
+    """Pairs `[N, C + K, *spatial]` warped by `warp` `[N, D, D + 1]`, mirrored beyond the patch.
 
-    Linear interpolation with weights that sum to one: what summed to one over the label channels still does.
+    The weights of linear interpolation sum to one, so label channels that sum to one still do.
     """
-    grid = F.affine_grid(warp, list(pairs.shape), align_corners=False)
-    return _Resample.apply(pairs, grid)
+    return _Resample.apply(pairs, F.affine_grid(warp, list(pairs.shape), align_corners=False))
 
 
 def _read(pairs: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
@@ -105,7 +106,7 @@ def _read(pairs: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
 
 
 class _Resample(torch.autograd.Function):
-    """`F.grid_sample`, whose own second derivative older releases of torch lack (2.5 does).
+    """`F.grid_sample` with the second derivative that torch 2.5 and earlier lack.
 
     It is linear in the pairs, so its derivative is its transpose, and the derivative of that is itself.
     """
@@ -121,12 +122,12 @@ class _Resample(torch.autograd.Function):
 
 
 class _Transposed(torch.autograd.Function):
-    """From the gradient of what is shown to that of the pairs."""
+    """From the gradient of the result to that of the pairs."""
 
     @staticmethod
     def forward(ctx, gradient: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(grid)
-        with torch.enable_grad():  # of a linear function, at any point
+        with torch.enable_grad():  # the gradient of a linear function, at any point
             pairs = torch.zeros_like(gradient, requires_grad=True)
             shown = _read(pairs, grid)
         return torch.autograd.grad(shown, pairs, gradient)[0]

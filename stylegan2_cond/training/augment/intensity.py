@@ -1,4 +1,4 @@
-"""Intensity, of image channels alone: each channel is changed by itself, as scanners differ per sequence."""
+"""Intensity of image channels; each channel has its own parameters, as scanners differ per sequence."""
 
 from __future__ import annotations
 
@@ -7,33 +7,41 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from stylegan2_cond.training.augment.parameters import AugmentParameters, Shapes
-from stylegan2_cond.training.augment.strengths import BLUR, BRIGHTNESS, CONTRAST, CUT_OUT, GAMMA, NOISE
+from stylegan2_cond.training.augment.parameters import (
+    BLUR,
+    BRIGHTNESS,
+    CONTRAST,
+    CUT_OUT,
+    GAMMA,
+    NOISE,
+    AugmentParameters,
+    Shapes,
+)
 
-MID_GREY = 0.0  # what is put where a box is cut out
-STEEPEST_BEND = 0.7  # from 0.77 on, the bent curve would fall somewhere
+MID_GREY = 0.0  # inside a box that is cut out
+STEEPEST_BEND = 0.7  # from 0.77 on, the curve is not monotonic
 _RADIUS = 3  # voxels; 3 sd of the widest blur
 
 
-def intensity_numbers(channels: int, patch_size: Sequence[int]) -> tuple[Shapes, Shapes]:
-    """The uniform and the normal numbers that one sample takes."""
+def intensity_shapes(channels: int, patch_size: Sequence[int]) -> tuple[Shapes, Shapes]:
+    """Shapes of the uniform and of the normal numbers that one sample needs."""
     box = (channels, len(patch_size))
-    uniform = {"intensity_coins": (6, channels), "blur": (channels,), "box_side": box, "box_middle": box}
+    uniform = {"intensity_chances": (6, channels), "blur": (channels,), "box_side": box, "box_middle": box}
     normal = {name: (channels,) for name in ("brightness", "contrast", "gamma", "noise_sd")}
     return uniform, {**normal, "noise": (channels, *patch_size)}
 
 
-def draw_intensity(numbers: dict[str, torch.Tensor], p: float) -> dict[str, torch.Tensor]:
-    """The parameters of intensity of a batch, by the numbers drawn for it."""
-    coins = numbers["intensity_coins"] < p  # [N, 6, C]
-    brightened, contrasted, bent, noisy, blurred, cut = coins.float().unbind(dim=1)
+def sample_intensity(numbers: dict[str, torch.Tensor], p: float) -> dict[str, torch.Tensor]:
+    """The intensity parameters of a batch, from the random numbers of `intensity_shapes`."""
+    applied = numbers["intensity_chances"] < p  # [N, 6, C]
+    brightened, contrasted, bent, noisy, blurred, cut = applied.float().unbind(dim=1)
     gamma = torch.exp(GAMMA * numbers["gamma"])
     sd = noisy * NOISE * numbers["noise_sd"].abs()
     smallest, largest = CUT_OUT
     side = cut.unsqueeze(2) * (smallest + (largest - smallest) * numbers["box_side"])
     middle = numbers["box_middle"]
     return {
-        "recoloured": coins.any(dim=1),
+        "changed": applied.any(dim=1),
         "brightness": brightened * BRIGHTNESS * numbers["brightness"],
         "contrast": torch.exp(contrasted * CONTRAST * numbers["contrast"]),
         "bend": bent * (2 * 0.5**gamma - 1).clamp(-STEEPEST_BEND, STEEPEST_BEND),
@@ -43,32 +51,32 @@ def draw_intensity(numbers: dict[str, torch.Tensor], p: float) -> dict[str, torc
     }
 
 
-def recolour(image: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
-    """Contrast, brightness, gamma, blur, noise, cut-out. image: `[N, C, *spatial]`, near [-1, 1] → the same shape.
+def change_intensity(image: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
+    """Contrast, brightness, gamma, blur, noise and cut-out of `[N, C, *spatial]`, near [-1, 1].
 
-    Channels without a coin come out bit for bit, since each step with its neutral parameter does nothing.
+    Channels without augmentation are returned bit for bit, since each step does nothing with its neutral parameter.
     """
     image = image * _per_voxel(parameters.contrast, image) + _per_voxel(parameters.brightness, image)
     image = bend_curve(image, _per_voxel(parameters.bend, image))
     image = blur(image, parameters.blur)
     image = image + parameters.noise.to(image.dtype)
-    return image.masked_fill(_inside(parameters.box, image.shape[2:]), MID_GREY)
+    return image.masked_fill(_inside_box(parameters.box, image.shape[2:]), MID_GREY)
 
 
 def bend_curve(image: torch.Tensor, bend: torch.Tensor) -> torch.Tensor:
-    """A curve like gamma's: black (-1) and white (1) stay, mid-grey (0) becomes `bend`, which is 2 · 0.5^γ - 1.
+    """A gamma curve that keeps black (-1) and white (1) and maps mid-grey (0) to `bend`, which is 2 · 0.5^γ - 1.
 
-    For γ of 0.7 to 1.4 it keeps within 0.16 of the power. Unlike that, it is defined beyond [-1, 1], where it nears a
-    constant shift, it rises everywhere while |bend| < 0.77, and all its derivatives are bounded.
+    For γ of 0.7 to 1.4 it differs from the power by 0.16 at most. Unlike the power, it is defined beyond [-1, 1], where
+    it approaches a constant shift, is monotonic for |bend| < 0.77, and all its derivatives are bounded.
     """
     return image + bend * (2 / (1 + image.square()) - 1)
 
 
 def blur(image: torch.Tensor, sd: torch.Tensor) -> torch.Tensor:
-    """A Gaussian of its own for each channel, edges repeated. image: `[N, C, *spatial]`, sd: `[N, C]` in voxels."""
+    """Gaussian blur per channel, edges repeated. image: `[N, C, *spatial]`, sd: `[N, C]` in voxels."""
     offsets = torch.arange(-_RADIUS, _RADIUS + 1, device=sd.device)
     taps = torch.exp(-offsets.square() / (2 * sd.square().clamp_min(1e-12)).unsqueeze(2)).to(image.dtype)
-    taps = taps / taps.sum(dim=2, keepdim=True)  # [N, C, offsets]; for sd 0 exactly one at 0
+    taps = taps / taps.sum(dim=2, keepdim=True)  # [N, C, offsets]; for sd 0 exactly 1 at offset 0
     for axis in range(2, image.ndim):
         widths = [0, 0] * (image.ndim - 1 - axis) + [_RADIUS, _RADIUS] + [0, 0] * (axis - 2)
         padded, length = F.pad(image, widths, mode="replicate"), image.shape[axis]
@@ -76,8 +84,8 @@ def blur(image: torch.Tensor, sd: torch.Tensor) -> torch.Tensor:
     return image
 
 
-def _inside(box: torch.Tensor, patch_size: Sequence[int]) -> torch.Tensor:
-    """`[N, C, *spatial]` bool: voxels whose middle lies in the box `[N, C, D, 2]`."""
+def _inside_box(box: torch.Tensor, patch_size: Sequence[int]) -> torch.Tensor:
+    """`[N, C, *spatial]` bool: voxels whose centre lies in the box `[N, C, D, 2]`."""
     inside = torch.ones(*box.shape[:2], *[1] * len(patch_size), dtype=torch.bool, device=box.device)
     for axis, length in enumerate(patch_size):
         places = (torch.arange(length, device=box.device) + 0.5) / length
@@ -87,5 +95,5 @@ def _inside(box: torch.Tensor, patch_size: Sequence[int]) -> torch.Tensor:
 
 
 def _per_voxel(values: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """`[N, C]` as `[N, C, 1, …]`, to go with the image."""
+    """`[N, C]` as `[N, C, 1, …]`, to broadcast over the image."""
     return values.to(image.dtype).reshape(*values.shape, *[1] * (image.ndim - 2))

@@ -1,4 +1,9 @@
-"""What is done to each pair of a batch, drawn apart from doing it."""
+"""The parameters of each pair's augmentation, sampled separately from applying them, and how strong they are.
+
+Image channels lie near [-1, 1], and lengths are relative to the patch. Geometry stays within the variation of patients
+and positioning, intensity within that of scanners. This is weaker than in Karras et al. 2020b (Appendix B), whose
+photographs may be turned upside down.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +13,41 @@ from dataclasses import dataclass, fields
 
 import torch
 
+ROTATION = 10.0  # degrees, uniform within ±; in 3-D about an axis of any direction
+ZOOM = 0.1  # sd of the log factor, the same along every axis
+STRETCH = 0.05  # sd of the log factor per axis, volume kept
+SHIFT = 0.05  # sd, as a fraction of each axis
+
+BRIGHTNESS = 0.2  # sd of the offset; black to white is 2
+CONTRAST = 0.2  # sd of the log factor, about mid-grey
+GAMMA = 0.2  # sd of log γ
+NOISE = 0.05  # sd of the noise's own sd, which is half-normal
+BLUR = 1.0  # largest sd of the Gaussian in voxels, uniform from 0
+CUT_OUT = (0.1, 0.5)  # side of the box as a fraction of each axis, uniform between
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, eq=False)
 class AugmentParameters:
-    """Tensors with one row a sample; `parameters[a:b]` are those of samples a to b - 1.
+    """Tensors with one row per sample; `parameters[a:b]` are those of samples a to b - 1.
 
     Attributes:
-        moved: `[N]` bool, whether any coin of geometry fell; the others are not resampled.
-        warp: `[N, D, D + 1]`, where each place is read from, in the coordinates of `F.affine_grid`.
-        recoloured: `[N, C]` bool, whether any coin of intensity fell.
-        brightness: `[N, C]`, added; 0 for nothing.
-        contrast: `[N, C]`, factor; 1 for nothing.
-        bend: `[N, C]`, what mid-grey becomes; 0 for nothing.
-        blur: `[N, C]`, sd in voxels; 0 for nothing.
-        noise: `[N, C, *spatial]`, added; 0 for nothing.
-        box: `[N, C, D, 2]`, ends of the box that is cut out, 0 to 1 being the axis; where they meet, nothing.
+        moved: `[N]` bool, whether any geometric augmentation is applied; other samples are not resampled.
+        warp: `[N, D, D + 1]`, the source of each place, in the coordinates of `F.affine_grid`.
+        changed: `[N, C]` bool, whether any augmentation of intensity is applied.
+        brightness: `[N, C]`, offset; 0 leaves the channel unchanged.
+        contrast: `[N, C]`, factor; 1 leaves the channel unchanged.
+        bend: `[N, C]`, what mid-grey becomes; 0 leaves the channel unchanged.
+        blur: `[N, C]`, sd in voxels; 0 leaves the channel unchanged.
+        noise: `[N, C, *spatial]`, added.
+        box: `[N, C, D, 2]`, first and last place of the box that is cut out, from 0 to 1 along each axis; empty where
+            they are equal.
     """
 
     moved: torch.Tensor
     warp: torch.Tensor
-    recoloured: torch.Tensor
+    changed: torch.Tensor
     brightness: torch.Tensor
     contrast: torch.Tensor
     bend: torch.Tensor
@@ -44,12 +62,13 @@ class AugmentParameters:
         return AugmentParameters(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
-def draw_numbers(count: int, uniform: Shapes, normal: Shapes, rng: torch.Generator) -> dict[str, torch.Tensor]:
-    """Uniform numbers in [0, 1) and standard normal ones, by name, `[count, *shape]` each, on the device of `rng`.
+def sample_numbers(count: int, uniform: Shapes, normal: Shapes, rng: torch.Generator) -> dict[str, torch.Tensor]:
+    """Uniform numbers in [0, 1) and standard normal numbers by name, `[count, *shape]` each, on the device of `rng`.
 
-    Row after row: two draws after each other are one draw of as many rows together.
+    Rows are sampled one after the other: two calls give the rows of one call for as many.
     """
-    blocks = [torch.empty(count, _width(shapes), device=rng.device) for shapes in (uniform, normal)]
+    widths = [sum(math.prod(shape) for shape in shapes.values()) for shapes in (uniform, normal)]
+    blocks = [torch.empty(count, width, device=rng.device) for width in widths]
     for uniform_row, normal_row in zip(*blocks, strict=True):
         uniform_row.uniform_(generator=rng)
         normal_row.normal_(generator=rng)
@@ -59,7 +78,3 @@ def draw_numbers(count: int, uniform: Shapes, normal: Shapes, rng: torch.Generat
         for (name, shape), piece in zip(shapes.items(), pieces, strict=True):
             numbers[name] = piece.reshape(count, *shape)
     return numbers
-
-
-def _width(shapes: Shapes) -> int:
-    return sum(math.prod(shape) for shape in shapes.values())
