@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from nnunet_synth.bank import MARGIN
-from nnunet_synth.benchmark import REPEATS
+from nnunet_synth.benchmark.options import BenchmarkOptions
 from stylegan2_cond.cli import (
     Configuration,
     Dataset,
@@ -244,7 +244,9 @@ def benchmark(
     sizes: Annotated[
         str | None, typer.Option(metavar="N,…", help="of training sets; 4,8,16,32,all", show_default=False)
     ] = None,
-    repeats: Annotated[int, typer.Option(metavar="N", help="training sets of each size", min=1)] = REPEATS,
+    training_sets: Annotated[
+        int, typer.Option(metavar="N", help="Number of training sets of each size.", min=1)
+    ] = BenchmarkOptions.training_sets,
     test_cases: Annotated[
         str | None, typer.Option(metavar="N|FILE", help="how many, or their names; drawn", show_default=False)
     ] = None,
@@ -268,17 +270,17 @@ def benchmark(
 ) -> None:
     """Do synthetic pairs help here? Arms on equal cases, a report; after a stop, the same command goes on."""
     from nnunet_synth.benchmark.arms import DEFAULT_ARMS
-    from nnunet_synth.benchmark.run import Asked, report, run_benchmark, sentence
+    from nnunet_synth.benchmark.run import describe_report, run_benchmark, write_report
 
     if show_arms:
         print(DEFAULT_ARMS.read_text(encoding="utf-8"), end="")
         return
     if report_only:
-        print(sentence(report(folder)))
+        print(describe_report(write_report(folder)))
         return
     if not (dataset and configuration):
         raise UserError("Which data? Type for example: nnunet-synth benchmark 4 2d --quick -o hippocampus")
-    asked = Asked(
+    options = BenchmarkOptions(
         dataset=dataset,
         configuration=configuration,
         plans=plans,
@@ -286,7 +288,7 @@ def benchmark(
         arms_file=arms,
         arms=tuple(arm or ()),
         sizes=sizes,
-        repeats=repeats,
+        training_sets=training_sets,
         test_cases=test_cases,
         subjects=subjects,
         quick=quick,
@@ -298,11 +300,11 @@ def benchmark(
         device=device or default_device(),
         seed=seed,
     )
-    if (done := run_benchmark(asked, dry=dry_run)) is None:
+    if (summary := run_benchmark(options, dry=dry_run)) is None:
         return
-    print(sentence(done.report))
-    if done.without_result:
-        print(f"{done.without_result} of {done.cells} cells have no result; the same command tries them again.")
+    print(describe_report(summary.report))
+    if summary.without_result:
+        print(f"{summary.without_result} of {summary.runs} runs have no result; the same command tries them again.")
         raise typer.Exit(1)
 
 

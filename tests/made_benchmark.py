@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 
 from nnunet_synth.benchmark.arms import Arm
-from nnunet_synth.benchmark.budget import choose_effort
-from nnunet_synth.benchmark.design import Design, training_sets
-from nnunet_synth.benchmark.results import CELL_COLUMNS, SCORE_COLUMNS
+from nnunet_synth.benchmark.budget import choose_budget
+from nnunet_synth.benchmark.design import Design, make_training_sets
+from nnunet_synth.benchmark.options import BenchmarkOptions
+from nnunet_synth.benchmark.results import RUN_COLUMNS, SCORE_COLUMNS
 
 TITLES = {
     "nnunet": "nnU-Net alone",
@@ -26,7 +27,7 @@ def make_benchmark(
     effects: dict[str, float] | None = None,
     *,
     sizes: tuple[int, ...] = (4, 8, 16),
-    repeats: int = 3,
+    training_sets: int = 3,
     cases: int = 40,
     labels: tuple[str, ...] = ("1", "2"),
     run_luck: float = 0.004,
@@ -34,45 +35,45 @@ def make_benchmark(
     quick: bool = False,
     seed: int = 0,
 ) -> Path:
-    """Write `design.json`, `cells.csv` and `scores.csv`.
+    """Write `design.json`, `runs.csv` and `scores.csv`.
 
     Args:
         effects: by arm, the gain in Dice at the smallest size; it halves from size to size.
         run_luck: standard deviation of a run's mean Dice.
-        missing: by arm, size and repeat, the error of a failed cell; an empty one leaves the cell out of the tables.
+        missing: by arm, size and training set, the error of a failed run; an empty one leaves the run out.
     """
     effects = {"nnunet": 0.0} | (effects if effects is not None else {"nnunet-again": 0.0, "pairs": 0.03, "da5": 0.004})
     missing, rng = missing or {}, np.random.default_rng(seed)
     names = [f"case_{number:03d}" for number in range(cases)]
     hardness = rng.gamma(2, 0.03, (cases, len(labels)))
-    scores, cells = [], []
+    scores, runs = [], []
     for arm, effect in effects.items():
         quality = rng.uniform(0.5, 1) if arm in SYNTHETIC else np.nan
         for step, size in enumerate(sizes):
-            for repeat in range(repeats):
-                error = missing.get((arm, size, repeat))
+            for training_set in range(training_sets):
+                error = missing.get((arm, size, training_set))
                 if error == "":
                     continue
-                cells.append(_cell(arm, size, repeat, error, quality, rng))
+                runs.append(_run(arm, size, training_set, error, quality, rng))
                 if error is not None:
                     continue
-                subset = np.random.default_rng([seed, size, repeat]).normal(0, run_luck)  # the same for all arms
+                subset = np.random.default_rng([seed, size, training_set]).normal(0, run_luck)  # the same for all arms
                 level = 0.72 + 0.05 * step + effect / 2**step + subset + rng.normal(0, run_luck)
                 dice = np.clip(level - hardness + rng.normal(0, 0.02, hardness.shape), 0, 1)
                 hd95 = 12 * (1 - dice) + rng.gamma(2, 0.4, dice.shape)
                 scores += [
-                    (arm, size, repeat, name, label, round(dice[c, k], 5), round(hd95[c, k], 3))
+                    (arm, size, training_set, name, label, round(dice[c, k], 5), round(hd95[c, k], 3))
                     for c, name in enumerate(names)
                     for k, label in enumerate(labels)
                 ]
     folder.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(scores, columns=SCORE_COLUMNS).to_csv(folder / "scores.csv", index=False)
-    pd.DataFrame(cells, columns=CELL_COLUMNS).to_csv(folder / "cells.csv", index=False)
-    _design(list(effects), sizes, repeats, names, labels, quick).save(folder / "design.json")
+    pd.DataFrame(runs, columns=RUN_COLUMNS).to_csv(folder / "runs.csv", index=False)
+    _design(list(effects), sizes, training_sets, names, labels, quick).save(folder / "design.json")
     return folder
 
 
-def _cell(arm: str, size: int, repeat: int, error: str | None, quality: float, rng: np.random.Generator) -> tuple:
+def _run(arm: str, size: int, training_set: int, error: str | None, quality: float, rng: np.random.Generator) -> tuple:
     of_generator = [""] * 7
     if arm in SYNTHETIC:
         kid = round(0.2 * quality / size**0.5 + rng.uniform(0, 0.02), 4)
@@ -81,23 +82,21 @@ def _cell(arm: str, size: int, repeat: int, error: str | None, quality: float, r
     seconds = round(400 + rng.normal(0, 20), 1)
     state = "done" if error is None else "failed"
     trained = " ".join(f"case_{number}" for number in range(100, 100 + size))
-    return (arm, size, repeat, trained, 1250, seconds, *of_generator, state, error or "")
+    return (arm, size, training_set, trained, 1250, seconds, *of_generator, state, error or "")
 
 
 def _design(
-    arms: list[str], sizes: tuple[int, ...], repeats: int, cases: list[str], labels: tuple[str, ...], quick: bool
+    arms: list[str], sizes: tuple[int, ...], training_sets: int, cases: list[str], labels: tuple[str, ...], quick: bool
 ) -> Design:
     """The training cases are numbered from 100 on, so none is a test case."""
     pool = [f"case_{number}" for number in range(100, 100 + max(sizes))]
-    effort = choose_effort(quick=quick, epochs=5, iterations=250)
+    budget = choose_budget(BenchmarkOptions("4", "2d", quick=quick, epochs=5, iterations=250))
     return Design(
         dataset="Dataset004_Hippocampus",
         configuration="2d",
         plans="nnUNetPlansQuick" if quick else "nnUNetPlans",
-        quick=quick,
         seed=0,
         sizes=sizes,
-        repeats=repeats,
         arms=tuple(
             Arm(name=arm, title=TITLES[arm], baseline=arm == "nnunet", variant="pair" if arm in SYNTHETIC else None)
             for arm in arms
@@ -105,12 +104,10 @@ def _design(
         test_cases=tuple(cases),
         pool=tuple(pool),
         subjects=None,
-        folds=training_sets(pool, {case: case for case in pool}, sizes, repeats, 0),
+        training_sets=make_training_sets(pool, {case: case for case in pool}, sizes, training_sets, 0),
         labels={label: f"class {label}" for label in labels},
-        effort=effort,
-        network={"features": (8, 16, 32), "batch": 4},
-        epochs=5,
-        iterations=1250,
+        budget=budget,
+        network={"features": (8, 16, 32), "batch_size": 4},
         machine={"cores": 2},
         release="0.1.0",
     )

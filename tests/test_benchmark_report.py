@@ -29,12 +29,12 @@ def verdict(folder):
 
 @pytest.fixture(scope="session")
 def benchmark(tmp_path_factory):
-    """A strong effect, a harmful arm, a failed cell and one that never began; small, so that it is quick."""
+    """A strong effect, a harmful arm, a failed run and one that never began; small, so that it is quick."""
     folder = make_benchmark(
         tmp_path_factory.mktemp("benchmark"),
         ARMS,
         sizes=(4, 8),
-        repeats=4,
+        training_sets=4,
         cases=20,
         missing={FAILED: "CUDA | out of memory", ("da5", 4, 0): ""},
     )
@@ -43,7 +43,7 @@ def benchmark(tmp_path_factory):
 
 
 def test_the_report_is_made_of_the_tables_alone_and_twice_the_same(benchmark, tmp_path):
-    for name in ("design.json", "cells.csv", "scores.csv"):
+    for name in ("design.json", "runs.csv", "scores.csv"):
         (tmp_path / name).write_bytes((benchmark / name).read_bytes())
     assert write_report(tmp_path) == tmp_path / "report.html"
     made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
@@ -64,7 +64,7 @@ def test_what_nnunet_alone_has_to_itself_is_no_effect(benchmark, p_noise, measur
 
 
 def test_examples_stand_in_the_report_where_they_were_drawn(benchmark, tmp_path):
-    for name in ("design.json", "cells.csv", "scores.csv"):
+    for name in ("design.json", "runs.csv", "scores.csv"):
         (tmp_path / name).write_bytes((benchmark / name).read_bytes())
     (tmp_path / "figures").mkdir()
     save_picture(tmp_path / "figures" / "example-pairs.png", np.zeros((8, 8, 3), np.uint8))
@@ -88,12 +88,12 @@ def test_the_sentence_says_where_by_how_much_at_what_cost(benchmark):
         assert sentence in (benchmark / file).read_text()
 
 
-def test_statistics_hold_every_number_and_stem_from_paired_cells_only(benchmark):
+def test_statistics_hold_every_number_and_stem_from_paired_runs_only(benchmark):
     table = pd.read_csv(benchmark / "statistics.csv", dtype={"size": str, "label": str})
     assert len(table) == 2 * 5 * 3 * 3  # metrics, arms, sizes and pooled, labels and mean
     table = table.set_index(["metric", "arm", "size", "label"])
     scores = pd.read_csv(benchmark / "scores.csv")
-    means = scores[scores["size"] == 8].groupby(["arm", "repeat", "case"])["dice"].mean().unstack("arm")
+    means = scores[scores["size"] == 8].groupby(["arm", "training_set", "case"])["dice"].mean().unstack("arm")
     paired = (means["pairs"] - means["nnunet"]).dropna()
     row = table.loc[("dice", "pairs", "8", CLASSES)]
     assert row["paired_runs"] == row["runs"] == 3
@@ -103,7 +103,7 @@ def test_statistics_hold_every_number_and_stem_from_paired_cells_only(benchmark)
     assert table.loc[("dice", "nnunet-again", POOLED, CLASSES)].isna()["p_cases_holm"]  # no member of the family
 
 
-def test_cells_that_are_missing_are_named(benchmark):
+def test_runs_that_are_missing_are_named(benchmark):
     for file in ("report.md", "report.html"):
         text = (benchmark / file).read_text()
         assert "2 of 40" in text
@@ -144,19 +144,19 @@ def test_markdown_tables_are_whole(benchmark):
     [
         ({"pairs": -0.05}, {}, Effect.HARMS, "synthetic pairs harm"),
         ({"pairs": 0.0, "half": 0.0}, {}, Effect.NO_EVIDENCE, "no evidence that synthetic pairs help"),
-        ({"pairs": 0.05}, {"repeats": 1}, Effect.TOO_FEW, "help"),
+        ({"pairs": 0.05}, {"training_sets": 1}, Effect.TOO_FEW, "help"),
         ({"pairs": 0.05}, {"quick": True}, Effect.HELPS, "quick benchmark, synthetic pairs help"),
         ({"da5": 0.05}, {}, Effect.HELPS, "the arms help"),
         (
             {"pairs": 0.05},
-            {"missing": {("pairs", size, repeat): "" for size in (4, 8) for repeat in range(4)}},
+            {"missing": {("pairs", size, training_set): "" for size in (4, 8) for training_set in range(4)}},
             Effect.NOTHING,
             "nothing can be said yet",
         ),
     ],
 )
 def test_verdicts(tmp_path, effects, options, effect, words):
-    options = {"sizes": (4, 8), "repeats": 4, "cases": 20, "run_luck": 0.002} | options
+    options = {"sizes": (4, 8), "training_sets": 4, "cases": 20, "run_luck": 0.002} | options
     analysis = analyse(read_benchmark(make_benchmark(tmp_path, effects, **options)), briefly=True)
     concluded = conclude(analysis)
     assert concluded.effect is effect
@@ -164,9 +164,9 @@ def test_verdicts(tmp_path, effects, options, effect, words):
 
 
 def test_an_arm_that_helps_is_not_hidden_by_one_with_a_lucky_run(tmp_path):
-    make_benchmark(tmp_path, {"pairs": 0.03, "half": 0.0}, sizes=(4,), repeats=4, cases=20, run_luck=0.002)
+    make_benchmark(tmp_path, {"pairs": 0.03, "half": 0.0}, sizes=(4,), training_sets=4, cases=20, run_luck=0.002)
     scores = pd.read_csv(tmp_path / "scores.csv")
-    scores.loc[(scores["arm"] == "half") & (scores["repeat"] == 2), "dice"] = 1.0
+    scores.loc[(scores["arm"] == "half") & (scores["training_set"] == 2), "dice"] = 1.0
     scores.to_csv(tmp_path / "scores.csv", index=False)
     analysis = analyse(read_benchmark(tmp_path), briefly=True)
     assert analysis.row("half")["difference"] > analysis.row("pairs")["difference"]
@@ -176,9 +176,11 @@ def test_an_arm_that_helps_is_not_hidden_by_one_with_a_lucky_run(tmp_path):
 
 
 def test_an_arm_without_a_run_is_named_first_and_why(tmp_path):
-    why = "bank pairs, 4 cases, repeat 1 failed: The filters refused 64 of 64 samples"
-    missing = {("pairs", 4, repeat): why for repeat in range(2)}
-    make_benchmark(tmp_path, {"pairs": 0.0, "da5": 0.0}, sizes=(4,), repeats=2, cases=8, missing=missing, quick=True)
+    why = "bank pairs, 4 cases, training set 0 failed: The filters refused 64 of 64 samples"
+    missing = {("pairs", 4, training_set): why for training_set in range(2)}
+    make_benchmark(
+        tmp_path, {"pairs": 0.0, "da5": 0.0}, sizes=(4,), training_sets=2, cases=8, missing=missing, quick=True
+    )
     write_report(tmp_path)
     lines = [line for line in (tmp_path / "report.md").read_text().splitlines() if "Pairs, ratio 0.25" in line]
     assert why in lines[0]
@@ -188,7 +190,7 @@ def test_an_arm_without_a_run_is_named_first_and_why(tmp_path):
 
 
 def test_distances_are_told_in_the_unit_of_the_design(tmp_path):
-    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), repeats=1, cases=6)
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), training_sets=1, cases=6)
     design = json.loads((tmp_path / "design.json").read_text())
     (tmp_path / "design.json").write_text(json.dumps(design | {"unit": "pixels"}))
     write_report(tmp_path)
@@ -198,19 +200,19 @@ def test_distances_are_told_in_the_unit_of_the_design(tmp_path):
 
 
 def test_what_is_lowered_is_told_as_an_amount(tmp_path):
-    make_benchmark(tmp_path, {"pairs": -0.05}, sizes=(4,), repeats=4, cases=20, run_luck=0.002)
+    make_benchmark(tmp_path, {"pairs": -0.05}, sizes=(4,), training_sets=4, cases=20, run_luck=0.002)
     lowered = re.search(r"lowers mean Dice by ([\d.]+) .*?([\d.]+) to ([\d.]+)", verdict(tmp_path).sentence)
     amount, low, high = map(float, lowered.groups())
     assert 4 < low < amount < high < 6
 
 
 def test_the_yardstick_and_nnunet_alone_are_never_the_verdict(tmp_path):
-    make_benchmark(tmp_path, {"nnunet-again": 0.3, "pairs": 0.0}, sizes=(4,), repeats=4, cases=20)
+    make_benchmark(tmp_path, {"nnunet-again": 0.3, "pairs": 0.0}, sizes=(4,), training_sets=4, cases=20)
     assert verdict(tmp_path).effect is Effect.NO_EVIDENCE
 
 
 def test_the_smallest_benchmark_has_a_report_that_says_what_it_lacks(tmp_path):
-    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), repeats=1, cases=3, labels=("1+2",), quick=True)
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), training_sets=1, cases=3, labels=("1+2",), quick=True)
     text = write_report(tmp_path).read_text()
     for words in ("no test over runs", "only 3 test cases", "quick benchmark", "three arms"):
         assert words in text
@@ -218,20 +220,20 @@ def test_the_smallest_benchmark_has_a_report_that_says_what_it_lacks(tmp_path):
 
 
 def test_undefined_scores_are_counted(tmp_path):
-    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), repeats=2, cases=8)
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), training_sets=2, cases=8)
     scores = pd.read_csv(tmp_path / "scores.csv")
     lost = (scores["arm"] == "pairs") & (scores["case"] == "case_003") & (scores["label"] == 2)
     scores.loc[lost, "hd95"] = np.nan
     scores.to_csv(tmp_path / "scores.csv", index=False)
     analysis = analyse(read_benchmark(tmp_path), draws=99)
-    assert analysis.row("pairs", label="2", metric="hd95")["undefined"] == 2  # once a repeat
+    assert analysis.row("pairs", label="2", metric="hd95")["undefined"] == 2  # once a training set
     assert analysis.row("pairs", label="2", metric="hd95")["paired_cases"] == 7
     assert analysis.row("pairs", label="1", metric="hd95")["undefined"] == 0
     assert any("HD95 is undefined" in note and note.endswith("ratio 0.25” 2.") for note in notes(analysis))
 
 
 def test_cases_of_one_subject_are_one_witness(tmp_path):
-    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), repeats=2, cases=24)
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), training_sets=2, cases=24)
     design = json.loads((tmp_path / "design.json").read_text())
     apart = analyse(read_benchmark(tmp_path), briefly=True).row("pairs")
     design["subjects"] = {case: f"subject {int(case[-3:]) // 4}" for case in design["test_cases"]}
@@ -246,12 +248,12 @@ def test_cases_of_one_subject_are_one_witness(tmp_path):
 
 
 def test_size_alone_makes_no_correlation_at_equal_size(tmp_path):
-    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4, 8), repeats=4, cases=8)
-    cells, scores = pd.read_csv(tmp_path / "cells.csv"), pd.read_csv(tmp_path / "scores.csv")
-    cells["coverage"] = cells["size"] / 10
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4, 8), training_sets=4, cases=8)
+    runs, scores = pd.read_csv(tmp_path / "runs.csv"), pd.read_csv(tmp_path / "scores.csv")
+    runs["coverage"] = runs["size"] / 10
     of_pairs = scores["arm"] == "pairs"
     scores.loc[of_pairs & (scores["size"] == 8), "dice"] = 1.0
-    cells.to_csv(tmp_path / "cells.csv", index=False)
+    runs.to_csv(tmp_path / "runs.csv", index=False)
     scores.to_csv(tmp_path / "scores.csv", index=False)
     row = analyse(read_benchmark(tmp_path), briefly=True).correlations.set_index("measure").loc["coverage"]
     assert row["rho"] > 0.8
@@ -271,7 +273,7 @@ def without_done(table):
     ("file", "spoiling", "words"),
     [
         ("scores.csv", lambda table: table.drop(columns=["hd95", "label"]), "lacks the columns label, hd95"),
-        ("cells.csv", lambda table: table.drop(columns="state"), "lacks the column state"),
+        ("runs.csv", lambda table: table.drop(columns="state"), "lacks the column state"),
         ("scores.csv", lambda table: table.assign(dice=["x", *table["dice"][1:]]), "line 2: dice is 'x'"),
         *(
             (
@@ -283,23 +285,23 @@ def without_done(table):
                 "dice": ("nan", "inf", "NaN", "1.5", "-0.1"),
                 "hd95": ("nan", "-1"),
                 "size": ("nan", "", "4.5", "9" * 5000),
-                "repeat": ("nan", "-1"),
+                "training_set": ("nan", "-1"),
                 "case": ("nan", ""),
                 "label": ("nan",),
             }.items()
             for value in values
         ),
-        ("cells.csv", lambda table: table.assign(kid="nan"), "line 2: kid"),
-        ("cells.csv", lambda table: table.assign(size="nan"), "line 2: size"),
+        ("runs.csv", lambda table: table.assign(kid="nan"), "line 2: kid"),
+        ("runs.csv", lambda table: table.assign(size="nan"), "line 2: size"),
         ("scores.csv", lambda table: table.assign(arm="other"), "arm is 'other', which is not in design.json"),
-        ("scores.csv", lambda table: pd.concat([table, table[:1]]), "two rows for arm nnunet, size 4, repeat 0"),
-        ("cells.csv", without_done, "no cell of nnU-Net alone (nnunet) is done"),
-        ("scores.csv", lambda table: table[:0], "no cell of nnU-Net alone"),
+        ("scores.csv", lambda table: pd.concat([table, table[:1]]), "two rows for arm nnunet, size 4, training_set 0"),
+        ("runs.csv", without_done, "no run of nnU-Net alone (nnunet) is done"),
+        ("scores.csv", lambda table: table[:0], "no run of nnU-Net alone"),
         ("scores.csv", lambda table: table.assign(dice=""), "no Dice at all"),
     ],
 )
 def test_tables_that_are_not_whole_are_told(tmp_path, file, spoiling, words):
-    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), repeats=1, cases=3)
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), training_sets=1, cases=3)
     spoil(tmp_path, file, spoiling)
     with pytest.raises(UserError, match=re.escape(words)):
         write_report(tmp_path)
@@ -311,7 +313,7 @@ def test_tables_that_are_not_whole_are_told(tmp_path, file, spoiling, words):
     [
         (lambda design: [arm.pop("baseline") for arm in design["arms"]], "one baseline"),
         (lambda design: [arm.update(baseline=True) for arm in design["arms"]], "baseline"),
-        (lambda design: [arm.update(name="nnunet") for arm in design["arms"][1:]], "names of their own"),
+        (lambda design: [arm.update(name="nnunet") for arm in design["arms"][1:]], "different names"),
         (lambda design: design.pop("arms"), "key 'arms'"),
         (lambda design: design.update(sizes=4), "key 'sizes'"),
         (lambda design: design.update(labels=["1"]), "key 'labels'"),
@@ -320,7 +322,7 @@ def test_tables_that_are_not_whole_are_told(tmp_path, file, spoiling, words):
     ],
 )
 def test_a_design_without_one_nnunet_alone_is_told(tmp_path, change, words):
-    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), repeats=1, cases=3)
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), training_sets=1, cases=3)
     design = json.loads((tmp_path / "design.json").read_text())
     change(design)
     (tmp_path / "design.json").write_text(json.dumps(design))
@@ -331,7 +333,7 @@ def test_a_design_without_one_nnunet_alone_is_told(tmp_path, change, words):
 def test_missing_and_broken_files_are_told(tmp_path):
     with pytest.raises(UserError, match=r"design.json does not exist"):
         read_benchmark(tmp_path)
-    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), repeats=1, cases=3)
+    make_benchmark(tmp_path, {"pairs": 0.0}, sizes=(4,), training_sets=1, cases=3)
     (tmp_path / "scores.csv").unlink()
     with pytest.raises(UserError, match=r"scores.csv does not exist"):
         read_benchmark(tmp_path)
@@ -343,7 +345,7 @@ def test_missing_and_broken_files_are_told(tmp_path):
         read_benchmark(tmp_path)
 
 
-@pytest.mark.parametrize("file", ["cells.csv", "scores.csv"])
+@pytest.mark.parametrize("file", ["runs.csv", "scores.csv"])
 def test_rows_longer_than_the_first_line_are_refused(tmp_path, file):
     path = make_benchmark(tmp_path) / file
     first, *rows = path.read_text().splitlines()

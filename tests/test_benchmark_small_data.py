@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_cases import LABELS, cohort, own_folders, preprocess
 
-from nnunet_synth.benchmark import estimate
+from nnunet_synth.benchmark import progress
 from nnunet_synth.benchmark.arms import Arm
-from nnunet_synth.benchmark.budget import choose_effort
+from nnunet_synth.benchmark.budget import choose_budget
 from nnunet_synth.benchmark.design import DESIGN_FILE, make_design
+from nnunet_synth.benchmark.options import BenchmarkOptions
 from nnunet_synth.cli import main
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 from stylegan2_cond.errors import UserError
@@ -24,6 +25,13 @@ from stylegan2_cond.errors import UserError
 ARMS = (Arm(name="nnunet", title="nnU-Net alone", baseline=True), Arm(name="pair", variant="pair"))
 DEFAULTS = {True: (4, 8, 16), False: (4, 8, 16, 32)}  # by --quick; a full benchmark also takes all there are
 SMALLEST_P = 0.05  # of a two-sided signed-rank test of n cases: 2 / 2^n
+
+
+CONFIGURATION = {
+    "architecture": {"arch_kwargs": {"features_per_stage": [32, 64]}},
+    "batch_size": 9,
+    "patch_size": [8, 8],
+}
 
 
 def data_of(count: int, reader: str = "SimpleITKIO"):
@@ -35,14 +43,13 @@ def data_of(count: int, reader: str = "SimpleITKIO"):
         plans_name="nnUNetPlans",
         case_names=lambda: [f"case_{number:03d}" for number in range(count)],
         label_manager=labels,
-        plans_manager=SimpleNamespace(plans={"image_reader_writer": reader}),
+        plans_manager=SimpleNamespace(plans={"image_reader_writer": reader, "configurations": {"2d": CONFIGURATION}}),
         dataset_json={"labels": LABELS},
     )
 
 
-def design_of(count: int, *, quick: bool = False, **changes: object):
-    asked = {"sizes": None, "repeats": 3, "test_cases": None, "subjects": None, "network": {}, "device": "cpu"}
-    return make_design(data_of(count), ARMS, effort=choose_effort(quick=quick), **asked | changes)
+def design_of(count: int, reader: str = "SimpleITKIO", **typed: object):
+    return make_design(data_of(count, reader), ARMS, BenchmarkOptions("950", "2d", **typed))
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -60,8 +67,10 @@ def test_the_default_design_fits_any_number_of_cases(count, quick):
     allowed = {size for size in DEFAULTS[quick] if size <= pool}
     everything = {pool} if not quick or pool < max(DEFAULTS[quick]) else set()
     assert design.sizes == tuple(sorted(allowed | everything))
-    assert {(fold.size, fold.repeat) for fold in design.folds} == {(s, r) for s in design.sizes for r in range(3)}
-    for fold in design.folds:
+    assert {(fold.size, fold.number) for fold in design.training_sets} == {
+        (s, r) for s in design.sizes for r in range(3)
+    }
+    for fold in design.training_sets:
         assert len(fold.cases) == fold.size
         assert {*fold.cases} <= {*design.pool}
 
@@ -75,7 +84,7 @@ def test_the_default_design_fits_any_number_of_cases(count, quick):
 def test_what_was_typed_is_done_or_refused_by_its_option(count, test_cases, sizes):
     typed = {
         "test_cases": None if test_cases is None else str(test_cases),
-        "sizes": None if sizes is None else [str(size) for size in sizes],
+        "sizes": None if sizes is None else ",".join(map(str, sizes)),
     }
     try:
         design = design_of(count, **typed)
@@ -93,13 +102,13 @@ def test_what_was_typed_is_done_or_refused_by_its_option(count, test_cases, size
 @pytest.mark.parametrize("size", ["0", "-1", "many", ""])
 def test_a_size_that_cannot_be_is_refused_before_the_cases_are_counted(size):
     with pytest.raises(UserError, match="--sizes"):
-        design_of(3, sizes=[size])
+        design_of(3, sizes=size)
 
 
 @pytest.mark.parametrize("kimg", [math.inf, -math.inf, math.nan])
 def test_an_endless_training_is_refused(kimg):
     with pytest.raises(UserError, match="--kimg"):
-        choose_effort(quick=True, kimg=kimg)
+        choose_budget(BenchmarkOptions("950", "2d", kimg=kimg))
 
 
 def test_cases_of_one_subject_leave_none_to_train_on():
@@ -108,9 +117,8 @@ def test_cases_of_one_subject_leave_none_to_train_on():
 
 
 def test_distances_of_images_without_spacing_are_in_pixels():
-    settings = {"sizes": None, "repeats": 1, "test_cases": None, "subjects": None, "network": {}, "device": "cpu"}
     for reader, unit in (("NaturalImage2DIO", "pixels"), ("NibabelIO", "mm")):
-        assert make_design(data_of(20, reader), ARMS, effort=choose_effort(quick=True), **settings).unit == unit
+        assert design_of(20, reader).unit == unit
 
 
 # --- the command
@@ -162,15 +170,15 @@ def test_the_command_says_what_few_cases_allow(benchmark, tmp_path, count, sizes
 
 
 def test_a_dry_run_says_how_long_it_takes_by_steps_of_nnunets_network(benchmark, monkeypatch):
-    monkeypatch.setattr(estimate, "_seconds_of_step", lambda network, patches: 0.25)
-    options = ("--dry-run", "--quick", "--sizes", "4", "--repeats", "2", "--epochs", "10", "--iterations", "30")
+    monkeypatch.setattr(progress, "seconds_of_step", lambda network, patches: 0.25)
+    options = ("--dry-run", "--quick", "--sizes", "4", "--training-sets", "2", "--epochs", "10", "--iterations", "30")
     code, printed = benchmark(12, *options, "--arm", "da5", "--arm", "pair", "--jobs", "3")
     assert code in (0, None)
-    cells = 2 * 3  # repeats, arms with nnU-Net alone
-    minutes = cells * 10 * 30 * 0.25 / 60
-    assert f"{cells} cells" in printed
+    runs = 2 * 3  # training_sets, arms with nnU-Net alone
+    minutes = runs * 10 * 30 * 0.25 / 60
+    assert f"{runs} runs" in printed
     assert f"({minutes:.0f} min of jobs)" in printed
-    assert f"{minutes / 3:.0f} min at 3 jobs" in printed
+    assert f"{minutes / 3:.0f} min with 3 jobs" in printed
     assert "more for the generators and banks" in printed
 
 
@@ -178,9 +186,9 @@ def test_a_step_of_nnunets_network_takes_the_time_that_it_takes(one_case, monkey
     monkeypatch.setenv("nnUNet_preprocessed", str(one_case / "nnUNet_preprocessed"))
     preprocessed = open_preprocessed("950", "2d")
     plans = preprocessed.plans_manager.plans
-    assert 0 < estimate.seconds_by_steps(preprocessed, plans, (2, 5), 1, "cpu") < 60
-    monkeypatch.setattr(estimate, "_seconds_of_step", lambda *_: _raise(MemoryError()))
-    assert estimate.seconds_by_steps(preprocessed, plans, (2, 5), 1, "cpu") is None
+    assert 0 < progress.seconds_by_steps(preprocessed, plans, 10, 1, "cpu") < 60
+    monkeypatch.setattr(progress, "seconds_of_step", lambda *_: _raise(MemoryError()))
+    assert progress.seconds_by_steps(preprocessed, plans, 10, 1, "cpu") is None
 
 
 def _raise(error):

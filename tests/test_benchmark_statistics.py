@@ -25,7 +25,7 @@ from nnunet_synth.benchmark.statistics import (
     signed_rank,
 )
 
-ARMS, SHAPE = 3, (3, 3, 40)  # sizes, repeats, cases
+ARMS, SHAPE = 3, (3, 3, 40)  # sizes, training sets, cases
 
 
 def simulate(rng, *, run=0.004, case=0.0, score=0.02, effects=(0.0,) * ARMS, shape=SHAPE):
@@ -36,10 +36,10 @@ def simulate(rng, *, run=0.004, case=0.0, score=0.02, effects=(0.0,) * ARMS, sha
         case: of what an arm does to a case, about its effect.
         score: of what is left, heavy-tailed as Dice is.
     """
-    sizes, repeats, cases = shape
+    sizes, training_sets, cases = shape
 
     def scores():
-        return rng.normal(0, run, (sizes, repeats, 1)) + score * rng.standard_t(4, shape) / np.sqrt(2)
+        return rng.normal(0, run, (sizes, training_sets, 1)) + score * rng.standard_t(4, shape) / np.sqrt(2)
 
     alone = scores()
     return {
@@ -99,7 +99,7 @@ def test_intervals_over_runs_and_cases_hold_what_they_promise():
 
 def test_an_effect_as_large_as_detectable_is_found_four_times_of_five():
     rng = np.random.default_rng(4)
-    shape = (3, 8, 40)  # many repeats, so that its own estimate is not all noise
+    shape = (3, 8, 40)  # many training_sets, so that its own estimate is not all noise
     detectable = np.median([compare(simulate(rng, effects=(0,), shape=shape)["arm 0"]).detectable for _ in range(60)])
     hits = [compare(simulate(rng, effects=(detectable,), shape=shape)["arm 0"]).p_both <= 0.05 for _ in range(250)]
     assert np.mean(hits) == pytest.approx(0.8, abs=0.09)
@@ -134,7 +134,7 @@ def test_with_one_size_the_test_over_runs_is_students():
     difference = simulate(np.random.default_rng(7), shape=(1, 5, 40))["arm 0"]
     one, expected = compare(difference), stats.ttest_1samp(difference.mean(axis=2)[0], 0)
     assert one.p_runs == pytest.approx(expected.pvalue)
-    assert one.p_repeats == pytest.approx(expected.pvalue)
+    assert one.p_training_sets == pytest.approx(expected.pvalue)
     assert one.p_both >= one.p_runs
 
 

@@ -9,5 +9,5 @@
 # dataset preprocessed: nnUNetv2_plan_and_preprocess -d 4 -c 2d. The report is of 200 of the dataset's 260 labelled cases;
 # with others, other cases are drawn. Which ones were trained and tested on stands in design.json.
 set -euo pipefail
-nnunet-synth benchmark 4 2d --quick -o "${1:-hippocampus_benchmark}" --sizes 4,8,16 --repeats 3 --test-cases 40 \
+nnunet-synth benchmark 4 2d --quick -o "${1:-hippocampus_benchmark}" --sizes 4,8,16 --training-sets 3 --test-cases 40 \
   --arm nnunet --arm nnunet-again --arm da5 --arm elastic --arm pair --arm image --arm image-pretrain

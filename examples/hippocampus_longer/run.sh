@@ -8,5 +8,5 @@
 # About two hours on two CPU cores; after a stop, the same command goes on. The dataset's preprocessed folder had
 # the 160 cases that are no test cases in ../hippocampus_benchmark/design.json, so that nothing is learnt from those.
 set -euo pipefail
-nnunet-synth benchmark 4 2d --quick -o "${1:-hippocampus_longer}" --sizes 4 --repeats 2 --test-cases 40 --seed 11 \
+nnunet-synth benchmark 4 2d --quick -o "${1:-hippocampus_longer}" --sizes 4 --training-sets 2 --test-cases 40 --seed 11 \
   --kimg 32 --arms "$(dirname "$0")/arms.toml"

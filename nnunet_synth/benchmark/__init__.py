@@ -1,3 +1,1 @@
 """Do synthetic pairs help here? Arms, runs, statistics and a report."""
-
-REPEATS = 3  # training sets of each size

@@ -93,7 +93,7 @@ def analyse(benchmark: Benchmark, draws: int = DRAWS, *, briefly: bool = False) 
 
 
 def differences(benchmark: Benchmark, index: int, metric: str = "dice", label: str = CLASSES) -> np.ndarray:
-    """`[sizes, repeats, subjects]`: an arm's scores minus those of nnU-Net alone; NaN where either is missing.
+    """`[sizes, sets, subjects]`: an arm's scores minus those of nnU-Net alone; NaN where either is missing.
 
     The mean over classes is one of differences, so that a class undefined on one side counts on neither.
     """
@@ -145,7 +145,7 @@ def _mean(benchmark: Benchmark, index: int, metric: str, size: str, label: str, 
         "mean": float(mean(by_case)),
         "mean_low": low,
         "mean_high": high,
-        "sd_repeats": float(np.sqrt(np.mean(deviation))) if deviation else np.nan,
+        "sd_training_sets": float(np.sqrt(np.mean(deviation))) if deviation else np.nan,
     }
 
 
@@ -180,8 +180,8 @@ def _p_noise(benchmark: Benchmark, noise: Noise, paired: np.ndarray, size: str, 
 
 
 def _ranks(benchmark: Benchmark) -> dict[str, Ranks | None]:
-    """Over cells that all arms share."""
-    scores = benchmark.subject_means(mean(benchmark.scores["dice"], axis=-1))  # [arms, sizes, repeats, subjects]
+    """Over runs that all arms share."""
+    scores = benchmark.subject_means(mean(benchmark.scores["dice"], axis=-1))  # [arms, sizes, sets, subjects]
     shared = benchmark.done.all(axis=0)
     scores = np.where(shared[None, :, :, None], scores, np.nan)
     return {
@@ -192,7 +192,7 @@ def _ranks(benchmark: Benchmark) -> dict[str, Ranks | None]:
 
 def _quality(benchmark: Benchmark) -> pd.DataFrame:
     gains = np.stack([run_means(differences(benchmark, index)) for index in range(len(benchmark.arms))])
-    table = benchmark.cells[["arm", "size", "repeat", *QUALITY, "kid_error"]].assign(gain=gains.ravel())
+    table = benchmark.runs[["arm", "size", "training_set", *QUALITY, "kid_error"]].assign(gain=gains.ravel())
     treatments = [benchmark.arms[index].name for index in benchmark.treatments]
     judged = table["arm"].isin(treatments) & table[list(QUALITY)].notna().any(axis=1) & table["gain"].notna()
     return table[judged].reset_index(drop=True)
@@ -215,7 +215,7 @@ def _correlations(quality: pd.DataFrame) -> pd.DataFrame:
 
 def _costs(benchmark: Benchmark) -> dict[str, Cost]:
     """Over the runs that were compared."""
-    training, generator = benchmark.of_cells("seconds_nnunet"), benchmark.of_cells("seconds_generator")
+    training, generator = benchmark.of_runs("seconds_nnunet"), benchmark.of_runs("seconds_generator")
     costs = {}
     for index, arm in enumerate(benchmark.arms):
         drawn = generator[index] if index in benchmark.synthetic else np.nan_to_num(generator[index])

@@ -1,4 +1,4 @@
-"""How much work goes into a cell: nnU-Net's own amount, or so little that a machine without a GPU does dozens."""
+"""How much computing goes into a run: nnU-Net's own amount, or so little that a machine without a GPU does dozens."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from nnunet_synth.benchmark.options import BenchmarkOptions
 from stylegan2_cond.errors import UserError
 
 BLOCK = "benchmark"  # of a configuration in a plans file
 SUFFIX = "_benchmark"  # of the name of a trainer that reads the block
 
 
-class Length(BaseModel):
+class TrainingLength(BaseModel):
     """The `benchmark` block of a configuration; what is None is left to the trainer.
 
     Attributes:
-        epochs: of a training.
-        iterations: of an epoch.
-        validation_iterations: of an epoch, for nnU-Net's running Dice, which decides nothing here.
+        epochs: number of epochs.
+        iterations: iterations per epoch.
+        validation_iterations: iterations per epoch for nnU-Net's running Dice, which decides nothing here.
         mirroring: whether the test cases are predicted with all mirrorings, as nnU-Net does.
-        adamw: initial learning rate of AdamW, which takes the place of SGD with momentum 0.99 where trainings are
-            short; it decays as nnU-Net's does.
+        adamw: initial learning rate of AdamW, which replaces SGD with momentum 0.99 where trainings are short; it
+            decays as nnU-Net's does.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,80 +36,80 @@ class Length(BaseModel):
 
 NNUNET_EPOCHS, NNUNET_ITERATIONS = 1000, 250  # nnUNetTrainer's own
 # Hippocampus 2d, 8 cases, after 800 steps: Dice 0.70 with SGD at 0.05, 0.77 with AdamW at 0.003, 0.72 at 0.012.
-QUICK_LENGTH = Length(epochs=20, iterations=50, validation_iterations=1, mirroring=False, adamw=3e-3)
+QUICK_LENGTH = TrainingLength(epochs=20, iterations=50, validation_iterations=1, mirroring=False, adamw=3e-3)
 QUICK_KIMG = 8.0
 QUICK_SAMPLES, FULL_SAMPLES = 500, 5000
-FIRST_FEATURES, MOST_FEATURES = 8, 64
-VOXELS = 8 * 56 * 40  # of a batch, about
-LARGEST_BATCH, SMALLEST_BATCH = 8, 2
+FIRST_FEATURES, MAX_FEATURES = 8, 64
+VOXELS_PER_BATCH = 8 * 56 * 40
+MIN_BATCH, MAX_BATCH = 2, 8
 
 
-class Effort(BaseModel):
-    """The amount of work, which is the same for all arms.
+class Budget(BaseModel):
+    """The amount of computing, which is the same for all arms.
 
     Attributes:
         quick: nnU-Net is narrower than planned.
-        length: of nnU-Net's training.
-        kimg: thousands of images that a generator sees; None is what its plan derives.
-        samples: of a bank.
-        judged: samples that a generator is judged by; None is what `stylegan2-cond evaluate` takes.
+        length: length of nnU-Net's training.
+        kimg: thousands of images that a generator is trained on; None for the default of its plan.
+        bank_samples: size of a bank.
+        evaluation_samples: samples that a generator is evaluated by; None for the default of `stylegan2-cond evaluate`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     quick: bool = False
-    length: Length = Length()
+    length: TrainingLength = TrainingLength()
     kimg: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    samples: int = Field(default=FULL_SAMPLES, ge=1)
-    judged: int | None = Field(default=None, ge=20)
+    bank_samples: int = Field(default=FULL_SAMPLES, ge=1)
+    evaluation_samples: int | None = Field(default=None, ge=20)
 
     @property
     def epochs(self) -> int:
+        """Number of epochs of nnU-Net's training."""
         return self.length.epochs or NNUNET_EPOCHS
 
     @property
     def iterations(self) -> int:
-        """Of an epoch."""
-        return self.length.iterations or NNUNET_ITERATIONS
+        """Iterations of nnU-Net's training, all epochs together."""
+        return self.epochs * (self.length.iterations or NNUNET_ITERATIONS)
 
 
-def choose_effort(
-    *, quick: bool, epochs: int | None = None, iterations: int | None = None, kimg: float | None = None
-) -> Effort:
-    """The quick or the full amount, with what was asked for in its place.
+def choose_budget(options: BenchmarkOptions) -> Budget:
+    """The quick or the full budget, with the user's own numbers.
 
     Raises:
         UserError: an endless training.
     """
-    if kimg is not None and not math.isfinite(kimg):
-        raise UserError(f"--kimg {kimg} is not a number of images. Type for example --kimg {QUICK_KIMG:g}")
-    length = QUICK_LENGTH if quick else Length()
-    asked = {key: value for key, value in {"epochs": epochs, "iterations": iterations}.items() if value is not None}
-    return Effort(
-        quick=quick,
-        length=length.model_copy(update=asked),
-        kimg=kimg or (QUICK_KIMG if quick else None),
-        samples=QUICK_SAMPLES if quick else FULL_SAMPLES,
-        judged=QUICK_SAMPLES if quick else None,
+    if options.kimg is not None and not math.isfinite(options.kimg):
+        raise UserError(f"--kimg {options.kimg} is not a number of images. Type for example --kimg {QUICK_KIMG:g}")
+    length = QUICK_LENGTH if options.quick else TrainingLength()
+    own = {key: getattr(options, key) for key in ("epochs", "iterations") if getattr(options, key) is not None}
+    return Budget(
+        quick=options.quick,
+        length=length.model_copy(update=own),
+        kimg=options.kimg or (QUICK_KIMG if options.quick else None),
+        bank_samples=QUICK_SAMPLES if options.quick else FULL_SAMPLES,
+        evaluation_samples=QUICK_SAMPLES if options.quick else None,
     )
 
 
-def with_effort(plans: Mapping, configuration: str, effort: Effort) -> dict:
-    """A copy of plans whose configuration has the effort's length, and if quick a narrow network and small batches."""
+def apply_budget(plans: Mapping, configuration: str, budget: Budget) -> dict:
+    """A copy of nnU-Net's plans with the budget's length, and if quick a narrow network and small batches."""
     changed = {**plans["configurations"][configuration]}
-    changed[BLOCK] = effort.length.model_dump(exclude_none=True)
-    if effort.quick:
+    changed[BLOCK] = budget.length.model_dump(exclude_none=True)
+    if budget.quick:
         arguments = {**changed["architecture"]["arch_kwargs"]}
-        arguments["features_per_stage"] = narrow(arguments["features_per_stage"])
+        arguments["features_per_stage"] = [
+            min(features, FIRST_FEATURES * 2**stage, MAX_FEATURES)
+            for stage, features in enumerate(arguments["features_per_stage"])
+        ]
         changed["architecture"] = {**changed["architecture"], "arch_kwargs": arguments}
-        changed["batch_size"] = small_batch(changed["batch_size"], changed["patch_size"])
+        fitting = round(VOXELS_PER_BATCH / math.prod(changed["patch_size"]))
+        changed["batch_size"] = min(changed["batch_size"], max(MIN_BATCH, min(MAX_BATCH, fitting)))
     return {**plans, "configurations": {**plans["configurations"], configuration: changed}}
 
 
-def narrow(features: list[int]) -> list[int]:
-    """8, doubling to 64; never more than there were."""
-    return [min(old, FIRST_FEATURES * 2**stage, MOST_FEATURES) for stage, old in enumerate(features)]
-
-
-def small_batch(batch: int, patch: list[int]) -> int:
-    """About as many voxels as 8 slices of 56 × 40, between 2 and 8 patches, and never more than there were."""
-    return min(batch, max(SMALLEST_BATCH, min(LARGEST_BATCH, round(VOXELS / math.prod(patch)))))
+def network_size(plans: Mapping, configuration: str, budget: Budget) -> dict[str, int | tuple[int, ...]]:
+    """Features per stage and batch size of nnU-Net under a budget."""
+    changed = apply_budget(plans, configuration, budget)["configurations"][configuration]
+    features = changed["architecture"]["arch_kwargs"]["features_per_stage"]
+    return {"features": tuple(features), "batch_size": changed["batch_size"]}

@@ -1,4 +1,4 @@
-"""What the tasks left behind, as the two tables that the report is made from: `scores.csv` and `cells.csv`."""
+"""Collects what the tasks wrote into the two tables that the report is made from: `scores.csv` and `runs.csv`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, banks_folder
 from nnunet_synth.benchmark.analysis import QUALITY
 from nnunet_synth.benchmark.arms import Arm
 from nnunet_synth.benchmark.design import Design
-from nnunet_synth.benchmark.results import CELL_COLUMNS, CELLS_FILE, SCORE_COLUMNS, SCORES_FILE
+from nnunet_synth.benchmark.results import RUN_COLUMNS, RUNS_FILE, SCORE_COLUMNS, SCORES_FILE
 from nnunet_synth.benchmark.scoring import read_scores, write_rows
 from nnunet_synth.benchmark.task_runner import TaskRecord, read_record, scores_path
-from nnunet_synth.benchmark.tasks import generator_folder, tasks_of
+from nnunet_synth.benchmark.tasks import Task, arm_of, make_tasks
+from nnunet_synth.benchmark.workspace import generator_folder
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
 from stylegan2_cond.metrics.evaluate import EVALUATION_FILE
@@ -24,74 +25,64 @@ from stylegan2_cond.snapshot import CARD_FILE, Card, find_best
 _Kind = TypeVar("_Kind", bound=Document)
 
 
-def gather(folder: Path, design: Design, records: Mapping[str, TaskRecord] | None = None) -> None:
-    """Write both tables anew from what the tasks left.
+def write_tables(folder: Path, design: Design, records: Mapping[str, TaskRecord] | None = None) -> None:
+    """Write both tables.
 
     Args:
-        folder: of the benchmark.
-        design: of the benchmark.
-        records: of the tasks; read from the folder, when None.
+        folder: folder of the benchmark.
+        records: outcomes of the tasks; read from the folder if None.
     """
-    tasks = tasks_of(design)
+    tasks = make_tasks(design)
     records = {**records} if records else {name: read_record(folder, name) for name in tasks}
-    scores, cells = [], []
+    scores, runs = [], []
     for name, task in tasks.items():
-        if task.kind != "cell":
+        if task.kind != "run":
             continue
-        key = {"arm": task.what, "size": task.size, "repeat": task.repeat}
-        records[name], rows = _scored(folder, design, name, records[name])
-        scores += [key | row for row in rows]
-        arm = next(arm for arm in design.arms if arm.name == task.what)
-        cells.append(key | _cell(folder, design, arm, records, name, (task.size, task.repeat)))
+        key = {"arm": task.target, "size": task.size, "training_set": task.training_set}
+        if records[name].state == "done":
+            try:
+                scores += [key | row for row in read_scores(scores_path(folder, name), design.test_cases)]
+            except UserError as error:
+                _warn(f"{error} {name} is left out; the same command repeats it.")
+                records[name] = records[name].model_copy(update={"state": "missing", "error": str(error)})
+        runs.append(key | _run_row(folder, design, task, records))
     write_rows(folder / SCORES_FILE, SCORE_COLUMNS, scores)
-    write_rows(folder / CELLS_FILE, CELL_COLUMNS, cells)
+    write_rows(folder / RUNS_FILE, RUN_COLUMNS, runs)
 
 
-def _scored(folder: Path, design: Design, name: str, record: TaskRecord) -> tuple[TaskRecord, list[dict]]:
-    """A cell's record and scores; a cell whose scores are damaged is left out, with a warning."""
-    if record.state != "done":
-        return record, []
-    try:
-        return record, read_scores(scores_path(folder, name), design.test_cases)
-    except UserError as error:
-        _warn(f"{error} {name} is left out; the same command does it again.")
-        return record.model_copy(update={"state": "missing", "error": str(error)}), []
-
-
-def _cell(
-    folder: Path, design: Design, arm: Arm, records: Mapping[str, TaskRecord], name: str, which: tuple[int, int]
-) -> dict:
-    """The row of one cell. A generator's time stands in the rows of all arms that use it, though it was spent once."""
-    record, fold = records[name], design.fold(*which)
+def _run_row(folder: Path, design: Design, task: Task, records: Mapping[str, TaskRecord]) -> dict:
+    """A generator's time is in the rows of all arms that use it, though it was spent once."""
+    record, arm, fold = records[task.name], arm_of(task, design), design.fold(task.size, task.training_set)
     row = {
-        "training_cases": " ".join(design.folds[fold].cases),
-        "iterations": design.iterations,
+        "training_cases": " ".join(design.training_sets[fold].cases),
+        "iterations": design.budget.iterations,
         "seconds_nnunet": f"{record.seconds:.1f}" if record.seconds else "",
         "state": "missing" if record.state == "running" else record.state,
         "error": record.error,
     }
     if not arm.variant:
         return row
-    used = [f"generator_{variant}_{which[0]}_{which[1]}" for variant in arm.generators]
-    used.append(f"bank_{arm.bank}_{which[0]}_{which[1]}")
-    if all(records[task].state == "done" for task in used):
-        row["seconds_generator"] = f"{sum(records[task].seconds for task in used):.1f}"
+    used = [f"generator_{variant}" for variant in arm.generators] + [f"bank_{arm.bank}"]
+    used = [records[f"{name}_{task.size}_{task.training_set}"] for name in used]
+    if all(one.state == "done" for one in used):
+        row["seconds_generator"] = f"{sum(one.seconds for one in used):.1f}"
     return row | _quality(folder, design, arm, fold)
 
 
 def _quality(folder: Path, design: Design, arm: Arm, fold: int) -> dict:
-    """What was trained and drawn, and how good; of an ensemble, its first generator."""
-    bank = folder / "nnUNet_preprocessed" / design.dataset
+    """Size of the bank, and quality of the generator; of an ensemble, of its first one."""
     found: dict[str, object] = {}
-    for path in bank.glob(f"*_synth/fold_{fold}/{arm.bank}/{RECORD_FILE}"):
-        if record := _read(BankRecord, path):
+    pattern = banks_folder(Path(), "*", fold) / arm.bank / RECORD_FILE
+    for path in (folder / "nnUNet_preprocessed" / design.dataset).glob(str(pattern)):
+        if record := _load(BankRecord, path):
             found["bank_samples"] = record.samples
-    best = find_best(generator_folder(folder, design, arm.variant.split("+")[0], fold))
-    if best is not None and (card := _read(Card, best / CARD_FILE)):
+    best = find_best(generator_folder(folder, design, arm.generators[0], fold))
+    if best is not None and (card := _load(Card, best / CARD_FILE)):
         found["generator_images"] = card.images_seen
-    if best is not None and (judged := _read(Evaluation, best / EVALUATION_FILE)):
-        found |= {name: _text(judged.drawn[name].value) for name in QUALITY if name in judged.drawn}
-        found["kid_error"] = _text(judged.drawn["kid"].standard_error) if "kid" in judged.drawn else ""
+    if best is not None and (evaluation := _load(Evaluation, best / EVALUATION_FILE)):
+        measured = {name: evaluation.drawn[name] for name in QUALITY if name in evaluation.drawn}
+        found |= {name: _text(one.value) for name, one in measured.items()}
+        found["kid_error"] = _text(measured["kid"].standard_error) if "kid" in measured else ""
     return found
 
 
@@ -99,8 +90,8 @@ def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _read(kind: type[_Kind], path: Path) -> _Kind | None:
-    """A record that a generator or a bank left; None where there is none, or, with a warning, where it is damaged."""
+def _load(kind: type[_Kind], path: Path) -> _Kind | None:
+    """A document; None if there is none, or, with a warning, if it is damaged."""
     try:
         return kind.load(path) if path.exists() else None
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What a benchmark left behind, `design.json`, `cells.csv` and `scores.csv`, as checked arrays."""
+"""What a benchmark left behind, `design.json`, `runs.csv` and `scores.csv`, as checked arrays."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from nnunet_synth.benchmark.design import DESIGN_FILE, Design
 from nnunet_synth.benchmark.statistics import mean
 from stylegan2_cond.errors import UserError
 
-CELLS_FILE, SCORES_FILE = "cells.csv", "scores.csv"
-KEY = ("arm", "size", "repeat")
+RUNS_FILE, SCORES_FILE = "runs.csv", "scores.csv"
+KEY = ("arm", "size", "training_set")
 METRICS = ("dice", "hd95")
 SCORE_COLUMNS = (*KEY, "case", "label", *METRICS)
-CELL_NUMBERS = (
+RUN_NUMBERS = (
     "iterations",
     "seconds_nnunet",
     "seconds_generator",
@@ -30,7 +30,7 @@ CELL_NUMBERS = (
     "coverage",
     "copies",
 )
-CELL_COLUMNS = (*KEY, "training_cases", *CELL_NUMBERS, "state", "error")
+RUN_COLUMNS = (*KEY, "training_cases", *RUN_NUMBERS, "state", "error")
 _LIMITS = {"dice": (0, 1), "hd95": (0, np.inf)}
 AGAIN = "nnunet-again"  # the arm that is nnU-Net alone a second time, with other seeds
 REMEDY = "Run the benchmark's command again; it writes the file anew, and nothing that is done is done again."
@@ -38,20 +38,20 @@ REMEDY = "Run the benchmark's command again; it writes the file anew, and nothin
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark's design, cells and scores.
+    """A benchmark's design, runs and scores.
 
     Attributes:
         folder: where they lie.
         design: `design.json`.
-        scores: by metric, `[arms, sizes, repeats, cases, labels]`, in the order of the design; Dice from 0 to 1, HD95
-            in the design's unit; NaN where undefined, or where the cell is not done.
-        cells: one row per cell of the design, also those that `cells.csv` does not name; numbers are NaN where empty.
+        scores: by metric, `[arms, sizes, sets, cases, labels]`, in the order of the design; Dice from 0 to 1, HD95
+            in the design's unit; NaN where undefined, or where the run is not done.
+        runs: one row per run of the design, also those that `runs.csv` does not name; numbers are NaN where empty.
     """
 
     folder: Path
     design: Design
     scores: Mapping[str, np.ndarray]
-    cells: pd.DataFrame
+    runs: pd.DataFrame
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -64,9 +64,9 @@ class Benchmark:
         return tuple(map(str, self.design.sizes))
 
     @property
-    def repeats(self) -> tuple[str, ...]:
+    def training_sets(self) -> tuple[str, ...]:
         """Numbers of the training sets of each size, as the tables write them."""
-        return tuple(map(str, range(self.design.repeats)))
+        return tuple(map(str, range(self.design.sets_per_size)))
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -80,8 +80,8 @@ class Benchmark:
 
     @cached_property
     def done(self) -> np.ndarray:
-        """`[arms, sizes, repeats]`: whether the cell is done."""
-        return self.of_cells("state") == "done"
+        """`[arms, sizes, sets]`: whether the run is done."""
+        return self.of_runs("state") == "done"
 
     @property
     def baseline(self) -> int:
@@ -103,9 +103,9 @@ class Benchmark:
         """Indices of the treatments that have a generator."""
         return tuple(index for index in self.treatments if self.arms[index].variant)
 
-    def of_cells(self, column: str) -> np.ndarray:
-        """A column of the cells as `[arms, sizes, repeats]`."""
-        return self.cells[column].to_numpy().reshape(len(self.arms), len(self.sizes), len(self.repeats))
+    def of_runs(self, column: str) -> np.ndarray:
+        """A column of the runs as `[arms, sizes, sets]`."""
+        return self.runs[column].to_numpy().reshape(len(self.arms), len(self.sizes), len(self.training_sets))
 
     @cached_property
     def subjects(self) -> np.ndarray:
@@ -126,24 +126,24 @@ def read_benchmark(folder: Path) -> Benchmark:
 
     Raises:
         UserError: a file is missing, can't be read or is of another release, lacks a column, holds something else than
-            a number, names what the design does not have or a row twice; no cell of nnU-Net alone is done.
+            a number, names what the design does not have or a row twice; no run of nnU-Net alone is done.
     """
     folder = Path(folder)
     design = Design.load(folder / DESIGN_FILE)
     levels = {
         "arm": [arm.name for arm in design.arms],
         "size": [str(size) for size in design.sizes],
-        "repeat": [str(number) for number in range(design.repeats)],
+        "training_set": [str(number) for number in range(design.sets_per_size)],
         "case": [*design.test_cases],
         "label": [*design.labels],
     }
-    cells = _read_table(folder / CELLS_FILE, CELL_COLUMNS, CELL_NUMBERS, {key: levels[key] for key in KEY})
+    runs = _read_table(folder / RUNS_FILE, RUN_COLUMNS, RUN_NUMBERS, {key: levels[key] for key in KEY})
     scores = _read_table(folder / SCORES_FILE, SCORE_COLUMNS, METRICS, levels)
-    cells = _every_cell(cells, scores, levels)
-    benchmark = Benchmark(folder, design, _arrays(scores, cells, levels), cells)
+    runs = _every_run(runs, scores, levels)
+    benchmark = Benchmark(folder, design, _arrays(scores, runs, levels), runs)
     if not benchmark.done[benchmark.baseline].any():
         raise UserError(
-            f"{folder}: no cell of nnU-Net alone ({design.baseline.name}) is done, so there is nothing to compare "
+            f"{folder}: no run of nnU-Net alone ({design.baseline.name}) is done, so there is nothing to compare "
             f"with. Run the benchmark's command again; it does what is missing."
         )
     if np.isnan(benchmark.scores["dice"]).all():
@@ -189,21 +189,21 @@ def _refuse_value(path: Path, table: pd.DataFrame, column: str, wrong: pd.Series
         )
 
 
-def _every_cell(cells: pd.DataFrame, scores: pd.DataFrame, levels: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """A row for each cell of the design; `done` only where there are scores."""
+def _every_run(runs: pd.DataFrame, scores: pd.DataFrame, levels: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """A row for each run of the design; `done` only where there are scores."""
     index = pd.MultiIndex.from_product([levels[key] for key in KEY], names=KEY)
-    cells = cells.set_index(list(KEY)).reindex(index)
-    cells["state"] = cells["state"].fillna("missing")
-    cells["error"] = cells["error"].fillna("")
-    silent = (cells["state"] == "done") & ~index.isin(pd.MultiIndex.from_frame(scores[list(KEY)]))
-    cells.loc[silent, ["state", "error"]] = ["missing", f"done, but {SCORES_FILE} has no row of it"]
-    return cells.reset_index()
+    runs = runs.set_index(list(KEY)).reindex(index)
+    runs["state"] = runs["state"].fillna("missing")
+    runs["error"] = runs["error"].fillna("")
+    silent = (runs["state"] == "done") & ~index.isin(pd.MultiIndex.from_frame(scores[list(KEY)]))
+    runs.loc[silent, ["state", "error"]] = ["missing", f"done, but {SCORES_FILE} has no row of it"]
+    return runs.reset_index()
 
 
-def _arrays(scores: pd.DataFrame, cells: pd.DataFrame, levels: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+def _arrays(scores: pd.DataFrame, runs: pd.DataFrame, levels: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
     shape = tuple(map(len, levels.values()))
     places = tuple(pd.Index(level).get_indexer(scores[column]) for column, level in levels.items())
-    done = (cells["state"] == "done").to_numpy().reshape(shape[: len(KEY)])
+    done = (runs["state"] == "done").to_numpy().reshape(shape[: len(KEY)])
     arrays = {}
     for metric in METRICS:
         arrays[metric] = np.full(shape, np.nan)

@@ -1,4 +1,4 @@
-"""Running what is left of a benchmark, a few jobs at a time, through submitit: on this machine or a SLURM cluster."""
+"""Runs what is left of a benchmark in parallel jobs, through submitit: on this machine or on a SLURM cluster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,30 +16,29 @@ import submitit
 from filelock import FileLock, Timeout
 
 from nnunet_synth.benchmark.design import Design
-from nnunet_synth.benchmark.estimate import Estimate, estimate, seconds_by_epochs
+from nnunet_synth.benchmark.progress import Estimate, ProgressTable, estimate, seconds_by_epochs
 from nnunet_synth.benchmark.scoring import read_scores
 from nnunet_synth.benchmark.task_runner import Job, TaskRecord, log_path, read_record, record_path, scores_path
-from nnunet_synth.benchmark.tasks import Task, tasks_of
-from nnunet_synth.benchmark.view import View
+from nnunet_synth.benchmark.tasks import Task, make_tasks
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.io import explained_write, write_atomically
 
 LOCK_FILE, HOLDER_FILE = ".lock", ".running.json"
 POLL_SECONDS = 0.5
 STOP_SECONDS = 20  # that cancelled jobs have to end
-LONGEST_HOURS = {False: 24 * 14, True: 24}  # of a job here, and on a cluster, where it goes on after that
+LOCAL_HOURS, SLURM_HOURS = 24 * 14, 24  # time limit of a job; on a cluster, it continues in another one
 
 
 @dataclass(frozen=True)
-class Where:
+class Resources:
     """Where jobs run.
 
     Attributes:
-        jobs: at a time.
-        threads: of each job.
-        device: as nnU-Net calls it: `cpu`, `cuda` or `mps`.
-        slurm: options of sbatch, as `{"partition": "gpu"}`; None for this machine.
-        gpus: of this machine, which jobs take in turn; on a cluster, one or none for each job.
+        jobs: number of parallel jobs.
+        threads: number of threads of each job.
+        device: `cpu`, `cuda` or `mps`.
+        slurm: sbatch options, as `{"partition": "gpu"}`; None for this machine.
+        gpus: GPUs of this machine, which jobs take in turn; on a cluster, empty for jobs without a GPU.
     """
 
     jobs: int
@@ -50,46 +49,50 @@ class Where:
 
 
 @dataclass
-class Run:
-    """The state of all tasks, and the jobs that are running.
+class Scheduler:
+    """The state of all tasks, and the running jobs.
 
     Attributes:
         tasks: by name, each after those that it needs.
         records: by name.
-        jobs: that were submitted and have not ended, with the GPU that they took.
+        waiting: names of the tasks that are not done, not running and not hopeless.
+        jobs: by name, running jobs with their GPU.
     """
 
     folder: Path
     design: Design
-    where: Where
-    view: View
+    resources: Resources
+    table: ProgressTable
     tasks: dict[str, Task] = field(init=False)
     records: dict[str, TaskRecord] = field(init=False)
+    waiting: list[str] = field(init=False)
     jobs: dict[str, tuple[submitit.Job, int | None]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.tasks = tasks_of(self.design)
+        self.tasks = make_tasks(self.design)
         self.records = {name: read_record(self.folder, name) for name in self.tasks}
-        self._doubt_damaged_scores()
+        for name, task in self.tasks.items():
+            if task.kind == "run" and self.records[name].state == "done":
+                self._check_scores(name)
         self.waiting = [name for name, record in self.records.items() if record.state != "done"]
         for name in self.waiting:  # what failed before is tried again
-            self.records[name] = self.records[name].model_copy(update={"state": "missing", "error": ""})
-        self.executor = _executor(self.folder, self.where)
+            self._set(name, state="missing", error="")
+        self.executor = make_executor(self.folder, self.resources)
 
-    def _doubt_damaged_scores(self) -> None:
-        """A cell whose scores can't be read is not done; nnU-Net then predicts again, and need not train again."""
-        for name, task in self.tasks.items():
-            if task.kind != "cell" or self.records[name].state != "done":
-                continue
-            try:
-                read_scores(scores_path(self.folder, name), self.design.test_cases)
-            except UserError as error:
-                self.view.say(f"{error} {task} is done again.")
-                self.records[name] = self.records[name].model_copy(update={"state": "missing"})
-                self.records[name].save(record_path(self.folder, name))
+    def _set(self, name: str, **changes: object) -> None:
+        self.records[name] = self.records[name].model_copy(update=changes)
+
+    def _check_scores(self, name: str) -> None:
+        """A run with damaged scores is not done; nnU-Net then predicts again, and need not train again."""
+        try:
+            read_scores(scores_path(self.folder, name), self.design.test_cases)
+        except UserError as error:
+            self.table.print(f"{error} {self.tasks[name]} is repeated.")
+            self._set(name, state="missing")
+            self.records[name].save(record_path(self.folder, name))
 
     def finish(self) -> None:
-        """Do everything that is left; a first cell alone, by which the rest is estimated.
+        """Do everything that is left; one run first, by which the rest is estimated.
 
         Raises:
             Stopped: after Ctrl-C or a termination, with all jobs ended.
@@ -97,138 +100,133 @@ class Run:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs would ignore it
         try:
-            if self._measured_cells() == 0:
-                self._loop([name for name in self.waiting if self.tasks[name].kind == "cell"][:1], foretell=True)
-            self.view.say(str(self.estimate()))
+            runs = [name for name, task in self.tasks.items() if task.kind == "run"]
+            if not any(self.records[name].state == "done" for name in runs):
+                self._loop([name for name in runs if name in self.waiting][:1], foretell=True)
+            self.table.print(str(self.estimate()))
             self._loop(self.waiting)
         except KeyboardInterrupt:
-            self.stop()
-            raise Stopped(
-                f"Stopped. The same command goes on in {self.folder}; nothing that is done is done again."
-            ) from None
+            self._stop()
+            raise Stopped(f"Stopped. The same command continues in {self.folder}, without repeating work.") from None
 
     def estimate(self) -> Estimate:
+        """What is left, and how long it takes."""
         left = [self.tasks[name] for name in (*self.jobs, *self.waiting)]
         measured = {self.tasks[name]: r.seconds for name, r in self.records.items() if r.state == "done"}
-        return estimate(left, measured, self.where.jobs)
+        return estimate(left, measured, self.resources.jobs)
 
-    def stop(self) -> None:
+    def _stop(self) -> None:
         """Cancel all jobs, and wait until they have ended."""
-        self.view.say("Stopping …")
+        self.table.print("Stopping …")
         for job, _ in self.jobs.values():
             job.cancel()
         until = time.monotonic() + STOP_SECONDS
         while any(not job.done() for job, _ in self.jobs.values()) and time.monotonic() < until:
             time.sleep(POLL_SECONDS)
 
-    def _measured_cells(self) -> int:
-        return sum(r.state == "done" and self.tasks[name].kind == "cell" for name, r in self.records.items())
+    def _loop(self, names: Sequence[str], *, foretell: bool = False) -> None:
+        """Submit tasks as soon as they can start, in order, and wait until all jobs have ended.
 
-    def _loop(self, wanted: list[str], *, foretell: bool = False) -> None:
-        """Submit what is ready of `wanted`, in order, and wait until nothing of it is left to do.
-
-        foretell: say by the first epochs how long all cells will take.
+        Args:
+            foretell: report after the first epochs how long all runs will take.
         """
-        wanted = list(wanted)
-        while wanted or self.jobs:
+        left = list(names)
+        while left or self.jobs:
             for name in list(self.jobs):
                 self._collect(name)
-            for name in self._ready(wanted):
-                wanted.remove(name)
+            for name in self._startable(left):
+                left.remove(name)
                 self.waiting.remove(name)
                 self._submit(name)
-            for name in [name for name in wanted if self._hopeless(name)]:
-                wanted.remove(name)
+            for name in [name for name in left if self._is_hopeless(name)]:
+                left.remove(name)
                 self.waiting.remove(name)
             foretell = foretell and not self._foretell()
-            self.view.show(self.tasks, self.records, self.estimate)
-            if wanted or self.jobs:
+            self.table.update(self.tasks, self.records, self.estimate)
+            if left or self.jobs:
                 time.sleep(POLL_SECONDS)
 
     def _foretell(self) -> bool:
-        """Say how long all cells take by the first epochs of the running one, if they are over."""
+        """Report how long all runs take by the first epochs of the running one, once they are over."""
         name = next(iter(self.jobs), None)
         log = log_path(self.folder, name) if name else None
         if log is None or not log.exists():
             return False
-        if (seconds := seconds_by_epochs(log.read_text(errors="replace"), self.design.epochs)) is None:
+        if (seconds := seconds_by_epochs(log.read_text(errors="replace"), self.design.budget.epochs)) is None:
             return False
-        cells = [task for task in self.tasks.values() if task.kind == "cell"]
-        told = estimate(cells, {self.tasks[name]: seconds}, self.where.jobs)
-        self.view.say(f"By the first epochs of one cell: {told}")
+        runs = [task for task in self.tasks.values() if task.kind == "run"]
+        all_runs = estimate(runs, {self.tasks[name]: seconds}, self.resources.jobs)
+        self.table.print(f"By the first epochs of one run: {all_runs}")
         return True
 
-    def _ready(self, wanted: list[str]) -> list[str]:
-        """The next tasks that there is room for, and whose needs are done."""
+    def _startable(self, names: Sequence[str]) -> list[str]:
+        """The next tasks that there is a free job for, and whose needs are done."""
         done = {name for name, record in self.records.items() if record.state == "done"}
-        ready = [name for name in wanted if done.issuperset(self.tasks[name].needs)]
-        return ready[: max(0, self.where.jobs - len(self.jobs))]
+        startable = [name for name in names if done.issuperset(self.tasks[name].needs)]
+        return startable[: max(0, self.resources.jobs - len(self.jobs))]
 
-    def _hopeless(self, name: str) -> bool:
-        """Whether a task needs one that failed, or one that needs one; its record says so."""
+    def _is_hopeless(self, name: str) -> bool:
+        """Whether a task needs one that failed or is hopeless itself; its record then says why."""
         for need in self.tasks[name].needs:
-            if self.records[need].state == "failed" or self._lost(need):
-                error = self.records[need].error
-                error = error if self._lost(need) else f"{self.tasks[need]} failed: {error}"
+            record = self.records[need]
+            hopeless = record.state == "missing" and bool(record.error) and need not in self.waiting
+            if hopeless or record.state == "failed":
+                error = record.error if hopeless else f"{self.tasks[need]} failed: {record.error}"
                 self.records[name] = TaskRecord(state="missing", error=error)
                 return True
         return False
 
-    def _lost(self, name: str) -> bool:
-        record = self.records[name]
-        return record.state == "missing" and bool(record.error) and name not in self.waiting
-
     def _submit(self, name: str) -> None:
         taken = {gpu for _, gpu in self.jobs.values()}
-        gpu = next(
-            (gpu for gpu in self.where.gpus if gpu not in taken), self.where.gpus[0] if self.where.gpus else None
-        )
-        if self.where.slurm is None and gpu is not None:
+        gpus = self.resources.gpus
+        gpu = next((gpu for gpu in gpus if gpu not in taken), gpus[0] if gpus else None)
+        if self.resources.slurm is None and gpu is not None:
             self.executor.update_parameters(visible_gpus=(gpu,))
         self.executor.update_parameters(name=name)
-        with _errors_to(self.folder / "jobs" / "controllers.log"):
-            own = os.getpid() if self.where.slurm is None else None
-            job = self.executor.submit(Job(own), self.folder, name, self.where.threads, self.where.device)
+        owner = os.getpid() if self.resources.slurm is None else None
+        with _stderr_to(self.folder / "jobs" / "controllers.log"):
+            job = self.executor.submit(Job(owner), self.folder, name, self.resources.threads, self.resources.device)
         self.jobs[name] = (job, gpu)
-        self.records[name] = self.records[name].model_copy(update={"state": "running", "error": ""})
-        self.view.tell(self.tasks[name], self.records[name])
+        self._set(name, state="running", error="")
+        self.table.report(self.tasks[name], self.records[name])
 
     def _collect(self, name: str) -> None:
-        """Take note of a job that has ended."""
+        """Read the outcome of a job that has ended."""
         job, _ = self.jobs[name]
         if not job.done():
             return
-        record = read_record(self.folder, name)
-        if record.state not in ("done", "failed"):
-            error = f"the job ended without a word; see {log_path(self.folder, name)} and {job.paths.stderr}"
-            record = record.model_copy(update={"state": "failed", "error": error})
         del self.jobs[name]
-        self.records[name] = record
-        self.view.tell(self.tasks[name], record)
+        self.records[name] = read_record(self.folder, name)
+        if self.records[name].state not in ("done", "failed"):
+            logs = f"{log_path(self.folder, name)} and {job.paths.stderr}"
+            self._set(name, state="failed", error=f"the job ended without writing a result; see {logs}")
+        self.table.report(self.tasks[name], self.records[name])
 
 
-def _executor(folder: Path, where: Where) -> submitit.AutoExecutor:
-    """
+def make_executor(folder: Path, resources: Resources) -> submitit.AutoExecutor:
+    """What submits jobs.
+
     Raises:
-        UserError: there is no SLURM here, or it has no such option.
+        UserError: SLURM is not installed, or has no such option.
     """
-    options = dict(where.slurm or {})
-    minutes = options.pop("time", LONGEST_HOURS[where.slurm is not None] * 60)
-    gpus = {"gpus_per_node": 1} if where.gpus else {}
+    local = resources.slurm is None
+    options = dict(resources.slurm or {})
+    minutes = options.pop("time", (LOCAL_HOURS if local else SLURM_HOURS) * 60)
+    gpus = {"gpus_per_node": 1} if resources.gpus else {}
     try:
-        executor = submitit.AutoExecutor(folder=folder / "jobs", cluster="local" if where.slurm is None else "slurm")
-        executor.update_parameters(timeout_min=int(minutes), cpus_per_task=where.threads, **gpus)
+        executor = submitit.AutoExecutor(folder=folder / "jobs", cluster="local" if local else "slurm")
+        executor.update_parameters(timeout_min=int(minutes), cpus_per_task=resources.threads, **gpus)
         executor.update_parameters(**{f"slurm_{key}": value for key, value in options.items()})
     except ValueError:
-        raise UserError(f"--slurm time={minutes}: type the limit of a job in minutes, e.g. --slurm time=600") from None
+        raise UserError(f"--slurm time={minutes}: the time limit is in minutes, e.g. --slurm time=600") from None
     except (RuntimeError, NameError, TypeError) as error:
         raise UserError(f"--slurm: {error} Without --slurm, jobs run on this machine.") from None
     return executor
 
 
 @contextlib.contextmanager
-def _errors_to(path: Path) -> Iterator[None]:
-    """Processes started meanwhile write their errors to a file; stopped, submitit's would show tracebacks."""
+def _stderr_to(path: Path) -> Iterator[None]:
+    """Processes started in this context write their errors to a file; on a stop, submitit's would show tracebacks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     before = os.dup(2)
     try:
@@ -241,11 +239,11 @@ def _errors_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder; one benchmark runs in it at a time.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder, in which one benchmark runs at a time.
 
     Raises:
-        UserError: another one does; which, and since when; or the folder can't be written to.
+        UserError: another one runs, which and since when; or the folder can't be written to.
     """
     holder, lock = folder / HOLDER_FILE, FileLock(folder / LOCK_FILE, timeout=0)
     try:
@@ -253,21 +251,21 @@ def alone(folder: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
     except Timeout:
-        raise UserError(f"Another benchmark runs in {folder}{_holder(holder)}. Wait for it, or stop it.") from None
+        raise UserError(f"Another benchmark runs in {folder}{_describe(holder)}. Wait for it, or stop it.") from None
     except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"-o {folder}: no folder can be made there ({error.strerror}). Choose another place.") from None
+        raise UserError(f"-o {folder}: the folder cannot be made ({error.strerror}). Choose another one.") from None
     try:
-        told = {"process": os.getpid(), "machine": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M")}
+        content = {"process": os.getpid(), "machine": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M")}
         with write_atomically(holder) as temporary:
-            temporary.write_text(json.dumps(told))
+            temporary.write_text(json.dumps(content))
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
 
 
-def _holder(path: Path) -> str:
+def _describe(holder: Path) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError):
-        told = json.loads(path.read_text())
-        return f": process {told['process']} on {told['machine']}, since {told['since']}"
+        content = json.loads(holder.read_text())
+        return f": process {content['process']} on {content['machine']}, since {content['since']}"
     return ""

@@ -1,4 +1,4 @@
-"""What a cell's predictions are worth, per test case and class: nnU-Net's own Dice, and the 95 % Hausdorff distance."""
+"""What a run's predictions are worth, per test case and class: nnU-Net's own Dice, and the 95 % Hausdorff distance."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Paired comparisons of an arm with nnU-Net alone, over test cases and over runs.
 
-A difference is an array `[sizes, repeats, cases]`: score of the arm minus that of nnU-Net alone, with the same training
+A difference is an array `[sizes, sets, cases]`: score of the arm minus that of nnU-Net alone, with the same training
 cases and the same test case; NaN where there is none. Two kinds of luck are in it: the test cases are a sample of those
 to come, and each run had its seed. All cases of a run share its luck, so a test over cases alone takes a lucky seed for
 an effect (Bouthillier et al. 2021, Accounting for Variance in Machine Learning Benchmarks, MLSys), and one over runs
@@ -51,13 +51,14 @@ class Comparison:
 
     Attributes:
         cases, runs: how many took part; runs are pairs of runs.
-        difference: mean over sizes, repeats and cases.
+        difference: mean over sizes, training sets and cases.
         p_cases: Wilcoxon's signed-rank test over cases.
-        p_runs: t test over runs; NaN with one repeat.
-        p_both: that, or where larger, the p of the t test with runs and cases both as samples; NaN with one repeat.
-        p_repeats: t test over repeats, all sizes of a repeat taken as one; NaN with one repeat.
+        p_runs: t test over runs; NaN with one training set.
+        p_both: the larger of that and the p of the t test with runs and cases both as samples; NaN with one training
+            set.
+        p_training_sets: t test over training sets, those of one number taken as one; NaN with one training set.
         low, high: interval of the difference, for other runs and other cases: what `p_both` does not refuse; NaN with
-            one repeat.
+            one training set.
         detectable: the smallest difference that such a design sees with a probability of `POWER`.
         rank_biserial: matched-pairs rank-biserial correlation over cases, -1 to 1.
         cohens_dz: mean over cases of the difference, by its standard deviation.
@@ -70,7 +71,7 @@ class Comparison:
     p_cases: float
     p_runs: float
     p_both: float
-    p_repeats: float
+    p_training_sets: float
     low: float
     high: float
     detectable: float
@@ -83,7 +84,7 @@ def compare(difference: np.ndarray, family: int = 1) -> Comparison:
     """Compare one arm with nnU-Net alone.
 
     Args:
-        difference: `[sizes, repeats, cases]`.
+        difference: `[sizes, sets, cases]`.
         family: how many arms are compared at once; `detectable` minds it as Bonferroni would.
     """
     difference = comparable(difference)
@@ -104,7 +105,7 @@ def compare(difference: np.ndarray, family: int = 1) -> Comparison:
         p_cases=p_cases,
         p_runs=runs.p(estimate),
         p_both=max(runs.p(estimate), crossed.p(estimate)) if crossed.freedom > 0 else np.nan,
-        p_repeats=mean_spread(mean(by_run, axis=0)).p(estimate),
+        p_training_sets=mean_spread(mean(by_run, axis=0)).p(estimate),
         low=estimate - both.half_width(),
         high=estimate + both.half_width(),
         detectable=float(reach * np.sqrt(both.variance)) if both.freedom > 0 else np.nan,
@@ -118,7 +119,7 @@ def compare_all(differences: Mapping[str, np.ndarray]) -> dict[str, Comparison]:
     """Compare several arms with nnU-Net alone, each kind of p-value Holm-corrected over them.
 
     Args:
-        differences: by arm, `[sizes, repeats, cases]`.
+        differences: by arm, `[sizes, sets, cases]`.
     """
     found = {name: compare(difference, len(differences)) for name, difference in differences.items()}
     adjusted = {kind: holm([getattr(one, kind) for one in found.values()]) for kind in P_VALUES}
@@ -129,18 +130,18 @@ def compare_all(differences: Mapping[str, np.ndarray]) -> dict[str, Comparison]:
 
 
 def comparable(difference: np.ndarray) -> np.ndarray:
-    """`[sizes, repeats, cases]` without sizes of fewer than two runs, where others have two: no luck is seen there."""
+    """`[sizes, sets, cases]` without sizes of fewer than two runs, where others have two: no luck is seen there."""
     runs = np.isfinite(difference).any(axis=2).sum(axis=1)
     return difference[runs >= min(2, runs.max(initial=0))]
 
 
 def case_means(difference: np.ndarray) -> np.ndarray:
-    """`[sizes, repeats, cases]` → `[cases]`: over repeats, then over sizes, so that each size counts alike."""
+    """`[sizes, sets, cases]` → `[cases]`: over training sets, then over sizes, so that each size counts alike."""
     return mean(mean(difference, axis=1), axis=0)
 
 
 def run_means(difference: np.ndarray) -> np.ndarray:
-    """`[sizes, repeats, cases]` → `[sizes, repeats]`: over cases."""
+    """`[sizes, sets, cases]` → `[sizes, sets]`: over cases."""
     return mean(difference, axis=2)
 
 
@@ -160,7 +161,7 @@ def signed_rank(values: np.ndarray) -> tuple[float, float]:
 
 
 def runs_spread(by_run: np.ndarray) -> Spread:
-    """Spread of the mean over sizes of the means over repeats, `[sizes, repeats]`.
+    """Spread of the mean over sizes of the means over training sets, `[sizes, sets]`.
 
     Sizes may differ in their runs' luck (Welch 1947, Biometrika 34:28; Satterthwaite 1946, Biometrics 2:110).
     """
@@ -247,8 +248,7 @@ class Noise:
     Attributes:
         variance: `[sizes]`, of the difference of two runs with the same training cases.
         freedom: `[sizes]`; 0 where it can't be told.
-        measured: by a second arm of nnU-Net alone; else from its repeats, whose training cases differ too, which makes
-            it an upper bound.
+        measured: by a second arm of nnU-Net alone; else an upper bound from its runs on different training sets.
     """
 
     variance: np.ndarray
@@ -267,7 +267,7 @@ def noise_of(baseline: np.ndarray, again: np.ndarray | None) -> Noise:
     """The yardstick: nnU-Net alone against itself.
 
     Args:
-        baseline: `[sizes, repeats, cases]` scores of nnU-Net alone.
+        baseline: `[sizes, sets, cases]` scores of nnU-Net alone.
         again: the same of a second arm of nnU-Net alone, where there is one.
     """
     if again is not None and np.isfinite(again - baseline).any():

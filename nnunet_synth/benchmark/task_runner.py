@@ -1,52 +1,48 @@
-"""One task, done in a process of its own, here or on a cluster: its commands, their log, and what became of them."""
+"""One task, done in a process of its own, here or on a cluster: its commands, their log, and their outcome."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from filelock import FileLock
 
 from nnunet_synth.bank.fill import IF_REFUSED
 from nnunet_synth.benchmark.design import DESIGN_FILE, Design
-from nnunet_synth.benchmark.tasks import Task, arm_of, commands, tasks_of
+from nnunet_synth.benchmark.tasks import Task, arm_of, commands, make_tasks
 from nnunet_synth.benchmark.workspace import model_folder, variables
+from nnunet_synth.launcher import run_logged
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
 
 State = Literal["missing", "running", "done", "failed"]
-ATTEMPTS_BEFORE_ANEW = 2  # failures after which even a finished training is not trusted
-# What the command of a bank advises instead are options that a benchmark does not have.
-REFUSED_HERE = (
+MAX_RESUMED_FAILURES = 2  # after which even a finished training is repeated from the start
+# A bank's own advice names options that a benchmark does not have.
+ADVICE_IF_REFUSED = (
     "Add an arm that leaves this filter open (--arm pair-unfiltered, or your own in a file for --arms), or start a "
     "benchmark with a longer training in another folder (--kimg, -o)."
 )
-BENCHMARK_SECONDS = 1.0  # between two looks at whether the benchmark is still there
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
-_NO_ERROR = re.compile(r"^\s|^$|Warning|warnings\.warn|^Traceback|^\$ |^During handling|^The above exception")
+_NOT_AN_ERROR = re.compile(r"^\s|^$|Warning|warnings\.warn|^Traceback|^\$ |^During handling|^The above exception")
 
 
 class TaskRecord(Document):
-    """`tasks/<name>.json`: what became of a task.
+    """`tasks/<name>.json`: the outcome of a task.
 
     Attributes:
-        state: `running` also where the process was killed.
-        started: when the last attempt was, in seconds since 1970.
-        seconds: wall time of all attempts but those that failed.
-        failures: in a row.
-        error: the last line that says what went wrong.
+        state: `running` also after the process was killed.
+        started: start of the last attempt, in seconds since 1970.
+        seconds: wall time of all attempts except failed ones.
+        failures: failures in a row.
+        error: the last line of the log that reads like an error.
     """
 
-    remedy = "Delete the file; the task is then done again, and its commands go on where they were."
+    remedy = "Delete the file; the task is then done again, and its commands continue where they were."
     state: State = "missing"
     started: float = 0.0
     seconds: float = 0.0
@@ -59,20 +55,22 @@ class TaskFailed(Exception):
 
 
 def record_path(folder: Path, name: str) -> Path:
+    """The record of a task."""
     return folder / "tasks" / f"{name}.json"
 
 
 def log_path(folder: Path, name: str) -> Path:
+    """The log of a task."""
     return folder / "tasks" / f"{name}.log"
 
 
 def scores_path(folder: Path, name: str) -> Path:
-    """Where the scores of a cell lie before they are gathered."""
+    """The scores of a run, from which `scores.csv` is collected."""
     return folder / "tasks" / f"{name}.csv"
 
 
 def read_record(folder: Path, name: str) -> TaskRecord:
-    """What became of a task. Where its file is damaged, a warning says so, and the task is done again."""
+    """The outcome of a task. If its file is damaged, a warning says so, and the task counts as not done."""
     path = record_path(folder, name)
     try:
         return TaskRecord.load(path) if path.exists() else TaskRecord()
@@ -86,7 +84,7 @@ class Job:
     """What is submitted: does a task. A cluster that stops it for lack of time submits it again, and it continues.
 
     Attributes:
-        benchmark: the process on this machine with which the job ends; None on a cluster, where jobs outlive it.
+        benchmark: process id on this machine with which the job ends; None on a cluster, where jobs outlive it.
     """
 
     benchmark: int | None = None
@@ -95,142 +93,103 @@ class Job:
         os.environ.update(variables(folder, threads))  # of this job's own process
         run_task(folder, name, threads, device, self.benchmark)
 
-    def checkpoint(self, *arguments: object):
+    def checkpoint(self, *arguments: object) -> object:
+        """What submitit calls when SLURM stops the job."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, *arguments)
 
 
 def run_task(folder: Path, name: str, threads: int, device: str, benchmark: int | None = None) -> None:
-    """Do a task that is not done, and write down what became of it.
+    """Do a task unless it is done, and record the outcome.
 
     Args:
-        folder: of the benchmark.
-        name: of the task.
-        threads: that its commands may use.
-        device: that they compute on.
-        benchmark: the process without which the task stops; None if it goes to its end anyway.
+        folder: folder of the benchmark.
+        name: name of the task.
+        threads: number of threads of its commands.
+        device: `cpu`, `cuda` or `mps`.
+        benchmark: process id without which the task stops; None to continue to its end.
     """
     design = Design.load(folder / DESIGN_FILE)
-    task = tasks_of(design)[name]
-    with FileLock(folder / "tasks" / f".{name}.lock"):  # a job that outlived the benchmark that started it is awaited
+    task = make_tasks(design)[name]
+    with FileLock(folder / "tasks" / f".{name}.lock"):  # waits for a job that outlived the benchmark that started it
         before = read_record(folder, name)
         if before.state == "done":
             return
-        before = _with_lost_time(before, log_path(folder, name))
-        began = time.time()
-        before = before.model_copy(update={"started": began})
+        log, began = log_path(folder, name), time.time()
+        seconds = before.seconds
+        if before.state == "running" and log.exists():  # a killed attempt lived as long as its log says
+            seconds += max(0.0, log.stat().st_mtime - before.started)
+        before = before.model_copy(update={"started": began, "seconds": seconds})
         before.model_copy(update={"state": "running"}).save(record_path(folder, name))
         try:
-            _clear_failed(before, task, design, folder)
-            _do(task, design, folder, threads, device, benchmark)
+            if before.failures:
+                _remove_failed_training(before.failures, task, design, folder)
+            _run_commands(task, design, folder, threads, device, benchmark)
+            if task.kind == "run":
+                score_run(task, design, folder)
         except Exception as error:
             failed = {"state": "failed", "failures": before.failures + 1, "error": str(error) or repr(error)}
             before.model_copy(update=failed).save(record_path(folder, name))
             return
-        except BaseException:  # stopped: what was done so far took its time all the same
-            spent = {"state": "missing", "seconds": before.seconds + time.time() - began}
+        except BaseException:  # a stop: the time so far counts
+            spent = {"state": "missing", "seconds": seconds + time.time() - began}
             before.model_copy(update=spent).save(record_path(folder, name))
             raise
-        done = TaskRecord(state="done", started=began, seconds=round(before.seconds + time.time() - began, 1))
+        done = TaskRecord(state="done", started=began, seconds=round(seconds + time.time() - began, 1))
         done.save(record_path(folder, name))
 
 
-def _with_lost_time(before: TaskRecord, log: Path) -> TaskRecord:
-    """An attempt that was killed could not write down its time; its log tells how long it lived."""
-    if before.state != "running" or not log.exists():
-        return before
-    return before.model_copy(update={"seconds": before.seconds + max(0.0, log.stat().st_mtime - before.started)})
+def _run_commands(task: Task, design: Design, folder: Path, threads: int, device: str, benchmark: int | None) -> None:
+    def stop_if_orphaned() -> None:
+        if benchmark is not None and _has_ended(benchmark):
+            raise SystemExit("the benchmark that started this job has ended")
+
+    log, environment = log_path(folder, task.name), variables(folder, threads)
+    for command in commands(task, design, folder, device):
+        start = log.stat().st_size if log.exists() else 0
+        if code := run_logged(command, log, environment, detached=True, each_second=stop_if_orphaned):
+            what, refused, _ = (last_error(log, start) or f"ended with code {code}").partition(IF_REFUSED)
+            raise TaskFailed(f"{command[0]}: {what}{ADVICE_IF_REFUSED if refused else ''}")
 
 
-def _do(task: Task, design: Design, folder: Path, threads: int, device: str, benchmark: int | None) -> None:
-    try:
-        with log_path(folder, task.name).open("ab") as log:
-            for command in commands(task, design, folder, device):
-                _run(command, os.environ | variables(folder, threads), log, benchmark)
-    except TaskFailed as error:
-        what, refused, _ = str(error).partition(IF_REFUSED)
-        raise TaskFailed(what + REFUSED_HERE if refused else what) from None
-    if task.kind == "cell":
-        _score(task, design, folder)
-
-
-def _score(task: Task, design: Design, folder: Path) -> None:
+def score_run(task: Task, design: Design, folder: Path) -> None:
+    """Score a run's predictions of the test cases, and remove the checkpoints that are not needed any more."""
     from nnunet_synth.benchmark.scoring import COLUMNS, score_predictions, write_rows
     from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 
-    model = model_folder(folder, design, arm_of(task, design)) / f"fold_{design.fold(task.size, task.repeat)}"
+    model = _fold_folder(task, design, folder)
     preprocessed = open_preprocessed(design.dataset, design.configuration, design.plans)
     rows = score_predictions(preprocessed, model / "validation", design.test_cases)
     write_rows(scores_path(folder, task.name), COLUMNS, rows)
-    for unused in ("checkpoint_best.pth", "checkpoint_latest.pth"):  # the last weights alone were tested
+    for unused in ("checkpoint_best.pth", "checkpoint_latest.pth"):  # only the final weights were tested
         (model / unused).unlink(missing_ok=True)
 
 
-def _clear_failed(before: TaskRecord, task: Task, design: Design, folder: Path) -> None:
-    """Remove what a failed training left; a stopped one goes on. nnU-Net's checkpoints may be cut off."""
-    if task.kind != "cell" or not before.failures:
-        return
-    model = model_folder(folder, design, arm_of(task, design)) / f"fold_{design.fold(task.size, task.repeat)}"
-    if before.failures >= ATTEMPTS_BEFORE_ANEW or not (model / "checkpoint_final.pth").exists():
-        shutil.rmtree(model, ignore_errors=True)
+def _remove_failed_training(failures: int, task: Task, design: Design, folder: Path) -> None:
+    """A stopped training continues, a failed one does not: nnU-Net's checkpoints may be truncated."""
+    if task.kind == "run":
+        model = _fold_folder(task, design, folder)
+        if failures >= MAX_RESUMED_FAILURES or not (model / "checkpoint_final.pth").exists():
+            shutil.rmtree(model, ignore_errors=True)
 
 
-def _run(command: list[str], environment: dict[str, str], log: BinaryIO, benchmark: int | None) -> None:
-    """Run one installed command to its end; a stop of this process kills it, as all commands go on after that."""
-    program = shutil.which(command[0], path=os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]]))
-    if program is None:
-        raise TaskFailed(f"{command[0]} is not installed beside {sys.executable}")
-    start = log.tell()
-    log.write(f"$ {' '.join(command)}\n".encode())
-    log.flush()
-    process = subprocess.Popen(
-        [program, *command[1:]],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-        preexec_fn=_die_with_parent,
-    )
-    try:
-        code = _wait(process, benchmark)
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
-    if code:
-        raise TaskFailed(f"{command[0]}: {last_error(Path(log.name), start) or f'ended with code {code}'}")
-
-
-def _wait(process: subprocess.Popen, benchmark: int | None) -> int:
-    """The exit code of a command; a job whose benchmark was killed ends, since nobody would stop it later."""
-    while True:
-        try:
-            return process.wait(None if benchmark is None else BENCHMARK_SECONDS)
-        except subprocess.TimeoutExpired:
-            if _has_ended(benchmark):
-                raise SystemExit("the benchmark that started this job has ended") from None
+def _fold_folder(task: Task, design: Design, folder: Path) -> Path:
+    fold = design.fold(task.size, task.training_set)
+    return model_folder(folder, design, arm_of(task, design)) / f"fold_{fold}"
 
 
 def _has_ended(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError):  # it is gone, or its number is another user's now
+    except (ProcessLookupError, PermissionError):  # ended, or its number is another user's now
         return True
     return False
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent is killed, which then could not do it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def last_error(log: Path, start: int = 0) -> str:
-    """The last line of a log, from a place on, that reads like an error, not like a warning, a bar or a traceback."""
+    """The last line of a log, from a byte on, that reads like an error, not like a warning, a bar or a traceback."""
     with log.open("rb") as file:
         file.seek(start)
         lines = re.split(r"[\r\n]+", file.read().decode(errors="replace"))
-    told = [line.strip() for line in lines if not _NO_ERROR.search(line)]
-    return told[-1] if told else ""
+    return next((line.strip() for line in reversed(lines) if not _NOT_AN_ERROR.search(line)), "")

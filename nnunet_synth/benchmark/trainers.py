@@ -12,7 +12,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunet_synth.benchmark.budget import BLOCK, SUFFIX, Length
+from nnunet_synth.benchmark.budget import BLOCK, SUFFIX, TrainingLength
 
 SAVES = 4  # checkpoints of a training, so that a stopped one goes on
 ADAMW_WEIGHT_DECAY = 1e-2  # AdamW's own (Loshchilov & Hutter 2019), since it is no gradient's
@@ -26,12 +26,12 @@ class FixedLength(nnUNetTrainer):
 
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.length = Length.model_validate(self.configuration_manager.configuration.get(BLOCK, {}))
+        self.length = TrainingLength.model_validate(self.configuration_manager.configuration.get(BLOCK, {}))
         self.num_epochs = self.length.epochs or self.num_epochs
         self.num_iterations_per_epoch = self.length.iterations or self.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = self.length.validation_iterations or self.num_val_iterations_per_epoch
         self.save_every = max(1, min(self.save_every, self.num_epochs // SAVES))
-        if threads := os.environ.get("OMP_NUM_THREADS"):  # nnU-Net takes all cores, however many cells run beside it
+        if threads := os.environ.get("OMP_NUM_THREADS"):  # nnU-Net takes all cores, however many runs run beside it
             torch.set_num_threads(int(threads))
 
     def configure_optimizers(self):

@@ -1,4 +1,4 @@
-"""A benchmark's own nnU-Net folders: the real cases by links, with folds and plans of its own."""
+"""A benchmark's own nnU-Net folders: links to the real cases, and folds and plans of its own."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import json
 import os
 from pathlib import Path
 
+from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
+
+from nnunet_synth.bank.format import banks_folder
 from nnunet_synth.benchmark.arms import Arm
-from nnunet_synth.benchmark.budget import SUFFIX, with_effort
+from nnunet_synth.benchmark.budget import SUFFIX, apply_budget
 from nnunet_synth.benchmark.design import Design
-from nnunet_synth.launcher import VARIABLE, ext_trainer_path
+from nnunet_synth.launcher import VARIABLE, ext_trainer_path, nnunet_folders
 from nnunet_synth.training.settings import BLOCK, make_settings
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import copy_atomically, explained_write, write_atomically
+from stylegan2_cond.planning import Variant, run_folder_in
 
-OWN_TRAINERS = Path(__file__).parent / "ext_trainer"
+BENCHMARK_TRAINERS = Path(__file__).parent / "ext_trainer"
 _COPIED = ("dataset.json", "dataset_fingerprint.json")
 
 
 def variables(folder: Path, threads: int) -> dict[str, str]:
-    """What nnU-Net's and our commands must find in their environment.
+    """Environment variables for nnU-Net's and our commands.
 
-    One thread has no time for workers beside it; then augmentation runs in the training's own process.
+    With one thread there are no workers, and augmentation runs in the training's own process.
     """
-    return {
-        "nnUNet_raw": str(folder / "nnUNet_raw"),
-        "nnUNet_preprocessed": str(folder / "nnUNet_preprocessed"),
-        "nnUNet_results": str(folder / "nnUNet_results"),
-        VARIABLE: os.pathsep.join([ext_trainer_path(os.environ.get(VARIABLE)), str(OWN_TRAINERS)]),
-        "PYTHONUNBUFFERED": "1",  # lest what a command printed before it failed stands behind its error
+    return nnunet_folders(folder) | {
+        VARIABLE: os.pathsep.join([ext_trainer_path(os.environ.get(VARIABLE)), str(BENCHMARK_TRAINERS)]),
+        "PYTHONUNBUFFERED": "1",  # so that log lines keep their order
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",
         "MPLBACKEND": "agg",
@@ -39,27 +40,34 @@ def variables(folder: Path, threads: int) -> dict[str, str]:
 
 
 def plans_name(design: Design, arm: Arm) -> str:
-    """Of the plans that an arm is trained by."""
+    """Name of the plans that an arm is trained by."""
     return f"{design.plans}_{arm.name}"
 
 
 def model_folder(folder: Path, design: Design, arm: Arm) -> Path:
-    """Where nnU-Net's models of an arm lie, one per fold."""
-    name = f"{arm.trainer_name}{SUFFIX}__{plans_name(design, arm)}__{design.configuration}"
+    """Folder of an arm's nnU-Net models, with one subfolder per fold."""
+    trainer = arm.trainer_name + SUFFIX
+    name = convert_trainer_plans_config_to_identifier(trainer, plans_name(design, arm), design.configuration)
     return folder / "nnUNet_results" / design.dataset / name
 
 
+def generator_folder(folder: Path, design: Design, variant: Variant, fold: int) -> Path:
+    """Run folder of a generator."""
+    results = folder / "nnUNet_results"
+    return run_folder_in(results, design.dataset, design.plans, design.configuration, fold, variant)
+
+
 def bank_folder(folder: Path, design: Design, preprocessed: Preprocessed, arm: Arm, fold: int) -> Path:
-    """Where the bank of an arm lies."""
-    banks = f"{preprocessed.configuration.data_identifier}_synth"
-    return folder / "nnUNet_preprocessed" / design.dataset / banks / f"fold_{fold}" / arm.bank
+    """Folder of an arm's bank."""
+    base = folder / "nnUNet_preprocessed" / design.dataset
+    return banks_folder(base, preprocessed.configuration.data_identifier, fold) / arm.bank
 
 
-def prepare_roots(folder: Path, design: Design, preprocessed: Preprocessed) -> None:
+def prepare_workspace(folder: Path, design: Design, preprocessed: Preprocessed) -> None:
     """Write what is missing or damaged: links to the cases, `splits_final.json`, the plans, and those of each arm.
 
     Raises:
-        UserError: the dataset lacks a file that nnU-Net leaves when it preprocesses, or the folder can't be written to.
+        UserError: the dataset lacks a file that nnU-Net's preprocessing leaves, or the folder can't be written to.
     """
     base = folder / "nnUNet_preprocessed" / design.dataset
     for path in (base, folder / "nnUNet_results" / design.dataset, folder / "nnUNet_raw"):
@@ -70,9 +78,10 @@ def prepare_roots(folder: Path, design: Design, preprocessed: Preprocessed) -> N
     for name in _COPIED:
         if not (preprocessed.base / name).is_file():
             raise UserError(f"{preprocessed.base / name} does not exist. Type: {preprocessed.preprocess_command}")
-        if not _holds(base / name, (preprocessed.base / name).read_bytes()):
+        if not _contains(base / name, (preprocessed.base / name).read_bytes()):
             copy_atomically(preprocessed.base / name, base / name)
-    _write_json(base / "splits_final.json", [{"train": [*f.cases], "val": [*design.test_cases]} for f in design.folds])
+    splits = [{"train": [*one.cases], "val": [*design.test_cases]} for one in design.training_sets]
+    _write_json(base / "splits_final.json", splits)
     plans = preprocessed.plans_manager.plans
     _write_json(base / f"{design.plans}.json", plans)
     for arm in design.arms:
@@ -80,8 +89,8 @@ def prepare_roots(folder: Path, design: Design, preprocessed: Preprocessed) -> N
 
 
 def plans_of(design: Design, arm: Arm, plans: dict) -> dict:
-    """nnU-Net's plans with the benchmark's effort, and for an arm with pairs the `synth` block."""
-    changed = with_effort(plans, design.configuration, design.effort) | {"plans_name": plans_name(design, arm)}
+    """nnU-Net's plans with the benchmark's budget, and for an arm with pairs the `synth` block."""
+    changed = apply_budget(plans, design.configuration, design.budget) | {"plans_name": plans_name(design, arm)}
     configuration = changed["configurations"][design.configuration]
     configuration.pop(BLOCK, None)
     if arm.variant:
@@ -103,10 +112,10 @@ def _link(real: Path, link: Path, preprocessed: Preprocessed) -> None:
 
 def _write_json(path: Path, content: object) -> None:
     text = json.dumps(content, indent=4)
-    if not _holds(path, text.encode()):
+    if not _contains(path, text.encode()):
         with write_atomically(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
-def _holds(path: Path, content: bytes) -> bool:
+def _contains(path: Path, content: bytes) -> bool:
     return path.is_file() and path.read_bytes() == content

@@ -26,11 +26,11 @@ from attack.victims import Victims, small_design, source_of
 from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, find_banks, verify_bank
 from nnunet_synth.bank.provenance import provenance
 from nnunet_synth.benchmark.analysis import analyse
-from nnunet_synth.benchmark.collect import gather
-from nnunet_synth.benchmark.design import settle
+from nnunet_synth.benchmark.collect import write_tables
+from nnunet_synth.benchmark.design import load_or_create
 from nnunet_synth.benchmark.results import read_benchmark
 from nnunet_synth.benchmark.scoring import score_predictions
-from nnunet_synth.benchmark.tasks import tasks_of
+from nnunet_synth.benchmark.tasks import make_tasks
 from nnunet_synth.export.model import export_model
 from nnunet_synth.export.model_card import describe_fold
 from nnunet_synth.training.leak_guard import refuse_leaks
@@ -400,9 +400,9 @@ def read_training_record(victims: Victims) -> None:
 
 def go_on(victims: Victims) -> None:
     """What the benchmark's command does before and after its jobs."""
-    design = settle(small_design(victims.open()), victims.benchmark)
-    tasks_of(design)
-    gather(victims.benchmark, design)
+    design = load_or_create(small_design(victims.open()), victims.benchmark)
+    make_tasks(design)
+    write_tables(victims.benchmark, design)
     analyse(read_benchmark(victims.benchmark))
 
 
@@ -462,7 +462,7 @@ COMMANDS: Mapping[str, tuple[Callable[[], None], list[str], tuple[str, ...]]] = 
     "nnunet-synth benchmark": (
         nnunet_synth.cli.main,
         ["benchmark", NAME, "2d", "--quick", "-o", "FOLDER/other", "--sizes", "4", "--test-cases", "5", "--dry-run"],
-        ("-p", "-o", "--sizes", "--repeats", "--test-cases", "--subjects", "--arm", "--arms", "--epochs",
+        ("-p", "-o", "--sizes", "--training-sets", "--test-cases", "--subjects", "--arm", "--arms", "--epochs",
          "--iterations", "--kimg", "--jobs", "--slurm", "--device", "--seed"),
     ),
     "nnunet-synth benchmark --report-only": (
@@ -543,10 +543,10 @@ ROWS: Mapping[str, Row] = {
     },
     "design.json -> go on": Row(file_damage(lambda v: v.benchmark / "design.json"), go_on),
     "design.json -> report": Row(file_damage(lambda v: v.benchmark / "design.json"), report, share=0.5),
-    "record of a cell -> go on": Row(file_damage(of_benchmark("cell_nnunet_4_0.json")), go_on, share=0.5),
-    "scores of a cell -> go on": Row(file_damage(of_benchmark("cell_nnunet_4_0.csv")), go_on, share=0.5),
+    "record of a run -> go on": Row(file_damage(of_benchmark("run_nnunet_4_0.json")), go_on, share=0.5),
+    "scores of a run -> go on": Row(file_damage(of_benchmark("run_nnunet_4_0.csv")), go_on, share=0.5),
     "scores.csv -> report": Row(file_damage(lambda v: v.benchmark / "scores.csv"), report),
-    "cells.csv -> report": Row(file_damage(lambda v: v.benchmark / "cells.csv"), report),
+    "runs.csv -> report": Row(file_damage(lambda v: v.benchmark / "runs.csv"), report),
     "evaluation.json -> go on": Row(file_damage(of_benchmark("evaluation.json")), go_on, share=0.5),
     "bank.json -> go on": Row(file_damage(of_benchmark("bank.json")), go_on, share=0.5),
     "card.json -> go on": Row(file_damage(of_benchmark("card.json")), go_on, share=0.5),

@@ -25,9 +25,9 @@ LEAVES_SECONDS = 60  # that orphans may take to end
 
 
 def benchmark(victims: Victims) -> Command:
-    """A quick one of two arms: two cells, a generator and a bank whose filters are open."""
+    """A quick one of two arms: two runs, a generator and a bank whose filters are open."""
     line = (
-        *("benchmark", NAME, "2d", "--quick", "-o", str(victims.benchmark), "--sizes", "4", "--repeats", "1"),
+        *("benchmark", NAME, "2d", "--quick", "-o", str(victims.benchmark), "--sizes", "4", "--training-sets", "1"),
         *("--test-cases", "5", "--arm", ARM, "--epochs", "2", "--iterations", "2", "--kimg", "0.048"),
         *("--jobs", "1", "--device", "cpu"),
     )
@@ -62,16 +62,16 @@ def kill_one(victims: Victims, command: Command, what: str) -> None:
 
 
 def left(victims: Victims) -> dict[str, object]:
-    """What the seeds decide: the generator and the bank, and that all cells are done once."""
+    """What the seeds decide: the generator and the bank, and that all runs are done once."""
     folder = victims.benchmark / "nnUNet_preprocessed" / NAME
     (run,) = victims.benchmark.glob("nnUNet_results/*/StyleGAN2Cond_*/fold_0")
     (bank,) = folder.glob("*_synth/fold_0/*/bank.json")
     with (victims.benchmark / "scores.csv").open() as file:
         scores = sorted((row["arm"], row["case"], row["label"]) for row in csv.DictReader(file))
-    with (victims.benchmark / "cells.csv").open() as file:
-        cells = [(row["arm"], row["state"], row["error"]) for row in csv.DictReader(file)]
+    with (victims.benchmark / "runs.csv").open() as file:
+        runs = [(row["arm"], row["state"], row["error"]) for row in csv.DictReader(file)]
     return {"weights": trained(run)["weights"], "log": trained(run)["log"], "bank": filled(bank.parent)["files"],
-            "scores": scores, "cells": cells}  # fmt: skip
+            "scores": scores, "runs": runs}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -119,5 +119,5 @@ def test_a_killed_parent_takes_its_jobs_with_it_or_awaits_them(cases, tmp_path):
         time.sleep(0.1)
     command.kill(group=False)
     assert command.run() == 0, command.told[-3000:]
-    with (victims.benchmark / "cells.csv").open() as file:
+    with (victims.benchmark / "runs.csv").open() as file:
         assert [row["state"] for row in csv.DictReader(file)] == ["done", "done"]

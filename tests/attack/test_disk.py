@@ -21,9 +21,9 @@ from attack.killing import Command, leftovers
 from attack.outcomes import outcome_of
 from attack.test_kills import cases, filled, filling, own, trained, training
 from attack.victims import Victims, small_design
-from nnunet_synth.benchmark.design import settle
-from nnunet_synth.benchmark.scheduler import alone
-from nnunet_synth.benchmark.workspace import prepare_roots
+from nnunet_synth.benchmark.design import load_or_create
+from nnunet_synth.benchmark.scheduler import lock_folder
+from nnunet_synth.benchmark.workspace import prepare_workspace
 
 assert cases  # a fixture
 
@@ -181,8 +181,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def prepare_benchmark(victims: Victims, folder: Path) -> dict[str, str]:
     """All that a benchmark writes before its jobs."""
     preprocessed = victims.open()
-    with alone(folder):
-        prepare_roots(folder, settle(small_design(preprocessed), folder), preprocessed)
+    with lock_folder(folder):
+        prepare_workspace(folder, load_or_create(small_design(preprocessed), folder), preprocessed)
     found = [path for path in folder.rglob("*.json") if not path.name.startswith(".") and not path.is_symlink()]
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(found)}
 

@@ -18,13 +18,13 @@ from raw_files import NAME, Format, dataset
 
 from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.benchmark.arms import Arm
-from nnunet_synth.benchmark.budget import choose_effort
-from nnunet_synth.benchmark.collect import gather
-from nnunet_synth.benchmark.design import Design, make_design, settle
+from nnunet_synth.benchmark.collect import write_tables
+from nnunet_synth.benchmark.design import Design, load_or_create, make_design
+from nnunet_synth.benchmark.options import BenchmarkOptions
 from nnunet_synth.benchmark.scoring import COLUMNS, write_rows
 from nnunet_synth.benchmark.task_runner import TaskRecord, record_path, scores_path
-from nnunet_synth.benchmark.tasks import generator_folder, tasks_of
-from nnunet_synth.benchmark.workspace import bank_folder, prepare_roots
+from nnunet_synth.benchmark.tasks import make_tasks
+from nnunet_synth.benchmark.workspace import bank_folder, generator_folder, prepare_workspace
 from nnunet_synth.training.settings import SynthSettings
 from nnunet_synth.training.usage_record import record_use
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
@@ -194,39 +194,30 @@ def _validation(folder: Path, victims: Victims, cases: tuple[str, ...]) -> None:
 
 
 def _benchmark(victims: Victims, preprocessed: Preprocessed) -> None:
-    """A finished benchmark of two cells."""
+    """A finished benchmark of two runs."""
     folder = victims.benchmark
-    design = settle(small_design(preprocessed), folder)
-    prepare_roots(folder, design, preprocessed)
+    design = load_or_create(small_design(preprocessed), folder)
+    prepare_workspace(folder, design, preprocessed)
     run = generator_folder(folder, design, "pair", 0)
     shutil.copytree(victims.snapshot, run / "snapshots" / victims.snapshot.name)
     bank = bank_folder(folder, design, preprocessed, design.arms[1], 0)
     bank.mkdir(parents=True)
     shutil.copyfile(victims.bank / "bank.json", bank / "bank.json")
-    for name, task in tasks_of(design).items():
+    for name, task in make_tasks(design).items():
         TaskRecord(state="done", started=1.0, seconds=2.0).save(record_path(folder, name))
-        if task.kind == "cell":
+        if task.kind == "run":
             rng = np.random.default_rng(len(name))
             rows = [
                 (case, label, rng.uniform(), rng.uniform()) for case in design.test_cases for label in design.labels
             ]
             write_rows(scores_path(folder, name), COLUMNS, [dict(zip(COLUMNS, row, strict=True)) for row in rows])
-    gather(folder, design)
+    write_tables(folder, design)
 
 
 def small_design(preprocessed: Preprocessed) -> Design:
-    """Two arms, one size, one repeat."""
-    return make_design(
-        preprocessed,
-        ARMS,
-        sizes=["4"],
-        repeats=1,
-        test_cases="5",
-        subjects=None,
-        effort=choose_effort(quick=True, epochs=1, iterations=1, kimg=0.01),
-        network={"features": (4, 8), "batch": 2},
-        device="cpu",
-    )
+    """Two arms, one size, one training set."""
+    typed = {"sizes": "4", "training_sets": 1, "test_cases": "5", "epochs": 1, "iterations": 1, "kimg": 0.01}
+    return make_design(preprocessed, ARMS, BenchmarkOptions(NAME, "2d", quick=True, **typed))
 
 
 def source_of(victims: Victims) -> Source:

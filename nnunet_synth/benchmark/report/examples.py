@@ -15,8 +15,7 @@ from nnunet_synth.benchmark.arms import Arm
 from nnunet_synth.benchmark.design import Design
 from nnunet_synth.benchmark.scoring import read_rows
 from nnunet_synth.benchmark.task_runner import read_record, scores_path
-from nnunet_synth.benchmark.tasks import generator_folder
-from nnunet_synth.benchmark.workspace import bank_folder, model_folder
+from nnunet_synth.benchmark.workspace import bank_folder, generator_folder, model_folder
 from nnunet_synth.pages.page import PICTURES, Picture
 from nnunet_synth.pages.plotting import STYLE, WIDTH, png_of
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
@@ -110,7 +109,7 @@ def _cases(folder: Path, design: Design, preprocessed: Preprocessed) -> Iterator
 
 def _dice(folder: Path, arm: Arm, size: int) -> Mapping[str, float]:
     """Mean over classes, by case; empty where the run is not done."""
-    path, found = scores_path(folder, f"cell_{arm.name}_{size}_0"), {}
+    path, found = scores_path(folder, f"run_{arm.name}_{size}_0"), {}
     for row in read_rows(path) if path.exists() else ():
         found.setdefault(row["case"], []).append(float(row["dice"] or "nan"))
     return {case: float(np.nanmean(values)) for case, values in found.items() if not np.isnan(values).all()}

@@ -64,7 +64,7 @@ def plot_gain(analysis: Analysis) -> Picture:
     for index, (arm, shift) in enumerate(zip(benchmark.arms, shifts, strict=True)):
         style = styles[arm.name]
         scores = benchmark.subject_means(mean(benchmark.scores["dice"][index], axis=-1))
-        runs = 100 * run_means(scores)  # [sizes, repeats]
+        runs = 100 * run_means(scores)  # [sizes, sets]
         level.plot(places + shift / 3, mean(runs, axis=1), color=style.colour, linewidth=1.3, zorder=3)
         for place, of_size in zip(places + shift / 3, runs, strict=True):
             level.scatter([place] * len(of_size), of_size, 13, style.colour, style.marker, linewidth=0, zorder=4)

@@ -29,11 +29,11 @@ FACTS = {
     "plans": "Plans",
     "network": "Network",
     "sizes": "Training cases",
-    "repeats": "Training sets of each size",
+    "sets_per_size": "Training sets of each size",
     "test_cases": "Test cases",
     "iterations": "Iterations",
     "epochs": "Epochs",
-    "effort": "Effort",
+    "budget": "Budget",
     "machine": "Machine",
     "release": "Release",
 }
@@ -44,7 +44,7 @@ Column = Callable[[pd.Series], str]
 def write_report(folder: Path) -> Path:
     """Write `report.md`, `report.html`, `statistics.csv`, `quality.csv` and `figures/` into a benchmark's folder.
 
-    All numbers come from `design.json`, `cells.csv` and `scores.csv`; from the same tables comes the same report.
+    All numbers come from `design.json`, `runs.csv` and `scores.csv`; from the same tables comes the same report.
 
     Returns:
         The path of the HTML page.
@@ -190,7 +190,7 @@ def _means(analysis: Analysis, metric: str, digits: int, scale: float) -> Table:
                 f"({interval(row['mean_low'], row['mean_high'], digits, scale=scale)})"
                 for row in found
             ]
-            deviation = number(scale * found[0]["sd_repeats"], 2)
+            deviation = number(scale * found[0]["sd_training_sets"], 2)
             rows.append((arm.title, size, number(found[0]["runs"], 0), *means, deviation))
     return Table(("arm", "training cases", "runs", *titles, HEADS["sd"]), rows)
 
@@ -200,7 +200,7 @@ def _noise(analysis: Analysis) -> Section:
     benchmark, noise = analysis.benchmark, analysis.noise["dice"]
     rows = []
     for size, variance, freedom in zip(benchmark.sizes, noise.variance, noise.freedom, strict=True):
-        deviation = analysis.row(benchmark.arms[benchmark.baseline].name, size)["sd_repeats"]
+        deviation = analysis.row(benchmark.arms[benchmark.baseline].name, size)["sd_training_sets"]
         half = Spread(float(variance), float(freedom)).half_width()
         deviation, pair, half = (number(100 * figure, 2) for figure in (deviation, np.sqrt(variance), half))
         rows.append((size, deviation, pair, number(freedom, 0), f"±{half}"))
@@ -231,17 +231,22 @@ def _quality(analysis: Analysis) -> tuple[Table, Table]:
 
 def _runs(analysis: Analysis) -> Section:
     """Runs without a result, and why."""
-    runs = analysis.benchmark.cells
+    runs = analysis.benchmark.runs
     missing = runs[runs["state"] != "done"]
     titles = {arm.name: arm.title for arm in analysis.benchmark.arms}
-    rows = [(titles[run.arm], run.size, run.repeat, run.state, run.error) for run in missing.itertuples(index=False)]
+    shown = missing.itertuples(index=False)
+    rows = [(titles[run.arm], run.size, run.training_set, run.state, run.error) for run in shown]
     tables = [Table(("arm", "training cases", "training set", "state", "error"), rows, words=5)] if rows else []
     return Section("Runs", f"{len(runs) - len(missing)} of {len(runs)} runs are done.", tables=tables)
 
 
 def _design(analysis: Analysis) -> Table:
     design = analysis.benchmark.design
-    facts = design.model_dump(mode="json")
+    facts = design.model_dump(mode="json") | {
+        "sets_per_size": design.sets_per_size,
+        "epochs": design.budget.epochs,
+        "iterations": design.budget.iterations,
+    }
     rows = [(title, _fact(key, facts[key])) for key, title in FACTS.items() if facts[key] not in (None, "")]
     rows.append(("Arms", "; ".join(arm.title for arm in design.arms)))
     rows += [("Quick", "yes")] if design.quick else []

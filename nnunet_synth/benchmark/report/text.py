@@ -39,7 +39,7 @@ TEXTS = {
     "files": (
         "statistics.csv holds every number above, and those of each class at each size; quality.csv holds the runs "
         "with a generator. Both, and this report with all figures except the examples, are computed from design.json, "
-        "cells.csv and scores.csv alone."
+        "runs.csv and scores.csv alone."
     ),
 }
 QUICK = (
@@ -75,7 +75,7 @@ def notes(analysis: Analysis) -> list[str]:
 def _arms_without_run(analysis: Analysis) -> list[str]:
     """Why nothing can be said of an arm: the errors of its runs, each once."""
     benchmark, texts = analysis.benchmark, []
-    errors = benchmark.of_cells("error")
+    errors = benchmark.of_runs("error")
     for index, arm in enumerate(benchmark.arms):
         if not benchmark.done[index].any():
             reasons = dict.fromkeys(str(error) for error in errors[index].ravel() if error)
@@ -114,7 +114,7 @@ def _power(analysis: Analysis) -> str:
             "the verdict is neither “helps” nor “harms”. Use two training sets at least, better three to five."
         )
     seen = [row["detectable"] for row in rows if math.isfinite(row["detectable"])]
-    sets, sizes = count(len(benchmark.repeats), "training set"), count(len(benchmark.sizes), "size")
+    sets, sizes = count(len(benchmark.training_sets), "training set"), count(len(benchmark.sizes), "size")
     return (
         f"With {sets} at each of {sizes}, an effect of {points(float(np.median(seen)), sign=False)} Dice points is "
         "detected with 80 % probability, a smaller one less often. Absence of evidence is not evidence of absence: the "

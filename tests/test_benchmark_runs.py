@@ -29,21 +29,26 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from nnunet_synth.bank.fill import IF_REFUSED
-from nnunet_synth.benchmark import scheduler as running
-from nnunet_synth.benchmark import task_runner, trainers
+from nnunet_synth.benchmark import scheduler, task_runner, trainers
 from nnunet_synth.benchmark.arms import Arm, choose_arms, read_arms
-from nnunet_synth.benchmark.budget import SUFFIX, choose_effort, with_effort
-from nnunet_synth.benchmark.collect import gather
-from nnunet_synth.benchmark.design import Design, make_design, settle, training_sets
-from nnunet_synth.benchmark.estimate import estimate, seconds_by_epochs
-from nnunet_synth.benchmark.scheduler import Run, Where, alone
+from nnunet_synth.benchmark.budget import SUFFIX, apply_budget, choose_budget
+from nnunet_synth.benchmark.case_selection import find_subjects
+from nnunet_synth.benchmark.collect import write_tables
+from nnunet_synth.benchmark.design import Design, load_or_create, make_design, make_training_sets
+from nnunet_synth.benchmark.options import BenchmarkOptions
+from nnunet_synth.benchmark.progress import ProgressTable, estimate, make_table, seconds_by_epochs
+from nnunet_synth.benchmark.scheduler import Resources, Scheduler, lock_folder, make_executor
 from nnunet_synth.benchmark.scoring import hausdorff_95, read_rows, score_predictions, write_rows
-from nnunet_synth.benchmark.subjects import whole_subjects
 from nnunet_synth.benchmark.task_runner import last_error, read_record, run_task
-from nnunet_synth.benchmark.tasks import Task, commands, generator_folder, tasks_of
+from nnunet_synth.benchmark.tasks import Task, commands, make_tasks
 from nnunet_synth.benchmark.trainers import nnUNetTrainerElastic, with_fixed_length
-from nnunet_synth.benchmark.view import View, table
-from nnunet_synth.benchmark.workspace import OWN_TRAINERS, model_folder, plans_of, prepare_roots
+from nnunet_synth.benchmark.workspace import (
+    BENCHMARK_TRAINERS,
+    generator_folder,
+    model_folder,
+    plans_of,
+    prepare_workspace,
+)
 from nnunet_synth.launcher import ext_trainer_path
 from stylegan2_cond import io as documents
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
@@ -54,18 +59,9 @@ PAIR = Arm(name="pair", variant="pair")
 IMAGE = Arm(name="image", variant="image", masks="deformed")
 
 
-def design_of(preprocessed, **changes) -> Design:
-    asked = {
-        "arms": (ALONE, PAIR),
-        "sizes": ("2", "3"),
-        "repeats": 2,
-        "test_cases": "5",
-        "subjects": None,
-        "effort": choose_effort(quick=True),
-        "network": {"features": (8, 8), "batch": 4},
-        "device": "cpu",
-    }
-    return make_design(preprocessed, **asked | changes)
+def design_of(preprocessed, arms=(ALONE, PAIR), **changes) -> Design:
+    typed = {"sizes": "2,3", "training_sets": 2, "test_cases": "5", "quick": True}
+    return make_design(preprocessed, arms, BenchmarkOptions("901", "2d", **typed | changes))
 
 
 # --- who is trained and tested on what
@@ -77,23 +73,25 @@ names = st.lists(st.integers(0, 999), min_size=8, max_size=40, unique=True).map(
 
 @given(names, st.integers(1, 4), st.integers(0, 9), st.integers(1, 4))
 @settings(max_examples=60, deadline=None)
-def test_smaller_training_sets_lie_within_larger_ones_and_repeats_differ(cases, repeats, seed, of_one_subject):
+def test_smaller_training_sets_lie_within_larger_ones_and_sets_differ(cases, count, seed, of_one_subject):
     subject_of = {case: case[: -1 if of_one_subject > 2 else None] for case in cases}
     sizes = (2, 4, len(cases))
-    sets = {(one.size, one.repeat): one.cases for one in training_sets(cases, subject_of, sizes, repeats, seed)}
-    for repeat in range(repeats):
-        small, middle, all_cases = (set(sets[size, repeat]) for size in sizes)
+    sets = {(one.size, one.number): one.cases for one in make_training_sets(cases, subject_of, sizes, count, seed)}
+    for number in range(count):
+        small, middle, all_cases = (set(sets[size, number]) for size in sizes)
         assert small < middle <= all_cases == set(cases)
         assert [len(small), len(middle)] == [2, 4]
-    more = training_sets(cases, subject_of, (2, 3, 4), repeats + 1, seed)  # sizes and repeats can be added later
-    assert {(one.size, one.repeat): one.cases for one in more}.items() >= {
+    more = make_training_sets(cases, subject_of, (2, 3, 4), count + 1, seed)  # sizes and sets can be added later
+    assert {(one.size, one.number): one.cases for one in more}.items() >= {
         key: cases for key, cases in sets.items() if key[0] < len(all_cases)
     }.items()
 
 
-def test_repeats_train_on_other_cases():
+def test_training_sets_have_different_cases():
     cases = [f"case_{number}" for number in range(100)]
-    first, second, third = (set(one.cases) for one in training_sets(cases, {case: case for case in cases}, (10,), 3, 0))
+    first, second, third = (
+        set(one.cases) for one in make_training_sets(cases, {case: case for case in cases}, (10,), 3, 0)
+    )
     assert len({frozenset(one) for one in (first, second, third)}) == 3
 
 
@@ -102,7 +100,7 @@ def test_repeats_train_on_other_cases():
 def test_no_training_set_has_a_test_case(preprocessed, seed, wanted):
     design = design_of(preprocessed, test_cases=wanted, seed=seed)
     assert len(design.test_cases) == int(wanted)
-    for fold in design.folds:
+    for fold in design.training_sets:
         assert not {*fold.cases} & {*design.test_cases}
 
 
@@ -112,31 +110,31 @@ def test_other_seeds_draw_other_test_cases(preprocessed):
 
 def test_a_subject_is_never_on_both_sides(preprocessed):
     pattern = "[0-6]?$"  # the cases whose numbers end in 7, 8 and 9 are of one subject, called ""
-    subjects = whole_subjects(preprocessed.case_names(), pattern)
+    subjects = find_subjects(preprocessed.case_names(), pattern)
     assert sorted(map(list(subjects.values()).count, set(subjects.values()))) == [1] * 7 + [3]
     for seed in range(12):
-        design = design_of(preprocessed, subjects=pattern, sizes=("1", "2"), seed=seed)
+        design = design_of(preprocessed, subjects=pattern, sizes="1,2", seed=seed)
         assert design.subjects == subjects
-        for fold in design.folds:
+        for fold in design.training_sets:
             assert not {subjects[case] for case in fold.cases} & {subjects[case] for case in design.test_cases}
 
 
 def test_a_subject_that_is_partly_named_for_testing_is_not_trained_on(preprocessed, tmp_path):
     (tmp_path / "test.txt").write_text("\n".join(preprocessed.case_names()[3:8]))  # 7 is of one subject with 8 and 9
-    design = design_of(preprocessed, subjects="[0-6]?$", sizes=("1",), test_cases=str(tmp_path / "test.txt"))
+    design = design_of(preprocessed, subjects="[0-6]?$", sizes="1", test_cases=str(tmp_path / "test.txt"))
     assert design.pool == tuple(preprocessed.case_names()[:3])
 
 
 def test_names_that_look_like_slices_of_one_patient_are_asked_about():
     slices = [f"patient{patient:02d}_z{place:03d}" for patient in range(3) for place in range(20)]
-    with pytest.raises(UserError, match="patient00_z000 and patient00_z001 look as if they were of one subject"):
-        whole_subjects(slices, None)
-    assert len(set(whole_subjects(slices, "^[^0-9]*[0-9]+").values())) == 3
-    assert len(set(whole_subjects(slices, "each").values())) == 60
-    whole_subjects([f"hippocampus_{number:03d}" for number in range(60)], None)
-    whole_subjects([f"BRATS2021_{number:03d}" for number in (*range(0, 60, 2),)] + ["BRATS"], "each")
+    with pytest.raises(UserError, match="patient00_z000 and patient00_z001 seem to belong to one subject"):
+        find_subjects(slices, None)
+    assert len(set(find_subjects(slices, "^[^0-9]*[0-9]+").values())) == 3
+    assert len(set(find_subjects(slices, "each").values())) == 60
+    find_subjects([f"hippocampus_{number:03d}" for number in range(60)], None)
+    find_subjects([f"BRATS2021_{number:03d}" for number in (*range(0, 60, 2),)] + ["BRATS"], "each")
     with pytest.raises(UserError, match="finds nothing in the name of case patient00_z000"):
-        whole_subjects(slices, "case")
+        find_subjects(slices, "case")
 
 
 @pytest.mark.parametrize(
@@ -145,9 +143,9 @@ def test_names_that_look_like_slices_of_one_patient_are_asked_about():
         ({"test_cases": "4"}, "--test-cases 4"),
         ({"test_cases": "10"}, "leave none to train on"),
         ({"test_cases": "nowhere.txt"}, "neither a number nor a readable file"),
-        ({"sizes": ("6",)}, "asks for 6 training cases; Dataset901_Virtual has 5 beside the test cases"),
-        ({"sizes": ("0",)}, "asks for 0 training cases"),
-        ({"sizes": ("many",)}, "--sizes many"),
+        ({"sizes": "6"}, "asks for 6 training cases; Dataset901_Virtual has 5 "),
+        ({"sizes": "0"}, "asks for 0 training cases"),
+        ({"sizes": "many"}, "--sizes many"),
     ],
 )
 def test_designs_that_cannot_be_are_refused(preprocessed, changes, message):
@@ -160,7 +158,7 @@ def test_test_cases_can_be_named(preprocessed, tmp_path):
     (tmp_path / "test.txt").write_text("\n".join(chosen))
     assert design_of(preprocessed, test_cases=str(tmp_path / "test.txt")).test_cases == tuple(chosen)
     (tmp_path / "test.txt").write_text("\n".join([*chosen, "nobody"]))
-    with pytest.raises(UserError, match="names nobody, which is no preprocessed case"):
+    with pytest.raises(UserError, match="names nobody"):
         design_of(preprocessed, test_cases=str(tmp_path / "test.txt"))
 
 
@@ -168,50 +166,50 @@ def test_test_cases_can_be_named(preprocessed, tmp_path):
 
 
 def test_another_design_in_the_same_folder_is_refused_with_what_differs(preprocessed, tmp_path):
-    settle(design_of(preprocessed), tmp_path / "b")
+    load_or_create(design_of(preprocessed), tmp_path / "b")
     for changes, message in [
         ({"test_cases": "6"}, "test_cases is"),
         ({"seed": 1}, "seed is 0 there, now 1"),
-        ({"effort": choose_effort(quick=True, epochs=7)}, "design: epochs is 20 there, now 7;"),
-        ({"effort": choose_effort(quick=True, kimg=0.5)}, r"design: kimg is 8.0 there, now 0.5\. "),
-        ({"arms": (ALONE, PAIR.model_copy(update={"ratio": 0.5}))}, "arm pair is another"),
+        ({"epochs": 7}, "epochs is 20 there, now 7"),
+        ({"kimg": 0.5}, "kimg is 8.0 there, now 0.5"),
+        ({"arms": (ALONE, PAIR.model_copy(update={"ratio": 0.5}))}, "arm pair has other"),
     ]:
         with pytest.raises(UserError, match=message):
-            settle(design_of(preprocessed, **changes), tmp_path / "b")
+            load_or_create(design_of(preprocessed, **changes), tmp_path / "b")
 
 
 def test_a_disk_that_cannot_be_written_to_is_told(tmp_path, monkeypatch):
     def refused(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(running.FileLock, "acquire", refused)
-    with pytest.raises(UserError, match=str(tmp_path)), alone(tmp_path):
+    monkeypatch.setattr(scheduler.FileLock, "acquire", refused)
+    with pytest.raises(UserError, match=str(tmp_path)), lock_folder(tmp_path):
         pass
 
 
 def test_arms_sizes_and_repeats_can_be_added_and_folds_keep_their_numbers(preprocessed, tmp_path):
-    first = settle(design_of(preprocessed), tmp_path)
-    grown = settle(design_of(preprocessed, arms=(ALONE, IMAGE), sizes=("4",), repeats=3), tmp_path)
+    first = load_or_create(design_of(preprocessed), tmp_path)
+    grown = load_or_create(design_of(preprocessed, arms=(ALONE, IMAGE), sizes="4", training_sets=3), tmp_path)
     assert [arm.name for arm in grown.arms] == ["nnunet", "pair", "image"]
-    assert (grown.sizes, grown.repeats) == ((2, 3, 4), 3)
-    assert grown.folds[: len(first.folds)] == first.folds
-    assert {(fold.size, fold.repeat) for fold in grown.folds} == {(s, r) for s in (2, 3, 4) for r in range(3)}
-    assert len(grown.folds) == 9
-    assert settle(design_of(preprocessed), tmp_path) == grown
+    assert (grown.sizes, grown.sets_per_size) == ((2, 3, 4), 3)
+    assert grown.training_sets[: len(first.training_sets)] == first.training_sets
+    assert {(fold.size, fold.number) for fold in grown.training_sets} == {(s, r) for s in (2, 3, 4) for r in range(3)}
+    assert len(grown.training_sets) == 9
+    assert load_or_create(design_of(preprocessed), tmp_path) == grown
 
 
 def test_a_folder_with_other_things_is_left_alone(preprocessed, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(UserError, match="holds other things"):
-        settle(design_of(preprocessed), tmp_path)
+    with pytest.raises(UserError, match="is not empty"):
+        load_or_create(design_of(preprocessed), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_second_benchmark_in_a_folder_is_told_who_holds_it(tmp_path):
-    told = r"Another benchmark runs in .*: process \d+ on "
-    with alone(tmp_path), pytest.raises(UserError, match=told), alone(tmp_path):
+    holder = r"Another benchmark runs in .*: process \d+ on "
+    with lock_folder(tmp_path), pytest.raises(UserError, match=holder), lock_folder(tmp_path):
         pass
-    with alone(tmp_path):
+    with lock_folder(tmp_path):
         pass
 
 
@@ -266,18 +264,18 @@ def test_arms_that_make_no_sense_are_refused(tmp_path, text, message):
 def test_arms_that_differ_in_training_alone_share_generator_and_bank(preprocessed):
     half = Arm(name="half", variant="pair", ratio=0.5, schedule="pretrain")
     unfiltered = Arm(name="unfiltered", variant="pair", without=("fit",))
-    design = design_of(preprocessed, arms=(ALONE, PAIR, half, unfiltered), sizes=("2",), repeats=1)
-    kinds = [task.kind for task in tasks_of(design).values()]
-    assert (kinds.count("generator"), kinds.count("bank"), kinds.count("cell")) == (1, 2, 4)
+    design = design_of(preprocessed, arms=(ALONE, PAIR, half, unfiltered), sizes="2", training_sets=1)
+    kinds = [task.kind for task in make_tasks(design).values()]
+    assert (kinds.count("generator"), kinds.count("bank"), kinds.count("run")) == (1, 2, 4)
 
 
 def test_a_bank_waits_for_its_generators_and_for_the_nnunet_that_its_filter_asks(preprocessed):
     da5 = Arm(name="da5", trainer="nnUNetTrainerDA5")
     drawn = Arm(name="drawn", variant="image", masks="drawn")
-    design = design_of(preprocessed, arms=(ALONE, drawn, da5), sizes=("2",), repeats=1)
-    tasks = tasks_of(design)
+    design = design_of(preprocessed, arms=(ALONE, drawn, da5), sizes="2", training_sets=1)
+    tasks = make_tasks(design)
     bank = tasks["bank_image_drawn_2_0"]
-    assert set(bank.needs) == {"cell_nnunet_2_0", "generator_image_2_0", "generator_mask_2_0"}
+    assert set(bank.needs) == {"run_nnunet_2_0", "generator_image_2_0", "generator_mask_2_0"}
     (command,) = commands(bank, design, Path("b"), "cpu")
     assert command[command.index("--nnunet") + 1] == str(model_folder(Path("b"), design, ALONE))
     order = list(tasks)
@@ -294,13 +292,13 @@ def test_all_arms_train_equally_long_and_only_those_with_pairs_have_settings(pre
     a, b = (plans["configurations"]["2d"] for plans in (alone_plans, pair_plans))
     assert b.pop("synth").items() >= {"bank": "pair", "ratio": 0.25, "schedule": "linear"}.items()
     assert a == b
-    assert a["benchmark"]["epochs"] == design.effort.length.epochs
+    assert a["benchmark"]["epochs"] == design.budget.length.epochs
     assert a["architecture"]["arch_kwargs"]["features_per_stage"][:4] == [8, 16, 32, 64]
 
 
 def test_without_quick_the_network_is_nnunets_own(preprocessed):
     plans = preprocessed.plans_manager.plans
-    changed = with_effort(plans, "2d", choose_effort(quick=False))["configurations"]["2d"]
+    changed = apply_budget(plans, "2d", choose_budget(BenchmarkOptions("901", "2d")))["configurations"]["2d"]
     assert changed.pop("benchmark") == {"mirroring": True}
     assert changed == plans["configurations"]["2d"]
 
@@ -326,7 +324,7 @@ def test_the_elastic_arm_bends_image_and_mask_together(monkeypatch):
 
 @pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainerDA5", "nnUNetTrainerElastic", "nnUNetTrainerSynth"])
 def test_quick_trainings_take_adamw_whose_rate_falls_as_nnunets_does(preprocessed, name, monkeypatch):
-    monkeypatch.setenv("nnUNet_extTrainer", f"{ext_trainer_path(None)}{os.pathsep}{OWN_TRAINERS}")
+    monkeypatch.setenv("nnUNet_extTrainer", f"{ext_trainer_path(None)}{os.pathsep}{BENCHMARK_TRAINERS}")
     plans = plans_of(design_of(preprocessed), ALONE, preprocessed.plans_manager.plans) | {"continue_training": False}
     trainer = with_fixed_length(name + SUFFIX)(plans, "2d", 0, preprocessed.dataset_json, torch.device("cpu"))
     trainer.network = torch.nn.Linear(2, 2)
@@ -350,7 +348,7 @@ def test_quick_trainings_take_adamw_whose_rate_falls_as_nnunets_does(preprocesse
     ],
 )
 def test_checkpoints_name_a_trainer_that_nnunet_alone_finds(preprocessed, tmp_path, name, plain, monkeypatch):
-    monkeypatch.setenv("nnUNet_extTrainer", f"{ext_trainer_path(None)}{os.pathsep}{OWN_TRAINERS}")
+    monkeypatch.setenv("nnUNet_extTrainer", f"{ext_trainer_path(None)}{os.pathsep}{BENCHMARK_TRAINERS}")
     plans = plans_of(design_of(preprocessed), ALONE, preprocessed.plans_manager.plans) | {"continue_training": False}
     trainer = with_fixed_length(name + SUFFIX)(plans, "2d", 0, preprocessed.dataset_json, torch.device("cpu"))
     trainer.network = torch.nn.Linear(2, 2)
@@ -363,11 +361,11 @@ def test_checkpoints_name_a_trainer_that_nnunet_alone_finds(preprocessed, tmp_pa
 
 
 def test_the_folds_of_the_benchmark_are_nnunets_folds(preprocessed, tmp_path, monkeypatch):
-    design = settle(design_of(preprocessed), tmp_path)
-    prepare_roots(tmp_path, design, preprocessed)
+    design = load_or_create(design_of(preprocessed), tmp_path)
+    prepare_workspace(tmp_path, design, preprocessed)
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "nnUNet_preprocessed"))
     inside = open_preprocessed(DATASET, "2d")
-    for number, fold in enumerate(design.folds):
+    for number, fold in enumerate(design.training_sets):
         found = inside.fold(number)
         assert (found.training, found.validation) == (fold.cases, design.test_cases)
     assert inside.case_names() == preprocessed.case_names()
@@ -375,20 +373,20 @@ def test_the_folds_of_the_benchmark_are_nnunets_folds(preprocessed, tmp_path, mo
 
 @pytest.mark.parametrize("name", ["dataset.json", "dataset_fingerprint.json", "splits_final.json", "nnUNetPlans.json"])
 def test_a_file_that_was_cut_off_is_whole_again_before_anything_reads_it(preprocessed, tmp_path, name):
-    design = settle(design_of(preprocessed), tmp_path)
-    prepare_roots(tmp_path, design, preprocessed)
+    design = load_or_create(design_of(preprocessed), tmp_path)
+    prepare_workspace(tmp_path, design, preprocessed)
     path = tmp_path / "nnUNet_preprocessed" / DATASET / name
     whole = path.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], b"\xff" + whole):
         path.write_bytes(damaged)
-        prepare_roots(tmp_path, design, preprocessed)
+        prepare_workspace(tmp_path, design, preprocessed)
         assert path.read_bytes() == whole
     if name.startswith("dataset"):
         assert whole == (preprocessed.base / name).read_bytes()
 
 
 def test_a_full_disk_leaves_no_part_of_a_copy(preprocessed, tmp_path, monkeypatch):
-    design = settle(design_of(preprocessed), tmp_path)
+    design = load_or_create(design_of(preprocessed), tmp_path)
 
     def half(source, target):
         target.write_bytes(b"{")
@@ -397,20 +395,20 @@ def test_a_full_disk_leaves_no_part_of_a_copy(preprocessed, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(documents.shutil, "copyfile", half)
         with pytest.raises(UserError, match=r"dataset\.json"):
-            prepare_roots(tmp_path, design, preprocessed)
+            prepare_workspace(tmp_path, design, preprocessed)
     base = tmp_path / "nnUNet_preprocessed" / DATASET
     assert not [path for path in base.iterdir() if path.is_file()]
-    prepare_roots(tmp_path, design, preprocessed)
+    prepare_workspace(tmp_path, design, preprocessed)
     assert (base / "dataset.json").read_bytes() == (preprocessed.base / "dataset.json").read_bytes()
 
 
 def test_cases_that_were_moved_are_linked_again(preprocessed, tmp_path):
-    design = settle(design_of(preprocessed), tmp_path)
-    prepare_roots(tmp_path, design, preprocessed)
+    design = load_or_create(design_of(preprocessed), tmp_path)
+    prepare_workspace(tmp_path, design, preprocessed)
     link = tmp_path / "nnUNet_preprocessed" / DATASET / preprocessed.configuration.data_identifier
     link.unlink()
     link.symlink_to(tmp_path / "where it was")
-    prepare_roots(tmp_path, design, preprocessed)
+    prepare_workspace(tmp_path, design, preprocessed)
     assert link.resolve() == preprocessed.folder.resolve()
 
 
@@ -418,11 +416,11 @@ def test_cases_that_were_moved_are_linked_again(preprocessed, tmp_path):
     "spoil",
     [
         lambda design: design["arms"].pop(0),
-        lambda design: design["folds"].pop(),
-        lambda design: design["folds"].append(design["folds"][0]),
+        lambda design: design["training_sets"].pop(),
+        lambda design: design["training_sets"].append(design["training_sets"][0]),
         lambda design: design["sizes"].append(7),
-        lambda design: design["folds"][0]["cases"].append(design["test_cases"][0]),
-        lambda design: design.update(kimg=float("inf")),
+        lambda design: design["training_sets"][0]["cases"].append(design["test_cases"][0]),
+        lambda design: design.update(seed=float("inf")),
     ],
 )
 def test_a_design_that_lost_a_part_is_refused_by_its_file(preprocessed, tmp_path, spoil):
@@ -541,7 +539,7 @@ def is_alive(pid):
 @pytest.fixture
 def bench(preprocessed, tmp_path, monkeypatch):
     """A benchmark whose commands write their task's name to `ran`, and fail where `broken` names them."""
-    design = settle(design_of(preprocessed, arms=(ALONE, PAIR), sizes=("2",), repeats=2), tmp_path)
+    design = load_or_create(design_of(preprocessed, arms=(ALONE, PAIR), sizes="2", training_sets=2), tmp_path)
     ran, broken, executor = tmp_path / "ran", tmp_path / "broken", Inline()
 
     def noted(task, design, folder, device):
@@ -558,18 +556,18 @@ def bench(preprocessed, tmp_path, monkeypatch):
         write_rows(task_runner.scores_path(folder, task.name), ("case", "label", "dice", "hd95"), rows)
 
     monkeypatch.setattr(task_runner, "commands", noted)
-    monkeypatch.setattr(task_runner, "_score", scored)
-    monkeypatch.setattr(running, "_executor", lambda folder, where: executor)
-    monkeypatch.setattr(running, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(task_runner, "score_run", scored)
+    monkeypatch.setattr(scheduler, "make_executor", lambda folder, resources: executor)
+    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.0)
 
     class Bench:
-        folder, told = tmp_path, io.StringIO()
+        folder, printed = tmp_path, io.StringIO()
 
         def finish(self, jobs=2):
-            view = View(Console(file=self.told, width=200))
-            done = Run(tmp_path, design, Where(jobs, threads=1), view)
+            table = ProgressTable(Console(file=self.printed, width=200))
+            done = Scheduler(tmp_path, design, Resources(jobs, threads=1), table)
             done.finish()
-            gather(tmp_path, design, done.records)
+            write_tables(tmp_path, design, done.records)
             return done
 
         def ran(self):
@@ -582,18 +580,18 @@ def bench(preprocessed, tmp_path, monkeypatch):
 
 def test_everything_is_done_once_in_an_order_that_serves_needs(bench):
     run = bench.finish()
-    assert sorted(bench.ran()) == sorted(tasks_of(bench.design))
-    for task in tasks_of(bench.design).values():
+    assert sorted(bench.ran()) == sorted(make_tasks(bench.design))
+    for task in make_tasks(bench.design).values():
         assert all(bench.ran().index(need) < bench.ran().index(task.name) for need in task.needs)
-    assert bench.ran()[0].startswith("cell_nnunet")  # by which the rest is estimated
+    assert bench.ran()[0].startswith("run_nnunet")  # by which the rest is estimated
     assert {record.state for record in run.records.values()} == {"done"}
     bench.finish()
-    assert len(bench.ran()) == len(bench.executor.submitted) == len(tasks_of(bench.design))
+    assert len(bench.ran()) == len(bench.executor.submitted) == len(make_tasks(bench.design))
 
 
 def test_a_stopped_benchmark_goes_on_and_does_nothing_twice(bench):
     bench.executor.interrupt_at = "bank_pair_2_0"
-    with pytest.raises(Stopped, match="The same command goes on"):
+    with pytest.raises(Stopped, match="The same command"):
         bench.finish()
     before = bench.ran()
     assert before
@@ -601,7 +599,7 @@ def test_a_stopped_benchmark_goes_on_and_does_nothing_twice(bench):
     bench.executor.interrupt_at = None
     bench.finish()
     assert bench.ran()[: len(before)] == before
-    assert sorted(bench.ran()) == sorted(tasks_of(bench.design))
+    assert sorted(bench.ran()) == sorted(make_tasks(bench.design))
 
 
 def test_a_failed_task_is_told_what_needs_it_waits_and_the_others_go_on(bench):
@@ -609,15 +607,15 @@ def test_a_failed_task_is_told_what_needs_it_waits_and_the_others_go_on(bench):
     run = bench.finish()
     assert run.records["generator_pair_2_0"].state == "failed"
     assert run.records["generator_pair_2_0"].error == "python: Error: the disk is full"
-    assert "✗ generator pair, 2 cases, repeat 1: python: Error: the disk is full" in bench.told.getvalue()
-    assert run.records["cell_pair_2_0"].state == "missing"
-    assert run.records["cell_pair_2_1"].state == "done"
-    rows = {(row["arm"], row["repeat"]): row for row in read_rows(bench.folder / "cells.csv")}
+    assert "✗ generator pair, 2 cases, training set 0: python: Error: the disk is full" in bench.printed.getvalue()
+    assert run.records["run_pair_2_0"].state == "missing"
+    assert run.records["run_pair_2_1"].state == "done"
+    rows = {(row["arm"], row["training_set"]): row for row in read_rows(bench.folder / "runs.csv")}
     assert rows["pair", "0"]["state"] == "missing"
-    reason = "generator pair, 2 cases, repeat 1 failed: python: Error: the disk is full"
+    reason = "generator pair, 2 cases, training set 0 failed: python: Error: the disk is full"
     assert rows["pair", "0"]["error"] == reason
     assert rows["pair", "1"]["state"] == "done"
-    assert {(row["arm"], row["repeat"]) for row in read_rows(bench.folder / "scores.csv")} == {
+    assert {(row["arm"], row["training_set"]) for row in read_rows(bench.folder / "scores.csv")} == {
         ("nnunet", "0"),
         ("nnunet", "1"),
         ("pair", "1"),
@@ -625,7 +623,7 @@ def test_a_failed_task_is_told_what_needs_it_waits_and_the_others_go_on(bench):
     before = bench.ran()
     bench.broken.unlink()
     run = bench.finish()
-    assert bench.ran()[len(before) :] == ["generator_pair_2_0", "bank_pair_2_0", "cell_pair_2_0"]
+    assert bench.ran()[len(before) :] == ["generator_pair_2_0", "bank_pair_2_0", "run_pair_2_0"]
     assert {record.state for record in run.records.values()} == {"done"}
 
 
@@ -655,30 +653,30 @@ def test_what_failed_is_tried_again_and_what_needs_it_waits_for_that(bench):
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "done"}', "[" * 100_000, "9" * 6000])
 def test_a_task_whose_record_is_damaged_is_named_and_done_again(bench, text, capsys):
     bench.finish()
-    path = task_runner.record_path(bench.folder, "cell_pair_2_0")
+    path = task_runner.record_path(bench.folder, "run_pair_2_0")
     path.write_text(text)
     before = bench.ran()
     run = bench.finish()
     assert str(path) in capsys.readouterr().err
-    assert bench.ran()[len(before) :] == ["cell_pair_2_0"]
+    assert bench.ran()[len(before) :] == ["run_pair_2_0"]
     assert {record.state for record in run.records.values()} == {"done"}
 
 
 @pytest.mark.parametrize("text", [None, "", "case,label,dice,hd95\na,1,0.5,\n", "case,label\n\0", "dice\nnan\n"])
-def test_a_cell_whose_scores_are_damaged_is_left_out_and_done_again(bench, text, capsys):
+def test_a_run_whose_scores_are_damaged_is_left_out_and_done_again(bench, text, capsys):
     bench.finish()
-    path = task_runner.scores_path(bench.folder, "cell_pair_2_0")
+    path = task_runner.scores_path(bench.folder, "run_pair_2_0")
     path.unlink() if text is None else path.write_text(text)
-    gather(bench.folder, bench.design)
+    write_tables(bench.folder, bench.design)
     assert str(path) in capsys.readouterr().err
-    rows = {(row["arm"], row["repeat"]): row for row in read_rows(bench.folder / "cells.csv")}
+    rows = {(row["arm"], row["training_set"]): row for row in read_rows(bench.folder / "runs.csv")}
     assert rows["pair", "0"]["state"] == "missing"
     assert str(path) in rows["pair", "0"]["error"]
     assert rows["pair", "1"]["state"] == "done"
-    assert ("pair", "0") not in {(row["arm"], row["repeat"]) for row in read_rows(bench.folder / "scores.csv")}
+    assert ("pair", "0") not in {(row["arm"], row["training_set"]) for row in read_rows(bench.folder / "scores.csv")}
     before = bench.ran()
     bench.finish()
-    assert bench.ran()[len(before) :] == ["cell_pair_2_0"]
+    assert bench.ran()[len(before) :] == ["run_pair_2_0"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "[" * 100_000, "9" * 6000])
@@ -690,25 +688,25 @@ def test_damaged_records_of_a_generator_and_its_bank_are_named_and_left_out(benc
     for path in damaged:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    gather(bench.folder, bench.design)
+    write_tables(bench.folder, bench.design)
     said = capsys.readouterr().err
     assert all(str(path) in said for path in damaged)
-    rows = {(row["arm"], row["repeat"]): row for row in read_rows(bench.folder / "cells.csv")}
+    rows = {(row["arm"], row["training_set"]): row for row in read_rows(bench.folder / "runs.csv")}
     assert rows["pair", "0"]["state"] == "done"
     assert not any(rows["pair", "0"][key] for key in ("bank_samples", "generator_images", "kid", "kid_error"))
 
 
-def test_the_cases_of_a_cell_stand_in_its_row(bench):
+def test_the_cases_of_a_run_stand_in_its_row(bench):
     bench.finish()
-    for row in read_rows(bench.folder / "cells.csv"):
-        fold = bench.design.folds[bench.design.fold(int(row["size"]), int(row["repeat"]))]
+    for row in read_rows(bench.folder / "runs.csv"):
+        fold = bench.design.training_sets[bench.design.fold(int(row["size"]), int(row["training_set"]))]
         assert tuple(row["training_cases"].split()) == fold.cases
-        length = bench.design.effort.length
+        length = bench.design.budget.length
         assert int(row["iterations"]) == length.epochs * length.iterations
 
 
 def test_a_job_that_outlived_its_benchmark_is_awaited_and_not_done_again(bench):
-    name = "cell_nnunet_2_0"
+    name = "run_nnunet_2_0"
     (bench.folder / "tasks").mkdir()
     with ThreadPoolExecutor(1) as pool, FileLock(bench.folder / "tasks" / f".{name}.lock"):
         second = pool.submit(run_task, bench.folder, name, 1, "cpu")
@@ -723,7 +721,7 @@ def test_a_job_that_dies_is_told(bench, monkeypatch):
     monkeypatch.setattr(bench.executor, "submit", lambda job, *arguments: bench.executor)
     monkeypatch.setattr(Inline, "paths", type("Paths", (), {"stderr": "its.err"}), raising=False)
     run = bench.finish()
-    assert "the job ended without a word; see" in run.records["cell_nnunet_2_0"].error
+    assert "the job ended without" in run.records["run_nnunet_2_0"].error
 
 
 def test_a_stopped_command_is_killed_and_its_time_is_kept(bench, monkeypatch):
@@ -740,12 +738,12 @@ def test_a_stopped_command_is_killed_and_its_time_is_kept(bench, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(task_runner, "commands", lambda *_: iter([["sleep", "600"]]))
-    monkeypatch.setattr(task_runner.subprocess, "Popen", Interrupted)
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_task(bench.folder, "cell_nnunet_2_0", 1, "cpu")
+        run_task(bench.folder, "run_nnunet_2_0", 1, "cpu")
     monkeypatch.undo()
     assert not is_alive(started[0])
-    record = read_record(bench.folder, "cell_nnunet_2_0")
+    record = read_record(bench.folder, "run_nnunet_2_0")
     assert record.state == "missing"
     assert record.seconds > 0.4
 
@@ -758,29 +756,28 @@ def test_a_killed_job_takes_its_command_with_it_and_its_time_is_told_by_its_log(
     job = os.fork()
     if job == 0:
         task_runner.commands = lambda *_: iter([["python", "-c", code]])
-        run_task(bench.folder, "cell_nnunet_2_0", 1, "cpu")
+        run_task(bench.folder, "run_nnunet_2_0", 1, "cpu")
         os._exit(0)
     wait_until(lambda: pid.exists() and pid.read_text())
     os.kill(job, signal.SIGKILL)
     os.waitpid(job, 0)
     wait_until(lambda: not is_alive(int(pid.read_text())))
-    killed = read_record(bench.folder, "cell_nnunet_2_0")
+    killed = read_record(bench.folder, "run_nnunet_2_0")
     assert killed.state == "running"
-    log = task_runner.log_path(bench.folder, "cell_nnunet_2_0")
+    log = task_runner.log_path(bench.folder, "run_nnunet_2_0")
     os.utime(log, (killed.started + 5000, killed.started + 5000))
     bench.finish()
-    assert 5000 < read_record(bench.folder, "cell_nnunet_2_0").seconds < 5500
+    assert 5000 < read_record(bench.folder, "run_nnunet_2_0").seconds < 5500
 
 
 def test_a_job_ends_with_its_benchmark_and_is_done_again_later(bench, tmp_path, monkeypatch):
     pid = tmp_path / "pid"
     code = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     with monkeypatch.context() as patch:
-        patch.setattr(task_runner, "BENCHMARK_SECONDS", 0.1)
         patch.setattr(task_runner, "commands", lambda *_: iter([["python", "-c", code]]))
         owner = subprocess.Popen(["sleep", "600"])
         with ThreadPoolExecutor(1) as pool:
-            job = pool.submit(run_task, bench.folder, "cell_nnunet_2_0", 1, "cpu", owner.pid)
+            job = pool.submit(run_task, bench.folder, "run_nnunet_2_0", 1, "cpu", owner.pid)
             wait_until(lambda: pid.exists() and pid.read_text())
             time.sleep(0.3)
             assert not job.done()
@@ -789,11 +786,11 @@ def test_a_job_ends_with_its_benchmark_and_is_done_again_later(bench, tmp_path, 
             with pytest.raises(SystemExit):
                 job.result(timeout=20)
     assert not is_alive(int(pid.read_text()))
-    record = read_record(bench.folder, "cell_nnunet_2_0")
+    record = read_record(bench.folder, "run_nnunet_2_0")
     assert (record.state, record.failures) == ("missing", 0)
     assert record.seconds > 0.2
     bench.finish()
-    assert read_record(bench.folder, "cell_nnunet_2_0").state == "done"
+    assert read_record(bench.folder, "run_nnunet_2_0").state == "done"
 
 
 def test_the_error_of_a_log_is_its_last_line_that_is_no_bar_or_traceback(tmp_path):
@@ -830,46 +827,46 @@ def test_jobs_go_through_slurm_with_its_options(preprocessed, tmp_path, monkeypa
         (tmp_path / "bin" / name).write_text(text.format(folder=tmp_path))
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(running, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.1)
     folder = tmp_path / "benchmark"
-    design = settle(design_of(preprocessed, arms=(ALONE,), sizes=("2",), repeats=1), folder)
-    where = Where(jobs=1, threads=3, slurm={"partition": "fast", "time": "90"})
-    run = Run(folder, design, where, View(Console(file=io.StringIO())))
-    record = task_runner.record_path(folder, "cell_nnunet_2_0")
+    design = load_or_create(design_of(preprocessed, arms=(ALONE,), sizes="2", training_sets=1), folder)
+    resources = Resources(jobs=1, threads=3, slurm={"partition": "fast", "time": "90"})
+    run = Scheduler(folder, design, resources, ProgressTable(Console(file=io.StringIO())))
+    record = task_runner.record_path(folder, "run_nnunet_2_0")
     task_runner.TaskRecord(state="done", seconds=5).save(record)  # so the job is short
     run.finish()
-    assert run.records["cell_nnunet_2_0"].seconds == 5
+    assert run.records["run_nnunet_2_0"].seconds == 5
     submitted = (tmp_path / "submitted.sh").read_text()
-    for option in ("--partition=fast", "--time=90", "--cpus-per-task=3", "--job-name=cell_nnunet_2_0"):
+    for option in ("--partition=fast", "--time=90", "--cpus-per-task=3", "--job-name=run_nnunet_2_0"):
         assert f"#SBATCH {option}\n" in submitted
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"time": "1h"}, "limit of a job in minutes"), ({"partitoin": "fast"}, "partitoin")],
+    [({"time": "1h"}, "in minutes"), ({"partitoin": "fast"}, "partitoin")],
 )
 def test_options_that_slurm_does_not_have_are_refused(tmp_path, monkeypatch, options, message):
     (tmp_path / "srun").write_text("")
     (tmp_path / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(UserError, match=message):
-        running._executor(tmp_path, Where(jobs=1, threads=1, slurm=options))
+        make_executor(tmp_path, Resources(jobs=1, threads=1, slurm=options))
 
 
 def test_without_slurm_the_user_is_told(tmp_path):
     with pytest.raises(UserError, match="Without --slurm, jobs run on this machine"):
-        running._executor(tmp_path, Where(jobs=1, threads=1, slurm={"partition": "fast"}))
+        make_executor(tmp_path, Resources(jobs=1, threads=1, slurm={"partition": "fast"}))
 
 
 # --- how long it takes, and how far it is
 
 
 def test_the_estimate_counts_what_is_left_at_what_the_like_of_it_took():
-    done = {Task("cell", "nnunet", 4, 0): 100.0, Task("cell", "pair", 4, 0): 140.0}
-    left = [Task("cell", "nnunet", 4, 1), Task("cell", "pair", 4, 1), Task("cell", "image", 4, 1)]
+    done = {Task("run", "nnunet", 4, 0): 100.0, Task("run", "pair", 4, 0): 140.0}
+    left = [Task("run", "nnunet", 4, 1), Task("run", "pair", 4, 1), Task("run", "image", 4, 1)]
     found = estimate(left, done, jobs=2)
     assert found.seconds == 100 + 140 + 120
-    assert str(found) == "3 cells left: about 3 min at 2 jobs at a time (6 min of jobs)."
+    assert str(found) == "3 runs left: about 3 min with 2 jobs in parallel (6 min of jobs)."
     found = estimate([*left, Task("generator", "pair", 4, 1)], done, jobs=8)
     assert (found.unmeasured, found.jobs) == (("generator",), 4)
     assert "more for the generators" in str(found)
@@ -885,7 +882,7 @@ def test_the_first_epochs_foretell_a_training():
 def test_the_view_has_a_mark_for_every_task(bench):
     run = bench.finish()
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(table(run.tasks, run.records))
+    console.print(make_table(run.tasks, run.records))
     text = console.export_text()
     assert text.count("✓") == len(run.tasks)
     assert "generator pair" in text
@@ -900,18 +897,18 @@ def test_a_small_benchmark_from_command_to_tables(preprocessed, tmp_path):
     folder = tmp_path / "benchmark"
     typed = (
         *("nnunet-synth", "benchmark", "901", "2d", "-p", TINY_PLANS, "--quick", "-o", str(folder)),
-        *("--sizes", "3", "--repeats", "1", "--test-cases", "5", "--arm", "pair-unfiltered"),
+        *("--sizes", "3", "--training-sets", "1", "--test-cases", "5", "--arm", "pair-unfiltered"),
         *("--epochs", "2", "--iterations", "2", "--kimg", "0.048", "--jobs", "2", "--device", "cpu"),
     )
     done = run(*typed, check=False)
     design = Design.load(folder / "design.json")
-    cells = read_rows(folder / "cells.csv")
-    assert [(row["arm"], row["state"], row["error"]) for row in cells] == [
+    runs = read_rows(folder / "runs.csv")
+    assert [(row["arm"], row["state"], row["error"]) for row in runs] == [
         ("nnunet", "done", ""),
         ("pair-unfiltered", "done", ""),
     ]
-    pair = cells[1]
-    assert int(pair["bank_samples"]) == design.effort.samples
+    pair = runs[1]
+    assert int(pair["bank_samples"]) == design.budget.samples
     assert float(pair["seconds_generator"]) > 0
     assert float(pair["kid"]) > -1
     with (folder / "scores.csv").open() as file:
