@@ -111,11 +111,11 @@ def inspect(
     from nnunet_synth.bank.inspection import inspect_bank
 
     try:
-        path, headline, facts = inspect_bank(folder, output)
+        path, page = inspect_bank(folder, output)
     except DamagedBank as error:
         print(f"Error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
-    print(headline, *(f"{fact.title}: {fact.text}" for fact in facts), f"Page: {path}", sep="\n")
+    print(page.summary, *(f"{note.title}: {note.text}" for note in page.notes), f"Page: {path}", sep="\n")
 
 
 @app.command(

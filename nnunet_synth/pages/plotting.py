@@ -15,6 +15,7 @@ STYLE = {
     "font.size": 9,
     "font.family": "sans-serif",
     "text.color": INK,
+    "text.parse_math": False,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
     "axes.titlesize": 10,

@@ -2,96 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from nnunet_synth.bank.format import BankRecord
-from nnunet_synth.bank.inspection.naming import name_channels, name_classes
-from nnunet_synth.bank.inspection.neighbours import Neighbours, find_neighbours
-from nnunet_synth.bank.inspection.real_side import RealSide, open_real, read_real_side
-from nnunet_synth.bank.inspection.statistics import Measure, Presence, measure, presence
-from nnunet_synth.bank.inspection.tiles import Look
-from nnunet_synth.bank.inspection.two_sides import Drawn, read_samples
-from stylegan2_cond.data.encoding import Codec
+from nnunet_synth.bank.inspection.statistics import Measure, count_class_sets, measure
+from nnunet_synth.bank.inspection.two_sides import (
+    BankSamples,
+    Neighbours,
+    find_neighbours,
+    open_reference,
+    read_samples,
+)
 from stylegan2_cond.data.fingerprint import RANGE_QUANTILES
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.features import EVALUATION_FOLDER
-from stylegan2_cond.planning import run_folder
+from stylegan2_cond.metrics.reference_sets import ReferenceSet
 
-SEED = 0  # of the voxels whose intensities are looked at
+SEED = 0  # of the voxels whose intensities are compared
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the page tells.
+    """What the page shows.
 
     Attributes:
         folder, record: of the bank.
         file_bytes: of all its shards together.
-        drawn: samples that were looked at; None where there is none.
-        real: patches of the training cases; None where they or the snapshot are gone.
-        no_real: why there are none; empty where there are.
-        neighbours: of the samples, among the training patches.
-        presence, measures: of both sides.
+        bank: the samples that were inspected; None where there is none.
+        reference: real patches; None without samples, or where the training cases or the snapshot are gone.
+        no_reference: why there are none; empty where there are.
+        neighbours: of the samples; None without a reference.
+        class_sets: shares of the samples, real patches and further real patches that show a set of classes together.
+        measures: of all sides.
         classes: names of the foreground labels.
         channels: names.
-        look: how patches are drawn.
+        display: how `overlay_grid` shows patches.
     """
 
     folder: Path
     record: BankRecord
     file_bytes: int
-    drawn: Drawn | None
-    real: RealSide | None
-    no_real: str
+    bank: BankSamples | None
+    reference: ReferenceSet | None
+    no_reference: str
     neighbours: Neighbours | None
-    presence: Presence | None
+    class_sets: Mapping[tuple[int, ...], Sequence[float]]
     measures: Sequence[Measure]
     classes: Mapping[int, str]
     channels: Sequence[str]
-    look: Look
+    display: Mapping[str, Sequence]
 
 
 def find_out(folder: Path, record: BankRecord, file_bytes: int) -> Findings:
-    """Read samples and training cases, and hold the ones against the others.
+    """Read samples and training cases, and compare them.
 
     Args:
         folder: of the bank.
         record: of the bank, whose files were found whole.
-        file_bytes: of them.
+        file_bytes: size of these files.
     """
-    drawn, real, no_real, neighbours = read_samples(folder, record), None, "", None
+    bank, reference, no_reference, neighbours = read_samples(folder, record), None, "", None
     try:
-        preprocessed, plan = open_real(record)
+        reference = open_reference(record)
     except UserError as error:
-        no_real, look, dataset_json = str(error), _look(drawn), None
+        no_reference, dataset_json, display = str(error), {}, _display_of(bank)
     else:
-        look, dataset_json = _look_of(plan.codec), preprocessed.dataset_json
-        if drawn:
-            real = read_real_side(preprocessed, plan)
-            neighbours = find_neighbours(drawn.samples, real, run_folder(plan.source, plan.variant) / EVALUATION_FOLDER)
-    classes, channels = name_classes(look.labels, dataset_json), name_channels(len(look.low), dataset_json)
-    shown, measures = None, []
-    if drawn:
-        shown = presence(drawn.samples, real, list(classes))
-        measures = measure(drawn.samples, real, neighbours, classes, channels, np.random.default_rng(SEED))
+        codec, dataset_json = reference.plan.codec, reference.preprocessed.dataset_json
+        display = {"low": codec.low, "high": codec.high, "labels": codec.labels, "rgb": codec.rgb}
+        if bank:
+            neighbours = find_neighbours(bank.samples, reference)
+        else:
+            reference = None
+    classes = name_classes(display["labels"], dataset_json)
+    channels = name_channels(len(display["low"]), dataset_json)
+    class_sets, measures = {}, []
+    if bank:
+        sides = [bank.samples, reference.real, reference.again] if reference else [bank.samples]
+        class_sets = count_class_sets(sides, list(classes))
+        measures = measure(sides, neighbours, classes, channels, np.random.default_rng(SEED))
     return Findings(
-        folder, record, file_bytes, drawn, real, no_real, neighbours, shown, measures, classes, channels, look
+        *(folder, record, file_bytes, bank, reference, no_reference),
+        *(neighbours, class_sets, measures, classes, channels, display),
     )
 
 
-def _look_of(codec: Codec) -> Look:
-    return Look(codec.low, codec.high, codec.labels, codec.rgb)
-
-
-def _look(drawn: Drawn | None) -> Look:
-    """By the samples alone."""
-    if drawn is None:
-        return Look((), (), ())
-    channels = drawn.samples.image.swapaxes(0, 1).reshape(drawn.samples.channels, -1)
+def _display_of(bank: BankSamples | None) -> dict[str, Sequence]:
+    """Ranges and labels of the samples themselves."""
+    if bank is None:
+        return {"low": (), "high": (), "labels": ()}
+    channels = bank.samples.image.swapaxes(0, 1).reshape(bank.samples.channels, -1)
     low, high = np.quantile(channels, RANGE_QUANTILES, axis=1)
-    high = np.where(high > low, high, low + 1)
-    return Look(low.tolist(), high.tolist(), np.unique(drawn.samples.label).tolist())
+    labels = np.unique(bank.samples.label).tolist()
+    return {"low": low.tolist(), "high": np.where(high > low, high, low + 1).tolist(), "labels": labels}
+
+
+def name_classes(labels: Iterable[int], dataset_json: Mapping) -> dict[int, str]:
+    """Names of the foreground labels from dataset.json; a label that only appears within regions keeps its number."""
+    declared = dataset_json.get("labels", {})
+    names = {label: name for name, label in declared.items() if isinstance(label, int)}
+    names |= {label[0]: name for name, label in declared.items() if isinstance(label, list) and len(label) == 1}
+    return {label: names.get(label, f"class {label}") for label in sorted(labels) if label > 0}
+
+
+def name_channels(count: int, dataset_json: Mapping) -> list[str]:
+    """Names of the image channels from dataset.json."""
+    declared = list((dataset_json.get("channel_names") or dataset_json.get("modality") or {}).values())
+    return [str(name) for name in declared] if len(declared) == count else [f"channel {n}" for n in range(count)]

@@ -1,213 +1,331 @@
-"""Findings in the form that the page's template shows them in."""
+"""`nnunet-synth inspect`: checks a bank's files against their checksums, and shows what is in it on one page."""
 
 from __future__ import annotations
 
 import math
+import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from nnunet_synth.bank.filters import FILTERS, NOT_WANTED
-from nnunet_synth.bank.inspection.facts import headline, list_facts
-from nnunet_synth.bank.inspection.figures import plot_distribution
-from nnunet_synth.bank.inspection.findings import Findings
-from nnunet_synth.bank.inspection.gallery import Card, gallery, most_alike
-from nnunet_synth.bank.inspection.naming import TITLES, legend, name_limit, name_set, percent
-from nnunet_synth.bank.inspection.statistics import GROUPS, Measure
-from nnunet_synth.bank.inspection.tiles import picture_of
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, verify_shards
+from nnunet_synth.bank.inspection.figures import GENERATED, REAL, plot_distributions
+from nnunet_synth.bank.inspection.findings import Findings, find_out
+from nnunet_synth.bank.inspection.gallery import gallery, legend, most_alike
+from nnunet_synth.bank.inspection.statistics import TITLES, Measure
 from nnunet_synth.bank.previews import refused_picture
+from nnunet_synth.pages.formatting import NOTHING, count, file_size, number, percent, significant
+from nnunet_synth.pages.page import Note, Page, Picture, Section, Table, render
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import write_atomically
+from stylegan2_cond.metrics.memorization import ALARMS
 
-TEMPLATE = "page.html.j2"
+PAGE_FILE = "inspection.html"
+COMMAND = "nnunet-synth inspect"
+SIGNATURE = f'<meta name="generator" content="{COMMAND}'  # near the start of each page that we wrote
+HEAD_BYTES = 1000
 MOST_PLOTS = 12  # of one group
 MOST_SETS = 12  # of classes
-FULL_BAR = 1.0  # pooled standard deviations that fill a bar of the table
+REMARKABLE = 2.0  # standard errors by which more alarms than expected are too many
+FAR = 0.2  # pooled standard deviations from which on a distribution is called far from the real one
+MASKS = {"real": "real masks", "deformed": "deformed real masks", "drawn": "generated masks"}
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A distribution, and what stands above it."""
+def inspect_bank(folder: Path, path: Path | None = None) -> tuple[Path, Page]:
+    """Write a page that shows what is in a bank. It contains real patches, so it is as private as they are.
 
-    title: str
-    svg: Markup
+    Args:
+        folder: of the bank, complete or not.
+        path: of the page; `inspection.html` in the bank's folder, when None.
 
+    Returns:
+        Where the page is, and what it says.
 
-@dataclass(frozen=True)
-class Group:
-    """Plots of one measure for several classes or channels; `left_out` are the others, which differ less."""
-
-    title: str
-    plots: Sequence[Plot]
-    left_out: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table of distances; `width` and `mark` are shares of its bar."""
-
-    of: str
-    real: str
-    drawn: str
-    distance: str
-    noise: str
-    width: float
-    mark: float | None
+    Raises:
+        DamagedBank: files are missing, cut off or changed; no page is written.
+        UserError: the folder is not a bank, or there is a file at `path` that is not such a page.
+    """
+    path = path or folder / PAGE_FILE
+    _refuse_other_folder(folder)
+    _refuse_other_file(path)
+    record = BankRecord.load(folder / RECORD_FILE)
+    page = build_page(find_out(folder, record, verify_shards(folder, record, record.shards)))
+    with write_atomically(path) as temporary:
+        temporary.write_text(render(page), encoding="utf-8")
+    return path, page
 
 
-def render(found: Findings) -> str:
-    """The whole page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("nnunet_synth.bank.inspection", "template"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def _refuse_other_folder(folder: Path) -> None:
+    if (folder / RECORD_FILE).is_file():
+        return
+    banks = sorted(record.parent for record in folder.glob(f"**/{RECORD_FILE}"))
+    hint = f"It contains banks, for example {banks[-1]}" if banks else (
+        "Banks are in $nnUNet_preprocessed/DATASET/…_synth/fold_F/NAME; nnunet-synth bank prints the folder."
+    )  # fmt: skip
+    raise UserError(f"{folder} is not a bank: it has no {RECORD_FILE}. {hint}")
+
+
+def _refuse_other_file(path: Path) -> None:
+    """Only an older page may be replaced."""
+    if path.is_dir():
+        raise UserError(f"-o {path} is a folder. Name a file, for example -o {path / PAGE_FILE}")
+    if path.exists():
+        try:
+            with path.open("rb") as file:
+                head = file.read(HEAD_BYTES).decode("utf-8", errors="replace")
+        except OSError:
+            head = ""
+        if SIGNATURE not in head:
+            raise UserError(f"{path} exists and is not a page of this command. Choose another name with -o.")
+
+
+def build_page(found: Findings) -> Page:
+    """All that the page says."""
+    record, release = found.record, version("nnunet-synth")
+    private = " It contains patches of training cases and is as private as they are." if found.reference else ""
+    return Page(
+        title=f"Bank {record.name} · {record.source.dataset_name}",
+        summary=_summary(found),
+        sections=[*_gallery(found), *_distributions(found), *_filters(found), *_provenance(found)],
+        written_by=f"{COMMAND} {release}",
+        notes=list(_notes(found)),
+        footer=f"Written {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC from {found.folder}.{private}",
     )
-    environment.filters["percent"] = percent
-    cards = gallery(found)
-    return environment.get_template(TEMPLATE).render(
-        found=found,
-        record=found.record,
-        headline=headline(found),
-        facts=list_facts(found),
-        legend=legend(found.classes, found.look),
-        cards=cards,
-        choices=_choices(found, cards),
-        alike=most_alike(found),
-        presence=_presence_rows(found),
-        groups=_groups(found),
-        tables=_tables(found),
-        filters=_filter_rows(found),
-        refused=_refused(found),
-        snapshots=_snapshots(found),
-        command=command(found),
-        now=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        release=version("nnunet-synth"),
+
+
+def _summary(found: Findings) -> str:
+    record, source = found.record, found.record.source
+    generators = f"{len(record.snapshots)} generators" if len(record.snapshots) > 1 else "a generator"
+    masks = f" for {MASKS.get(record.masks, record.masks)}" if record.masks else ""
+    return (
+        f"{count(record.samples, 'synthetic pair')} of {' × '.join(map(str, record.patch_size))} voxels, sampled"
+        f"{masks} from {generators} trained on {count(len(source.training_cases), 'training case')} of "
+        f"{source.dataset_name}, configuration {source.configuration}, fold {source.fold}."
     )
 
 
-def _choices(found: Findings, cards: Sequence[Card]) -> list[tuple[int, str]]:
-    """Classes that some cards of the gallery show and others do not."""
-    counts = {label: sum(label in card.labels for card in cards) for label in found.classes}
-    return [(label, found.classes[label]) for label, count in counts.items() if 0 < count < len(cards)][:MOST_SETS]
+def _notes(found: Findings) -> Iterator[Note]:
+    """What to know first."""
+    record = found.record
+    files = sum(len(shard.files) for shard in record.shards)
+    text = f"{count(files, 'file')}, {file_size(found.file_bytes)}; all match their SHA-256 in {RECORD_FILE}."
+    yield Note(text, "Files", "good") if files else Note("There are none yet.", "Files", "note")
+    if record.complete:
+        yield Note(f"All {count(record.requested, 'requested sample')} are there.", "Complete", "good")
+    else:
+        text = f"{record.samples:,} of {count(record.requested, 'requested sample')} are there. The command at the end "
+        text += "of this page continues; until then, nnU-Net’s training does not use the bank."
+        yield Note(text, "Incomplete", "bad")
+    refused = sum(filter_.refused for filter_ in record.filters.values())
+    off = [f"{name} ({filter_.off})" for name, filter_ in record.filters.items() if filter_.off]
+    share = f" ({percent(refused / record.drawn)})" if record.drawn else ""
+    text = f"{refused:,} of {count(record.drawn, 'generated sample')} refused{share}. "
+    yield Note(f"{text}Off: {'; '.join(off) or 'none'}.", "Filters", "note" if off else "good")
+    if found.neighbours:
+        yield _copies(found)
+        yield _furthest(found)
+    elif found.bank:
+        yield Note(f"The page shows samples without real neighbours: {found.no_reference}", "Real cases", "note")
+    else:
+        yield Note("There is no sample to compare with them.", "Real cases", "note")
+    if found.bank and found.bank.broken:
+        text = f"{count(found.bank.broken, 'inspected sample')} with values that are not finite left out."
+        yield Note(text, "Values", "bad")
 
 
-def _presence_rows(found: Findings) -> list[tuple[str, float, float | None]]:
-    """Set of classes, share of the samples, share of the real patches."""
-    if found.presence is None or not found.classes:
-        return []
-    sets, drawn = found.presence.sets[:MOST_SETS], found.presence.drawn
-    real = found.presence.real or [None] * len(found.presence.sets)
-    return [(name_set(one, found.classes), *shares) for one, *shares in zip(sets, drawn, real, strict=False)]
-
-
-def _groups(found: Findings) -> list[Group]:
-    groups = []
-    for name in GROUPS:
-        told = [one for one in found.measures if one.group == name]
-        furthest = sorted(told, key=lambda one: -np.nan_to_num(one.distance))[:MOST_PLOTS]
-        plots = [_plot(one, f"{name.replace(' ', '-')}{number}") for number, one in enumerate(told) if one in furthest]
-        if plots:
-            groups.append(Group(TITLES[name], plots, len(told) - len(plots)))
-    return groups
-
-
-def _plot(measure: Measure, name: str) -> Plot:
-    what = f"{TITLES[measure.group]}: {measure.of}."
-    sides = [("Synthetic", measure.drawn), ("real", measure.real)]
-    told = "; ".join(f"{side} {_spread(values)}" for side, values in sides if values is not None)
-    return Plot(measure.of, plot_distribution(measure, name, f"{what} {told}. Median and 5th to 95th percentile."))
-
-
-def _tables(found: Findings) -> list[tuple[str, list[Row]]]:
-    """A table for each group."""
-    if found.real is None:
-        return []
-    tables = [(TITLES[name], [_row(m) for m in found.measures if m.group == name]) for name in GROUPS]
-    return [(title, rows) for title, rows in tables if rows]
-
-
-def _row(measure: Measure) -> Row:
-    distance, noise = measure.distance, measure.noise
-    return Row(
-        of=measure.of,
-        real=_spread(measure.real),
-        drawn=_spread(measure.drawn),
-        distance=_figure(distance),
-        noise=_figure(noise),
-        width=0.0 if math.isnan(distance) else min(1.0, distance / FULL_BAR),
-        mark=None if math.isnan(noise) else min(1.0, noise / FULL_BAR),
+def _copies(found: Findings) -> Note:
+    inspected = len(found.bank)
+    if found.neighbours.threshold is None:
+        return Note("Too few training cases to calibrate how similar real patches usually are.", "Copies", "note")
+    alarms, expected = int(found.neighbours.alarms.sum()), ALARMS * inspected
+    text = (
+        f"{alarms} of {count(inspected, 'inspected sample')} are closer to one training case, compared with the next "
+        f"ones, than {100 * (1 - ALARMS):g} % of real patches are. About {expected:.2g} are expected by chance."
     )
+    too_many = alarms > expected + REMARKABLE * math.sqrt(max(expected, 1))
+    return Note(text, "Copies", "bad" if too_many else "good")
+
+
+def _furthest(found: Findings) -> Note:
+    known = [one for one in found.measures if one.group not in ("nearest", "position") and not math.isnan(one.distance)]
+    if not known:
+        return Note("There is no class and no channel to compare.", "Distributions", "note")
+    worst = max(known, key=lambda one: one.distance)
+    typical, noise = np.median([one.distance for one in known]), np.nanmedian([one.noise for one in known])
+    text = (
+        f"Synthetic and real patches are {typical:.2f} standard deviations apart (median of {len(known)} measures), "
+        f"two sets of real patches {noise:.2f}. Furthest: {TITLES[worst.group].split(',')[0].lower()} of {worst.of}, "
+        f"{worst.distance:.2f}."
+    )
+    return Note(text, "Distributions", "note" if worst.distance > FAR else "good")
+
+
+def _gallery(found: Findings) -> Iterator[Section]:
+    if not found.bank:
+        return
+    pictures, near = gallery(found), found.neighbours
+    text = f"{len(pictures)} of {found.record.samples:,} samples, spread evenly over the bank. "
+    if near:
+        text += (
+            "Below each, the training patch with the highest correlation r, shifted by a few voxels to match; plain "
+            "grey is outside of the training image. "
+        )
+        if (thinned := found.reference.cover.thinned) > 1:
+            text += f"Neighbours were searched in one of {thinned} patches of the training cases. "
+    if len(found.record.patch_size) == 3:
+        text += "Of each volume, the middle cuts across its three axes. "
+    if len(found.channels) > 1:
+        text += f"Channels: {', '.join(found.channels)}; the mask lies over the first one."
+    yield Section("Gallery", text, legend(found), pictures)
+    if near:
+        text = f"Of {count(len(found.bank), 'inspected sample')}, those "
+        text += "with the highest correlation." if near.threshold is None else (
+            "closest to one training case compared with the next ones. “Copy?” marks samples closer than real patches "
+            "of different cases hardly ever are."
+        )  # fmt: skip
+        yield Section("Most like a copy", text, legend(found), most_alike(found))
+
+
+def _distributions(found: Findings) -> Iterator[Section]:
+    if not found.bank:
+        return
+    sides = ["real", "synthetic"] if found.reference else ["synthetic"]
+    text = f"{len(found.bank):,} samples"
+    if found.reference:
+        text += (
+            f" compared with {found.reference.count:,} patches of the training cases, cropped as for the generator’s "
+            "training; validation cases are not used"
+        )
+    text += ". Measures of masks are over the patches that show the class."
+    if found.classes:
+        rows = [
+            (" + ".join(found.classes[label] for label in labels) or "no class", *map(percent, shares[1::-1]))
+            for labels, shares in [*found.class_sets.items()][:MOST_SETS]
+        ]
+        note = "The bank is balanced: each class is requested equally often. " if found.record.balanced else ""
+        if found.reference:
+            ours, real, again = zip(*found.class_sets.values(), strict=True)
+            distance, noise = (abs(np.subtract(real, other)).sum() / 2 for other in (ours, again))
+            note += f"Share of patches that differ: {percent(distance)}; between two sets of real patches: "
+            note += f"{percent(noise)}."
+        yield Section("Classes shown together", note, tables=[Table(("patches with", *sides), rows)])
+    colours = [("real", REAL), ("synthetic", GENERATED)]
+    yield Section("Distributions", text, colours[-len(sides) :], pictures=list(_plots(found)))
+    if found.reference:
+        rows = [
+            (TITLES[one.group], one.of, number(one.distance, 2), number(one.noise, 2), *map(_spread, _sides(one)))
+            for one in found.measures
+        ]
+        text = (
+            "Wasserstein distance between real and synthetic patches in standard deviations of both together: 0 for "
+            "equal distributions, 2 at most; “real again” is the distance between two sets of real patches. Median, "
+            "and 5th to 95th percentile in brackets."
+        )
+        head = ("measure", "of", "distance", "real again", *sides)
+        yield Section("Distances", text, tables=[Table(head, rows, words=2)])
+
+
+def _sides(measure: Measure) -> list[np.ndarray]:
+    return [side for side in (measure.real, measure.generated) if side is not None]
+
+
+def _plots(found: Findings) -> Iterator[Picture]:
+    for group in TITLES:
+        measures = [one for one in found.measures if one.group == group]
+        shown = sorted(measures, key=lambda one: -np.nan_to_num(one.distance))[:MOST_PLOTS]
+        measures = [one for one in measures if one in shown]
+        if measures:
+            values = (f"{one.of}: {' against '.join(map(_spread, _sides(one)))}" for one in measures)
+            yield plot_distributions(measures, f"{TITLES[group]}. {'; '.join(values)}")
 
 
 def _spread(values: np.ndarray) -> str:
     """Median, 5th and 95th percentile."""
     values = values[~np.isnan(values)]
     if not len(values):
-        return "–"
-    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
-    return f"{middle:.3g} ({low:.3g}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high:.3g})".replace("-", "−")
+        return NOTHING
+    low, middle, high = (significant(value) for value in np.quantile(values, (0.05, 0.5, 0.95)))
+    return f"{middle} ({low} to {high})"
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}".replace("-", "−")
-
-
-def _figure(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
-
-
-def _filter_rows(found: Findings) -> list[dict]:
-    drawn = found.record.drawn
-    return [
-        {
-            "name": name,
-            "says": FILTERS[name].says if name in FILTERS else "",
-            "off": filter_.off,
-            "refused": filter_.refused,
-            "share": filter_.refused / drawn if drawn else 0.0,
-            "limits": [
-                (name_limit(what, found.classes, found.channels), _number(value))
-                for what, value in filter_.limits.items()
-            ],
-        }
-        for name, filter_ in found.record.filters.items()
+def _filters(found: Findings) -> Iterator[Section]:
+    record, rows, limits = found.record, [], []
+    for name, filter_ in record.filters.items():
+        says = f"a sample that {FILTERS[name].says}" if name in FILTERS else ""
+        share = percent(filter_.refused / record.drawn) if record.drawn else NOTHING
+        refused = ("off", "") if filter_.off else (f"{filter_.refused:,}", share)
+        rows.append((name, says + f" (off: {filter_.off})" * bool(filter_.off), *refused))
+        limits += [(name, _name_limit(what, found), significant(value, 4)) for what, value in filter_.limits.items()]
+    # A record may be anyone's, so its names are no paths.
+    paths = {name: refused_picture(found.folder, name) for name in FILTERS if name in record.filters}
+    pictures = [
+        Picture(
+            f"refused-{name}", path.read_bytes(), f"Samples that the filter {name} refused", f"Refused by {name}", 1
+        )
+        for name, path in paths.items()
+        if path.is_file()
     ]
+    text = f"{record.drawn:,} samples were generated, {record.samples:,} entered. A sample counts for the first filter "
+    text += "that refuses it. Limits are learnt from the training cases"
+    text += f", widened by {percent(record.margin)} of their range." if record.margin else "."
+    head = ("filter", "refuses", "refused", "share")
+    yield Section("Filters", text, pictures=pictures, tables=[Table(head, rows, words=2)] if rows else [])
+    if limits:
+        yield Section("Limits of the filters", tables=[Table(("filter", "limit", "value"), limits, 2)], folded=True)
 
 
-def _refused(found: Findings) -> list[tuple[str, str]]:
-    """Filters, and the pictures of what they refused. A record may be anyone's, so its names are no paths."""
-    paths = {name: refused_picture(found.folder, name) for name in FILTERS if name in found.record.filters}
-    return [(name, picture_of(path)) for name, path in paths.items() if path.is_file()]
+def _name_limit(limit: str, found: Findings) -> str:
+    """What a filter calls a limit, with names for the numbers of classes and channels."""
+    names = {"class": found.classes, "channel": dict(enumerate(found.channels))}
+    if (match := re.match(r"(class|channel) (\d+) ", limit)) and int(match[2]) in names[match[1]]:
+        return f"{names[match[1]][int(match[2])]}: {limit[match.end() :]}"
+    return limit
 
 
-def _snapshots(found: Findings) -> list[dict]:
-    record = found.record
-    references = [("generator", one) for one in record.snapshots]
-    references += [("masks", record.mask_snapshot)] if record.mask_snapshot else []
-    total = sum(one.weight for one in record.snapshots)
-    return [
-        {"role": role, "reference": one, "share": one.weight / total if role == "generator" else 1.0}
-        for role, one in references
-    ]
-
-
-def command(found: Findings) -> str:
-    """What fills this bank, or goes on with it, where its snapshots are."""
+def _provenance(found: Findings) -> Iterator[Section]:
     record, source = found.record, found.record.source
+    started = f"started {record.created[:16].replace('T', ' ')} UTC with nnunet-synth {record.release}"
+    terms = [
+        ("Filled", f"{started}, seed {record.seed}"),
+        ("Dataset", f"{source.dataset_name}, {source.configuration}, {source.plans_name}, fold {source.fold}"),
+        ("Preprocessing", source.preprocessing),
+        *([("Masks", MASKS.get(record.masks, record.masks))] if record.masks else ()),
+        ("Classes", "each requested equally often" if record.balanced else "as in the training patches"),
+    ]
+    total = sum(one.weight for one in record.snapshots)
+    for one in (*record.snapshots, *([record.mask_snapshot] if record.mask_snapshot else ())):
+        title = "Mask generator" if one is record.mask_snapshot else "Generator"
+        share = (
+            f", {percent(one.weight / total)} of the samples"
+            if title == "Generator" and len(record.snapshots) > 1
+            else ""
+        )
+        seen = f"variant {one.variant}, {one.images_seen:,} images seen{share}"
+        terms.append((title, f"{seen}; {one.path}, weights {one.weights_sha256}"))
+    yield Section("Provenance", terms=terms)
+    yield Section("Command", "Fills this bank, or continues to fill it, where its snapshots are.", code=command(record))
+    text = f"No model that trains with this bank may be validated on them: {', '.join(source.training_cases)}."
+    yield Section(count(len(source.training_cases), "training case"), text, folded=True)
+    files = [item for shard in record.shards for item in shard.files.items()]
+    yield Section(
+        count(len(files), "file"), tables=[Table(("file", "SHA-256"), files, 2)] if files else [], folded=True
+    )
+
+
+def command(record: BankRecord) -> str:
+    """The command that fills this bank, or continues to fill it."""
+    source = record.source
     words = ["nnunet-synth", "bank", source.dataset_name, source.configuration, source.fold]
     words += ["-n", str(record.requested)]
     for one in record.snapshots:
-        weight = f"={one.weight:g}" if len(record.snapshots) > 1 else ""
-        words += ["--snapshot", one.path + weight]
+        words += ["--snapshot", one.path + (f"={one.weight:g}" if len(record.snapshots) > 1 else "")]
     if record.masks:
-        drawn_by = record.mask_snapshot.path if record.mask_snapshot else record.masks
-        words += ["--masks", drawn_by]
+        words += ["--masks", record.mask_snapshot.path if record.mask_snapshot else record.masks]
     words += ["--balanced"] * record.balanced
     for name, filter_ in record.filters.items():
         words += ["--without", name] if filter_.off == NOT_WANTED else []

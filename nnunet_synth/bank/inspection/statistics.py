@@ -2,150 +2,118 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_synth.bank.inspection.neighbours import Neighbours
-from nnunet_synth.bank.inspection.real_side import RealSide
+from nnunet_synth.bank.inspection.two_sides import Neighbours
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics.mask_statistics import describe_masks, mask_distances
 from stylegan2_cond.progress_bar import ProgressBar
 
-OF_MASKS = ("area", "components", "holes", "boundary", "z", "y", "x")
-GROUPS = (*OF_MASKS, "intensity", "class intensity", "position", "nearest")
-COUNTED = ("components", "holes")
-VOXELS = 200  # drawn from each patch for the distribution of intensities
+TITLES = {  # by group
+    "area": "Area, % of the patch",
+    "components": "Components",
+    "holes": "Holes",
+    "boundary": "Boundary, faces per 100 voxels of the patch",
+    "z": "Centre along the first axis, 0 to 1",
+    "y": "Centre along the second-last axis, 0 to 1",
+    "x": "Centre along the last axis, 0 to 1",
+    "intensity": "Intensity of all voxels, in nnU-Net’s units",
+    "class intensity": "Intensity by class, in nnU-Net’s units",
+    "position": "Position of the nearest real slice in its volume, 0 to 1",
+    "nearest": "Correlation with the nearest real patch of another case",
+}
+VOXELS = 200  # of each patch, for the distribution of intensities
 FACTORS = {"area": 100.0, "boundary": 100.0}
+
+Sides = Sequence[SampleSet]  # samples of the bank; where there are real patches, also these and further ones
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure of many patches.
+    """One quantity of many patches.
 
     Attributes:
-        group: one of `GROUPS`.
-        of: the class or channel, in words.
-        drawn: a number for each sample, or voxel, that has one.
-        real, again: the same of real patches, and of other ones; None where there are none.
+        group: a key of `TITLES`.
+        of: name of the class or channel.
+        generated: a number for each sample, or voxel, that has one.
+        real, again: the same of real patches, and of further ones; None where there are none.
     """
 
     group: str
     of: str
-    drawn: np.ndarray
+    generated: np.ndarray
     real: np.ndarray | None = None
     again: np.ndarray | None = None
 
     @property
     def distance(self) -> float:
-        """Wasserstein distance of real and synthetic in pooled standard deviations; NaN where one side has nothing."""
-        return float(mask_distances([self.real], [self.drawn])[0]) if self.real is not None else np.nan
+        """Wasserstein distance in pooled standard deviations; NaN where one side has nothing."""
+        return float(mask_distances([self.real], [self.generated])[0]) if self.real is not None else np.nan
 
     @property
     def noise(self) -> float:
-        """The same of real and real patches: what a perfect bank would come to."""
+        """The same between real and real patches: what a perfect bank would reach."""
         return float(mask_distances([self.real], [self.again])[0]) if self.again is not None else np.nan
 
 
-@dataclass(frozen=True)
-class Presence:
-    """How often each set of classes is shown together: shares of the patches, the most frequent real ones first."""
-
-    sets: Sequence[tuple[int, ...]]
-    drawn: Sequence[float]
-    real: Sequence[float] | None
-    again: Sequence[float] | None
-
-    @property
-    def distance(self) -> float:
-        """Total variation: the share of patches that would have to show another set; NaN without real ones."""
-        return np.nan if self.real is None else sum(map(abs, np.subtract(self.real, self.drawn))) / 2
-
-    @property
-    def noise(self) -> float:
-        """The same of real and real patches."""
-        return np.nan if self.real is None else sum(map(abs, np.subtract(self.real, self.again))) / 2
-
-
-def presence(samples: SampleSet, real: RealSide | None, labels: Sequence[int]) -> Presence:
-    """Count the sets of classes on both sides."""
-    sides = [_sets(side, labels) for side in _sides(samples, real)]
-    order = Counter()
-    for side in (*sides[1:2], *sides[:1]):  # real ones decide, where there are any
-        order.update({one: share for one, share in side.items() if one not in order})
-    sets = [one for one, _ in order.most_common()]
-    shares = [[side.get(one, 0.0) for one in sets] for side in sides]
-    return Presence(sets, *(shares if real else (shares[0], None, None)))
+def count_class_sets(sides: Sides, labels: Sequence[int]) -> dict[tuple[int, ...], list[float]]:
+    """For each set of classes shown together, the share of each side's patches; the most frequent real sets first."""
+    shares: dict[tuple[int, ...], list[float]] = {}
+    for place, side in enumerate(sides):
+        flat = side.label.reshape(len(side), -1)
+        shown = np.array([(flat == label).any(axis=1) for label in labels]).T.reshape(len(flat), -1)
+        for row, count in zip(*np.unique(shown, axis=0, return_counts=True), strict=True):
+            names = tuple(label for label, there in zip(labels, row, strict=True) if there)
+            shares.setdefault(names, [0.0] * len(sides))[place] = count / len(flat)
+    return dict(sorted(shares.items(), key=lambda item: (*(-share for share in item[1][1:2]), -item[1][0])))
 
 
 def measure(
-    samples: SampleSet,
-    real: RealSide | None,
+    sides: Sides,
     neighbours: Neighbours | None,
     classes: Mapping[int, str],
     channels: Sequence[str],
     rng: np.random.Generator,
 ) -> list[Measure]:
-    """Everything but presence, group by group.
+    """All measures, group by group; those of masks over the patches that show the class.
 
     Args:
-        samples: of the bank.
-        real: patches; None where there are none.
+        sides: samples, real patches, further real patches; or the samples alone.
         neighbours: of the samples; None where there are no real patches.
         classes: names of the foreground labels.
         channels: names.
-        rng: draws the voxels whose intensities are looked at.
+        rng: chooses the voxels whose intensities are compared.
     """
-    sides = _sides(samples, real)
-    bar = ProgressBar(classes.items(), desc="Measuring masks", unit="class", leave=False, delay=1)
-    measures = [one for label, name in bar for one in _mask_measures(sides, label, name)]
+    measures = []
+    for label, name in ProgressBar(classes.items(), desc="Measuring masks", unit="class", leave=False, delay=1):
+        described = [describe_masks(side.label, label) for side in sides]
+        shown = [side.pop("presence") > 0 for side in described]
+        for key in described[0]:
+            values = (FACTORS.get(key, 1.0) * side[key][where] for side, where in zip(described, shown, strict=True))
+            measures.append(Measure(key, name, *values))
     measures += _intensities(sides, classes, channels, rng)
     if neighbours and neighbours.real:
-        if real.positions is not None:
-            drawn, usual = (real.positions[side.index] for side in (neighbours.drawn, neighbours.real))
-            measures.append(Measure("position", "", drawn, usual))
-        measures.append(Measure("nearest", "", neighbours.drawn.nearness, neighbours.real.nearness))
-    return sorted(measures, key=lambda one: GROUPS.index(one.group))
-
-
-def _sides(samples: SampleSet, real: RealSide | None) -> list[SampleSet]:
-    return [samples] if real is None else [samples, real.patches, real.again]
-
-
-def _sets(samples: SampleSet, labels: Sequence[int]) -> dict[tuple[int, ...], float]:
-    flat = samples.label.reshape(len(samples), -1)
-    shown = np.array([(flat == label).any(axis=1) for label in labels]).T.reshape(len(flat), -1)
-    rows, counts = np.unique(shown, axis=0, return_counts=True)
-    named = (tuple(label for label, there in zip(labels, row, strict=True) if there) for row in rows)
-    return dict(zip(named, counts / len(flat), strict=True))
-
-
-def _mask_measures(sides: Sequence[SampleSet], label: int, name: str) -> list[Measure]:
-    """Of the patches that show the class."""
-    described = [describe_masks(side.label, label) for side in sides]
-    shown = [side["presence"] > 0 for side in described]
-    return [
-        Measure(key, name, *(FACTORS.get(key, 1.0) * d[key][s] for d, s in zip(described, shown, strict=True)))
-        for key in described[0]
-        if key != "presence"
-    ]
+        found = (neighbours.generated, neighbours.real)
+        if neighbours.positions is not None:
+            measures.append(Measure("position", "", *(neighbours.positions[side.index] for side in found)))
+        measures.append(Measure("nearest", "", *(side.nearness for side in found)))
+    return sorted(measures, key=lambda one: [*TITLES].index(one.group))
 
 
 def _intensities(
-    sides: Sequence[SampleSet], classes: Mapping[int, str], channels: Sequence[str], rng: np.random.Generator
+    sides: Sides, classes: Mapping[int, str], channels: Sequence[str], rng: np.random.Generator
 ) -> list[Measure]:
-    """Of some voxels of each patch, all and class by class; voxels outside of the image are none."""
-    drawn = [_voxels(side, rng) for side in sides]
-    found = [
-        Measure("intensity", name, *(image[:, channel] for image, _ in drawn)) for channel, name in enumerate(channels)
-    ]
+    """Of some voxels of each patch, together and by class; voxels outside of the image are left out."""
+    voxels = [_voxels(side, rng) for side in sides]
+    found = [Measure("intensity", name, *(image[:, n] for image, _ in voxels)) for n, name in enumerate(channels)]
     for label, class_name in classes.items():
         for channel, name in enumerate(channels):
             of = class_name if len(channels) == 1 else f"{class_name}, {name}"
-            found.append(Measure("class intensity", of, *(image[mask == label, channel] for image, mask in drawn)))
+            found.append(Measure("class intensity", of, *(image[mask == label, channel] for image, mask in voxels)))
     return found
 
 
