@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_synth.demo.run import run_demo
-from nnunet_synth.demo.steps import Steps
+from nnunet_synth.demo.run import Steps, run_demo
 from stylegan2_cond.errors import UserError
 
 
@@ -27,12 +26,11 @@ def test_a_step_is_run_once_in_its_environment(steps, tmp_path):
     for _ in range(2):
         steps.run("greet", "Greeting", append_to(tmp_path / "greetings"))
     assert (tmp_path / "greetings").read_text() == "hello"
-    assert (tmp_path / "logs" / "greet.log").read_text() == "said\n"
-    assert steps.seconds["greet"] > 0
+    assert (tmp_path / "logs" / "greet.log").read_text().endswith("\nsaid\n")
 
 
 def test_a_failed_step_shows_the_end_of_its_log_and_is_not_done(steps, tmp_path):
-    with pytest.raises(UserError, match=r"(?s)python ended with code 3:\nthe reason.*greet.log"):
+    with pytest.raises(UserError, match=r"(?s)ended with code 3:.*the reason\n.*greet.log"):
         steps.run("greet", "Greeting", ["python", "-c", "print('the reason'); raise SystemExit(3)"])
     assert not steps.is_done("greet")
     steps.run("greet", "Greeting", append_to(tmp_path / "greetings"))
@@ -46,7 +44,7 @@ def test_a_program_that_is_not_installed_is_named(steps):
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(UserError, match="holds other things"):
+    with pytest.raises(UserError, match="is not empty"):
         run_demo(tmp_path, "cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -60,7 +58,7 @@ def test_a_place_where_no_folder_can_be_is_named(place):
 def test_ctrl_c_ends_the_step_and_says_how_to_go_on(tmp_path):
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in background jobs
-        "from pathlib import Path; from nnunet_synth.demo.steps import Steps\n"
+        "from pathlib import Path; from nnunet_synth.demo.run import Steps\n"
         "from stylegan2_cond.errors import Stopped\n"
         "try: Steps(Path(sys.argv[1]), {}).run('sleep', 'Sleeping', ['sleep', '60'])\n"
         "except Stopped as stop: print(stop)"
@@ -73,5 +71,5 @@ def test_ctrl_c_ends_the_step_and_says_how_to_go_on(tmp_path):
         assert process.poll() is None
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    assert "The same command goes on" in process.communicate(timeout=20)[0]
+    assert "The same command" in process.communicate(timeout=20)[0]
     assert not (tmp_path / "done" / "sleep").exists()
