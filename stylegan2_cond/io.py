@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import reprlib
 import resource
 import shutil
@@ -26,6 +27,7 @@ from stylegan2_cond.errors import UserError
 
 DISK_IS_FULL = 64 * 1024  # bytes left
 OUTDATED_SECONDS = 24 * 3600  # after which another machine's temporary file is taken for a leftover
+_LIST_OF_NUMBERS = re.compile(r"\[\n\s+[-+.\de]+(?:,\n\s+(?:[-+.\de]+|null))*\n\s+\]")  # goes in one line of a file
 _SHORT = reprlib.Repr()
 _SHORT.maxother = 80
 
@@ -74,6 +76,7 @@ class Document(BaseModel):
         self._checked(content, path)
         with write_atomically(path) as temporary:
             text = json.dumps(self._closed(content), indent=2, ensure_ascii=False)
+            text = _LIST_OF_NUMBERS.sub(lambda found: "".join(found[0].split()), text)
             temporary.write_text(text + "\n", encoding="utf-8")
 
     @classmethod

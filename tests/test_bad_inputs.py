@@ -96,7 +96,7 @@ def test_a_class_of_validation_cases_alone_is_known_and_never_drawn_by_itself(fo
     plan, _ = goes_the_whole_way(preprocess(folders, cases, LABELS, SPLIT))
     assert "class 2 is shown by no case" in plan.reasons["conditions"]
     assert plan.conditions.classes == (1, 2)
-    asked = [plan.conditions.draw(np.random.default_rng(seed))[1] for seed in range(50)]
+    asked = [plan.conditions.sample(np.random.default_rng(seed))[1] for seed in range(50)]
     assert sum(asked) == 0
 
 

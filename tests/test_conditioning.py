@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import gaussian_kde, iqr, ks_2samp, norm, spearmanr
 
-from stylegan2_cond.data.condition_sampler import MOST_ROWS, MeasuredPatches, fold, silverman
+from stylegan2_cond.data.condition_sampler import MAX_ROWS, ConditionTable, reflect, silverman_bandwidth
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
@@ -43,7 +43,7 @@ def spread_positions(labels):
 def draws(conditions, count, seed=0, **asked):
     """`[count, …]`: classes shown, shares of the patch, and positions that are drawn."""
     rng = np.random.default_rng(seed)
-    vectors = torch.stack([conditions.draw(rng, **asked) for _ in range(count)])
+    vectors = torch.stack([conditions.sample(rng, **asked) for _ in range(count)])
     shown, areas, position = conditions.parts(vectors)
     return shown.numpy(), areas.exp().numpy(), None if position is None else position.numpy()
 
@@ -140,18 +140,18 @@ def test_combinations_are_drawn_as_often_as_patches_show_them_also_from_a_part_o
     chosen = [combinations[number] for number in rng.choice(3, size=1999, p=np.array(shares[:3]) / sum(shares[:3]))]
     labels = patches(*[{label: rng.uniform(0.01, 0.2) for label in one} for one in [*chosen, combinations[3]]])
     conditions = Conditions.from_patches(CLASSES, labels, rng.random(2000))
-    assert len(conditions.rows) == MOST_ROWS
-    kept = Counter(tuple(entry != "." for entry in row.split()[1:4]) for row in conditions.rows)
+    assert len(conditions.rows) == MAX_ROWS
+    kept = Counter(tuple(entry is not None for entry in row[1:4]) for row in conditions.rows)
     counted = Counter(tuple(row) for row in draws(conditions, 4000)[0].tolist())
     assert sum(counted.values()) == 4000
     for combination in combinations[:3]:
         share = chosen.count(combination) / 2000
         shown = tuple(label in combination for label in CLASSES)
-        assert kept[shown] / MOST_ROWS == pytest.approx(share, abs=0.15)  # but for patches that are told by one line
+        assert kept[shown] / MAX_ROWS == pytest.approx(share, abs=0.15)  # but for patches that one row describes
         frequency = counted[shown] / 4000
         assert abs(frequency - share) < 4 * np.sqrt(share * (1 - share) / 4000), combination
-    only_once = [row for row in conditions.rows if "." not in row.split()]
-    assert [row.split()[0] for row in only_once] == ["1"]  # it stays, and stands for itself
+    only_once = [row for row in conditions.rows if None not in row]
+    assert [row[0] for row in only_once] == [1]  # it stays, and stands for itself
 
 
 def test_what_is_drawn_is_distributed_as_what_was_measured_but_is_not_the_same():
@@ -205,8 +205,8 @@ def test_bandwidths_are_nine_tenths_of_the_lesser_deviation_by_the_fifth_root_of
     if iqr(values) > 0:
         deviation = min(deviation, iqr(values, scale="normal"))
     root = gaussian_kde(np.arange(len(values))).silverman_factor() / (4 / 3) ** 0.2
-    assert silverman(values) == pytest.approx(0.9 * deviation * root, rel=1e-3, abs=1e-12)
-    assert silverman(values[:1]) == 0
+    assert silverman_bandwidth(values) == pytest.approx(0.9 * deviation * root, rel=1e-3, abs=1e-12)
+    assert silverman_bandwidth(values[:1]) == 0
 
 
 def test_what_is_near_is_what_the_kernels_make_likely():
@@ -214,11 +214,11 @@ def test_what_is_near_is_what_the_kernels_make_likely():
     areas = rng.uniform(-3, -1, (40, 2))
     areas[:15, 1] = np.nan  # they show the first class alone
     weights, positions = rng.uniform(1, 5, 40), np.r_[rng.uniform(0.4, 0.5, 15), rng.uniform(0, 1, 25)]
-    table = MeasuredPatches.of(weights, areas, positions)
+    table = ConditionTable.of(weights, areas, positions)
     expected = weights * norm.pdf(0.45, positions, table.position_bandwidths)
-    found = table.nearness(np.array([True, False]), position=0.45)
+    found = table.row_weights(np.array([True, False]), position=0.45)
     np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), rtol=1e-9)
-    found = table.nearness(np.array([True, True]), areas=np.array([-2.0, np.nan]), position=0.45)
+    found = table.row_weights(np.array([True, True]), areas=np.array([-2.0, np.nan]), position=0.45)
     expected = (expected * norm.pdf(-2, areas[:, 0], table.bandwidths[:, 0].clip(0.1))) * (np.arange(40) >= 15)
     np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), rtol=1e-9)
     assert table.position_bandwidths[0] < table.position_bandwidths[20] / 5  # each combination has kernels of its own
@@ -227,7 +227,7 @@ def test_what_is_near_is_what_the_kernels_make_likely():
 @settings(max_examples=100, deadline=None)
 @given(st.floats(-10, 10), st.floats(-5, 5), st.floats(0, 5))
 def test_what_leaves_the_range_is_mirrored_into_it(value, low, length):
-    folded, high = float(fold(value, low, low + length)), low + length
+    folded, high = float(reflect(value, low, low + length)), low + length
     assert low <= folded <= high
     if low <= value <= high:
         assert folded == pytest.approx(value)
@@ -254,7 +254,7 @@ def test_the_same_random_state_draws_the_same_and_moves_on_equally_far_whatever_
     after = []
     for asked in ({}, {"classes": (2,)}, {"position": 0.9, "classes": (1, 2)}, {"areas": {1: 0.3, 2: 0.1}}):
         rng = np.random.default_rng(5)
-        conditions.draw(rng, **asked)
+        conditions.sample(rng, **asked)
         after.append(rng.standard_normal())
     assert len(set(after)) == 1
 
@@ -301,7 +301,7 @@ def test_position_fits_the_area_that_is_asked_for():
     conditions = Conditions.from_patches((1, 2), labels, positions)
     wanted = np.linspace(0.16, 0.3, 400)
     rng = np.random.default_rng(0)
-    vectors = torch.stack([conditions.draw(rng, areas={1: area}) for area in wanted])
+    vectors = torch.stack([conditions.sample(rng, areas={1: area}) for area in wanted])
     shown, areas, places = conditions.parts(vectors)
     assert shown[:, 0].all()
     np.testing.assert_allclose(areas[:, 0].exp(), wanted, rtol=1e-5)
@@ -375,9 +375,9 @@ def test_others_make_room_for_the_area_that_is_asked_for():
         ({"position": 1.01}, "position 1.01 is not between 0"),
         ({"position": -0.2}, "position -0.2 is not between 0"),
         ({"position": math.nan}, "position nan is not between 0"),
-        ({"areas": {1: 0.0}}, "area 0 of class 1 is no share"),
-        ({"areas": {2: 1.5}}, "area 1.5 of class 2 is no share"),
-        ({"areas": {5: math.nan}}, "area nan of class 5 is no share"),
+        ({"areas": {1: 0.0}}, "area 0 of class 1 is not a share"),
+        ({"areas": {2: 1.5}}, "area 1.5 of class 2 is not a share"),
+        ({"areas": {5: math.nan}}, "area nan of class 5 is not a share"),
         ({"areas": {1: 0.7, 2: 0.4}}, "add up to 1.1 of the patch$"),
         ({"areas": {1: 1.0}, "classes": (1, 5)}, "no room for class 5"),
     ],
@@ -386,13 +386,13 @@ def test_what_cannot_be_is_refused_in_words(asked, said):
     labels = patches({1: 0.1, 2: 0.1, 5: 0.1}, {})
     conditions = Conditions.from_patches(CLASSES, labels, np.array([0.3, 0.6]))
     with pytest.raises(ValueError, match=said):
-        conditions.draw(np.random.default_rng(0), **asked)
+        conditions.sample(np.random.default_rng(0), **asked)
 
 
 def test_volumes_have_no_position_to_ask_for():
     conditions = Conditions.from_patches(CLASSES, patches({1: 0.1}), None)
     with pytest.raises(ValueError, match="can't be asked for a position"):
-        conditions.draw(np.random.default_rng(0), position=0.5)
+        conditions.sample(np.random.default_rng(0), position=0.5)
 
 
 # --- few and many
@@ -407,13 +407,13 @@ def test_a_dataset_without_foreground_classes_has_at_most_a_position(positions):
     position = None if positions is None else torch.from_numpy(positions)
     assert conditions.measure(torch.from_numpy(labels), position).shape == (4, width)
     for asked in ({}, {"classes": ()}):
-        assert conditions.draw(np.random.default_rng(0), **asked).shape == (width,)
+        assert conditions.sample(np.random.default_rng(0), **asked).shape == (width,)
 
 
 def test_what_nothing_was_measured_of_is_empty():
     conditions = Conditions(classes=(), has_position=False)
-    assert conditions.draw(np.random.default_rng(0)).shape == (0,)
-    assert Conditions(classes=(), has_position=True).draw(np.random.default_rng(0)).shape == (1,)
+    assert conditions.sample(np.random.default_rng(0)).shape == (0,)
+    assert Conditions(classes=(), has_position=True).sample(np.random.default_rng(0)).shape == (1,)
 
 
 class Card(Document):
@@ -431,12 +431,12 @@ def test_more_than_thirty_classes_fit_into_a_small_file_and_are_drawn_one_by_one
     conditions = many()
     Card(conditions=conditions).save(tmp_path / "card.json")
     assert (tmp_path / "card.json").stat().st_size < 110_000
-    assert len(conditions.rows) == MOST_ROWS
+    assert len(conditions.rows) == MAX_ROWS
     read = Card.load(tmp_path / "card.json").conditions
     assert read == conditions
     for seed in range(3):
         rngs = np.random.default_rng(seed), np.random.default_rng(seed)
-        assert torch.equal(*(one.draw(rng) for one, rng in zip((read, conditions), rngs, strict=True)))
+        assert torch.equal(*(one.sample(rng) for one, rng in zip((read, conditions), rngs, strict=True)))
     for label in conditions.classes:
         shown = draws(conditions, 1, classes=(label,))[0][0]
         assert np.flatnonzero(shown).tolist() == [label - 1]
@@ -445,11 +445,15 @@ def test_more_than_thirty_classes_fit_into_a_small_file_and_are_drawn_one_by_one
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rows": ("1 -2.3 . .",)}, "row 0 should have 5 numbers, it is '1 -2.3 . .'"),
-        ({"rows": ("1 -2.3 . . 0.5", "1 0.7 . . 0.5")}, "row 1 should have .*none above 0.* '1 0.7 . . 0.5'"),
-        ({"rows": ("0 -2.3 . . 0.5",)}, "row 0 should have a number of patches"),
-        ({"rows": ("1 -2.3 . . 1.5",)}, "a position from 0 to 1"),
-        ({"rows": ("1 -2.3 . . x",)}, "could not convert string to float: 'x'"),
+        ({"rows": [[1, -2.3, None, None]]}, r"row 0 should have 5 numbers, it is \[1"),
+        (
+            {"rows": [[1, -2.3, None, None, 0.5], [1, 0.7, None, None, 0.5]]},
+            r"row 1 should have .*above 0.* \[1.0, 0.7",
+        ),
+        ({"rows": [[0, -2.3, None, None, 0.5]]}, "row 0 should have a number of patches"),
+        ({"rows": [[1, -2.3, None, None, 1.5]]}, "a position from 0 to 1"),
+        ({"rows": [[1, -2.3, None, None, None]]}, "a position from 0 to 1"),
+        ({"rows": [["1", -2.3, None, None, 0.5]]}, r"key 'conditions.rows.0.0'"),
         ({"log_area_mean": (0.0,)}, "need a number for each of the classes"),
         ({"log_area_sd": (1.0, 0.0, 1.0)}, "log_area_sd must be above 0"),
         ({"shares": (1.0,)}, "unknown key 'conditions.shares'"),
@@ -457,7 +461,7 @@ def test_more_than_thirty_classes_fit_into_a_small_file_and_are_drawn_one_by_one
 )
 def test_a_damaged_file_is_told_with_its_place(tmp_path, change, said):
     good = {"classes": CLASSES, "has_position": True, "log_area_mean": (0, 0, 0), "log_area_sd": (1, 1, 1)}
-    good = Conditions(**good, rows=("1 -2.3 . . 0.5",))
+    good = Conditions(**good, rows=((1, -2.3, None, None, 0.5),))
     content = Card(conditions=good).model_dump(mode="json")
     content["conditions"] |= change
     path = tmp_path / "card.json"

@@ -17,7 +17,6 @@ from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.filters import Filters
 from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord
 from nnunet_synth.bank.sample_stream import Member, Stream
-from stylegan2_cond.data.condition_sampler import read_rows
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.nnunet_dataset import Case
 from stylegan2_cond.data.patch_sampler import PatchSampler
@@ -148,9 +147,9 @@ def test_a_balanced_bank_of_images_gets_a_mask_of_every_combination_that_it_asks
 def test_a_combination_that_no_patch_shows_any_more_gets_the_mask_that_shows_most_of_it(few_patches):
     source = rare_masks()
     conditions = source.plan.conditions
-    most = read_rows(conditions.rows, 13, has_position=True).shown.sum(axis=1).max()
-    everything = f"1 {' '.join(['-3.00'] * 13)} 0.500"  # as if the cases were others when the plan was made
-    conditions = conditions.model_copy(update={"rows": (*conditions.rows, everything)})
+    most = conditions.table.shown.sum(axis=1).max()
+    everything = (1.0, *[-3.0] * 13, 0.5)  # as if the cases were others when the plan was made
+    conditions = Conditions(**conditions.model_dump() | {"rows": (*conditions.rows, everything)})
     source.plan = source.plan.model_copy(update={"conditions": conditions})
     label, _ = source.sample(0, range(5), SampleRequest(conditions.classes))
     assert [len(set(np.unique(mask)) - {0}) for mask in label] == [most] * 5

@@ -362,3 +362,16 @@ def test_a_folder_that_is_moved_while_a_file_is_written_is_named(tmp_path):
 
 def test_a_key_with_a_line_break_is_told_in_one_line(tmp_path):
     assert "\n" not in refusal(write_settings(tmp_path, **{"a\nb": 1}))
+
+
+def test_a_list_of_numbers_takes_one_line_of_a_file_and_texts_stay_as_they_are(tmp_path):
+    class Table(Document):
+        rows: tuple[tuple[float | None, ...], ...]
+        note: str
+
+    table = Table(rows=((1.0, None, -0.5), (2e-9, 3.0, None)), note="[ 1, 2 ]")
+    table.save(tmp_path / "table.json")
+    text = (tmp_path / "table.json").read_text()
+    assert "[1.0,null,-0.5]" in text
+    assert '"[ 1, 2 ]"' in text
+    assert Table.load(tmp_path / "table.json") == table

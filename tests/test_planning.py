@@ -601,8 +601,8 @@ def test_conditions_are_measured_on_patches_as_training_draws_them(folders):
     shown = (patches.label == 1).any(axis=(1, 2)).mean()
     measured = plan.conditions.measure(torch.from_numpy(patches.label), torch.from_numpy(patches.position))
     assert measured[:, 0].mean() == pytest.approx(shown)
-    weights = np.array([int(row.split()[0]) for row in plan.conditions.rows])
-    with_class = np.array([row.split()[1] != "." for row in plan.conditions.rows])
+    weights = np.array([row[0] for row in plan.conditions.rows])
+    with_class = np.array([row[1] is not None for row in plan.conditions.rows])
     assert weights[with_class].sum() / weights.sum() == pytest.approx(shown)
 
 
@@ -610,7 +610,7 @@ def test_large_patches_are_measured_on_fewer_so_that_memory_holds_them(folders, 
     monkeypatch.setattr(planner, "CONDITION_BYTES", 2 * 16 * 14 * 10)
     monkeypatch.setattr(planner, "FEWEST_CONDITION_PATCHES", 5)
     plan = planned(preprocess(folders, cohort(5), LABELS))
-    assert sum(int(row.split()[0]) for row in plan.conditions.rows) == 10
+    assert sum(row[0] for row in plan.conditions.rows) == 10
 
 
 def test_what_is_asked_for_is_taken_and_what_follows_from_it_follows(folders):

@@ -124,7 +124,7 @@ def test_a_sample_tells_what_it_was_asked_to_be(snapshot):
     conditions = generator.plan.conditions
     ask = {"classes": [1], "position": 0.75, "areas": {1: 0.05}}
     drawn = generator.sample(3, seed=2, first=4, request=SampleRequest([1], 0.75, {1: 0.05}))
-    expected = [conditions.draw(np.random.default_rng([2, index]), **ask) for index in range(4, 7)]
+    expected = [conditions.sample(np.random.default_rng([2, index]), **ask) for index in range(4, 7)]
     assert np.array_equal(drawn.condition, torch.stack(expected).numpy())
     shown, areas, position = conditions.parts(torch.from_numpy(drawn.condition))
     assert shown.tolist() == [[True, False]] * 3

@@ -9,7 +9,6 @@ from itertools import count
 import numpy as np
 
 from nnunet_synth.bank.filters import Filters
-from stylegan2_cond.data.condition_sampler import read_rows
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.snapshot import MaskSource, PairGenerator, SampleRequest
@@ -103,7 +102,7 @@ class Stream:
         if not self.balanced:
             return None
         conditions = self.members[member].generator.plan.conditions
-        table = read_rows(conditions.rows, len(conditions.classes), has_position=conditions.has_position)
+        table = conditions.table
         rng = np.random.default_rng([self.seed, RandomStream.BALANCE, number])
         seen = np.flatnonzero(table.shown.any(axis=0))
         if not len(seen):

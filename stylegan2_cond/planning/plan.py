@@ -132,7 +132,7 @@ class Plan(Document):
     """
 
     remedy: ClassVar[str] = "Mend the key, or delete the file; training then makes a new plan."
-    format_version: int = 3
+    format_version: int = 4
     variant: Variant = "pair"
     source: Source
     patch_size: tuple[Size, ...]

@@ -143,7 +143,7 @@ def _check(request: SampleRequest, conditions: Conditions, source: MaskSource | 
     single = [SampleRequest(**{key: value}) for key, value in vars(request).items()]
     for part in (*single, request):
         with _naming_options(part):
-            conditions.draw(np.random.default_rng(seed), **vars(part))
+            conditions.sample(np.random.default_rng(seed), **vars(part))
     if source is not None and request != SampleRequest():
         with _naming_options(request):
             source.sample(seed, [0], request)

@@ -8,7 +8,6 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from stylegan2_cond.data.condition_sampler import read_rows
 from stylegan2_cond.data.mask_deformation import deform
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.data.patch_sampler import PatchSampler
@@ -97,7 +96,7 @@ class RealMasks:
 
     def _is_known(self, wanted: np.ndarray) -> bool:
         conditions = self.plan.conditions
-        table = read_rows(conditions.rows, len(conditions.classes), has_position=conditions.has_position)
+        table = conditions.table
         return bool((table.shown == wanted).all(axis=1).any())
 
 

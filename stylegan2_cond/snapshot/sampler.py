@@ -92,7 +92,7 @@ class PairGenerator:
         streams = [np.random.default_rng([seed, number]) for number in numbers]
         if masks is None:
             wanted = {"classes": request.classes, "position": request.position, "areas": request.areas}
-            condition = torch.stack([conditions.draw(rng, **wanted) for rng in streams]).to(self.device)
+            condition = torch.stack([conditions.sample(rng, **wanted) for rng in streams]).to(self.device)
         else:
             label, position = (torch.from_numpy(part).to(self.device) for part in masks.sample(seed, numbers, request))
             condition, given = conditions.measure(label, position), codec.encode_label(label)

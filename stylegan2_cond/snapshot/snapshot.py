@@ -27,7 +27,7 @@ class Card(Record):
     """
 
     remedy: ClassVar[str] = "Choose another snapshot, or train the generator again: stylegan2-cond train …"
-    format_version: int = 3
+    format_version: int = 4
     plan: Plan
     images_seen: int
     weights_sha256: str
