@@ -155,7 +155,7 @@ class _Judge:
         device: str,
     ) -> _Judge:
         preprocessed = open_same_cases(plan)
-        validation = _validation_cases(preprocessed, plan, condition=held_out)
+        validation = _validation_cases(preprocessed, plan, requested=held_out)
         network, no_network = _find_network(plan, nnunet, device, needed=features == NnUNet.name)
         low, high = (plan.codec.low, plan.codec.high) if plan.codec.low else ((0.0,), (1.0,))
         setting = Setting(low, high, nnunet=network, device=device)
@@ -197,11 +197,11 @@ def _names(metrics: Sequence[str] | None, plan: Plan) -> tuple[str, ...]:
     return tuple(name for name in names if name not in silent)
 
 
-def _validation_cases(preprocessed: Preprocessed, plan: Plan, *, asked: bool) -> tuple[str, ...]:
+def _validation_cases(preprocessed: Preprocessed, plan: Plan, *, requested: bool) -> tuple[str, ...]:
     """Those of the fold that the generator did not see."""
     seen = set(plan.source.training_cases)
     names = tuple(name for name in preprocessed.fold(plan.source.fold).validation if name not in seen)
-    if asked and not names:
+    if requested and not names:
         why = "it was trained on all cases" if plan.source.fold == FOLD_ALL else "its fold has none"
         raise UserError(f"There are no cases that this generator has not seen: {why}. Leave out --held-out.")
     return names
