@@ -75,47 +75,40 @@ def test_the_relativistic_loss_minds_differences_only():
 
 
 @pytest.mark.parametrize("patch_size", [(4, 5), (3, 4, 2)])
-def test_the_penalty_of_linear_judges_is_the_mean_of_half_their_squared_norms(patch_size):
-    first, second = normal(3, *patch_size).requires_grad_(True), normal(3, *patch_size, seed=1)
+def test_the_penalty_of_a_linear_score_is_half_its_squared_norm(patch_size):
+    direction = normal(3, *patch_size).requires_grad_(True)
     inputs = normal(5, 3, *patch_size, seed=2).requires_grad_(True)
-    scores = torch.stack([(inputs * direction).flatten(1).sum(dim=1) for direction in (first, second)], dim=1)
-    penalty = gradient_penalty(scores, inputs)
-    squares = [np.square(direction.detach().numpy()).sum() for direction in (first, second)]
-    assert penalty.item() == pytest.approx(sum(squares) / 2 / 2, rel=rounding(first.numel()))
-    (derivative,) = torch.autograd.grad(penalty, first)
-    torch.testing.assert_close(derivative, first.detach() / 2, rtol=rounding(len(inputs)), atol=0)
-
-
-def test_gradients_of_judges_that_contradict_each_other_do_not_cancel():
-    inputs = normal(5, 1, 4, 4).requires_grad_(True)
-    score = (inputs * 3).flatten(1).sum(dim=1)
-    assert gradient_penalty(torch.stack([score, -score], dim=1), inputs).item() == pytest.approx(9 * 16 / 2)
+    penalty = gradient_penalty((inputs * direction).flatten(1).sum(dim=1), inputs)
+    square = np.square(direction.detach().numpy()).sum()
+    assert penalty.item() == pytest.approx(square / 2, rel=rounding(direction.numel()))
+    (derivative,) = torch.autograd.grad(penalty, direction)
+    torch.testing.assert_close(derivative, direction.detach(), rtol=rounding(len(inputs)), atol=0)
 
 
 def test_the_penalty_is_the_mean_over_samples_and_not_over_voxels():
     inputs = normal(5, 2, 4, 4).requires_grad_(True)
-    scores = 3 * inputs.square().flatten(1).sum(dim=1, keepdim=True) / 2  # its gradient is 3 · inputs
+    scores = 3 * inputs.square().flatten(1).sum(dim=1) / 2  # its gradient is 3 · inputs
     expected = 9 * np.square(inputs.detach().numpy()).sum() / 5 / 2
     assert gradient_penalty(scores, inputs).item() == pytest.approx(expected, rel=rounding(inputs.numel()))
 
 
 class Curved(nn.Module):
-    """Two small smooth judges."""
+    """A small smooth discriminator."""
 
     def __init__(self):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.conv, self.score = nn.Conv2d(2, 3, 3), nn.Linear(3, 2)
+            self.conv, self.score = nn.Conv2d(2, 3, 3), nn.Linear(3, 1)
         self.double()
 
     def forward(self, x):
-        return self.score(torch.tanh(self.conv(x)).mean(dim=(2, 3)).square())
+        return self.score(torch.tanh(self.conv(x)).mean(dim=(2, 3)).square()).squeeze(1)
 
 
 def test_the_derivative_of_the_penalty_with_respect_to_the_weights_is_that_of_finite_differences():
-    judges, inputs = Curved(), normal(3, 2, 5, 5).requires_grad_(True)
-    agrees_with_differences(judges, lambda: gradient_penalty(judges(inputs), inputs), inputs.numel())
+    curved, inputs = Curved(), normal(3, 2, 5, 5).requires_grad_(True)
+    agrees_with_differences(curved, lambda: gradient_penalty(curved(inputs), inputs), inputs.numel())
 
 
 def agrees_with_differences(network, value, terms, step=3e-3):

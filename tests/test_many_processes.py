@@ -34,7 +34,7 @@ from stylegan2_cond.training.distributed import World, join_world, own_device
 
 DEFAULT_PATIENCE = 1.0  # seconds that torch lets a process wait for others by default, shortened from half an hour
 STEPS = 3
-SEEN_ALIKE = {"batch_size": 16, "augment_target": 0.0, "judge_apart": True, **EVERYTHING}
+SEEN_ALIKE = {"batch_size": 16, "augment_target": 0.0, **EVERYTHING}
 PLANS = {
     "pair": tiny_plan(apart_share=0.4, **SEEN_ALIKE),
     "image, relativistic": tiny_plan("image", loss="relativistic", **SEEN_ALIKE, **PAIRED),

@@ -12,7 +12,7 @@ from scipy import ndimage
 from tiny import Operations
 from tolerance import NETWORK, assert_rounded
 
-from stylegan2_cond.networks.discriminator import IMAGE, MASK, PAIR, Discriminator, minibatch_stddev
+from stylegan2_cond.networks.discriminator import Discriminator, minibatch_stddev
 from stylegan2_cond.networks.generator import Generator, MaskModulation, Synthesis
 from stylegan2_cond.networks.layers import Conv, Linear, ModulatedConv, pixel_norm, pyramid
 from stylegan2_cond.networks.mapping import AVERAGE_DECAY, Mapping
@@ -62,7 +62,7 @@ def make_illustrator(patch_size, factors):
 
 
 def make_discriminator(patch_size, factors, **changes):
-    sizes = {"image_channels": IMAGES, "label_channels": LABELS, "condition_dim": CONDITION, **changes}
+    sizes = {"input_channels": IMAGES + LABELS, "condition_dim": CONDITION, **changes}
     return Discriminator(patch_size=patch_size, factors=factors, channels=[12, 8, 6][-len(factors) - 1 :], **sizes)
 
 
@@ -88,16 +88,14 @@ def test_each_stage_of_the_pyramid_reaches_the_next_and_the_last_is_the_patch(di
 
 
 @every_patch_size
-@pytest.mark.parametrize(("images", "labels", "judges"), [(1, 2, 3), (0, 3, 1), (4, 0, 1)])
-def test_generator_and_discriminator_take_any_patch_and_any_number_of_channels(
-    patch_size, factors, images, labels, judges
-):
-    generator = make_generator(patch_size, factors, output_channels=images + labels)
+@pytest.mark.parametrize("channels", [1, 5])
+def test_generator_and_discriminator_take_any_patch_and_any_number_of_channels(patch_size, factors, channels):
+    generator = make_generator(patch_size, factors, output_channels=channels)
     z, condition, noises = draw_inputs(generator, 2)
     drawn = generator(z, condition, noises)
-    assert drawn.shape == (2, images + labels, *patch_size)
-    scores = make_discriminator(patch_size, factors, image_channels=images, label_channels=labels)(drawn, condition)
-    assert scores.shape == (2, judges)  # who sees one part only needs no judge for it alone
+    assert drawn.shape == (2, channels, *patch_size)
+    scores, _ = make_discriminator(patch_size, factors, input_channels=channels)(drawn, condition)
+    assert scores.shape == (2,)
     assert scores.isfinite().all()
 
 
@@ -110,7 +108,7 @@ def test_a_score_sends_a_gradient_to_every_weight_of_both_networks(patch_size, f
     mask = torch.randn(3, LABELS, *patch_size)
     pairs = torch.cat([illustrator(z, condition, noises, mask=mask), mask], dim=1)
     for drawn in (generator(z, condition, noises), pairs):
-        discriminator(drawn, condition).square().sum().backward()
+        discriminator(drawn, condition)[0].square().sum().backward()
     for network in (generator, illustrator, discriminator):
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
@@ -123,7 +121,8 @@ def test_networks_work_without_a_condition():
     generator = make_generator(patch_size, factors, condition_dim=0)
     z, condition, noises = draw_inputs(generator, 2, condition_dim=0)
     drawn = generator(z, condition, noises)
-    assert make_discriminator(patch_size, factors, condition_dim=0)(drawn, condition).shape == (2, 3)
+    scores, _ = make_discriminator(patch_size, factors, condition_dim=0)(drawn, condition)
+    assert scores.shape == (2,)
 
 
 # --- a given mask
@@ -253,41 +252,16 @@ def test_each_convolution_and_its_head_take_the_style_of_their_own_number(patch_
         assert torch.equal(taken["heads", stage], w[:, 2 * stage])
 
 
-# --- the judges
+# --- the discriminator
 
 
-@every_patch_size
-def test_who_judges_a_part_alone_is_not_moved_by_the_other_part(patch_size, factors):
-    discriminator = make_discriminator(patch_size, factors)
-    assert list(discriminator.judges) == [PAIR, IMAGE, MASK]
-    x, condition = torch.randn(4, IMAGES + LABELS, *patch_size, requires_grad=True), torch.rand(4, CONDITION)
-    scores = discriminator(x, condition)
-    of_pair, of_image, of_mask = (torch.autograd.grad(one.sum(), x, retain_graph=True)[0] for one in scores.unbind(1))
-    assert of_pair.flatten(2).any(dim=2).all()
-    assert of_image[:, :IMAGES].flatten(2).any(dim=2).all()
-    assert of_mask[:, IMAGES:].flatten(2).any(dim=2).all()
-    assert not of_image[:, IMAGES:].any()
-    assert not of_mask[:, :IMAGES].any()
-
-
-@pytest.mark.parametrize("apart", [(), (IMAGE,), (IMAGE, MASK)])
-def test_the_pair_is_always_judged_and_its_parts_as_wanted(apart):
-    patch_size, factors = PATCHES[0]
-    discriminator = make_discriminator(patch_size, factors, apart=apart)
-    x, condition = torch.randn(3, IMAGES + LABELS, *patch_size), torch.rand(3, CONDITION)
-    scores = discriminator(x, condition, 0.5)
-    assert list(discriminator.judges) == [PAIR, *apart]
-    for column, part in enumerate((PAIR, *apart)):
-        assert torch.equal(scores[:, column], discriminator.judge(part, x, condition, 0.5)[0])
-
-
-def test_a_judge_shows_the_features_of_each_of_its_blocks():
+def test_the_discriminator_shows_the_features_of_each_of_its_blocks():
     patch_size, factors = PATCHES[0]
     discriminator = make_discriminator(patch_size, factors)
     blocks = []
-    for block in discriminator.judges[PAIR].blocks:
+    for block in discriminator.blocks:
         block.register_forward_hook(lambda *taken: blocks.append(taken[2]))
-    features = discriminator.judge(PAIR, torch.randn(2, IMAGES + LABELS, *patch_size), torch.rand(2, CONDITION))[1]
+    features = discriminator(torch.randn(2, IMAGES + LABELS, *patch_size), torch.rand(2, CONDITION))[1]
     assert [tuple(one.shape[2:]) for one in features] == pyramid(patch_size, factors)[-2::-1]
     assert all(torch.equal(one, other) for one, other in zip(features, blocks, strict=True))
 
@@ -454,27 +428,24 @@ def test_the_condition_adds_its_projection_on_the_features_times_its_strength(pa
     """Miyato and Koyama 2018, Eq. 3."""
     discriminator = make_discriminator(patch_size, factors)
     x, condition = torch.randn(3, IMAGES + LABELS, *patch_size), torch.rand(3, CONDITION)
-    for part, judge in discriminator.judges.items():
-        features = []
-        handle = judge.score.register_forward_pre_hook(lambda _, taken, kept=features: kept.append(taken[0]))
-        without = discriminator.judge(part, x, condition, 0.0)[0]
-        handle.remove()
-        torch.testing.assert_close(without, judge.score(features[0])[:, 0])
-        embedded = judge.embed(condition)
-        projection = torch.einsum("nc,nc->n", features[0], embedded) / math.sqrt(embedded.shape[1])
-        assert projection.abs().min() > 1e-4
-        for strength in (0.25, 1.0):
-            found = discriminator.judge(part, x, condition, strength)[0]
-            torch.testing.assert_close(found, without + strength * projection)
-    unaware = discriminator(x, condition, 0.0)
-    assert torch.equal(discriminator(x, torch.rand(3, CONDITION), 0.0), unaware)
+    features = []
+    handle = discriminator.score.register_forward_pre_hook(lambda _, taken: features.append(taken[0]))
+    without = discriminator(x, condition, 0.0)[0]
+    handle.remove()
+    torch.testing.assert_close(without, discriminator.score(features[0])[:, 0])
+    embedded = discriminator.embed(condition)
+    projection = torch.einsum("nc,nc->n", features[0], embedded) / math.sqrt(embedded.shape[1])
+    assert projection.abs().min() > 1e-4
+    for strength in (0.25, 1.0):
+        torch.testing.assert_close(discriminator(x, condition, strength)[0], without + strength * projection)
+    assert torch.equal(discriminator(x, torch.rand(3, CONDITION), 0.0)[0], without)
 
 
 @every_patch_size
 def test_the_score_depends_on_the_condition(patch_size, factors):
     discriminator = make_discriminator(patch_size, factors)
     x = torch.randn(1, IMAGES + LABELS, *patch_size)
-    first, second = (discriminator(x, condition[None]) for condition in torch.eye(CONDITION)[:2])
+    first, second = (discriminator(x, condition[None])[0] for condition in torch.eye(CONDITION)[:2])
     assert (first - second).abs().min() > 1e-4
 
 
@@ -562,14 +533,14 @@ def test_stages_are_added_up_finer_than_half_precision(patch_size, factors):
 @every_patch_size
 def test_scores_are_finer_than_half_precision(patch_size, factors):
     discriminator = make_discriminator(patch_size, factors)
-    scores, _ = in_bfloat16(lambda: discriminator(*pairs_of(patch_size, count=16)))
+    (scores, _), _ = in_bfloat16(lambda: discriminator(*pairs_of(patch_size, count=16)))
     assert scores.dtype == torch.float32
     assert rounded(scores) < 0.5
 
 
 @pytest.mark.parametrize("patch_size", [(9, 14), (7, 5, 6)])
 def test_pairs_reach_the_discriminator_as_they_are_and_only_what_it_makes_of_them_is_rounded(patch_size):
-    entry = make_discriminator(patch_size, ()).judges[PAIR].entry
+    entry = make_discriminator(patch_size, ()).entry
     entry.weight.data -= entry.weight.data.mean(dim=1, keepdim=True)  # white alone would give 0
     pairs = 1 - 0.01 * torch.rand(4, IMAGES + LABELS, *patch_size)  # near white, where bfloat16 has three values
     seen, _ = in_bfloat16(lambda: entry(pairs))

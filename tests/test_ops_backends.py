@@ -356,7 +356,7 @@ def test_a_plain_training_step_runs_compiled(library):
 
     def loss():
         pairs = plan.codec.activate(generator(z, condition, noises))
-        return torch.nn.functional.softplus(-discriminator(pairs, condition)).mean()
+        return torch.nn.functional.softplus(-discriminator(pairs, condition)[0]).mean()
 
     parameters = [parameter for parameter in generator.parameters() if parameter.requires_grad]
     expected = torch.autograd.grad(loss(), parameters)

@@ -220,7 +220,6 @@ def test_memory_for_activations_is_in_proportion_to_the_part_of_the_batch_that_i
         {"variant": "image"},
         {"loss": "relativistic"},
         {"path_length_weight": 1.0},
-        {"judge_apart": True},
         {"codec": Codec(low=(0.0,), high=(1.0,), labels=tuple(range(40)))},
     ],
 )
@@ -229,13 +228,10 @@ def test_whatever_makes_a_step_richer_makes_it_larger(changes):
 
 
 @pytest.mark.parametrize("variant", ["pair", "mask", "image"])
-@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("patch_size", [(44, 33), (12, 30, 20)])
-def test_weights_are_counted_as_the_networks_have_them(variant, apart, patch_size):
+def test_weights_are_counted_as_the_networks_have_them(variant, patch_size):
     factors = ((1, 2, 2)[-len(patch_size) :], (2,) * len(patch_size))
-    plan = plan_of(
-        patch_size, factors, variant=variant, judge_apart=apart, latent_dim=64, style_dim=96, mapping_layers=3
-    )
+    plan = plan_of(patch_size, factors, variant=variant, latent_dim=64, style_dim=96, mapping_layers=3)
     for build, counted in zip((build_generator, build_discriminator), count_parameters(plan), strict=True):
         assert counted == pytest.approx(sum(weight.numel() for weight in build(plan).parameters()), rel=0.06)
 
@@ -465,7 +461,6 @@ def test_precision_is_what_the_device_has(monkeypatch, bfloat16, capability, pre
         ("channels=[64,32]", "channels", [64, 32]),
         ("channels=64, 32", "channels", [64, 32]),
         ("loss = relativistic", "loss", "relativistic"),
-        ("judge_apart=True", "judge_apart", True),
         ("augment_target=none", "augment_target", None),
         ("learning_rate=1e-3", "learning_rate", 0.001),
         ("condition_kimg=0,20.5", "condition_kimg", [0, 20.5]),
@@ -505,7 +500,6 @@ def test_a_wrong_key_is_answered_with_the_right_one(text, words):
         ("r1_weight=Infinity", "valid number"),
         ("learning_rate=NaN", "valid number"),
         ("precision=bf16", "'float32', 'tf32' or 'bfloat16', got bf16"),
-        ("judge_apart=1", "valid boolean"),
         ("channels=8,8,8", "the pyramid has 2 stages"),
         ("channels=8,0", "greater than or equal to 1, got 0"),
         ("learning_rate=1e999", "finite"),
@@ -674,7 +668,7 @@ def test_keys_are_told_where_they_count(changes):
     assert "r1_interval" not in {line.split()[0] for line in table(tiny_plan(r1_weight=0.0)).splitlines()}
 
 
-@pytest.mark.parametrize("key", ["judge_apart", "channels", "condition_kimg", "loss", "augment_target", "ema_share"])
+@pytest.mark.parametrize("key", ["apart_share", "channels", "condition_kimg", "loss", "augment_target", "ema_share"])
 def test_values_are_told_as_they_may_be_set(key):
     plan = tiny_plan(condition_kimg=(1.0, 2.5))
     line = next(line for line in table(plan, 300).splitlines() if line.startswith(f"{key} "))

@@ -43,23 +43,14 @@ def gradients_before(optimizer, heard):
 # --- what is built
 
 
-@pytest.mark.parametrize(
-    ("variant", "apart", "drawn", "judges"),
-    [
-        ("pair", False, 6, ["pair"]),
-        ("pair", True, 6, ["pair", "image", "mask"]),
-        ("mask", True, 4, ["pair"]),
-        ("image", True, 2, ["pair", "image"]),
-        ("image", False, 2, ["pair"]),
-    ],
-)
-def test_each_variant_draws_its_part_and_what_is_drawn_may_be_judged_alone(variant, apart, drawn, judges):
-    plan = tiny_plan(variant, judge_apart=apart)
+@pytest.mark.parametrize(("variant", "drawn", "seen"), [("pair", 6, 6), ("mask", 4, 4), ("image", 2, 6)])
+def test_each_variant_draws_its_part_and_the_discriminator_sees_the_given_mask_too(variant, drawn, seen):
+    plan = tiny_plan(variant)
     generator, discriminator = build_generator(plan), build_discriminator(plan)
     assert generator.synthesis.heads[0].bias.shape == (drawn,)
     modulated = sum(conv.given is not None for conv in generator.synthesis.convs)
     assert modulated == (len(plan.channels) if variant == "image" else 0)
-    assert list(discriminator.judges) == judges
+    assert discriminator.entry.weight.shape[1] == seen
 
 
 # --- parts of a batch
@@ -68,9 +59,7 @@ def test_each_variant_draws_its_part_and_what_is_drawn_may_be_judged_alone(varia
 @every_variant
 @both_losses
 def test_a_batch_in_parts_teaches_what_it_teaches_whole(variant, loss):
-    plan = tiny_plan(
-        variant, batch_size=16, loss=loss, judge_apart=True, augment_target=0.0, **EVERYTHING, **changes_of(variant)
-    )
+    plan = tiny_plan(variant, batch_size=16, loss=loss, augment_target=0.0, **EVERYTHING, **changes_of(variant))
     ends, told = {}, {}
     for parts in (1, 2, 4):
         state = tiny_state(plan.model_copy(update={"accumulate": parts}), descent=1e-3)
@@ -328,7 +317,7 @@ def test_a_paired_loss_weighs_in_the_generators_gradient_in_proportion(weight, f
 def test_features_for_matching_come_from_the_scores_and_not_from_another_pass(monkeypatch):
     state = tiny_state(tiny_plan("image", feature_weight=1.0, r1_weight=0.0, loss="relativistic"))
     judged = []
-    listen(state.discriminator.judges["pair"], judged)
+    listen(state.discriminator, judged)
     step(state)
     assert len(judged) == 4  # drawn and real for either player
 
@@ -406,7 +395,7 @@ def test_without_gradient_penalty_the_discriminator_takes_one_step():
 @pytest.mark.parametrize(("real_score", "rises"), [(100.0, True), (-100.0, False)])
 def test_augmentation_grows_likelier_while_real_pairs_are_told_too_well(real_score, rises):
     state = tiny_state(tiny_plan(augment_target=0.6, augment_kimg=1.0))
-    state.discriminator.judges["pair"].score.bias.data.fill_(real_score)
+    state.discriminator.score.bias.data.fill_(real_score)
     told = [step(state) for _ in range(8)]
     assert {figures["sign_real"] for figures in told} == {1.0 if rises else -1.0}
     expected = [0.0] * 3 + [0.032] * 4 + [0.064]  # every 4 steps of 8 images, of 1000 that p needs to reach 1
@@ -422,13 +411,13 @@ def test_a_plan_without_a_target_has_no_augmentation():
 def test_the_sign_is_that_of_real_scores_or_of_their_lead_with_the_relativistic_loss():
     for loss in ("nonsaturating", "relativistic"):
         state = tiny_state(tiny_plan(loss=loss, batch_size=32, r1_weight=0.0))
-        bias = state.discriminator.judges["pair"].score.bias
+        bias = state.discriminator.score.bias
         bias.data.fill_(100.0)  # every score is positive
         scores = []
-        state.discriminator.register_forward_hook(lambda *taken, kept=scores: kept.append(taken[2].detach()))
+        state.discriminator.register_forward_hook(lambda *taken, kept=scores: kept.append(taken[2][0].detach()))
         told = step(state)
         real, drawn = scores[-2], scores[-1]
-        expected = 1.0 if loss == "nonsaturating" else (real - drawn)[:, 0].sign().mean().item()
+        expected = 1.0 if loss == "nonsaturating" else (real - drawn).sign().mean().item()
         assert told["sign_real"] == pytest.approx(expected)
 
 
@@ -448,7 +437,7 @@ def test_the_spread_compares_drawn_pairs_with_real_ones():
 @both_losses
 @pytest.mark.parametrize("dims", [2, 3])
 def test_every_parameter_learns(variant, loss, dims):
-    plan = tiny_plan(variant, dims, loss=loss, judge_apart=True, **EVERYTHING, **changes_of(variant))
+    plan = tiny_plan(variant, dims, loss=loss, **EVERYTHING, **changes_of(variant))
     state = tiny_state(plan)
     before = weights(state)
     told = [step(state) for _ in range(3)]
@@ -466,7 +455,7 @@ def test_bfloat16_learns_roughly_what_float32_learns(variant, loss, monkeypatch)
     ways, kinds = {}, []
     monkeypatch.setattr(layers, "convolve", lambda *given: kinds.append((y := convolve(*given)).dtype) or y)
     for precision in ("float32", "bfloat16"):
-        plan = tiny_plan(variant, loss=loss, precision=precision, judge_apart=True, **EVERYTHING, **changes_of(variant))
+        plan = tiny_plan(variant, loss=loss, precision=precision, **EVERYTHING, **changes_of(variant))
         state = tiny_state(plan, descent=1e-3)
         start = weights(state)
         kinds.clear()

@@ -84,7 +84,6 @@ def leaves(content, path=()):
 
 EVERYTHING = {
     "loss": "relativistic",
-    "judge_apart": True,
     "apart_share": 0.3,
     "style_mixing": 0.5,
     "path_length_weight": 1.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stylegan2_cond.networks.discriminator import IMAGE, MASK, Discriminator
+from stylegan2_cond.networks.discriminator import Discriminator
 from stylegan2_cond.networks.generator import Generator, Synthesis
 from stylegan2_cond.networks.mapping import Mapping
 from stylegan2_cond.planning import Plan
@@ -31,17 +31,11 @@ def build_generator(plan: Plan) -> Generator:
 
 
 def build_discriminator(plan: Plan) -> Discriminator:
-    """An untrained discriminator of the plan's size, drawn from torch's global random state.
-
-    It judges apart what is drawn: a given mask is real.
-    """
-    apart = (IMAGE,) if plan.variant == "image" else (IMAGE, MASK)
+    """An untrained discriminator of the plan's size, drawn from torch's global random state."""
     return Discriminator(
         patch_size=plan.patch_size,
         factors=plan.factors,
         channels=plan.channels,
-        image_channels=plan.codec.image_channels,
-        label_channels=len(plan.codec.labels),
+        input_channels=plan.codec.channels,
         condition_dim=plan.conditions.width,
-        apart=apart if plan.judge_apart else (),
     )

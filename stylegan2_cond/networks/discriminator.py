@@ -1,4 +1,4 @@
-"""From an image with its mask, and the condition, to scores: of both together, and of each alone."""
+"""From an image with its mask, and the condition, to a score."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from stylegan2_cond.networks.layers import Conv, Entry, Linear, pyramid, widened
 from stylegan2_cond.ops import downsample
 
 MINIBATCH_GROUP = 4  # samples that are compared with each other (Karras et al. 2018, section 3)
-APART_WIDTH = 0.5  # channels of the judges of one part, as a share of those of the pair: a quarter of its work each
-PAIR, IMAGE, MASK = "pair", "image", "mask"
 
 
 def minibatch_stddev(x: torch.Tensor, group: int = MINIBATCH_GROUP) -> torch.Tensor:
@@ -48,11 +46,16 @@ class ResidualBlock(nn.Module):
         return self.second(downsample(self.first(x), self.factors), gain=math.sqrt(0.5)) + shortcut
 
 
-class Judge(nn.Module):
-    """Residual discriminator with minibatch standard deviation, judging the condition by projection.
+class Discriminator(nn.Module):
+    """Residual discriminator with minibatch standard deviation, and the condition by projection.
 
     The projection is that of Miyato and Koyama 2018 (arXiv 1802.05637), Eq. 3: the score is a linear function of the
     features plus their inner product with an embedding of the condition.
+
+    Args:
+        patch_size, factors, channels: as for the synthesis network.
+        input_channels: of image and mask together.
+        condition_dim: length of the condition vector.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class Judge(nn.Module):
     def forward(
         self, x: torch.Tensor, condition: torch.Tensor, strength: float = 1.0
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """x: `[N, input_channels, *spatial]`, condition: `[N, condition_dim]` → scores `[N]`, block features."""
+        """x: `[N, input_channels, *spatial]`, condition: `[N, condition_dim]` → scores `[N]`, each block's features."""
         x, stages = self.entry(x), []
         for block in self.blocks:
             x = block(x)
@@ -99,62 +102,3 @@ class Judge(nn.Module):
             projection = (features * self.embed(condition)).sum(dim=1) / math.sqrt(features.shape[1])
             score = score + strength * projection
         return score
-
-
-class Discriminator(nn.Module):
-    """Judges pairs whole, and the parts that are drawn each alone: a judge for each, with no weights in common.
-
-    The whole tells whether mask and image fit each other; a part alone can't be excused by the other one.
-
-    Args:
-        patch, factors, channels: as for the synthesis network.
-        image_channels, label_channels: of the input, in this order; one of them may be 0.
-        condition_dim: length of the condition vector.
-        apart: of `image` and `mask`, the parts that are judged alone too.
-    """
-
-    def __init__(
-        self,
-        *,
-        patch_size: Sequence[int],
-        factors: Sequence[Sequence[int]],
-        channels: Sequence[int],
-        image_channels: int,
-        label_channels: int,
-        condition_dim: int,
-        apart: Sequence[str] = (IMAGE, MASK),
-    ):
-        super().__init__()
-        total = image_channels + label_channels
-        self.parts = {PAIR: slice(0, total), IMAGE: slice(0, image_channels), MASK: slice(image_channels, total)}
-        narrow = [max(MINIBATCH_GROUP, round(width * APART_WIDTH)) for width in channels]
-        alone = [part for part in apart if image_channels and label_channels]
-        self.judges = nn.ModuleDict(
-            {
-                part: Judge(
-                    patch_size=patch_size,
-                    factors=factors,
-                    channels=channels if part == PAIR else narrow,
-                    input_channels=len(range(total)[self.parts[part]]),
-                    condition_dim=condition_dim,
-                )
-                for part in (PAIR, *alone)
-            }
-        )
-
-    def forward(
-        self, x: torch.Tensor, condition: torch.Tensor, strength: float = 1.0, *, with_features: bool = False
-    ) -> torch.Tensor | tuple[torch.Tensor, list[torch.Tensor]]:
-        """Scores `[N, judges]`, that of the pair first; with the features of the judge of the pair, if wanted.
-
-        x: `[N, image_channels + label_channels, *spatial]`; condition: `[N, condition_dim]`, weighted by strength.
-        """
-        judged = {part: self.judge(part, x, condition, strength) for part in self.judges}
-        scores = torch.stack([score for score, _ in judged.values()], dim=1)
-        return (scores, judged[PAIR][1]) if with_features else scores
-
-    def judge(
-        self, part: str, x: torch.Tensor, condition: torch.Tensor, strength: float = 1.0
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Scores `[N]` and features of one judge, who is shown nothing but its part of x."""
-        return self.judges[part](x[:, self.parts[part]], condition, strength)

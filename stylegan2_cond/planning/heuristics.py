@@ -27,7 +27,6 @@ R1_PER_VOXEL = 0.0002  # γ = γ0 · voxels / batch size (Karras et al. 2020b)
 LEAST_R1 = 1.0  # at 0.1, the relativistic loss grains
 PATH_LENGTH_WEIGHT = 0.0
 STYLE_MIXING = 0.0
-JUDGE_APART = False
 APART_SHARE = 0.1
 AUGMENT_TARGET = 0.6  # Karras et al. 2020b, section 3.1
 AUGMENT_KIMG = (25.0, 100.0)  # of the ramp, at least and at most
@@ -184,11 +183,6 @@ def choose_style_mixing(facts: Facts) -> Choice:
     return Choice(STYLE_MIXING, "off: not shown to help; Karras et al. 2020 use 0.9")
 
 
-def choose_judge_apart(facts: Facts) -> Choice:
-    """Whether image and mask have a judge each."""
-    return Choice(JUDGE_APART, "a judge more for each costs time; apart_share lets one do it all")
-
-
 def choose_apart_share(facts: Facts) -> Choice:
     """Share of the samples of which the judge is shown the image or the mask alone."""
     return Choice(APART_SHARE, "of the samples, image or mask is judged alone")
@@ -237,7 +231,6 @@ TRAINING_CHOICES: dict[str, Callable[[Facts], Choice]] = {
     "r1_weight": choose_r1_weight,
     "path_length_weight": choose_path_length_weight,
     "style_mixing": choose_style_mixing,
-    "judge_apart": choose_judge_apart,
     "apart_share": choose_apart_share,
     "augment_target": choose_augment_target,
     "augment_kimg": choose_augment_kimg,

@@ -113,7 +113,7 @@ class Plan(Document):
         spacing: of the voxels, in mm along the patch's axes.
         factors: upsampling per axis of each stage after the first, coarse to fine.
         channels: of each stage, coarse to fine; one more than `factors`.
-        judge_apart: whether image and mask are judged alone, too.
+        apart_share: of the samples of which the discriminator is shown the image or the mask alone.
         foreground_share: of the patches that lie around a voxel of a class.
         batch_size: images of a step, on all devices together.
         accumulate: parts that a batch is computed in, one after the other, to save memory.
@@ -144,7 +144,6 @@ class Plan(Document):
     latent_dim: Size = 128
     style_dim: Size = 128
     mapping_layers: int = Field(2, ge=1, le=64)
-    judge_apart: bool = False
     apart_share: float = Field(0.0, ge=0, le=1)
     foreground_share: float = Field(0.5, ge=0, le=1)
     batch_size: Size = 16

@@ -54,7 +54,7 @@ def _idle(plan: Plan) -> list[str]:
         *(["path_length_interval"] if not plan.path_length_weight else []),
         *(["feature_weight", "l1_weight"] if not plan.given_mask else []),
         *(["augment_kimg"] if plan.augment_target is None else []),
-        *(["judge_apart", "apart_share"] if not plan.codec.image_channels else []),
+        *(["apart_share"] if not plan.codec.image_channels else []),
     ]
 
 

@@ -8,16 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-# Scores are [N, judges]; each judge plays a game of its own, and the losses of all are averaged.
-
 
 def generator_loss(drawn: torch.Tensor) -> torch.Tensor:
-    """Non-saturating loss of the generator (Goodfellow et al. 2014). drawn: scores `[N, judges]` → scalar."""
+    """Non-saturating loss of the generator (Goodfellow et al. 2014). drawn: scores `[N]` → scalar."""
     return F.softplus(-drawn).mean()
 
 
 def discriminator_loss(real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-    """Logistic loss of the discriminator (Goodfellow et al. 2014). Scores: `[N, judges]` each → scalar."""
+    """Logistic loss of the discriminator (Goodfellow et al. 2014). Scores: `[N]` each → scalar."""
     return F.softplus(-real).mean() + F.softplus(drawn).mean()
 
 
@@ -25,29 +23,25 @@ def relativistic_loss(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     """Relativistic pairing loss (Huang et al. 2024, R3GAN, arXiv 2501.05441, Eq. 2), of either player.
 
     The discriminator's side are the real scores, the generator's the drawn ones; each wants its own to exceed the
-    other's, pair by pair. Scores: `[N, judges]` each → scalar.
+    other's, pair by pair. Scores: `[N]` each → scalar.
     """
     return F.softplus(theirs - ours).mean()
 
 
 def gradient_penalty(scores: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    """Half the squared gradient norm of each judge, without its weight.
+    """Half the squared gradient norm of the discriminator, without its weight.
 
-    At real pairs it is R1, at drawn ones R2 (Mescheder et al. 2018, Eqs. 9 and 10). Judges share no weights, but their
-    gradients must not cancel, so each is taken alone.
+    At real pairs it is R1, at drawn ones R2 (Mescheder et al. 2018, Eqs. 9 and 10).
 
     Args:
-        scores: `[N, judges]`, computed from
+        scores: `[N]`, computed from
         inputs: `[N, C + K, *spatial]`, which must require a gradient.
 
     Returns:
-        scalar, the mean over samples and judges; differentiable with respect to the weights.
+        scalar, the mean over samples; differentiable with respect to the weights.
     """
-    penalties = []
-    for judge in scores.unbind(dim=1):
-        (gradient,) = torch.autograd.grad(judge.sum(), inputs, create_graph=True)
-        penalties.append(gradient.float().square().flatten(1).sum(dim=1).mean() / 2)
-    return torch.stack(penalties).mean()
+    (gradient,) = torch.autograd.grad(scores.sum(), inputs, create_graph=True)
+    return gradient.float().square().flatten(1).sum(dim=1).mean() / 2
 
 
 def path_lengths(drawn: torch.Tensor, w: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stylegan2_cond.networks.discriminator import PAIR
 from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.training.augment import AugmentParameters
 from stylegan2_cond.training.ema import ema_decay, update_ema
@@ -205,17 +204,17 @@ def _view(state: TrainingState, pairs: torch.Tensor, batch: Batch) -> torch.Tens
 
 
 def _scores(state: TrainingState, pairs: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """`[N, judges]` float32."""
-    return state.discriminator(pairs, batch.condition, state.condition_strength).float()
+    """`[N]` float32."""
+    return state.discriminator(pairs, batch.condition, state.condition_strength)[0].float()
 
 
 def _scores_and_features(
     state: TrainingState, pairs: torch.Tensor, batch: Batch
 ) -> tuple[torch.Tensor, list[torch.Tensor] | None]:
-    """`[N, judges]` float32, and the features of the pair where the plan matches them."""
+    """`[N]` float32, and the features of each block where the plan matches them."""
     if not (state.plan.given_mask and state.plan.feature_weight):
         return _scores(state, pairs, batch), None
-    scores, features = state.discriminator(pairs, batch.condition, state.condition_strength, with_features=True)
+    scores, features = state.discriminator(pairs, batch.condition, state.condition_strength)
     return scores.float(), features
 
 
@@ -270,7 +269,7 @@ def _paired_loss(
         if real_features is None:
             with torch.no_grad():
                 view = _view(state, part.real, part)
-                real_features = state.discriminator.judge(PAIR, view, part.condition, state.condition_strength)[1]
+                real_features = state.discriminator(view, part.condition, state.condition_strength)[1]
         apart = feature_matching(real_features, features)
         loss, figures = loss + plan.feature_weight * apart, figures | {"features": apart.detach()}
     return loss, figures
@@ -288,7 +287,7 @@ def _discriminator_step(state: TrainingState, parts: list[Batch], shown: list[to
             loss = (relativistic_loss if relativistic else discriminator_loss)(real_scores, drawn_scores)
         (loss / len(parts)).backward()
         # With the relativistic loss, a score alone means nothing.
-        sign = real_scores[:, 0] - drawn_scores[:, 0] if relativistic else real_scores[:, 0]
+        sign = real_scores - drawn_scores if relativistic else real_scores
         found.append(
             {
                 "loss_discriminator": loss.detach(),
