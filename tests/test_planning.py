@@ -463,7 +463,6 @@ def test_precision_is_what_the_device_has(monkeypatch, bfloat16, capability, pre
         ("loss = relativistic", "loss", "relativistic"),
         ("augment_target=none", "augment_target", None),
         ("learning_rate=1e-3", "learning_rate", 0.001),
-        ("condition_kimg=0,20.5", "condition_kimg", [0, 20.5]),
     ],
 )
 def test_keys_are_read_as_they_are_typed(text, key, value):
@@ -505,7 +504,6 @@ def test_a_wrong_key_is_answered_with_the_right_one(text, words):
         ("learning_rate=1e999", "finite"),
         ("batch_size=" + "[" * 3000, "valid integer"),
         ("batch_size=" + "9" * 5000, "valid integer"),
-        ("condition_kimg=20,10", "from the first to the second"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_it_may_be(text, words):
@@ -668,9 +666,9 @@ def test_keys_are_told_where_they_count(changes):
     assert "r1_interval" not in {line.split()[0] for line in table(tiny_plan(r1_weight=0.0)).splitlines()}
 
 
-@pytest.mark.parametrize("key", ["apart_share", "channels", "condition_kimg", "loss", "augment_target", "ema_share"])
+@pytest.mark.parametrize("key", ["apart_share", "channels", "loss", "augment_target", "ema_share"])
 def test_values_are_told_as_they_may_be_set(key):
-    plan = tiny_plan(condition_kimg=(1.0, 2.5))
+    plan = tiny_plan()
     line = next(line for line in table(plan, 300).splitlines() if line.startswith(f"{key} "))
     found = check_overrides(parse_overrides([f"{key}={line.split()[1]}"]), stages=2)
     assert found[key] == getattr(plan, key)

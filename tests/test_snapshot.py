@@ -11,7 +11,7 @@ from tolerance import NETWORK, assert_rounded
 
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import checksum
-from stylegan2_cond.snapshot import SampleRequest, find_snapshots, load_generator, save_snapshot, sha256
+from stylegan2_cond.snapshot import SampleRequest, find_snapshots, load_generator, sha256
 
 
 @pytest.fixture
@@ -140,16 +140,6 @@ def test_what_is_asked_changes_the_sample_and_not_its_latent(snapshot):
     assert torch.equal(first, second)
     assert not torch.equal(asked, asked_otherwise)
     assert not np.array_equal(one.image, other.image)
-
-
-def test_a_snapshot_of_a_training_that_was_unconditional_yet_draws_so(snapshot, tmp_path):
-    generator = load_generator(snapshot)
-    generator.network.mapping.strength.fill_(0.0)
-    save_snapshot(tmp_path / "young", generator.network, generator.plan, 8)
-    young = load_generator(tmp_path / "young")
-    assert (young.card.images_seen, young.network.mapping.strength.item()) == (8, 0.0)
-    one, other = (young.sample(1, request=SampleRequest(classes)).image for classes in ([1], [1, 2]))
-    assert np.array_equal(one, other)
 
 
 def test_a_device_that_is_not_there_is_told(snapshot):

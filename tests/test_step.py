@@ -146,30 +146,6 @@ def test_each_step_draws_other_latents_and_a_setback_others_again():
 # --- conditions
 
 
-@pytest.mark.parametrize(
-    ("span", "images", "strength"),
-    [
-        ((0.0, 0.0), 0, 1.0),
-        ((1.0, 3.0), 0, 0.0),
-        ((1.0, 3.0), 1000, 0.0),
-        ((1.0, 3.0), 1500, 0.25),
-        ((1.0, 3.0), 3000, 1.0),
-        ((1.0, 3.0), 9000, 1.0),
-        ((2.0, 2.0), 1999, 0.0),
-        ((2.0, 2.0), 2000, 1.0),
-    ],
-)
-def test_conditions_gain_their_strength_as_the_plan_says(span, images, strength):
-    state = tiny_state(tiny_plan(condition_kimg=span))
-    state.images_seen = images
-    strengths = []
-    listen(state.discriminator, strengths)
-    step(state)
-    assert {given for _, _, given in strengths} == {strength}
-    assert state.generator.mapping.strength.item() == strength
-    assert state.average.mapping.strength.item() == strength  # and so snapshots are drawn from
-
-
 def test_both_players_are_told_the_condition_of_the_real_patch():
     plan = tiny_plan()
     state = tiny_state(plan)
@@ -445,7 +421,7 @@ def test_every_parameter_learns(variant, loss, dims):
     still = [name for name, value in weights(state).items() if torch.equal(value, before[name])]
     # The scores' bias cancels in differences of scores; Adam may or may not make a step of what rounding leaves.
     free = [name for name in still if loss == "relativistic" and name.endswith("score.bias")]
-    assert [name for name in still if not name.endswith("mapping.strength") and name not in free] == []
+    assert [name for name in still if name not in free] == []
 
 
 @every_variant

@@ -91,7 +91,6 @@ EVERYTHING = {
     "r1_interval": 4,
     "augment_target": -1.0,  # any sign is above it, so augmentation grows likelier
     "augment_kimg": 0.15,
-    "condition_kimg": (0.02, 0.08),
 }
 
 

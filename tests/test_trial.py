@@ -92,7 +92,7 @@ def steps(monkeypatch):
         durations = iter((0.0, *takes))  # the first, small one only loads libraries
 
         def take(state, image, label, position):
-            seen.append((state, state.step_number, state.condition_strength, state.adaptive and state.adaptive.p))
+            seen.append((state, state.step_number, state.adaptive and state.adaptive.p))
             assert image.shape == (state.plan.batch_size, state.plan.codec.image_channels, *state.plan.patch_size)
             assert set(np.unique(label)) <= set(state.plan.codec.labels)
             assert len(position) == len(label) == state.plan.batch_size
@@ -109,14 +109,11 @@ def steps(monkeypatch):
 def test_all_that_happens_now_and_then_happens_at_once_at_the_peak(steps, intervals):
     seen = steps(5.0, 1.0, 3.0)
     r1, path = intervals
-    plan = tiny_plan(
-        path_length_weight=1.0, r1_interval=r1, path_length_interval=path, augment_target=0.6, condition_kimg=(1.0, 2.0)
-    )
+    plan = tiny_plan(path_length_weight=1.0, r1_interval=r1, path_length_interval=path, augment_target=0.6)
     profile_step._measure(plan, CPU)
     assert len(seen) == 4
-    _, number, strength, p = seen[1]
+    _, number, p = seen[1]
     assert number % r1 == number % path == 0
-    assert strength == 1
     assert p == LARGEST_P
 
 

@@ -84,21 +84,19 @@ class Discriminator(nn.Module):
             else None
         )
 
-    def forward(
-        self, x: torch.Tensor, condition: torch.Tensor, strength: float = 1.0
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """x: `[N, input_channels, *spatial]`, condition: `[N, condition_dim]` → scores `[N]`, each block's features."""
         x, stages = self.entry(x), []
         for block in self.blocks:
             x = block(x)
             stages.append(x)
         with torch.autocast(x.device.type, enabled=False):  # losses are of small differences between scores
-            return self._score(widened(x), condition, strength), stages
+            return self._score(widened(x), condition), stages
 
-    def _score(self, x: torch.Tensor, condition: torch.Tensor, strength: float) -> torch.Tensor:
+    def _score(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         features = self.features(self.last(minibatch_stddev(x)).flatten(1))
         score = self.score(features).squeeze(1)
-        if self.embed is not None and strength:
+        if self.embed is not None:
             projection = (features * self.embed(condition)).sum(dim=1) / math.sqrt(features.shape[1])
-            score = score + strength * projection
+            score = score + projection
         return score

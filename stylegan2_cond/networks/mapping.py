@@ -17,8 +17,7 @@ class Mapping(nn.Module):
     """MLP of the latent beside an embedding of the condition (Karras et al. 2019, section 2; 2020a, appendix C).
 
     The embedding sees the condition and its complement, so that "no class" is a vector like any other; normalising
-    the embedding of zeros would make its gradients explode. Its strength is 0 while training is still unconditional,
-    and 1 in the end (Shahbazi et al. 2022, arXiv 2201.06578, section 4); weights and strength travel together.
+    the embedding of zeros would make its gradients explode.
     """
 
     def __init__(self, *, latent_dim: int, condition_dim: int, style_dim: int, layers: int):
@@ -36,7 +35,6 @@ class Mapping(nn.Module):
             )
         )
         self.register_buffer("average", torch.zeros(style_dim))
-        self.register_buffer("strength", torch.ones([]))
 
     def forward(self, z: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """z: `[N, latent_dim]`, condition: `[N, condition_dim]` → w: `[N, style_dim]`, never in half precision."""
@@ -44,7 +42,7 @@ class Mapping(nn.Module):
             x = pixel_norm(z)
             if self.embed is not None:
                 asked = pixel_norm(self.embed(torch.cat([condition, 1 - condition], dim=1)))
-                x = torch.cat([x, asked * self.strength], dim=1)
+                x = torch.cat([x, asked], dim=1)
             return self.layers(x)
 
     @torch.no_grad()

@@ -31,7 +31,6 @@ APART_SHARE = 0.1
 AUGMENT_TARGET = 0.6  # Karras et al. 2020b, section 3.1
 AUGMENT_KIMG = (25.0, 100.0)  # of the ramp, at least and at most
 KNOWN_AFTER = 20  # times that the discriminator has seen each patch, by when it may know them by heart
-CONDITION_KIMG = (0.0, 0.0)
 FEW_PATCHES = 1_000
 # Of the losses of Wang et al. 2018 (pix2pixHD), section 3.1, where the weight is 10. Four times as much as now left
 # images of Hippocampus smooth after 6,900 images; without them, edges were frayed, and masks fitted less.
@@ -200,12 +199,6 @@ def choose_augment_kimg(facts: Facts) -> Choice:
     return Choice(kimg, f"{facts.patches:,} patches are known by heart after {KNOWN_AFTER} looks or so")
 
 
-def choose_condition_kimg(facts: Facts) -> Choice:
-    """When conditions gain their strength."""
-    start, end = CONDITION_KIMG
-    return Choice((start, end), "conditional from the start" if end == 0 else "Shahbazi et al. 2022")
-
-
 def choose_feature_weight(facts: Facts) -> Choice:
     """Of the distance to the real image of a given mask, in the discriminator's features."""
     return _paired_weight(facts, FEATURE_WEIGHT)
@@ -234,7 +227,6 @@ TRAINING_CHOICES: dict[str, Callable[[Facts], Choice]] = {
     "apart_share": choose_apart_share,
     "augment_target": choose_augment_target,
     "augment_kimg": choose_augment_kimg,
-    "condition_kimg": choose_condition_kimg,
     "feature_weight": choose_feature_weight,
     "l1_weight": choose_l1_weight,
     "kimg": choose_kimg,

@@ -127,7 +127,6 @@ class Plan(Document):
             20,000 images at most.
         augment_target: mean sign of the discriminator at real pairs that augmentation aims at; None is none.
         augment_kimg: thousands of images in which the probability of augmentation can rise from 0 to 1.
-        condition_kimg: thousands of images from which on, and until which, conditions gain their full strength.
         kimg: thousands of real images to see in all.
     """
 
@@ -161,7 +160,6 @@ class Plan(Document):
     ema_share: float = Field(0.05, gt=0)
     augment_target: float | None = Field(0.6, ge=-1, le=1)
     augment_kimg: float = Field(100.0, gt=0)
-    condition_kimg: tuple[float, float] = (0.0, 0.0)
     kimg: float = Field(DEFAULT_KIMG, gt=0, le=MOST_KIMG)
     seed: int = Field(0, ge=0)
     reasons: dict[str, str] = Field(default_factory=dict)
@@ -255,9 +253,6 @@ def check_overrides(values: Mapping[str, object], *, stages: int | None = None) 
     channels = found.get("channels", (1,) * (stages or 0))
     if stages is not None and len(channels) != stages:
         raise UserError(f"--set channels={list(channels)}: the pyramid has {stages} stages, each needs a number.")
-    start, end = found.get("condition_kimg", (0, 0))
-    if not 0 <= start <= end:
-        raise UserError(f"--set condition_kimg={[start, end]}: conditions gain strength from the first to the second.")
     return found
 
 

@@ -77,10 +77,7 @@ def _measure(plan: Plan, device: torch.device) -> Trial:
     if state.adaptive:
         state.adaptive.p = LARGEST_P
     batch = _random_patches(plan)
-    often = math.lcm(plan.r1_interval, plan.path_length_interval)
-    due = often * math.ceil(
-        (plan.condition_kimg[1] * 1000 / plan.batch_size + 1) / often
-    )  # conditions at full strength
+    due = math.lcm(plan.r1_interval, plan.path_length_interval)
     first = _timed_step(state, due, batch)
     plain, full = (_timed_step(state, step, batch) for step in (due + 1, due)) if first < PATIENCE else (first, first)
     intervals = {plan.r1_interval if plan.r1_weight else 0, plan.path_length_interval if plan.path_length_weight else 0}

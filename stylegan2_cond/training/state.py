@@ -90,13 +90,6 @@ class TrainingState:
     def step_number(self) -> int:
         return self.images_seen // self.plan.batch_size
 
-    @property
-    def condition_strength(self) -> float:
-        """0 before the plan's `condition_kimg`, 1 after, linear within (Shahbazi et al. 2022, Eq. 4)."""
-        start, end = self.plan.condition_kimg
-        seen = self.images_seen / 1000
-        return float(seen >= end) if end <= start else min(1.0, max(0.0, (seen - start) / (end - start)))
-
     def rng(self, stream: RandomStream) -> torch.Generator:
         """Random numbers of this step; others after a setback, so that the same accident need not happen again."""
         seed = stream_seed(self.plan.seed, stream, self.step_number, self.setbacks)

@@ -92,7 +92,6 @@ def take_step(state: TrainingState, image: np.ndarray, label: np.ndarray, positi
         losses, mean scores and other figures by name, averaged over all processes.
     """
     plan = state.plan
-    state.generator.mapping.strength.fill_(state.condition_strength)
     batch = _prepare(state, image, label, position)
     parts = list(batch.parts(plan.accumulate))
     seen, figures = _generator_step(state, parts)
@@ -205,7 +204,7 @@ def _view(state: TrainingState, pairs: torch.Tensor, batch: Batch) -> torch.Tens
 
 def _scores(state: TrainingState, pairs: torch.Tensor, batch: Batch) -> torch.Tensor:
     """`[N]` float32."""
-    return state.discriminator(pairs, batch.condition, state.condition_strength)[0].float()
+    return state.discriminator(pairs, batch.condition)[0].float()
 
 
 def _scores_and_features(
@@ -214,7 +213,7 @@ def _scores_and_features(
     """`[N]` float32, and the features of each block where the plan matches them."""
     if not (state.plan.given_mask and state.plan.feature_weight):
         return _scores(state, pairs, batch), None
-    scores, features = state.discriminator(pairs, batch.condition, state.condition_strength)
+    scores, features = state.discriminator(pairs, batch.condition)
     return scores.float(), features
 
 
@@ -269,7 +268,7 @@ def _paired_loss(
         if real_features is None:
             with torch.no_grad():
                 view = _view(state, part.real, part)
-                real_features = state.discriminator(view, part.condition, state.condition_strength)[1]
+                real_features = state.discriminator(view, part.condition)[1]
         apart = feature_matching(real_features, features)
         loss, figures = loss + plan.feature_weight * apart, figures | {"features": apart.detach()}
     return loss, figures
