@@ -12,7 +12,6 @@ class RandomStream(IntEnum):
     INITIALISATION = 0  # weights of the networks
     LATENTS = 1  # latents and noise of a training step
     AUGMENTATION = 2
-    PATHS = 3  # noise images of the path length penalty
     VISIBILITY = 4  # which pairs the discriminator sees without image or mask
     DEFORMATION = 77  # of the masks that images are generated for
     ENSEMBLE = 78  # which generator of an ensemble makes a sample

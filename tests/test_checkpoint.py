@@ -95,8 +95,7 @@ NAN = torch.tensor(float("nan"))
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (("path_length",), NAN),
-        (("path_length",), 0.0),
+        (("spread",), float("nan")),
         (("spread",), float("inf")),
         (("spread",), "1"),
         (("images_seen",), -8),

@@ -18,7 +18,6 @@ from stylegan2_cond.training.losses import (
     feature_matching,
     generator_loss,
     gradient_penalty,
-    path_lengths,
     relativistic_loss,
 )
 
@@ -125,47 +124,6 @@ def agrees_with_differences(network, value, terms, step=3e-3):
         rounded = rounding(terms, found[0]) / step
         assert analytic == pytest.approx((found[0] - found[1]) / (2 * step), rel=3e-3, abs=rounded), name
         assert analytic or name.endswith("bias"), name
-
-
-# --- path lengths
-
-
-class Bent(nn.Module):
-    """A small smooth generator that takes one w for each of two convolutions."""
-
-    def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.first, self.second = nn.Linear(3, 24), nn.Linear(3, 24)
-        self.double()
-
-    def forward(self, w):
-        return (torch.tanh(self.first(w[:, 0])) * torch.cos(self.second(w[:, 1]))).reshape(-1, 2, 4, 3)
-
-
-def test_path_lengths_are_those_of_the_jacobian_for_the_noise_that_is_given():
-    """Karras et al. 2020, Eq. 4: the norm of Jᵀy, images scaled by the root of their voxels; for each convolution."""
-    generator, w, noise = Bent(), normal(5, 2, 3).requires_grad_(True), normal(5, 2, 4, 3, seed=1)
-    found = path_lengths(generator(w), w, noise).detach()
-    for n in range(5):
-        jacobian = torch.autograd.functional.jacobian(lambda one: generator(one[None])[0], w[n].detach())
-        product = np.einsum("chw,chwks->ks", noise[n].numpy(), jacobian.numpy()) / np.sqrt(4 * 3)
-        assert found[n].item() == pytest.approx(np.sqrt(np.square(product).sum(axis=1).mean()), rel=rounding(24))
-
-
-def test_over_many_noises_the_mean_square_of_a_path_length_is_the_norm_of_the_jacobian():
-    matrix = normal(2 * 4 * 3, 3)
-    w = normal(1, 1, 3).repeat(20_000, 1, 1).requires_grad_(True)
-    lengths = path_lengths((w[:, 0] @ matrix.T).reshape(-1, 2, 4, 3), w, normal(20_000, 2, 4, 3, seed=1))
-    assert lengths.square().mean().item() == pytest.approx(np.square(matrix.numpy()).sum() / (4 * 3), rel=0.03)
-
-
-def test_path_lengths_teach_the_generator():
-    generator, w, noise = Bent(), normal(4, 2, 3).requires_grad_(True), normal(4, 2, 4, 3, seed=1)
-    agrees_with_differences(
-        generator, lambda: (path_lengths(generator(w), w, noise) - 0.3).square().mean(), noise.numel()
-    )
 
 
 # --- feature matching

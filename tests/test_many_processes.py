@@ -47,7 +47,7 @@ def walk(plan, world):
     state = tiny_state(plan, world, descent=1e-3)
     state.adaptive.p = 0.5
     told = [step(state) for _ in range(STEPS)]
-    return {"weights": weights(state), "told": told, "path_length": state.path_length, "spread": state.spread}
+    return {"weights": weights(state), "told": told, "spread": state.spread}
 
 
 def start_two(*arguments):
@@ -109,7 +109,6 @@ def test_two_processes_learn_from_a_batch_what_one_learns(steps_of_two, name):
         assert figures.keys() == expected.keys()
         for figure in figures.keys() - {"spread"}:  # of samples that are compared within their share
             assert figures[figure] == pytest.approx(expected[figure], rel=1e-3, abs=1e-5), figure
-    torch.testing.assert_close(first["path_length"], alone["path_length"], rtol=1e-3, atol=1e-6)
 
 
 def test_what_one_process_wishes_all_agree_to(steps_of_two):

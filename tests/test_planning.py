@@ -219,7 +219,6 @@ def test_memory_for_activations_is_in_proportion_to_the_part_of_the_batch_that_i
     [
         {"variant": "image"},
         {"loss": "relativistic"},
-        {"path_length_weight": 1.0},
         {"codec": Codec(low=(0.0,), high=(1.0,), labels=tuple(range(40)))},
     ],
 )
@@ -646,7 +645,7 @@ def test_the_table_has_a_line_for_each_key_that_counts_with_value_and_reason():
     assert any(line.startswith("r1_weight") and line.endswith("in a few words") for line in lines)
     assert text.count("another") == 30
     told = {line.split()[0] for line in lines if not line.startswith(" ")}
-    idle = {"path_length_interval", "feature_weight", "l1_weight", "augment_kimg"}
+    idle = {"feature_weight", "l1_weight", "augment_kimg"}
     assert told == set(Plan.model_fields) - {"format_version", "source", "reasons"} - idle
 
 
@@ -654,14 +653,12 @@ def test_the_table_has_a_line_for_each_key_that_counts_with_value_and_reason():
     "changes",
     [
         {"variant": "image", "feature_weight": 1.0, "l1_weight": 1.0},
-        {"path_length_weight": 1.0},
         {"augment_target": 0.5},
     ],
 )
 def test_keys_are_told_where_they_count(changes):
     told = {line.split()[0] for line in table(tiny_plan(**changes), 200).splitlines()}
     assert {"image": {"feature_weight", "l1_weight"}}.get(changes.get("variant"), set()) <= told
-    assert ("path_length_interval" in told) == ("path_length_weight" in changes)
     assert ("augment_kimg" in told) == ("augment_target" in changes)
     assert "r1_interval" not in {line.split()[0] for line in table(tiny_plan(r1_weight=0.0)).splitlines()}
 

@@ -90,10 +90,9 @@ def test_a_batch_that_cannot_be_divided_so_is_computed_in_a_few_more_equal_parts
     sizes = []
     state.generator.synthesis.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     assert all(math.isfinite(value) for value in step(state).values())
-    parts = sizes[: len(sizes) // 2]  # the other half is that of the path lengths
-    assert len(set(parts)) == 1
-    assert sum(parts) == batch_size
-    assert len(parts) >= min(accumulate, batch_size)
+    assert len(set(sizes)) == 1
+    assert sum(sizes) == batch_size
+    assert len(sizes) >= min(accumulate, batch_size)
 
 
 # --- latents
@@ -310,24 +309,21 @@ def test_the_l1_is_that_between_the_image_and_the_real_one_of_its_mask():
 
 
 def test_regularisation_comes_once_in_its_interval():
-    state = tiny_state(tiny_plan(r1_interval=3, path_length_weight=1.0, path_length_interval=2))
+    state = tiny_state(tiny_plan(r1_interval=3))
     told = [step(state) for _ in range(7)]
     assert ["r1" in figures for figures in told] == [True, False, False] * 2 + [True]
-    assert ["path_length" in figures for figures in told] == [True, False] * 3 + [True]
     assert not any("r2" in figures for figures in told)
     assert "r2" in step(tiny_state(tiny_plan(loss="relativistic")))
     assert "r1" not in step(tiny_state(tiny_plan(r1_weight=0.0)))
 
 
-@pytest.mark.parametrize(("name", "optimizer"), [("r1", "discriminator"), ("path_length", "generator")])
-def test_what_comes_seldom_weighs_so_much_the_more(name, optimizer):
+def test_what_comes_seldom_weighs_so_much_the_more():
     """Karras et al. 2020, section 3.1: the weight is multiplied by the interval."""
     found = {}
     for weight, interval in ((2.0, 1), (2.0, 5), (4.0, 1)):
-        changes = {f"{name}_weight": weight, f"{name}_interval": interval}
-        state = tiny_state(tiny_plan(**changes), descent=1e-3)
+        state = tiny_state(tiny_plan(r1_weight=weight, r1_interval=interval), descent=1e-3)
         gradients = []
-        gradients_before(getattr(state, f"{optimizer}_optimizer"), gradients)
+        gradients_before(state.discriminator_optimizer, gradients)
         step(state)
         found[weight, interval] = torch.cat([one.flatten() for one in gradients[1] if one is not None])
     assert found[2.0, 1].any()
@@ -336,24 +332,16 @@ def test_what_comes_seldom_weighs_so_much_the_more(name, optimizer):
 
 
 @pytest.mark.parametrize(("weight", "interval"), [(0.0, 4), (1.0, 4), (1.0, 16)])
-def test_optimizers_that_take_one_more_step_have_shorter_steps_and_memory(weight, interval):
+def test_an_optimizer_that_takes_one_more_step_has_shorter_steps_and_memory(weight, interval):
     """Karras et al. 2020, appendix B: c = k / (k + 1)."""
-    plan = tiny_plan(r1_weight=weight, r1_interval=interval, path_length_weight=weight, path_length_interval=interval)
-    ratio = interval / (interval + 1) if weight else 1.0
+    plan = tiny_plan(r1_weight=weight, r1_interval=interval)
     state = tiny_state(plan)
-    for optimizer in (state.generator_optimizer, state.discriminator_optimizer):
-        (group,) = optimizer.param_groups
-        assert group["lr"] == pytest.approx(plan.learning_rate * ratio)
-        assert group["betas"] == pytest.approx([beta**ratio for beta in ADAM_BETAS])
-
-
-def test_the_running_mean_of_path_lengths_moves_by_a_hundredth():
-    state = tiny_state(tiny_plan(path_length_weight=1.0, path_length_interval=1))
-    first, second = step(state), step(state)
-    expected = 0.01 * first["path_length"]
-    expected += 0.01 * (second["path_length"] - expected)
-    assert state.path_length.item() == pytest.approx(expected, rel=1e-5)
-    assert first["path_length_penalty"] >= first["path_length"] ** 2  # the mean was 0 before: E[l²] ≥ E[l]²
+    (group,) = state.generator_optimizer.param_groups
+    assert (group["lr"], group["betas"]) == (plan.learning_rate, ADAM_BETAS)
+    ratio = interval / (interval + 1) if weight else 1.0
+    (group,) = state.discriminator_optimizer.param_groups
+    assert group["lr"] == pytest.approx(plan.learning_rate * ratio)
+    assert group["betas"] == pytest.approx([beta**ratio for beta in ADAM_BETAS])
 
 
 def test_without_gradient_penalty_the_discriminator_takes_one_step():
@@ -427,7 +415,7 @@ def test_every_parameter_learns(variant, loss, dims):
 @every_variant
 @both_losses
 def test_bfloat16_learns_roughly_what_float32_learns(variant, loss, monkeypatch):
-    """And R1, R2 and path lengths differentiate twice through it."""
+    """And R1 and R2 differentiate twice through it."""
     ways, kinds = {}, []
     monkeypatch.setattr(layers, "convolve", lambda *given: kinds.append((y := convolve(*given)).dtype) or y)
     for precision in ("float32", "bfloat16"):

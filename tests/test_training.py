@@ -86,8 +86,6 @@ EVERYTHING = {
     "loss": "relativistic",
     "apart_share": 0.3,
     "style_mixing": 0.5,
-    "path_length_weight": 1.0,
-    "path_length_interval": 3,
     "r1_interval": 4,
     "augment_target": -1.0,  # any sign is above it, so augmentation grows likelier
     "augment_kimg": 0.15,
@@ -97,7 +95,7 @@ EVERYTHING = {
 def test_a_training_with_everything_on_that_breaks_off_and_goes_on_has_the_checkpoint_of_one_that_did_not(
     fresh_run, preprocessed, monkeypatch
 ):
-    """Weights, optimizers, average, augmentation, path length, spread, counts: bit for bit."""
+    """Weights, optimizers, average, augmentation, spread, counts: bit for bit."""
     whole = fresh_run("whole", **EVERYTHING)
     train(run_options(preprocessed, "0", kimg=0.096))
     parts = fresh_run("parts", **EVERYTHING)
@@ -119,7 +117,6 @@ def test_a_training_with_everything_on_that_breaks_off_and_goes_on_has_the_check
     different = [place for place, value in one.items() if not np.array_equal(value, other[place])]
     assert different == []
     assert one[("adaptive", "p")] == pytest.approx(0.64)  # 3 moves of 32 images, of 150
-    assert one[("path_length",)] > 0
     assert equal_bit_for_bit(newest_weights(whole), newest_weights(parts))
 
 

@@ -25,7 +25,6 @@ BATCH_SIZE = {2: 16, 3: 8}  # by the number of axes; a volume holds as much as m
 LOSS = "relativistic"
 R1_PER_VOXEL = 0.0002  # γ = γ0 · voxels / batch size (Karras et al. 2020b)
 LEAST_R1 = 1.0  # at 0.1, the relativistic loss grains
-PATH_LENGTH_WEIGHT = 0.0
 STYLE_MIXING = 0.0
 APART_SHARE = 0.1
 AUGMENT_TARGET = 0.6  # Karras et al. 2020b, section 3.1
@@ -172,11 +171,6 @@ def choose_r1_weight(facts: Facts) -> Choice:
     return Choice(_two_digits(weight), f"{R1_PER_VOXEL:g} · voxels / batch size, at least {LEAST_R1:g}")
 
 
-def choose_path_length_weight(facts: Facts) -> Choice:
-    """Smoothness of w, which costs a second derivative of the generator."""
-    return Choice(PATH_LENGTH_WEIGHT, "off: not shown to help small patches; Karras et al. 2020 use 2")
-
-
 def choose_style_mixing(facts: Facts) -> Choice:
     """Share of samples with a second latent for their finer stages."""
     return Choice(STYLE_MIXING, "off: not shown to help; Karras et al. 2020 use 0.9")
@@ -222,7 +216,6 @@ TRAINING_CHOICES: dict[str, Callable[[Facts], Choice]] = {
     "precision": choose_precision,
     "loss": choose_loss,
     "r1_weight": choose_r1_weight,
-    "path_length_weight": choose_path_length_weight,
     "style_mixing": choose_style_mixing,
     "apart_share": choose_apart_share,
     "augment_target": choose_augment_target,
@@ -240,7 +233,6 @@ FIXED = {
     "foreground_share": "classes fill few voxels; half of the patches lie around one of them",
     "learning_rate": "Karras et al. 2020; halved by each return to a checkpoint",
     "r1_interval": "Karras et al. 2020, section 3.1",
-    "path_length_interval": "Karras et al. 2020, section 3.1",
     "ema_share": "a half-life that grows with training; a fixed one keeps the first weights too long",
 }
 

@@ -120,7 +120,6 @@ class Plan(Document):
         precision: of the networks' activations; `tf32` and `bfloat16` need a device that has them.
         loss: `nonsaturating` (Goodfellow et al. 2014) or `relativistic` (Huang et al. 2024), which adds R2.
         r1_weight, r1_interval: gradient penalty, and how many steps lie between two of them.
-        path_length_weight, path_length_interval: path length regularisation (Karras et al. 2020); weight 0 is none.
         style_mixing: share of the samples whose finer stages have a latent of their own.
         feature_weight, l1_weight: of the losses between an image and the real one of its mask; variant `image` only.
         ema_share: half-life of the weights' moving average, as a share of the images seen so far;
@@ -152,8 +151,6 @@ class Plan(Document):
     learning_rate: float = Field(0.0025, gt=0)
     r1_weight: float = Field(0.1, ge=0)
     r1_interval: int = Field(16, ge=1)
-    path_length_weight: float = Field(0.0, ge=0)
-    path_length_interval: int = Field(8, ge=1)
     style_mixing: float = Field(0.0, ge=0, le=1)
     feature_weight: float = Field(0.0, ge=0)
     l1_weight: float = Field(0.0, ge=0)
@@ -212,7 +209,6 @@ OTHER_NAMES = {  # that the field has for some keys
     "gamma": "r1_weight",
     "gradient_accumulation": "accumulate",
     "lr": "learning_rate",
-    "pl_weight": "path_length_weight",
     "z_dim": "latent_dim",
     "w_dim": "style_dim",
 }

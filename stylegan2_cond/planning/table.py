@@ -51,7 +51,6 @@ def _idle(plan: Plan) -> list[str]:
     """Keys that change nothing, as other keys are."""
     return [
         *(["r1_interval"] if not plan.r1_weight else []),
-        *(["path_length_interval"] if not plan.path_length_weight else []),
         *(["feature_weight", "l1_weight"] if not plan.given_mask else []),
         *(["augment_kimg"] if plan.augment_target is None else []),
         *(["apart_share"] if not plan.codec.image_channels else []),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -42,22 +41,6 @@ def gradient_penalty(scores: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor
     """
     (gradient,) = torch.autograd.grad(scores.sum(), inputs, create_graph=True)
     return gradient.float().square().flatten(1).sum(dim=1).mean() / 2
-
-
-def path_lengths(drawn: torch.Tensor, w: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """How far an image moves as w does (Karras et al. 2020, Eq. 4), for each sample.
-
-    Args:
-        drawn: `[N, C, *spatial]`, computed from
-        w: `[N, convolutions, style_dim]`.
-        noise: `[N, C, *spatial]`, standard normal; the direction in image space.
-
-    Returns:
-        `[N]`: the norm of w's gradient, averaged over convolutions before the root; differentiable.
-    """
-    projected = (drawn * noise).sum() / math.sqrt(math.prod(drawn.shape[2:]))
-    (gradient,) = torch.autograd.grad(projected, w, create_graph=True)
-    return gradient.float().square().sum(dim=2).mean(dim=1).sqrt()
 
 
 def feature_matching(real: Sequence[torch.Tensor], drawn: Sequence[torch.Tensor]) -> torch.Tensor:

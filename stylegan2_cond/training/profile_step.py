@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import subprocess
 import sys
@@ -77,11 +76,10 @@ def _measure(plan: Plan, device: torch.device) -> Trial:
     if state.adaptive:
         state.adaptive.p = LARGEST_P
     batch = _random_patches(plan)
-    due = math.lcm(plan.r1_interval, plan.path_length_interval)
+    due = plan.r1_interval
     first = _timed_step(state, due, batch)
     plain, full = (_timed_step(state, step, batch) for step in (due + 1, due)) if first < PATIENCE else (first, first)
-    intervals = {plan.r1_interval if plan.r1_weight else 0, plan.path_length_interval if plan.path_length_weight else 0}
-    rest = max(0.0, full - plain) / min(intervals - {0}, default=1)
+    rest = max(0.0, full - plain) / (plan.r1_interval if plan.r1_weight else 1)
     peak = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_bytes() - before
     return Trial(peak_bytes=peak, seconds_per_step=plain + rest)
 

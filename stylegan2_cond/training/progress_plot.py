@@ -66,7 +66,7 @@ PANELS = (
     Panel("copies, %", {"copies": "copies"}, level=ALLOWED_COPIES, limits=(0, 5)),
     Panel("conditions met", {"conditions": "share of samples"}, level=1, limits=(0, 1)),
     Panel("paired losses", {"l1": "L1", "features": "feature matching"}, logarithmic=True),
-    Panel("gradient penalties", {"r1": "R1", "r2": "R2", "path_length_penalty": "path length"}, logarithmic=True),
+    Panel("gradient penalties", {"r1": "R1", "r2": "R2"}, logarithmic=True),
 )
 
 

@@ -29,7 +29,6 @@ class TrainingState:
     Attributes:
         average: the generator whose weights are the moving average; it is what draws.
         adaptive: how probable augmentation is; None where the plan has none.
-        path_length: running mean of the path lengths, a scalar.
         spread: running mean of how much drawn pairs differ from each other, as a share of how much real ones do.
         images_seen: real images that training has seen.
         setbacks: how often training went back to an earlier checkpoint, each time to go on with half the step.
@@ -47,7 +46,6 @@ class TrainingState:
     discriminator_optimizer: torch.optim.Optimizer
     augment: Augment
     adaptive: AdaptiveProbability | None
-    path_length: torch.Tensor
     spread: float = 1.0
     images_seen: int = 0
     setbacks: int = 0
@@ -77,13 +75,10 @@ class TrainingState:
             generator=generator,
             discriminator=discriminator,
             average=copy.deepcopy(generator).eval().requires_grad_(False),
-            generator_optimizer=_lazy_adam(
-                generator, plan, plan.path_length_interval if plan.path_length_weight else 0
-            ),
-            discriminator_optimizer=_lazy_adam(discriminator, plan, plan.r1_interval if plan.r1_weight else 0),
+            generator_optimizer=_adam(generator, plan),
+            discriminator_optimizer=_adam(discriminator, plan, plan.r1_interval if plan.r1_weight else 0),
             augment=Augment(plan.codec.image_channels, len(plan.patch_size), spacing=plan.spacing),
             adaptive=adaptive,
-            path_length=torch.zeros([], device=device),
         )
 
     @property
@@ -124,7 +119,6 @@ class TrainingState:
             "images_seen": self.images_seen,
             "setbacks": self.setbacks,
             "spread": self.spread,
-            "path_length": self.path_length,
             "figures": {name: list(values) for name, values in self.figures.items()},
             "backends": self.backends,
             "adaptive": self.adaptive.state_dict() if self.adaptive else None,
@@ -147,7 +141,6 @@ class TrainingState:
                     raise ValueError(f"{name} is of other weights")
         if self.adaptive:
             self.adaptive.load_state_dict(state["adaptive"])
-        self.path_length = state["path_length"].to(self.device)
         self.images_seen, self.setbacks, self.spread = state["images_seen"], state["setbacks"], state["spread"]
         self.figures.clear()
         self.figures.update({name: list(values) for name, values in state["figures"].items()})
@@ -188,8 +181,8 @@ def _is_finite(value: object) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def _lazy_adam(network: torch.nn.Module, plan: Plan, interval: int) -> torch.optim.Adam:
-    """Adam that takes one more step every `interval`: step and memory shortened (Karras et al. 2020, appendix B)."""
+def _adam(network: torch.nn.Module, plan: Plan, interval: int = 0) -> torch.optim.Adam:
+    """Adam; one more step every `interval` makes steps and memory shorter (Karras et al. 2020, appendix B)."""
     ratio = interval / (interval + 1) if interval else 1.0
     return torch.optim.Adam(
         network.parameters(),

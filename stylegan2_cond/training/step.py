@@ -18,13 +18,10 @@ from stylegan2_cond.training.losses import (
     feature_matching,
     generator_loss,
     gradient_penalty,
-    path_lengths,
     relativistic_loss,
 )
 from stylegan2_cond.training.state import TrainingState
 
-PATH_LENGTH_DECAY = 0.01  # of the running mean (Karras et al. 2020, appendix B)
-PATH_LENGTH_SHARE = 2  # path lengths are taken of one sample in so many, which is enough and saves memory
 
 Figures = dict[str, torch.Tensor]
 
@@ -98,8 +95,6 @@ def take_step(state: TrainingState, image: np.ndarray, label: np.ndarray, positi
     figures |= _discriminator_step(state, parts, seen)
     if plan.r1_weight and state.step_number % plan.r1_interval == 0:
         figures |= _gradient_step(state, parts, seen)
-    if plan.path_length_weight and state.step_number % plan.path_length_interval == 0:
-        figures |= _path_length_step(state, parts)
     told = _tell(state, figures)
     if state.adaptive:
         state.adaptive.update(told["sign_real"], plan.batch_size)
@@ -316,27 +311,6 @@ def _gradient_step(state: TrainingState, parts: list[Batch], shown: list[torch.T
         found.append(figures)
     _descend(state, state.discriminator, state.discriminator_optimizer)
     return _mean(found)
-
-
-def _path_length_step(state: TrainingState, parts: list[Batch]) -> Figures:
-    """Equal steps in w shall move images equally far (Karras et al. 2020, Eq. 4)."""
-    plan, rng, found = state.plan, state.rng(RandomStream.PATHS), []
-    shape = (plan.batch_size, *parts[0].real.shape[1:])
-    noise = torch.randn(shape, generator=rng, device=state.device)[state.world.share(plan.batch_size)]
-    state.generator_optimizer.zero_grad(set_to_none=True)
-    for part, directions in zip(parts, noise.split(len(parts[0])), strict=True):
-        part, directions = part[::PATH_LENGTH_SHARE], directions[::PATH_LENGTH_SHARE]
-        with state.autocast():
-            w = _styles(state, part)
-            lengths = path_lengths(_draw(state, part, w), w, directions)
-        penalty = (lengths - state.path_length).square().mean()
-        (penalty * plan.path_length_weight * plan.path_length_interval / len(parts)).backward()
-        found.append({"path_length": lengths.detach().mean(), "path_length_penalty": penalty.detach()})
-    _descend(state, state.generator, state.generator_optimizer)
-    figures = _mean(found)
-    state.world.average([figures["path_length"]])
-    state.path_length.lerp_(figures["path_length"], PATH_LENGTH_DECAY)
-    return figures
 
 
 def _descend(state: TrainingState, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
