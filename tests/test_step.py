@@ -12,6 +12,7 @@ from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.networks import build_discriminator, build_generator, layers
 from stylegan2_cond.ops import convolve
 from stylegan2_cond.training.state import ADAM_BETAS
+from stylegan2_cond.training.step import take_step
 
 VARIANTS = ("pair", "mask", "image")
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
@@ -184,16 +185,12 @@ def test_the_discriminator_is_shown_the_coded_pairs_and_twice_the_same_drawn_one
     assert torch.equal(judged[:, images:], real[:, images:]) == (variant == "image")
 
 
-@every_variant
+@pytest.mark.parametrize("variant", ["pair", "mask"])
 def test_ignored_voxels_are_hidden_of_real_and_drawn_masks(variant):
     plan = tiny_plan(variant, ignore=IGNORE, r1_weight=0.0)
     state = tiny_state(plan)
-    given = []
-    state.generator.synthesis.register_forward_pre_hook(lambda _, inputs: given.append(inputs[2]))
     calls = []
     listen(state.discriminator, calls)
-    from stylegan2_cond.training.step import take_step
-
     image, label, position = tiny_patches(plan.patch_size, 0, plan.batch_size)
     label[:, :3] = IGNORE
     take_step(state, image, label, position)
@@ -201,13 +198,6 @@ def test_ignored_voxels_are_hidden_of_real_and_drawn_masks(variant):
         masks = pairs[:, plan.codec.image_channels :]
         assert not masks[:, :, :3].any()
         assert masks[:, :, 3:].any()
-    if variant == "image":  # there is no class there, and so nothing outside that the image is composed of
-        assert (given[0][:, :, :3] == -1).all()
-        raw = []
-        state.generator.synthesis.register_forward_hook(lambda *taken: raw.append(taken[2].detach()))
-        take_step(state, image, label, position)
-        drawn = calls[3][0].detach()
-        torch.testing.assert_close(drawn[:, :2, :3], raw[0][:, :, :3])
 
 
 @pytest.mark.parametrize("share", [0.4, 1.0])

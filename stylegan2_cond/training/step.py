@@ -32,7 +32,6 @@ class Batch:
 
     Attributes:
         real: `[N, C + K, *spatial]`; label channels are 0 where the label is ignored.
-        mask: coded label channels `[N, K, *spatial]`; no class, -1 in each, where the label is ignored.
         known: `[N, 1, *spatial]`, 0 where the label is ignored; None where none ever is.
         condition: `[N, width]`.
         z: latents `[N, 2, latent_dim]`; the second one is for mixing.
@@ -43,7 +42,6 @@ class Batch:
     """
 
     real: torch.Tensor
-    mask: torch.Tensor
     known: torch.Tensor | None
     condition: torch.Tensor
     z: torch.Tensor
@@ -120,7 +118,6 @@ def _prepare(state: TrainingState, image: np.ndarray, label: np.ndarray, positio
     share = state.world.share(plan.batch_size)
     return Batch(
         real=real,
-        mask=_of_no_class(real[:, codec.image_channels :], known),
         known=known,
         condition=plan.conditions.measure(labels, torch.from_numpy(position).to(device)),
         z=z[share],
@@ -131,13 +128,7 @@ def _prepare(state: TrainingState, image: np.ndarray, label: np.ndarray, positio
     )
 
 
-def _of_no_class(mask: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
-    return mask if known is None else torch.where(known.bool(), mask, -1.0)
-
-
-def _latents(
-    state: TrainingState, count: int, stream: RandomStream
-) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+def _latents(state: TrainingState, count: int, stream: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     """Latents `[count, 2, latent_dim]`, where to change between them `[count]`, and noise of this step."""
     plan, device, rng = state.plan, state.device, state.rng(stream)
     sizes = state.generator.synthesis.noise_sizes
@@ -186,7 +177,8 @@ def _styles(state: TrainingState, batch: Batch) -> torch.Tensor:
 
 def _draw(state: TrainingState, batch: Batch, w: torch.Tensor) -> torch.Tensor:
     """Coded pairs `[N, C + K, *spatial]`, with label channels hidden where the real label is ignored."""
-    codec, given = state.plan.codec, batch.mask if state.plan.given_mask else None
+    codec = state.plan.codec
+    given = batch.real[:, codec.image_channels :] if state.plan.given_mask else None
     raw = state.generator.synthesis(w, batch.noises, given)
     return codec.hide(codec.activate(raw, given), batch.known)
 
