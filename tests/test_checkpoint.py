@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny import EVERYTHING, step, tiny_plan, tiny_state
+from tiny import step, tiny_plan, tiny_state
 
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from stylegan2_cond.training.log_file import Averages
 
-PLAN = tiny_plan(augment_target=0.6, **EVERYTHING)
+PLAN = tiny_plan(augment_target=0.6, r1_interval=2)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from stylegan2_cond.training.step import take_step
 
 PATCHES = {2: ((8, 6), ((2, 2),)), 3: ((4, 6, 4), ((1, 2, 2),))}  # patch and factors
 IGNORE = 5
-EVERYTHING = {"style_mixing": 0.9, "r1_interval": 2}
 PAIRED = {"feature_weight": 1.0, "l1_weight": 1.0}  # for the variant `image`
 
 

@@ -25,7 +25,6 @@ BATCH_SIZE = {2: 16, 3: 8}  # by the number of axes; a volume holds as much as m
 LOSS = "relativistic"
 R1_PER_VOXEL = 0.0002  # γ = γ0 · voxels / batch size (Karras et al. 2020b)
 LEAST_R1 = 1.0  # at 0.1, the relativistic loss grains
-STYLE_MIXING = 0.0
 APART_SHARE = 0.1
 AUGMENT_TARGET = 0.6  # Karras et al. 2020b, section 3.1
 AUGMENT_KIMG = (25.0, 100.0)  # of the ramp, at least and at most
@@ -171,11 +170,6 @@ def choose_r1_weight(facts: Facts) -> Choice:
     return Choice(_two_digits(weight), f"{R1_PER_VOXEL:g} · voxels / batch size, at least {LEAST_R1:g}")
 
 
-def choose_style_mixing(facts: Facts) -> Choice:
-    """Share of samples with a second latent for their finer stages."""
-    return Choice(STYLE_MIXING, "off: not shown to help; Karras et al. 2020 use 0.9")
-
-
 def choose_apart_share(facts: Facts) -> Choice:
     """Share of the samples of which the judge is shown the image or the mask alone."""
     return Choice(APART_SHARE, "of the samples, image or mask is judged alone")
@@ -216,7 +210,6 @@ TRAINING_CHOICES: dict[str, Callable[[Facts], Choice]] = {
     "precision": choose_precision,
     "loss": choose_loss,
     "r1_weight": choose_r1_weight,
-    "style_mixing": choose_style_mixing,
     "apart_share": choose_apart_share,
     "augment_target": choose_augment_target,
     "augment_kimg": choose_augment_kimg,

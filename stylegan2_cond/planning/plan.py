@@ -120,7 +120,6 @@ class Plan(Document):
         precision: of the networks' activations; `tf32` and `bfloat16` need a device that has them.
         loss: `nonsaturating` (Goodfellow et al. 2014) or `relativistic` (Huang et al. 2024), which adds R2.
         r1_weight, r1_interval: gradient penalty, and how many steps lie between two of them.
-        style_mixing: share of the samples whose finer stages have a latent of their own.
         feature_weight, l1_weight: of the losses between an image and the real one of its mask; variant `image` only.
         ema_share: half-life of the weights' moving average, as a share of the images seen so far;
             20,000 images at most.
@@ -151,7 +150,6 @@ class Plan(Document):
     learning_rate: float = Field(0.0025, gt=0)
     r1_weight: float = Field(0.1, ge=0)
     r1_interval: int = Field(16, ge=1)
-    style_mixing: float = Field(0.0, ge=0, le=1)
     feature_weight: float = Field(0.0, ge=0)
     l1_weight: float = Field(0.0, ge=0)
     ema_share: float = Field(0.05, gt=0)

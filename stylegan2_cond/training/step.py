@@ -34,8 +34,7 @@ class Batch:
         real: `[N, C + K, *spatial]`; label channels are 0 where the label is ignored.
         known: `[N, 1, *spatial]`, 0 where the label is ignored; None where none ever is.
         condition: `[N, width]`.
-        z: latents `[N, 2, latent_dim]`; the second one is for mixing.
-        crossover: `[N]`, the first convolution that the second latent has a say in.
+        z: latents `[N, latent_dim]`.
         noises: `[N, 1, *size]` for each convolution.
         augmentation: what the discriminator's view of the sample goes through; None is nothing.
         visible: `[N, C + K, 1, …]`, 0 for what the discriminator is not shown of a sample; None where it sees all.
@@ -45,7 +44,6 @@ class Batch:
     known: torch.Tensor | None
     condition: torch.Tensor
     z: torch.Tensor
-    crossover: torch.Tensor
     noises: list[torch.Tensor]
     augmentation: AugmentParameters | None
     visible: torch.Tensor | None
@@ -114,29 +112,26 @@ def _prepare(state: TrainingState, image: np.ndarray, label: np.ndarray, positio
     for part, *given in zip(real.split(size), images.split(size), labels.split(size), strict=True):
         part.copy_(codec.encode(*given))
     real = codec.hide(real, known)
-    z, crossover, noises = _latents(state, plan.batch_size, RandomStream.LATENTS)
+    z, noises = _latents(state)
     share = state.world.share(plan.batch_size)
     return Batch(
         real=real,
         known=known,
         condition=plan.conditions.measure(labels, torch.from_numpy(position).to(device)),
         z=z[share],
-        crossover=crossover[share],
         noises=[noise[share] for noise in noises],
         augmentation=_augmentation(state, share),
         visible=_visibility(state, share),
     )
 
 
-def _latents(state: TrainingState, count: int, stream: int) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """Latents `[count, 2, latent_dim]`, where to change between them `[count]`, and noise of this step."""
-    plan, device, rng = state.plan, state.device, state.rng(stream)
+def _latents(state: TrainingState) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Latents `[batch_size, latent_dim]`, and noise of this step."""
+    count, device, rng = state.plan.batch_size, state.device, state.rng(RandomStream.LATENTS)
     sizes = state.generator.synthesis.noise_sizes
-    z = torch.randn(count, 2, plan.latent_dim, generator=rng, device=device)
-    place = torch.randint(1, max(2, len(sizes)), (count,), generator=rng, device=device)
-    mixed = torch.rand(count, generator=rng, device=device) < plan.style_mixing
+    z = torch.randn(count, state.plan.latent_dim, generator=rng, device=device)
     noises = [torch.randn(count, 1, *size, generator=rng, device=device) for size in sizes]
-    return z, torch.where(mixed, place, len(sizes)), noises
+    return z, noises
 
 
 def _augmentation(state: TrainingState, share: slice) -> AugmentParameters | None:
@@ -162,17 +157,6 @@ def _visibility(state: TrainingState, share: slice) -> torch.Tensor | None:
     no_image = (chance < plan.apart_share) & ~no_mask
     hidden = torch.stack([no_image] * codec.image_channels + [no_mask] * len(codec.labels), dim=1)
     return (~hidden).float().reshape(*hidden.shape, *[1] * len(plan.patch_size))
-
-
-def _styles(state: TrainingState, batch: Batch) -> torch.Tensor:
-    """w of each convolution, `[N, convolutions, style_dim]`; finer ones may be of another latent (style mixing)."""
-    mapping, count = state.generator.mapping, len(batch.noises)
-    w = mapping(batch.z[:, 0], batch.condition).unsqueeze(1).expand(-1, count, -1)
-    if state.plan.style_mixing == 0:
-        return w
-    other = mapping(batch.z[:, 1], batch.condition).unsqueeze(1)
-    finer = torch.arange(count, device=w.device) >= batch.crossover.unsqueeze(1)  # [N, convolutions]
-    return torch.where(finer.unsqueeze(2), other, w)
 
 
 def _draw(state: TrainingState, batch: Batch, w: torch.Tensor) -> torch.Tensor:
@@ -212,7 +196,7 @@ def _generator_step(state: TrainingState, parts: list[Batch]) -> tuple[list[torc
     w_mean, before = torch.zeros_like(state.generator.mapping.average), None
     for part in parts:
         with state.autocast():
-            w = _styles(state, part)
+            w = state.generator.mapping(part.z, part.condition)
             pairs = _draw(state, part, w)
             view = _view(state, pairs, part)
             drawn_scores, features = _scores_and_features(state, view, part)
@@ -228,7 +212,7 @@ def _generator_step(state: TrainingState, parts: list[Batch]) -> tuple[list[torc
                 paired, paired_figures = _paired_loss(state, part, pairs, features, real_features)
                 loss, figures = loss + paired, figures | paired_figures
         (loss / len(parts)).backward()
-        w_mean += w[:, 0].detach().float().mean(dim=0) / len(parts)
+        w_mean += w.detach().float().mean(dim=0) / len(parts)
         shown.append(view.detach())
         found.append(figures)
         before = part.real, pairs.detach()
