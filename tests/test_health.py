@@ -68,11 +68,8 @@ def test_a_setback_is_told_with_the_rate_that_follows_and_after_three_comes_advi
             f"after 12,000 images. Going back to the last good checkpoint, learning rate {rate}."
         )
     state.setbacks = 3
-    advice = r"diverged, after 12,000 images and 3 returns .* --set r1_weight=2 --set loss=relativistic\."
+    advice = r"diverged, after 12,000 images and 3 returns .* --set r1_weight=2\."
     with pytest.raises(UserError, match=advice):
-        describe_setback("diverged", state)
-    state.plan = tiny_plan(loss="relativistic", r1_weight=0.5)
-    with pytest.raises(UserError, match=r"--set r1_weight=2\."):  # what a plan has already is not advised
         describe_setback("diverged", state)
 
 

@@ -37,7 +37,7 @@ STEPS = 3
 SEEN_ALIKE = {"batch_size": 16, "augment_target": 0.0, "r1_interval": 2}
 PLANS = {
     "pair": tiny_plan(apart_share=0.4, **SEEN_ALIKE),
-    "image, relativistic": tiny_plan("image", loss="relativistic", **SEEN_ALIKE, **PAIRED),
+    "image": tiny_plan("image", **SEEN_ALIKE, **PAIRED),
     "mask, in parts": tiny_plan("mask", accumulate=2, **SEEN_ALIKE),
 }
 

@@ -218,7 +218,6 @@ def test_memory_for_activations_is_in_proportion_to_the_part_of_the_batch_that_i
     "changes",
     [
         {"variant": "image"},
-        {"loss": "relativistic"},
         {"codec": Codec(low=(0.0,), high=(1.0,), labels=tuple(range(40)))},
     ],
 )
@@ -309,9 +308,7 @@ def test_a_common_gpu_keeps_the_channels_of_large_volumes(gib):
     plan = tiny_plan(
         dims=3, patch_size=(128,) * 3, factors=((2, 2, 2),) * 5, channels=channels, codec=codec, batch_size=8
     )
-    plan = plan.model_copy(
-        update={"precision": "bfloat16", "loss": "relativistic", "latent_dim": 128, "style_dim": 128}
-    )
+    plan = plan.model_copy(update={"precision": "bfloat16", "latent_dim": 128, "style_dim": 128})
     fitted = fit_memory(plan, int(0.9 * gib * 2**30), device="cuda")
     assert fitted.channels == channels
     assert fitted.batch_size // fitted.accumulate >= 2
@@ -459,7 +456,7 @@ def test_precision_is_what_the_device_has(monkeypatch, bfloat16, capability, pre
         ("r1_weight=0.5", "r1_weight", 0.5),
         ("channels=[64,32]", "channels", [64, 32]),
         ("channels=64, 32", "channels", [64, 32]),
-        ("loss = relativistic", "loss", "relativistic"),
+        ("precision = tf32", "precision", "tf32"),
         ("augment_target=none", "augment_target", None),
         ("learning_rate=1e-3", "learning_rate", 0.001),
     ],
@@ -663,7 +660,7 @@ def test_keys_are_told_where_they_count(changes):
     assert "r1_interval" not in {line.split()[0] for line in table(tiny_plan(r1_weight=0.0)).splitlines()}
 
 
-@pytest.mark.parametrize("key", ["apart_share", "channels", "loss", "augment_target", "ema_share"])
+@pytest.mark.parametrize("key", ["apart_share", "channels", "precision", "augment_target", "ema_share"])
 def test_values_are_told_as_they_may_be_set(key):
     plan = tiny_plan()
     line = next(line for line in table(plan, 300).splitlines() if line.startswith(f"{key} "))

@@ -83,7 +83,6 @@ def leaves(content, path=()):
 
 
 EVERYTHING = {
-    "loss": "relativistic",
     "apart_share": 0.3,
     "r1_interval": 4,
     "augment_target": -1.0,  # any sign is above it, so augmentation grows likelier

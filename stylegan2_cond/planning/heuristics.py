@@ -22,7 +22,6 @@ FINEST_CHANNELS = 32
 CHANNEL_LIMITS = ((64, 128), (128, 256), (math.inf, 512))  # up to which side of the patch, and how many channels
 
 BATCH_SIZE = {2: 16, 3: 8}  # by the number of axes; a volume holds as much as many slices
-LOSS = "relativistic"
 R1_PER_VOXEL = 0.0002  # γ = γ0 · voxels / batch size (Karras et al. 2020b)
 LEAST_R1 = 1.0  # at 0.1, the relativistic loss grains
 APART_SHARE = 0.1
@@ -55,7 +54,6 @@ class Facts:
         patches: how many training patches there are that do not overlap.
         device: that trains.
         batch_size: images of a step.
-        loss: of both players.
     """
 
     variant: Variant
@@ -63,7 +61,6 @@ class Facts:
     patches: int
     device: torch.device
     batch_size: int
-    loss: str = LOSS
 
 
 def choose_patch_size(patch: Sequence[int], sizes: np.ndarray) -> tuple[int, ...]:
@@ -159,11 +156,6 @@ def choose_precision(facts: Facts) -> Choice:
     return Choice("float32", "the device has neither bfloat16 nor TF32")
 
 
-def choose_loss(facts: Facts) -> Choice:
-    """What both players strive for."""
-    return Choice(LOSS, "after equal seconds more varied and less grained than 'nonsaturating' (Hippocampus)")
-
-
 def choose_r1_weight(facts: Facts) -> Choice:
     """Gradients of a score add up over voxels, and so must their penalty."""
     weight = max(LEAST_R1, R1_PER_VOXEL * math.prod(facts.patch_size) / facts.batch_size)
@@ -208,7 +200,6 @@ def choose_kimg(facts: Facts) -> Choice:
 
 TRAINING_CHOICES: dict[str, Callable[[Facts], Choice]] = {
     "precision": choose_precision,
-    "loss": choose_loss,
     "r1_weight": choose_r1_weight,
     "apart_share": choose_apart_share,
     "augment_target": choose_augment_target,

@@ -29,7 +29,6 @@ class Copies:
     Attributes:
         activations: of all activations of one network, for the samples that are computed at once.
         given: more, where a mask modulates each stage, and features are compared.
-        relativistic: more, since the generator's loss looks at real pairs too.
         coded: of the coded pairs that are computed at once.
         kept: of the coded pairs of the whole batch.
         large_share: of blocks above `LARGE_BLOCK`.
@@ -37,7 +36,6 @@ class Copies:
 
     activations: float
     given: float
-    relativistic: float
     coded: float
     kept: float
     large_share: float
@@ -46,13 +44,13 @@ class Copies:
 COPIES = {
     # The resident memory of a process, where gaps of the heap come on top of what is in use. Measured: 0.77 to 1.03 of
     # what this foretells (47×34 at batch 16, 64×64 at 8, 160×128 with 4 channels at 4, 256×320 at 4, 32×32×32 at 4,
-    # 28×44×33 at 8; three variants, both losses, 2 parts, 31 and 100 labels);
+    # 28×44×33 at 8; three variants, 2 parts, 31 and 100 labels);
     # 1.35 for 64×64 at 8 parts of one sample, where 100 MiB are not much.
-    "cpu": Copies(30, 11, 3, coded=0, kept=16, large_share=LARGE_SHARE),
+    "cpu": Copies(33, 11, coded=0, kept=16, large_share=LARGE_SHARE),
     # Not confirmed by a GPU. Of all tensors that live at once, as a CPU computes the same step in bfloat16, with a
     # quarter more for gaps and libraries: 5.9 of 10 · 0.6 activations for pairs, 6.7 coded, 2.7 kept (48×48, 32×32×32,
     # 9 and 40 coded channels, 1, 4 and 8 parts).
-    "cuda": Copies(11, 9, 2, coded=8, kept=4, large_share=1.0),
+    "cuda": Copies(13, 9, coded=8, kept=4, large_share=1.0),
 }
 
 
@@ -66,7 +64,7 @@ def training_bytes(plan: Plan, device: str = "cpu") -> int:
     copies = COPIES["cuda" if device == "cuda" else "cpu"]
     coded = plan.codec.channels * math.prod(plan.patch_size)
     share = BFLOAT16_SHARE if plan.precision == "bfloat16" else 1.0
-    step = share * _activation_copies(plan, copies) * activations_at_once(plan, copies.large_share)
+    step = share * (copies.activations + copies.given * plan.given_mask) * activations_at_once(plan, copies.large_share)
     step += coded * (copies.coded * part_size(plan) + copies.kept * plan.batch_size)
     generator, discriminator = count_parameters(plan)
     return int(4 * (GENERATOR_COPIES * generator + DISCRIMINATOR_COPIES * discriminator + step))
@@ -75,10 +73,6 @@ def training_bytes(plan: Plan, device: str = "cpu") -> int:
 def part_size(plan: Plan) -> int:
     """Samples that are computed at once."""
     return -(-plan.batch_size // plan.accumulate)
-
-
-def _activation_copies(plan: Plan, copies: Copies) -> float:
-    return copies.activations + copies.given * plan.given_mask + copies.relativistic * (plan.loss == "relativistic")
 
 
 def _sizes(plan: Plan) -> list[int]:

@@ -118,8 +118,7 @@ class Plan(Document):
         batch_size: images of a step, on all devices together.
         accumulate: parts that a batch is computed in, one after the other, to save memory.
         precision: of the networks' activations; `tf32` and `bfloat16` need a device that has them.
-        loss: `nonsaturating` (Goodfellow et al. 2014) or `relativistic` (Huang et al. 2024), which adds R2.
-        r1_weight, r1_interval: gradient penalty, and how many steps lie between two of them.
+        r1_weight, r1_interval: of the gradient penalties R1 and R2, and how many steps lie between two of them.
         feature_weight, l1_weight: of the losses between an image and the real one of its mask; variant `image` only.
         ema_share: half-life of the weights' moving average, as a share of the images seen so far;
             20,000 images at most.
@@ -146,7 +145,6 @@ class Plan(Document):
     batch_size: Size = 16
     accumulate: Size = 1
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    loss: Literal["nonsaturating", "relativistic"] = "nonsaturating"
     learning_rate: float = Field(0.0025, gt=0)
     r1_weight: float = Field(0.1, ge=0)
     r1_interval: int = Field(16, ge=1)
@@ -213,7 +211,7 @@ OTHER_NAMES = {  # that the field has for some keys
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
-    """`["r1_weight=0.5", "channels=[64,32]", "loss=relativistic"]` → values by key.
+    """`["r1_weight=0.5", "channels=[64,32]", "precision=tf32"]` → values by key.
 
     Raises:
         UserError: a text without `=`, or a key that is unknown or not to be set.

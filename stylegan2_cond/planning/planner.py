@@ -118,7 +118,6 @@ def _choose_training(
         patches=seen.patches(patch_size),
         device=device,
         batch_size=asked.get("batch_size", batch_size.value),
-        loss=asked.get("loss", heuristics.LOSS),
     )
     return {
         "batch_size": batch_size,

@@ -8,16 +8,6 @@ import torch
 from torch.nn import functional as F
 
 
-def generator_loss(drawn: torch.Tensor) -> torch.Tensor:
-    """Non-saturating loss of the generator (Goodfellow et al. 2014). drawn: scores `[N]` → scalar."""
-    return F.softplus(-drawn).mean()
-
-
-def discriminator_loss(real: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-    """Logistic loss of the discriminator (Goodfellow et al. 2014). Scores: `[N]` each → scalar."""
-    return F.softplus(-real).mean() + F.softplus(drawn).mean()
-
-
 def relativistic_loss(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     """Relativistic pairing loss (Huang et al. 2024, R3GAN, arXiv 2501.05441, Eq. 2), of either player.
 

@@ -40,11 +40,10 @@ def describe_setback(illness: str, state: TrainingState) -> str:
     """
     seen, plan = state.images_seen, state.plan
     if state.setbacks >= MOST_SETBACKS:
-        loss = "" if plan.loss == "relativistic" else " --set loss=relativistic"
         raise UserError(
             f"Training {illness}, after {seen:,} images and {MOST_SETBACKS} returns to an earlier checkpoint, each "
             f"with half the learning rate. Move the run folder away and start again with --set r1_weight="
-            f"{4 * plan.r1_weight or 1:g}{loss}. Until then its snapshots can be drawn from."
+            f"{4 * plan.r1_weight or 1:g}. Until then its snapshots can be drawn from."
         )
     rate = plan.learning_rate / 2 ** (state.setbacks + 1)
     return f"Training {illness}, after {seen:,} images. Going back to the last good checkpoint, learning rate {rate:g}."

@@ -14,9 +14,7 @@ from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.training.augment import AugmentParameters
 from stylegan2_cond.training.ema import ema_decay, update_ema
 from stylegan2_cond.training.losses import (
-    discriminator_loss,
     feature_matching,
-    generator_loss,
     gradient_penalty,
     relativistic_loss,
 )
@@ -200,13 +198,9 @@ def _generator_step(state: TrainingState, parts: list[Batch]) -> tuple[list[torc
             pairs = _draw(state, part, w)
             view = _view(state, pairs, part)
             drawn_scores, features = _scores_and_features(state, view, part)
-            real_features = None
-            if plan.loss == "relativistic":
-                with torch.no_grad():
-                    real_scores, real_features = _scores_and_features(state, _view(state, part.real, part), part)
-                loss = relativistic_loss(drawn_scores, real_scores)
-            else:
-                loss = generator_loss(drawn_scores)
+            with torch.no_grad():
+                real_scores, real_features = _scores_and_features(state, _view(state, part.real, part), part)
+            loss = relativistic_loss(drawn_scores, real_scores)
             figures = {"loss_generator": loss.detach(), "spread": _spread(part.real, pairs, before)}
             if plan.given_mask:
                 paired, paired_figures = _paired_loss(state, part, pairs, features, real_features)
@@ -236,10 +230,6 @@ def _paired_loss(
     l1 = F.l1_loss(pairs[:, :channels], part.real[:, :channels])
     loss, figures = plan.l1_weight * l1, {"l1": l1.detach()}
     if plan.feature_weight:
-        if real_features is None:
-            with torch.no_grad():
-                view = _view(state, part.real, part)
-                real_features = state.discriminator(view, part.condition)[1]
         apart = feature_matching(real_features, features)
         loss, figures = loss + plan.feature_weight * apart, figures | {"features": apart.detach()}
     return loss, figures
@@ -253,17 +243,14 @@ def _discriminator_step(state: TrainingState, parts: list[Batch], shown: list[to
         with state.autocast():
             real_scores = _scores(state, _view(state, part.real, part), part)
             drawn_scores = _scores(state, drawn, part)
-            relativistic = state.plan.loss == "relativistic"
-            loss = (relativistic_loss if relativistic else discriminator_loss)(real_scores, drawn_scores)
+            loss = relativistic_loss(real_scores, drawn_scores)
         (loss / len(parts)).backward()
-        # With the relativistic loss, a score alone means nothing.
-        sign = real_scores - drawn_scores if relativistic else real_scores
         found.append(
             {
                 "loss_discriminator": loss.detach(),
                 "score_real": real_scores.detach().mean(),
                 "score_drawn": drawn_scores.detach().mean(),
-                "sign_real": sign.detach().sign().mean(),
+                "sign_real": (real_scores - drawn_scores).detach().sign().mean(),  # a score alone means nothing
             }
         )
     _descend(state, state.discriminator, state.discriminator_optimizer)
@@ -271,14 +258,12 @@ def _discriminator_step(state: TrainingState, parts: list[Batch], shown: list[to
 
 
 def _gradient_step(state: TrainingState, parts: list[Batch], shown: list[torch.Tensor]) -> Figures:
-    """R1, and R2 with the relativistic loss, once in `r1_interval` steps and so much the heavier."""
+    """R1 and R2, once in `r1_interval` steps and so much the heavier."""
     plan, found = state.plan, []
     state.discriminator_optimizer.zero_grad(set_to_none=True)
     for part, drawn in zip(parts, shown, strict=True):
-        views = {"r1": _view(state, part.real, part)}
-        views |= {"r2": drawn} if plan.loss == "relativistic" else {}
         figures = {}
-        for name, view in views.items():
+        for name, view in (("r1", _view(state, part.real, part)), ("r2", drawn)):
             inputs = view.detach().requires_grad_(True)
             with state.autocast():
                 penalty = gradient_penalty(_scores(state, inputs, part), inputs)
