@@ -45,9 +45,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{100 * share:.2g} %"
 
 
-def listing(words: Sequence[str]) -> str:
+def listing(words: Sequence[object]) -> str:
     """`4, 8 and 16`."""
-    *most, final = words
+    *most, final = map(str, words)
     return f"{', '.join(most)} and {final}" if most else final
 
 

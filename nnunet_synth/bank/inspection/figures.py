@@ -38,27 +38,25 @@ def plot_distributions(measures: Sequence[Measure], alt: str) -> Picture:
         for axis, measure in zip(axes, measures, strict=False):
             axis.set_axis_on()
             axis.set_title(measure.of, fontsize=9)
-            if not _numbers(measure):
-                axis.text(0.5, 0.5, "never shown", ha="center", va="center", transform=axis.transAxes)
-                axis.set_xticks([])
-            elif group in ("components", "holes"):
-                _bars(axis, measure)
-            else:
-                _histogram(axis, measure)
+            _plot(axis, measure)
             axis.set_yticks([])
         png = png_of(figure)
     return Picture(group.replace(" ", "-"), png, alt)
 
 
-def _numbers(measure: Measure) -> list[np.ndarray]:
-    """The sides that there are, without NaN."""
-    sides = (side[~np.isnan(side)] for side in (measure.real, measure.generated) if side is not None)
-    return [side for side in sides if len(side)]
-
-
-def _histogram(axis: Axes, measure: Measure) -> None:
-    low, high = np.quantile(np.concatenate(_numbers(measure)), TAILS)
-    if measure.group == "area" and low > 0 and high > WIDE * low:
+def _plot(axis: Axes, measure: Measure) -> None:
+    sides = [side[~np.isnan(side)] for side in (measure.real, measure.generated) if side is not None]
+    together = np.concatenate(sides)
+    if not len(together):
+        axis.text(0.5, 0.5, "never shown", ha="center", va="center", transform=axis.transAxes)
+        axis.set_xticks([])
+        return
+    low, high = np.quantile(together, TAILS)
+    if measure.group in ("components", "holes"):
+        most = int(min(MOST_COUNTED, together.max()))
+        edges = np.arange(most + 2) - 0.5
+        axis.set_xticks(range(most + 1), [*range(most), f"≥{most}" if together.max() > most else most])
+    elif measure.group == "area" and low > 0 and high > WIDE * low:
         edges = np.geomspace(low, high, BINS + 1)
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(numticks=4))
@@ -67,24 +65,9 @@ def _histogram(axis: Axes, measure: Measure) -> None:
     else:
         edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
         axis.xaxis.set_major_locator(MaxNLocator(4))
+    # values beyond the ends count in the first and the last bin
+    shares = [np.histogram(side.clip(edges[0], edges[-1]), edges)[0] / max(1, len(side)) for side in sides]
     if measure.real is not None:
-        axis.stairs(_shares(measure.real, edges), edges, fill=True, color=REAL, alpha=0.4)
-    axis.stairs(_shares(measure.generated, edges), edges, color=GENERATED, linewidth=1.4)
+        axis.stairs(shares[0], edges, fill=True, color=REAL, alpha=0.4)
+    axis.stairs(shares[-1], edges, color=GENERATED, linewidth=1.4)
     axis.set_ylim(bottom=0)
-
-
-def _bars(axis: Axes, measure: Measure) -> None:
-    largest = int(max(side.max() for side in _numbers(measure)))
-    most = min(MOST_COUNTED, largest)
-    counts, edges = np.arange(most + 1), np.arange(most + 2) - 0.5
-    if measure.real is not None:
-        axis.bar(counts - 0.2, _shares(measure.real, edges), 0.38, color=REAL, alpha=0.4)
-    axis.bar(counts + 0.2, _shares(measure.generated, edges), 0.38, fill=False, edgecolor=GENERATED, linewidth=1.4)
-    axis.set_xticks(counts, [f"≥{count}" if largest > most == count else str(count) for count in counts])
-    axis.set_xlim(-0.7, max(most, 3) + 0.7)
-
-
-def _shares(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Of the values in each bin; values beyond the ends count in the first and the last one."""
-    values = values[~np.isnan(values)]
-    return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / max(1, len(values))

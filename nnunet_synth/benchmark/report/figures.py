@@ -20,7 +20,6 @@ from nnunet_synth.pages.formatting import interval, number, points, probability
 from nnunet_synth.pages.page import Picture
 from nnunet_synth.pages.plotting import BAND, COLOURS, INK, MARKERS, MUTED, STYLE, WIDTH, png_of
 
-MOST_CLASSES = 4  # rows of the figure of cases
 QUALITY_TITLES = {"kid": "KID of the generator's images", "coverage": "Coverage", "copies": "Copies"}
 BARS = (
     "Thick bars: interval over other test cases with these runs (bootstrap). Thin bars: interval over other cases and "
@@ -169,60 +168,33 @@ def plot_differences(analysis: Analysis) -> Picture:
 
 
 def plot_cases(analysis: Analysis) -> Picture | None:
-    """Each test case: Dice of nnU-Net alone, and of an arm; a row for each class."""
+    """Dice of each test case, averaged over classes: nnU-Net alone, and each arm."""
     benchmark, styles = analysis.benchmark, plot_styles(analysis.benchmark)
-    arms = [index for index in range(len(benchmark.arms)) if index != benchmark.baseline]
-    arms = [index for index in arms if np.isfinite(differences(benchmark, index)).any()]
+    arms = [index for index in range(len(benchmark.arms)) if np.isfinite(differences(benchmark, index)).any()]
+    arms = [index for index in arms if index != benchmark.baseline]
     if not arms:
         return None
-    labels = _most_changed_labels(analysis)
-    figure = Figure(figsize=(max(4.0, 2.05 * len(arms) + 0.5), 2.2 * len(labels) + 0.5), layout="constrained")
-    axes = figure.subplots(len(labels), len(arms), squeeze=False, sharex="row", sharey="row")
-    counts = []
-    for row, label in zip(axes, labels, strict=True):
-        low, high = 1.0, 0.0
-        for axis, index in zip(row, arms, strict=True):
-            alone, arm = _case_pairs(analysis, index, label)
-            style = styles[benchmark.arms[index].name]
-            axis.scatter(alone, arm, 16, style.colour, style.marker, alpha=0.75, linewidth=0, zorder=3)
-            better = f"{(arm > alone).sum()} of {len(arm)} better"
-            axis.text(0.04, 0.96, better, transform=axis.transAxes, va="top", color=MUTED, fontsize=8)
-            counts.append(f"{benchmark.arms[index].title}, {benchmark.design.labels[label]}: {better}")
-            low, high = min([low, *alone, *arm]), max([high, *alone, *arm])
-        margin = 0.08 * max(high - low, 0.01)
-        low, high = max(0.0, low - margin), min(1.0, high + 2 * margin)
-        for axis in row:
-            axis.plot([low, high], [low, high], color=INK, linewidth=1, zorder=2)
-            axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-            axis.tick_params(labelsize=8)
-        row[0].set_ylabel(f"{benchmark.design.labels[label]}\nDice of the arm")
-    for axis, index in zip(axes[0], arms, strict=True):
-        axis.set_title(textwrap.fill(benchmark.arms[index].title, 24), fontsize=9)
+    columns = min(4, len(arms))
+    rows = -(-len(arms) // columns)
+    figure = Figure(figsize=(2.4 * columns, 2.5 * rows + 0.3), layout="constrained")
+    axes, counts = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten(), []
+    for axis in axes[len(arms) :]:
+        axis.set_axis_off()
+    for axis, index in zip(axes, arms, strict=False):
+        scores = mean(benchmark.scores["dice"][[benchmark.baseline, index]], axis=-1)
+        alone, arm = (case_means(np.where(np.isfinite(scores).all(axis=0), side, np.nan)) for side in scores)
+        style, title = styles[benchmark.arms[index].name], benchmark.arms[index].title
+        axis.scatter(alone, arm, 16, style.colour, style.marker, alpha=0.75, linewidth=0, zorder=3)
+        axis.axline([np.nanmean(alone)] * 2, slope=1, color=INK, linewidth=1, zorder=2)
+        axis.set_title(textwrap.fill(title, 28), fontsize=9)
+        axis.set_aspect("equal")
+        counts.append(f"{title}: {(arm > alone).sum()} of {np.isfinite(arm - alone).sum()} better")
+        axis.text(0.04, 0.96, counts[-1].split(": ")[-1], transform=axis.transAxes, va="top", color=MUTED, fontsize=8)
     figure.supxlabel("Dice of nnU-Net alone", fontsize=9)
-    caption = "Each dot is a test case, averaged over its runs; above the line the arm is better than nnU-Net alone."
-    if len(benchmark.labels) > len(labels):
-        caption += f" Of {len(benchmark.labels)} classes, those with the largest differences."
-    alt = "Dice of each test case with nnU-Net alone and with each arm. " + "; ".join(counts) + "."
+    figure.supylabel("Dice of the arm", fontsize=9)
+    caption = "Each dot is a test case, averaged over classes and runs; above the line the arm is better."
+    alt = f"Dice of each test case with nnU-Net alone and with each arm. {'; '.join(counts)}."
     return Picture("cases", png_of(figure), alt, caption)
-
-
-def _most_changed_labels(analysis: Analysis) -> list[str]:
-    """All classes, or those whose Dice changes most."""
-    labels = list(analysis.benchmark.labels)
-    table = analysis.table.loc["dice"].xs(POOLED, level="size")["difference"].astype(float).abs()
-    largest = table.groupby("label").max().fillna(0)
-    chosen = sorted(labels, key=lambda label: -largest[label])[:MOST_CLASSES]
-    return [label for label in labels if label in chosen]
-
-
-def _case_pairs(analysis: Analysis, index: int, label: str) -> tuple[np.ndarray, np.ndarray]:
-    """`[cases]` Dice of nnU-Net alone and of an arm, over the runs that both have."""
-    benchmark = analysis.benchmark
-    scores = benchmark.scores["dice"][..., benchmark.labels.index(label)]
-    both = np.isfinite(scores[index] - scores[benchmark.baseline])
-    alone, arm = (case_means(np.where(both, scores[one], np.nan)) for one in (benchmark.baseline, index))
-    known = np.isfinite(alone)
-    return alone[known], arm[known]
 
 
 def plot_ranks(analysis: Analysis) -> Picture | None:

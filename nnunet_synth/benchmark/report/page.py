@@ -13,30 +13,17 @@ from nnunet_synth.benchmark.analysis import CLASSES, POOLED, Analysis, analyse
 from nnunet_synth.benchmark.arms import Arm
 from nnunet_synth.benchmark.report.examples import found_examples
 from nnunet_synth.benchmark.report.figures import QUALITY_TITLES, plot_figures
-from nnunet_synth.benchmark.report.text import HEADS, TEXTS, methods, notes
+from nnunet_synth.benchmark.report.text import TEXTS, methods, notes
 from nnunet_synth.benchmark.report.verdict import conclude, effect_of_row
 from nnunet_synth.benchmark.results import read_benchmark
 from nnunet_synth.benchmark.statistics import Spread
-from nnunet_synth.pages.formatting import duration, interval, number, points, probability
+from nnunet_synth.pages.formatting import count, duration, interval, listing, number, points, probability
 from nnunet_synth.pages.page import HTML, MARKDOWN, PICTURES, Note, Page, Picture, Section, Table, render
 from stylegan2_cond.io import write_atomically
 
 REPORT, PAGE, STATISTICS, QUALITY_FILE = "report.md", "report.html", "statistics.csv", "quality.csv"
+DEVIATION = "SD over training sets"
 MOST_CLASSES = 6  # that have columns of their own in the table of means
-FACTS = {
-    "dataset": "Dataset",
-    "configuration": "Configuration",
-    "plans": "Plans",
-    "network": "Network",
-    "sizes": "Training cases",
-    "sets_per_size": "Training sets of each size",
-    "test_cases": "Test cases",
-    "iterations": "Iterations",
-    "epochs": "Epochs",
-    "budget": "Budget",
-    "machine": "Machine",
-    "release": "Release",
-}
 
 Column = Callable[[pd.Series], str]
 
@@ -125,15 +112,15 @@ def _comparison(title: str = "gain", digits: int = 1, scale: float = 100) -> dic
     """Columns on the difference to nnU-Net alone; p-values are corrected, and empty for nnU-Net against itself."""
     return {
         title: lambda row: number(scale * row["difference"], digits, sign=True),
-        HEADS["cases"]: lambda row: interval(row["cases_low"], row["cases_high"], digits, scale=scale),
-        HEADS["both"]: lambda row: interval(row["low"], row["high"], digits, scale=scale),
-        HEADS["p_cases"]: lambda row: probability(row["p_cases_holm"]),
-        HEADS["p_both"]: lambda row: probability(row["p_both_holm"]),
+        "95 % over cases": lambda row: interval(row["cases_low"], row["cases_high"], digits, scale=scale),
+        "95 % over runs and cases": lambda row: interval(row["low"], row["high"], digits, scale=scale),
+        "p over cases": lambda row: probability(row["p_cases_holm"]),
+        "p over runs and cases": lambda row: probability(row["p_both_holm"]),
     }
 
 
 RUNS: dict[str, Column] = {"runs": lambda row: number(row["paired_runs"], 0)}
-NOISE: dict[str, Column] = {HEADS["p_noise"]: lambda row: probability(row["p_noise"])}
+NOISE: dict[str, Column] = {"p of noise": lambda row: probability(row["p_noise"])}
 
 
 def _gains(analysis: Analysis) -> Table:
@@ -192,7 +179,7 @@ def _means(analysis: Analysis, metric: str, digits: int, scale: float) -> Table:
             ]
             deviation = number(scale * found[0]["sd_training_sets"], 2)
             rows.append((arm.title, size, number(found[0]["runs"], 0), *means, deviation))
-    return Table(("arm", "training cases", "runs", *titles, HEADS["sd"]), rows)
+    return Table(("arm", "training cases", "runs", *titles, DEVIATION), rows)
 
 
 def _noise(analysis: Analysis) -> Section:
@@ -204,7 +191,7 @@ def _noise(analysis: Analysis) -> Section:
         half = Spread(float(variance), float(freedom)).half_width()
         deviation, pair, half = (number(100 * figure, 2) for figure in (deviation, np.sqrt(variance), half))
         rows.append((size, deviation, pair, number(freedom, 0), f"±{half}"))
-    head = ("training cases", HEADS["sd"], "SD of the difference of two runs", "degrees of freedom", "95 % range")
+    head = ("training cases", DEVIATION, "SD of the difference of two runs", "degrees of freedom", "95 % range")
     again = benchmark.arms[benchmark.again].title if benchmark.again is not None else ""
     text = TEXTS["noise measured" if noise.measured else "noise estimated"].format(arm=again)
     return Section("nnU-Net against itself", text, tables=[Table(head, rows)])
@@ -242,20 +229,23 @@ def _runs(analysis: Analysis) -> Section:
 
 def _design(analysis: Analysis) -> Table:
     design = analysis.benchmark.design
-    facts = design.model_dump(mode="json") | {
-        "sets_per_size": design.sets_per_size,
-        "epochs": design.budget.epochs,
-        "iterations": design.budget.iterations,
-    }
-    rows = [(title, _fact(key, facts[key])) for key, title in FACTS.items() if facts[key] not in (None, "")]
-    rows.append(("Arms", "; ".join(arm.title for arm in design.arms)))
-    rows += [("Quick", "yes")] if design.quick else []
+    sets, tests = count(design.sets_per_size, "training set"), count(len(design.test_cases), "test case")
+    rows = [
+        ("Dataset", f"{design.dataset}, {design.configuration}, {design.plans}"),
+        ("Cases", f"{listing(design.sizes)} training cases, {sets} of each size; {tests}"),
+        (
+            "nnU-Net",
+            f"{design.budget.epochs:,} epochs, {design.budget.iterations:,} iterations; {_words(design.network)}",
+        ),
+        ("Budget", _words(design.budget.model_dump(exclude_none=True))),
+        ("Machine", _words(design.machine)),
+        ("Release", design.release),
+        ("Arms", "; ".join(arm.title for arm in design.arms)),
+    ]
     return Table(("", ""), rows, words=2)
 
 
-def _fact(key: str, value: object) -> str:
-    if key == "test_cases" and isinstance(value, list):
-        return str(len(value))
+def _words(value: object) -> str:
     if isinstance(value, dict):
-        return "; ".join(f"{name} {_fact(name, part)}" for name, part in value.items() if part is not None)
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        return "; ".join(f"{name.replace('_', ' ')} {_words(part)}" for name, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

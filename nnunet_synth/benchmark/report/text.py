@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from importlib import resources
 
 import numpy as np
+import pandas as pd
 
-from nnunet_synth.benchmark.analysis import CLASSES, POOLED, Analysis
+from nnunet_synth.benchmark.analysis import Analysis
 from nnunet_synth.benchmark.report.verdict import Effect, effect_of_row
 from nnunet_synth.benchmark.statistics import LEVEL
 from nnunet_synth.pages.formatting import count, interval, listing, points, probability
 
-HEADS = {
-    "cases": "95 % over cases",
-    "both": "95 % over runs and cases",
-    "p_cases": "p over cases",
-    "p_both": "p over runs and cases",
-    "p_noise": "p of noise",
-    "sd": "SD over training sets",
-}
 TEXTS = {
     "hd95": "HD95 in {unit}; lower is better.",
     "means": (
@@ -57,52 +51,64 @@ def methods() -> list[tuple[str, str]]:
     return [tuple(part.split("\n", 1)) for part in text.strip().split("\n\n")]
 
 
-def notes(analysis: Analysis) -> list[str]:
+def notes(analysis: Analysis) -> Iterator[str]:
     """What to know before believing the verdict."""
-    return [
-        *_arms_without_run(analysis),
-        *([QUICK] if analysis.benchmark.design.quick else []),
-        *_incomplete(analysis),
-        _power(analysis),
-        *_noise(analysis),
-        *_arms_without_pairs(analysis),
-        *_single_sizes(analysis),
-        *_undefined(analysis),
-        *_few_cases(analysis),
-    ]
-
-
-def _arms_without_run(analysis: Analysis) -> list[str]:
-    """Why nothing can be said of an arm: the errors of its runs, each once."""
-    benchmark, texts = analysis.benchmark, []
-    errors = benchmark.of_runs("error")
-    for index, arm in enumerate(benchmark.arms):
-        if not benchmark.done[index].any():
-            reasons = dict.fromkeys(str(error) for error in errors[index].ravel() if error)
-            first, more = next(iter(reasons), "it was not started"), len(reasons) - 1
-            texts.append(f"“{arm.title}” has no run: {first}" + (f" ({more} more below)" if more > 0 else ""))
-    return texts
-
-
-def _incomplete(analysis: Analysis) -> list[str]:
     benchmark = analysis.benchmark
-    missing = int((~benchmark.done).sum())
-    if not missing:
-        return []
-    texts = [f"{missing} of {benchmark.done.size} runs are not done; they are listed below. Only done pairs are used."]
+    yield from _arms_without_run(analysis)
+    if benchmark.design.quick:
+        yield QUICK
+    yield from _incomplete(analysis)
+    yield _power(analysis)
+    row = analysis.row(benchmark.arms[benchmark.again].name) if benchmark.again is not None else None
+    if row is not None and math.isfinite(row["difference"]):
+        yield f"nnU-Net alone, run again with other seeds, differs from itself by {_difference(row)}." + (
+            f" A test over cases alone would wrongly call that an effect (p {probability(row['p_cases'])})."
+            if row["p_cases"] <= 1 - LEVEL
+            else ""
+        )
+    for index in benchmark.treatments if benchmark.synthetic else ():
+        if index not in benchmark.synthetic:
+            arm = benchmark.arms[index]
+            row = analysis.row(arm.name)
+            effect = effect_of_row(row).value
+            yield f"For comparison, without synthetic pairs: “{arm.title}”, {_difference(row)}, {effect}."
+    yield from _single_sizes(analysis)
+    yield from _undefined(analysis)
+    yield from _few_cases(analysis)
+
+
+def _difference(row: pd.Series) -> str:
+    return f"{points(row['difference'])} Dice points ({interval(row['low'], row['high'], scale=100)})"
+
+
+def _arms_without_run(analysis: Analysis) -> Iterator[str]:
+    """Why nothing can be said of an arm: the errors of its runs, each once."""
+    benchmark = analysis.benchmark
+    for arm, errors, done in zip(benchmark.arms, benchmark.of_runs("error"), benchmark.done, strict=True):
+        if not done.any():
+            reasons = dict.fromkeys(str(error) for error in errors.ravel() if error)
+            first, more = next(iter(reasons), "it was not started"), len(reasons) - 1
+            yield f"“{arm.title}” has no run: {first}" + (f" ({more} more below)" if more > 0 else "")
+
+
+def _incomplete(analysis: Analysis) -> Iterator[str]:
+    benchmark = analysis.benchmark
+    if benchmark.done.all():
+        return
+    missing = f"{(~benchmark.done).sum()} of {benchmark.done.size}"
+    yield f"{missing} runs are not done; they are listed below. Only done pairs of runs are used."
     for index in benchmark.treatments:
         arm = benchmark.arms[index]
         paired = (benchmark.done[index] & benchmark.done[benchmark.baseline]).sum(axis=1)
         compared = analysis.row(arm.name)["paired_runs"]
         if 0 < compared < paired.sum():
-            left = [size for size, runs in zip(benchmark.sizes, paired, strict=True) if runs == 1]
-            texts.append(
-                f"“{arm.title}”: the pooled result leaves out the single pair of runs at {listing(left)}, which does "
-                "not show how runs vary."
+            left = listing([size for size, runs in zip(benchmark.sizes, paired, strict=True) if runs == 1])
+            yield (
+                f"“{arm.title}”: the pooled result leaves out the single pair of runs at {left}, since it does not "
+                "show how much runs vary."
             )
         elif not compared and benchmark.done[index].any():
-            texts.append(f"“{arm.title}”: no pair of runs is done.")
-    return texts
+            yield f"“{arm.title}”: no pair of runs is done."
 
 
 def _power(analysis: Analysis) -> str:
@@ -113,87 +119,49 @@ def _power(analysis: Analysis) -> str:
             "With one training set per size, there is no test over runs, since chance and effect cannot be separated; "
             "the verdict is neither “helps” nor “harms”. Use two training sets at least, better three to five."
         )
-    seen = [row["detectable"] for row in rows if math.isfinite(row["detectable"])]
+    seen = float(np.median([row["detectable"] for row in rows if math.isfinite(row["detectable"])]))
     sets, sizes = count(len(benchmark.training_sets), "training set"), count(len(benchmark.sizes), "size")
     return (
-        f"With {sets} at each of {sizes}, an effect of {points(float(np.median(seen)), sign=False)} Dice points is "
-        "detected with 80 % probability, a smaller one less often. Absence of evidence is not evidence of absence: the "
-        "intervals show which effects remain possible."
+        f"With {sets} at each of {sizes}, an effect of {points(seen, sign=False)} Dice points is detected with 80 % "
+        "probability, a smaller one less often. Absence of evidence is not evidence of absence: the intervals show "
+        "which effects remain possible."
     )
 
 
-def _noise(analysis: Analysis) -> list[str]:
-    benchmark = analysis.benchmark
-    row = analysis.row(benchmark.arms[benchmark.again].name) if benchmark.again is not None else None
-    if row is None or not math.isfinite(row["difference"]):
-        return []
-    text = (
-        f"nnU-Net alone, run again with other seeds, differs from itself by {points(row['difference'])} Dice points "
-        f"({interval(row['low'], row['high'], scale=100)})."
-    )
-    if row["p_cases"] <= 1 - LEVEL:
-        text += f" A test over cases alone would wrongly call that an effect (p {probability(row['p_cases'])})."
-    return [text]
-
-
-def _arms_without_pairs(analysis: Analysis) -> list[str]:
-    benchmark, texts = analysis.benchmark, []
-    for index in benchmark.treatments if benchmark.synthetic else ():
-        if index not in benchmark.synthetic:
-            row = analysis.row(benchmark.arms[index].name)
-            texts.append(
-                f"For comparison, without synthetic pairs: “{benchmark.arms[index].title}”, "
-                f"{points(row['difference'])} Dice points ({interval(row['low'], row['high'], scale=100)}), "
-                f"{effect_of_row(row).value}."
-            )
-    return texts
-
-
-def _single_sizes(analysis: Analysis) -> list[str]:
+def _single_sizes(analysis: Analysis) -> Iterator[str]:
     """Effects at single sizes of arms without one over all sizes."""
-    benchmark, texts = analysis.benchmark, []
-    for index in benchmark.treatments if len(benchmark.sizes) > 1 else ():
-        arm = benchmark.arms[index]
+    benchmark = analysis.benchmark
+    tests = len(benchmark.sizes) * len(benchmark.treatments)
+    for arm in (benchmark.arms[index] for index in benchmark.treatments if len(benchmark.sizes) > 1):
         if effect_of_row(analysis.row(arm.name)) is not Effect.NO_EVIDENCE:
             continue
         for size in benchmark.sizes:
             row = analysis.row(arm.name, size)
             if (effect := effect_of_row(row)) in (Effect.HELPS, Effect.HARMS):
-                tests = len(benchmark.sizes) * len(benchmark.treatments)
-                texts.append(
+                yield (
                     f"“{arm.title}” {effect.value} at {size} training cases ({points(row['difference'])} Dice points), "
                     f"but not over all sizes. This is one of {tests} tests; only a new benchmark can confirm it."
                 )
-    return texts
 
 
-def _undefined(analysis: Analysis) -> list[str]:
+def _undefined(analysis: Analysis) -> Iterator[str]:
     """HD95 forgives an arm that finds nothing; say where that happens."""
-    texts = []
     for metric, title in (("dice", "Dice"), ("hd95", "HD95")):
-        counts = [
-            f"“{arm.title}” {int(undefined)}"
-            for arm in analysis.benchmark.arms
-            if (undefined := analysis.row(arm.name, POOLED, CLASSES, metric).get("undefined", 0)) > 0
-        ]
+        rows = {arm.title: analysis.row(arm.name, metric=metric) for arm in analysis.benchmark.arms}
+        counts = [f"“{arm}” {row['undefined']:.0f}" for arm, row in rows.items() if row.get("undefined", 0) > 0]
         if counts:
-            texts.append(
-                f"Scores left out because {title} is undefined for the arm or for nnU-Net alone: {', '.join(counts)}."
-            )
-    return texts
+            yield f"Scores left out because {title} is undefined for the arm or for nnU-Net alone: {', '.join(counts)}."
 
 
-def _few_cases(analysis: Analysis) -> list[str]:
+def _few_cases(analysis: Analysis) -> Iterator[str]:
     """Cases of one subject count once."""
     cases, subjects = len(analysis.benchmark.cases), int(analysis.benchmark.subjects.max()) + 1
-    texts = []
     if subjects < cases:
-        texts.append(
+        yield (
             f"The {cases} test cases come from {subjects} subjects. Cases of one subject are averaged, and wherever "
             "this report says case, subjects are tested and resampled."
         )
     if subjects < 20:
         kind = "subjects" if subjects < cases else "test cases"
         least = f" With {subjects}, Wilcoxon's test cannot reach 5 %." if subjects < 6 else ""
-        texts.append(f"There are only {subjects} {kind}; the result may not hold for others.{least}")
-    return texts
+        yield f"There are only {subjects} {kind}; the result may not hold for others.{least}"
