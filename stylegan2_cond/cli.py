@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,65 +16,82 @@ from stylegan2_cond import Variant
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.memory import keep_freed_memory
 
-OF_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EACCES, errno.EROFS, errno.EPERM)
+if TYPE_CHECKING:
+    from stylegan2_cond.planning import RunOptions
+
+PATH_ERRORS = (
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EROFS,
+    errno.EPERM,
+)
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="4 or Dataset004_Hippocampus", show_default=False)]
-Configuration = Annotated[str, typer.Argument(metavar="CONFIGURATION", help="e.g. 2d", show_default=False)]
-FoldName = Annotated[str, typer.Argument(metavar="FOLD", help="0 to 4, or all", show_default=False)]
-Plans = Annotated[str, typer.Option("-p", "--plans", metavar="PLANS", help="nnU-Net plans")]
-Device = Annotated[
-    str, typer.Option("--device", metavar="D", help="cpu, cuda, cuda:1 …; cuda where there is one", show_default=False)
+Dataset = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Number or name, e.g. 4 or Dataset004_Hippocampus.", show_default=False)
 ]
-
-
-VariantName = Annotated[Variant, typer.Option(metavar="V", help="pair, mask, or image for given masks")]
+Configuration = Annotated[
+    str, typer.Argument(metavar="CONFIGURATION", help="Configuration of nnU-Net, e.g. 2d.", show_default=False)
+]
+FoldName = Annotated[str, typer.Argument(metavar="FOLD", help="Fold, 0 to 4, or all.", show_default=False)]
+Snapshot = Annotated[
+    Path, typer.Argument(metavar="SNAPSHOT", help="Folder of a snapshot, with card.json.", show_default=False)
+]
+Plans = Annotated[str, typer.Option("-p", "--plans", metavar="PLANS", help="Name of nnU-Net's plans.")]
+Device = Annotated[
+    str,
+    typer.Option(metavar="D", help="Device, e.g. cpu or cuda:1 (default: cuda if available).", show_default=False),
+]
+VariantName = Annotated[Variant, typer.Option(metavar="V", help="Output: pair, mask, or image for given masks.")]
 Memory = Annotated[
     float | None,
-    typer.Option(
-        "--memory-gb", metavar="G", help="to fit into; what is free if not given", show_default=False, min=0.01, max=1e6
-    ),
+    typer.Option("--memory-gb", metavar="G", help="Memory budget in GiB (default: free memory).", show_default=False),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="a key of the plan; repeatable", show_default=False),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the plan (repeatable).", show_default=False),
 ]
 Kimg = Annotated[
     float | None,
     typer.Option(
         metavar="N",
-        help="thousands of images to train on; by the data if not given",
+        help="Thousands of training images (default: from the data).",
         min=0.001,
         max=1e6,
         show_default=False,
     ),
 ]
 PatchSize = Annotated[
-    str | None, typer.Option(metavar="H,W", help="size to draw, instead of the derived one", show_default=False)
+    str | None,
+    typer.Option(metavar="H,W", help="Size of the generated patches (default: from the data).", show_default=False),
 ]
-Seed = Annotated[
-    int | None, typer.Option(metavar="S", help="of all randomness; 0 if not given", min=0, show_default=False)
-]
+Seed = Annotated[int | None, typer.Option(metavar="S", help="Random seed (default: 0).", min=0, show_default=False)]
+SampleSeed = Annotated[int, typer.Option("--seed", metavar="S", help="Random seed.", min=0)]
 
 
-def _tell_version(asked: bool) -> None:
-    if asked:
+def _show_version(shown: bool) -> None:
+    if shown:
         from importlib.metadata import version
 
         print(f"nnunet-synth {version('nnunet-synth')}, nnunetv2 {version('nnunetv2')}, torch {version('torch')}")
         raise typer.Exit
 
 
-Version = Annotated[bool, typer.Option("--version", help="tell the release", is_eager=True, callback=_tell_version)]
+Version = Annotated[
+    bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+]
 
 
 @app.callback()
 def _commands(version: Version = False) -> None:
-    """Learn from one nnU-Net fold to draw new images with their masks."""
+    """Train a generator of image-mask pairs on one nnU-Net fold, and sample from it."""
 
 
 @app.command(
-    short_help="Derive how to train, with reasons.",
+    short_help="Make a plan and show the reason for each choice.",
     epilog="Example: stylegan2-cond plan 4 2d 0 --memory-gb 4 --set batch_size=8",
 )
 def plan(
@@ -88,31 +105,19 @@ def plan(
     seed: Seed = None,
     memory_gb: Memory = None,
     settings: Settings = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="make the plan anew, before training has begun")
-    ] = False,
     device: Device = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the plan, if training has not begun.")
+    ] = False,
 ) -> None:
-    """Derive how to train, with reasons, try one real step, and write plan.json, which train then follows."""
+    """Make a plan for training, show the reason for each choice, try one training step, and write plan.json."""
+    arguments = dict(locals())
     import shutil
 
-    from stylegan2_cond.planning import RunOptions, parse_overrides
     from stylegan2_cond.planning.table import table
     from stylegan2_cond.training.run_setup import describe_costs, plan_run
 
-    options = RunOptions(
-        dataset=dataset,
-        configuration=configuration,
-        fold=fold,
-        plans=plans,
-        variant=variant,
-        patch_size=parse_sizes(patch_size),
-        kimg=kimg,
-        seed=seed,
-        device=device or default_device(),
-        memory_gb=memory_gb,
-        overrides=parse_overrides(settings or []),
-    )
+    options = _run_options(**{key: value for key, value in arguments.items() if key != "overwrite"})
     found = plan_run(options, overwrite=overwrite)
     print(table(found.plan, min(140, shutil.get_terminal_size((120, 40)).columns)))
     print(f"\n{describe_costs(found, options.device)}\n{'Written to' if found.is_new else 'Read from'} {found.path}")
@@ -132,25 +137,12 @@ def train(
     settings: Settings = None,
     device: Device = "",
 ) -> None:
-    """Train a generator on the training cases of a fold; after a stop, the same command goes on."""
-    from stylegan2_cond.planning import RunOptions, parse_overrides
+    """Train a generator on the training cases of a fold. To resume, run the same command again."""
+    options = _run_options(**locals())
     from stylegan2_cond.snapshot import BEST, find_snapshots
     from stylegan2_cond.training.quality import describe_figures, snapshot_figures, verdict
     from stylegan2_cond.training.train import train as run
 
-    options = RunOptions(
-        dataset=dataset,
-        configuration=configuration,
-        fold=fold,
-        plans=plans,
-        variant=variant,
-        patch_size=parse_sizes(patch_size),
-        kimg=kimg,
-        seed=seed,
-        device=device or default_device(),
-        memory_gb=memory_gb,
-        overrides=parse_overrides(settings or []),
-    )
     folder = run(options)
     if not (snapshots := find_snapshots(folder)):
         print("Training has seen more images than --kimg asks for, and has no snapshot yet. Raise --kimg to continue.")
@@ -162,39 +154,46 @@ def train(
     print(f"Previews: {folder / 'previews'}")
 
 
+def _run_options(*, patch_size: str | None, settings: list[str] | None, device: str, **options: object) -> RunOptions:
+    from stylegan2_cond.planning import RunOptions, parse_overrides
+
+    sizes, overrides = parse_sizes(patch_size), parse_overrides(settings or [])
+    return RunOptions(**options, patch_size=sizes, device=device or default_device(), overrides=overrides)
+
+
 @app.command(
-    short_help="Draw samples as NIfTI files.",
-    epilog="Example: stylegan2-cond generate …/best -n 100 -o drawn --with-class 2",
+    short_help="Generate samples as NIfTI files.",
+    epilog="Example: stylegan2-cond generate fold_0/best -n 50 -o out --with-class 2",
 )
 def generate(
-    snapshot: Annotated[Path, typer.Argument(metavar="SNAPSHOT", help="folder with card.json", show_default=False)],
-    samples: Annotated[int, typer.Option("-n", metavar="N", help="samples to draw", min=1, show_default=False)],
+    snapshot: Snapshot,
+    samples: Annotated[int, typer.Option("-n", metavar="N", help="Number of samples.", min=1, show_default=False)],
     folder: Annotated[
-        Path, typer.Option("-o", metavar="FOLDER", help="for images, labels, preview, list", show_default=False)
+        Path, typer.Option("-o", metavar="FOLDER", help="Folder for images, labels and preview.", show_default=False)
     ],
-    seed: Annotated[int, typer.Option(metavar="S", help="of the samples", min=0)] = 0,
-    truncation: Annotated[float, typer.Option(metavar="T", help="below 1: more typical, less varied", min=0)] = 1.0,
+    seed: SampleSeed = 0,
+    truncation: Annotated[float, typer.Option(metavar="T", help="Below 1: more typical, less diverse.", min=0)] = 1.0,
     with_class: Annotated[
         list[int] | None,
-        typer.Option(metavar="L", help="show this class, no other; repeatable", show_default=False),
+        typer.Option(metavar="L", help="Show this class and no other (repeatable).", show_default=False),
     ] = None,
     position: Annotated[
         float | None,
-        typer.Option(metavar="P", help="of slices in their volume, from 0 to 1", show_default=False),
+        typer.Option(metavar="P", help="Position of slices in their volume, 0 to 1.", show_default=False),
     ] = None,
     area: Annotated[
         list[str] | None,
-        typer.Option(metavar="L=SHARE", help="of the patch, for a class; repeatable", show_default=False),
+        typer.Option(metavar="L=SHARE", help="Share of the patch for a class (repeatable).", show_default=False),
     ] = None,
     masks: Annotated[
         str | None,
         typer.Option(
-            metavar="SOURCE", help="images' masks: deformed if not given, real, or a snapshot", show_default=False
+            metavar="SOURCE", help="Masks for images: deformed (default), real, or a snapshot.", show_default=False
         ),
     ] = None,
     device: Device = "",
 ) -> None:
-    """Draw samples as NIfTI files, in nnU-Net's normalised units; after a stop, the same command goes on."""
+    """Generate samples as NIfTI files, in nnU-Net's units. To resume, run the same command again."""
     from stylegan2_cond.sampling import generate as run
     from stylegan2_cond.sampling import summary
     from stylegan2_cond.snapshot import SampleRequest
@@ -213,32 +212,34 @@ def generate(
     print(summary(record, folder))
 
 
-@app.command(short_help="Judge a snapshot.", epilog="Example: stylegan2-cond evaluate …/fold_0/snapshots/000200000")
+@app.command(short_help="Evaluate a snapshot.", epilog="Example: stylegan2-cond evaluate fold_0/best --metric kid")
 def evaluate(
-    snapshot: Annotated[Path, typer.Argument(metavar="SNAPSHOT", help="folder with card.json", show_default=False)],
+    snapshot: Snapshot,
     metric: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="e.g. kid; repeatable; the default ones if not given", show_default=False),
+        typer.Option(metavar="NAME", help="Metric, e.g. kid (repeatable; default: all).", show_default=False),
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option("-n", metavar="N", help="samples to draw; 2000, in 3-D 300", min=20, show_default=False),
+        typer.Option(
+            "-n", metavar="N", help="Number of samples (default: 2000; 3-D: 300).", min=20, show_default=False
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="S", help="of the samples", min=0)] = 0,
+    seed: SampleSeed = 0,
     features: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="nnunet, random, or e.g. inception-v3-compat", show_default=False),
+        typer.Option(metavar="NAME", help="Features: nnunet, random or e.g. inception-v3-compat.", show_default=False),
     ] = None,
     nnunet: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="trained nnU-Net; the newest of the fold if not given", show_default=False),
+        typer.Option(metavar="FOLDER", help="Trained nnU-Net (default: the newest of the fold).", show_default=False),
     ] = None,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="judge by validation cases too; then never choose by them")
+        bool, typer.Option("--held-out", help="Also compare with validation cases; never select by them.")
     ] = False,
     device: Device = "",
 ) -> None:
-    """Judge a snapshot: how real, how varied, how well masks fit, and whether training cases were copied."""
+    """Evaluate a snapshot: realism, diversity, fit of the masks, and copies of training cases."""
     from stylegan2_cond.metrics.evaluate import EVALUATION_FILE, PICTURE_FILE
     from stylegan2_cond.metrics.evaluate import evaluate as run
     from stylegan2_cond.metrics.report import table
@@ -254,32 +255,36 @@ def evaluate(
         device=device or default_device(),
     )
     print(table(found))
-    print(f"{found.seconds:.0f} s, {found.peak_bytes / 2**30:.1f} GiB at most. {snapshot / EVALUATION_FILE}")
+    print(f"{found.seconds:.0f} s, {found.peak_bytes / 2**30:.1f} GiB at the peak. {snapshot / EVALUATION_FILE}")
     if found.worst:
         print(f"Samples and their nearest real neighbours: {snapshot / PICTURE_FILE}")
 
 
 @app.command(short_help="Measure the speed on this machine.", epilog="Example: stylegan2-cond bench --json speed.json")
 def bench(
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="where figures go too", show_default=False)] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="small shapes and few repeats: minutes")] = False,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the results to this file.", show_default=False)
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small shapes and few repetitions; takes minutes.")] = False,
     device: Device = "",
 ) -> None:
-    """Measure the ops, a training step and drawing against plain PyTorch, on this machine."""
+    """Measure the speed of the ops, a training step and sampling, compared with plain PyTorch."""
     from stylegan2_cond.speed.report import measure_speed, table
 
     report = measure_speed(device or default_device(), quick=quick)
     print(table(report))
     if json is not None:
         report.save(json)
-        print(f"Figures: {json}")
+        print(f"Results: {json}")
 
 
-@app.command(short_help="Tell what there is to compute with.", epilog="Example: stylegan2-cond doctor --build")
+@app.command(
+    short_help="Show available devices, compilers and backends.", epilog="Example: stylegan2-cond doctor --build"
+)
 def doctor(
-    build: Annotated[bool, typer.Option("--build", help="compile the ops now, even where that failed before")] = False,
+    build: Annotated[bool, typer.Option("--build", help="Compile the ops now, even if that failed before.")] = False,
 ) -> None:
-    """Tell what there is to compute with, and the state of each backend of the ops."""
+    """Show available devices and compilers, and the state of each backend of the ops."""
     from stylegan2_cond.ops.doctor import diagnose
 
     lines, well = diagnose(build=build)
@@ -308,14 +313,14 @@ def parse_areas(texts: list[str]) -> dict[int, float]:
         except ValueError:
             raise UserError(f"--area {text} is not CLASS=SHARE. Type for example --area 1=0.05 for 5 %") from None
         if label in areas:
-            raise UserError(f"--area {text}: class {label} has an area already. Give it once.")
+            raise UserError(f"--area {text}: class {label} already has an area. Give each class once.")
         areas[label] = area
     return areas
 
 
 @contextlib.contextmanager
 def stop_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM, by which schedulers end a job, stop the work as Ctrl-C does, with a word on how to continue."""
+    """Let SIGTERM, by which schedulers end a job, stop the work as Ctrl-C does."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -324,14 +329,14 @@ def stop_on_sigterm() -> Iterator[None]:
 
 
 def default_device() -> str:
-    """The first GPU, where there is one."""
+    """The first GPU if there is one, else the CPU."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run a typer app; errors that a user can mend end with one paragraph and exit code 2, a stop with 130."""
+    """Run a typer app; errors that a user can fix end with one paragraph and exit code 2, a stop with 130."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that knows ASCII alone
@@ -341,7 +346,7 @@ def run_app(app: typer.Typer) -> None:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.filename is None or error.errno not in OF_PATHS:
+        if error.filename is None or error.errno not in PATH_ERRORS:
             raise
         print(f"Error: {str(error.filename)[:300]}: {error.strerror}. Choose another path.", file=sys.stderr)
         sys.exit(2)

@@ -24,6 +24,7 @@ from stylegan2_cond.io import Document, explain
 Size = Annotated[int, Field(ge=1, le=2**20)]
 DEFAULT_KIMG = 200.0
 MOST_KIMG = 1e6
+MAX_MEMORY_GB = 1e6
 SNAPSHOTS = 20  # of a whole training
 
 
@@ -60,6 +61,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.kimg is not None and not 0 < self.kimg <= MOST_KIMG:
             raise UserError(f"--kimg {self.kimg} must be above 0 and at most {MOST_KIMG:,.0f} (thousands of images).")
+        if self.memory_gb is not None and not 0 < self.memory_gb <= MAX_MEMORY_GB:
+            raise UserError(f"--memory-gb {self.memory_gb} must be above 0 and at most {MAX_MEMORY_GB:,.0f} (GiB).")
 
     def open(self) -> tuple[Preprocessed, Fold]:
         """The preprocessed dataset and its fold.
