@@ -140,7 +140,7 @@ def train(
     """Train a generator on the training cases of a fold. To resume, run the same command again."""
     options = _run_options(**locals())
     from stylegan2_cond.snapshot import BEST, find_snapshots
-    from stylegan2_cond.training.quality import describe_figures, snapshot_figures, verdict
+    from stylegan2_cond.training.quality import describe_scores, snapshot_scores, verdict
     from stylegan2_cond.training.train import train as run
 
     folder = run(options)
@@ -149,8 +149,8 @@ def train(
         return
     print(f"Snapshot: {snapshots[-1]}")
     if (best := folder / BEST).exists():
-        figures = snapshot_figures(best)
-        print(f"Best: {best}", describe_figures(figures), *filter(None, [verdict(figures)]), sep="\n  ")
+        figures = snapshot_scores(best)
+        print(f"Best: {best}", describe_scores(figures), *filter(None, [verdict(figures)]), sep="\n  ")
     print(f"Previews: {folder / 'previews'}")
 
 

@@ -26,7 +26,7 @@ from nnunet_synth.demo.cohort import write_cohort
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.planning import Plan, make_plan, run_folder
 from stylegan2_cond.training import run_setup
-from stylegan2_cond.training.profile_step import Trial
+from stylegan2_cond.training.profile_step import StepCost
 from stylegan2_cond.training.train import train
 
 # The same examples each time, and no clock: what fails does so on every machine, and by what was changed.
@@ -78,7 +78,7 @@ def same_threads():
 def no_trial():
     """Trainings in this process make their plans without a real step, which takes seconds each time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_setup, "try_step", lambda plan, device: Trial(peak_bytes=0, seconds_per_step=1.0))
+        patch.setattr(run_setup, "measure_step", lambda plan, device: StepCost(peak_bytes=0, seconds_per_step=1.0))
         yield
 
 

@@ -101,7 +101,7 @@ NAN = torch.tensor(float("nan"))
         (("images_seen",), -8),
         (("images_seen",), 8.0),
         (("images_seen",), None),
-        (("setbacks",), "2"),
+        (("rollbacks",), "2"),
         (("adaptive",), None),
         (("adaptive", "p"), "0.5"),
         (("figures",), {"loss": ["1"]}),

@@ -17,27 +17,27 @@ from stylegan2_cond.snapshot import find_snapshots
 from stylegan2_cond.training import run_logger, stability
 from stylegan2_cond.training import train as loop
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, GOOD_CHECKPOINT_FILE
-from stylegan2_cond.training.stability import describe_setback, find_illness
+from stylegan2_cond.training.stability import detect_failure, rollback_message
 from stylegan2_cond.training.step import take_step
 
 NAN = float("nan")
 
 
-# --- what is an illness
+# --- what is an failure
 
 
 @pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
 def test_a_figure_that_is_not_finite_is_named(value):
     state = tiny_state(tiny_plan())
-    assert find_illness(state, {"loss_generator": 1.0, "r1": 0.0}) is None
-    assert find_illness(state, {"loss_generator": 1.0, "r1": value}) == "diverged: r1 not finite"
+    assert detect_failure(state, {"loss_generator": 1.0, "r1": 0.0}) is None
+    assert detect_failure(state, {"loss_generator": 1.0, "r1": value}) == "diverged: r1 not finite"
 
 
 @pytest.mark.parametrize("player", ["generator", "discriminator"])
 def test_broken_weights_are_found_though_the_figures_before_them_are_fine(player):
     state = tiny_state(tiny_plan())
     next(iter(getattr(state, player).parameters())).data.view(-1)[0] = NAN
-    assert find_illness(state, {"loss_generator": 1.0}) == f"diverged: {player} not finite"
+    assert detect_failure(state, {"loss_generator": 1.0}) == f"diverged: {player} not finite"
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_broken_weights_are_found_though_the_figures_before_them_are_fine(player
 def test_a_generator_that_draws_one_picture_has_collapsed_unless_it_is_young(images, spread, ill):
     state = tiny_state(tiny_plan())
     state.images_seen, state.spread = images, spread
-    illness = find_illness(state, {})
-    assert (illness is not None) == ill
-    assert not ill or illness == f"collapsed: drawn pairs differ from each other by {spread:.0%} of what real ones do"
+    failure = detect_failure(state, {})
+    assert (failure is not None) == ill
+    assert not ill or failure == f"collapsed: drawn pairs differ from each other by {spread:.0%} of what real ones do"
 
 
 @pytest.mark.parametrize("parts", [1, 2, 8])
@@ -61,16 +61,16 @@ def test_pairs_that_are_all_the_same_have_no_spread_however_few_are_drawn_at_onc
 
 
 def test_a_setback_is_told_with_the_rate_that_follows_and_after_three_comes_advice():
-    state = SimpleNamespace(plan=tiny_plan(learning_rate=0.004, r1_weight=0.5), images_seen=12_000, setbacks=0)
-    for setbacks, rate in enumerate(("0.002", "0.001", "0.0005")):
-        state.setbacks = setbacks
-        assert describe_setback("diverged", state).endswith(
+    state = SimpleNamespace(plan=tiny_plan(learning_rate=0.004, r1_weight=0.5), images_seen=12_000, rollbacks=0)
+    for rollbacks, rate in enumerate(("0.002", "0.001", "0.0005")):
+        state.rollbacks = rollbacks
+        assert rollback_message("diverged", state).endswith(
             f"after 12,000 images. Going back to the last good checkpoint, learning rate {rate}."
         )
-    state.setbacks = 3
+    state.rollbacks = 3
     advice = r"diverged, after 12,000 images and 3 returns .* --set r1_weight=2\."
     with pytest.raises(UserError, match=advice):
-        describe_setback("diverged", state)
+        rollback_message("diverged", state)
 
 
 # --- what a training does about it
@@ -82,7 +82,7 @@ def course(preprocessed, plan, monkeypatch, tmp_path):
     small = plan.model_copy(update={"patch_size": (20, 16)})
     monkeypatch.setattr(loop, "SMALLEST_SNAPSHOT_INTERVAL", 80)
     monkeypatch.setattr(loop, "LOG_INTERVAL", 40)
-    monkeypatch.setattr(run_logger.SnapshotJudge, "judge", lambda *_: {})
+    monkeypatch.setattr(run_logger.SnapshotEvaluator, "judge", lambda *_: {})
     monkeypatch.setattr(run_logger, "save_progress", lambda _: None)
 
     def begin(name, accident):
@@ -104,7 +104,7 @@ def course(preprocessed, plan, monkeypatch, tmp_path):
     return begin
 
 
-def breaks(after, when=lambda state: state.setbacks == 0, part="discriminator"):
+def breaks(after, when=lambda state: state.rollbacks == 0, part="discriminator"):
     """An accident: a weight is no number any more after so many images."""
 
     def accident(state, told):
@@ -141,17 +141,17 @@ def test_broken_weights_send_a_training_back_to_the_last_good_checkpoint(
     assert [int(path.name) for path in find_snapshots(folder)] == [80, 160]
     for name in (CHECKPOINT_FILE, GOOD_CHECKPOINT_FILE):
         state = torch.load(folder / name)
-        assert (state["images_seen"], state["setbacks"]) == (160, 1)
+        assert (state["images_seen"], state["rollbacks"]) == (160, 1)
         assert state["generator_optimizer"]["param_groups"][0]["lr"] == pytest.approx(rate)
         assert state["discriminator_optimizer"]["param_groups"][0]["lr"] == pytest.approx(rate * 16 / 17)  # lazy R1
         assert all(value.isfinite().all() for value in state["discriminator"].values())
 
 
 def test_a_collapse_sends_a_training_back_too(course, preprocessed, capsys, monkeypatch):
-    monkeypatch.setattr(stability, "YOUNG_IMAGES", 100)
+    monkeypatch.setattr(stability, "GRACE_IMAGES", 100)
 
     def accident(state, told):
-        if state.images_seen == 128 and state.setbacks == 0:
+        if state.images_seen == 128 and state.rollbacks == 0:
             state.spread = 0.02
 
     folder, seen = course("collapsed", accident)
@@ -163,7 +163,7 @@ def test_a_collapse_sends_a_training_back_too(course, preprocessed, capsys, monk
 
 def test_a_figure_that_is_not_finite_sends_a_training_back_before_it_is_logged(course, preprocessed):
     def accident(state, told):
-        if state.images_seen == 120 and state.setbacks == 0:
+        if state.images_seen == 120 and state.rollbacks == 0:
             return told | {"loss_generator": NAN}
 
     folder, seen = course("figure", accident)
@@ -200,7 +200,7 @@ def test_killed_after_a_setback_and_started_again_equals_uninterrupted(course, p
 
     def killed(state, told):
         breaks(128)(state, told)
-        if state.images_seen == 104 and state.setbacks == 1:
+        if state.images_seen == 104 and state.rollbacks == 1:
             raise KeyboardInterrupt
 
     parts, _ = course("parts", killed)

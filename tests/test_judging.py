@@ -22,8 +22,14 @@ from stylegan2_cond.metrics.features import RandomPyramid
 from stylegan2_cond.metrics.reference_sets import ReferenceSet, average_blocks, block_factors
 from stylegan2_cond.snapshot import find_snapshots, load_generator
 from stylegan2_cond.training import snapshot_evaluation
-from stylegan2_cond.training.model_selection import as_figures, best_images, choose_best, copies_warning, point_best
-from stylegan2_cond.training.snapshot_evaluation import COPY_VOXELS, JUDGED, SnapshotJudge
+from stylegan2_cond.training.model_selection import (
+    best_snapshot_images,
+    choose_best,
+    flatten_results,
+    link_best,
+    memorization_warning,
+)
+from stylegan2_cond.training.snapshot_evaluation import COPY_VOXELS, SNAPSHOT_METRICS, SnapshotEvaluator
 
 NAMES = [f"case{number}" for number in range(10)]
 OTHER = 7  # a stream of patches that the judge does not use
@@ -97,14 +103,14 @@ def flat():
 
 def test_a_snapshot_of_a_real_training_is_judged_by_everything(preprocessed, generator_run):
     generator = load_generator(find_snapshots(generator_run)[-1])
-    results = SnapshotJudge(preprocessed, generator.plan, samples=60).judge(generator)
-    assert set(results) == {name for name in JUDGED if name in METRICS}
+    results = SnapshotEvaluator(preprocessed, generator.plan, samples=60).judge(generator)
+    assert set(results) == {name for name in SNAPSHOT_METRICS if name in METRICS}
     assert all(math.isfinite(result.value) for result in results.values())
     assert results["kid"].value > 1  # 480 images teach little
 
 
 def test_figures_are_those_of_the_metrics_on_the_training_patches(flat):
-    judge = SnapshotJudge(*flat, samples=50)
+    judge = SnapshotEvaluator(*flat, samples=50)
     drawing = Drawing(*flat, change=lambda image, label: (0.7 * image + 0.2, label))
     found = judge.judge(drawing)
     names = ["kid", "kid-pair", "swd", "masks", "diversity-within", "diversity-nearest"]
@@ -115,7 +121,7 @@ def test_figures_are_those_of_the_metrics_on_the_training_patches(flat):
 
 def test_only_training_cases_are_read():
     made_up, plan = MadeUp([*NAMES, "held_out"], (6, 26, 24)), made_up_plan()
-    judge = SnapshotJudge(made_up, plan, samples=40)
+    judge = SnapshotEvaluator(made_up, plan, samples=40)
     assert made_up.read == []  # nothing before the first snapshot
     judge.judge(Drawing(made_up, plan))
     assert set(made_up.read) == set(NAMES)
@@ -123,16 +129,16 @@ def test_only_training_cases_are_read():
 
 
 def test_the_real_patches_are_those_that_evaluate_compares_with(flat):
-    ours, theirs = SnapshotJudge(*flat, samples=30).reference.real, ReferenceSet(*flat, 30).real
+    ours, theirs = SnapshotEvaluator(*flat, samples=30).reference.real, ReferenceSet(*flat, 30).real
     for name in ("image", "label", "case", "asked"):
         assert np.array_equal(getattr(ours, name), getattr(theirs, name))
 
 
 def test_the_same_latents_are_drawn_and_the_same_found_every_time(flat):
-    judge, drawing = SnapshotJudge(*flat, samples=40), Drawing(*flat)
+    judge, drawing = SnapshotEvaluator(*flat, samples=40), Drawing(*flat)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    first, second = as_figures(judge.judge(drawing)), as_figures(judge.judge(drawing))
-    assert first == second == as_figures(SnapshotJudge(*flat, samples=40).judge(drawing))
+    first, second = flatten_results(judge.judge(drawing)), flatten_results(judge.judge(drawing))
+    assert first == second == flatten_results(SnapshotEvaluator(*flat, samples=40).judge(drawing))
     assert drawing.asked == [(40, flat[1].seed)] * 3
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])
@@ -140,7 +146,7 @@ def test_the_same_latents_are_drawn_and_the_same_found_every_time(flat):
 
 def test_real_patches_are_looked_at_once_in_a_training(flat, monkeypatch):
     looked, searched = [], []
-    judge, drawing = SnapshotJudge(*flat, samples=40), Drawing(*flat)
+    judge, drawing = SnapshotEvaluator(*flat, samples=40), Drawing(*flat)
     look, search = RandomPyramid.__call__, copies_room.nearest_cases
     monkeypatch.setattr(RandomPyramid, "__call__", lambda self, samples: looked.append(samples) or look(self, samples))
     monkeypatch.setattr(
@@ -170,7 +176,7 @@ FAULTS = {
 def good(tmp_path_factory):
     """A judge, what it says of patches that are as good as real ones, and what draws them."""
     flat = MadeUp(NAMES, (6, 26, 24)), made_up_plan()
-    judge = SnapshotJudge(*flat, samples=150)
+    judge = SnapshotEvaluator(*flat, samples=150)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshot_evaluation, "COPY_SAMPLES", {2: 0})
         patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("results")))
@@ -195,13 +201,13 @@ def test_a_variant_is_not_judged_by_what_it_does_not_draw(flat, variant, silent)
     def change(image, label):
         return (image[:, :0] if variant == "mask" else image), label
 
-    found = SnapshotJudge(made_up, plan, samples=50).judge(Drawing(made_up, plan, change))
-    assert set(found) == {name for name in JUDGED if name in METRICS} - set(silent.split())
+    found = SnapshotEvaluator(made_up, plan, samples=50).judge(Drawing(made_up, plan, change))
+    assert set(found) == {name for name in SNAPSHOT_METRICS if name in METRICS} - set(silent.split())
 
 
 def test_masks_alone_are_judged_as_one_hot_images(flat):
     made_up, plan = flat[0], flat[1].model_copy(update={"variant": "mask"})
-    judge = SnapshotJudge(made_up, plan, samples=50)
+    judge = SnapshotEvaluator(made_up, plan, samples=50)
     drawing = Drawing(made_up, plan, lambda image, label: (image[:, :0], ndimage.grey_dilation(label, (1, 3, 3))))
     found, label = judge.judge(drawing), drawing.sample(50).label
     real = judge.reference.real
@@ -215,7 +221,7 @@ def test_a_class_that_no_training_patch_shows_does_not_change_what_is_measured(f
     def strange(image, label):
         return image, np.where((label == 0) & (image[:, 0] < -1.5), 9, label)
 
-    judge = SnapshotJudge(*flat, samples=50)
+    judge = SnapshotEvaluator(*flat, samples=50)
     good, bad = judge.judge(Drawing(*flat)), judge.judge(Drawing(*flat, change=strange))
     assert judge.labels == (1, 2)
     assert bad["kid-pair"] == good["kid-pair"]
@@ -228,24 +234,26 @@ def test_without_foreground_neither_masks_nor_conditions_are_told():
     none = Conditions.from_patches((), np.zeros((1, 4, 5), np.int16), None)
     plan = made_up_plan(codec=Codec(low=(-2.0,), high=(2.0,), labels=(0,)), conditions=none)
     made_up = MadeUp(NAMES, (6, 26, 24), labels=0)
-    found = SnapshotJudge(made_up, plan, samples=40).judge(Drawing(made_up, plan))
+    found = SnapshotEvaluator(made_up, plan, samples=40).judge(Drawing(made_up, plan))
     assert set(found) == {"kid", "swd", "diversity-within", "diversity-nearest", "copies"}
     blank = plan.model_copy(update={"variant": "mask"})
-    SnapshotJudge(made_up, blank, samples=40).judge(Drawing(made_up, blank, lambda image, label: (image[:, :0], label)))
+    SnapshotEvaluator(made_up, blank, samples=40).judge(
+        Drawing(made_up, blank, lambda image, label: (image[:, :0], label))
+    )
 
 
 @pytest.mark.parametrize(("cases", "told"), [(6, False), (7, True)])
 def test_copies_are_counted_from_seven_cases_on(flat, cases, told):
     plan = made_up_plan(NAMES[:cases])
-    assert ("copies" in SnapshotJudge(flat[0], plan, samples=40).judge(Drawing(flat[0], plan))) is told
+    assert ("copies" in SnapshotEvaluator(flat[0], plan, samples=40).judge(Drawing(flat[0], plan))) is told
 
 
 def test_a_single_case_has_figures_without_errors(flat):
     plan = made_up_plan(NAMES[:1])
-    found = SnapshotJudge(flat[0], plan, samples=40).judge(Drawing(flat[0], plan, names=NAMES[1:]))
+    found = SnapshotEvaluator(flat[0], plan, samples=40).judge(Drawing(flat[0], plan, names=NAMES[1:]))
     assert {"kid", "kid-pair", "swd", "masks"} <= set(found)
     assert "diversity-nearest" not in found  # real patches of one case are no two samples
-    assert "kid error" not in as_figures(found)
+    assert "kid error" not in flatten_results(found)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
@@ -253,7 +261,7 @@ def test_a_generator_that_diverged_is_no_error(flat, value):
     def broken(image, label):
         return np.full_like(image, value), np.zeros_like(label)
 
-    found = as_figures(SnapshotJudge(*flat, samples=40).judge(Drawing(*flat, change=broken)))
+    found = flatten_results(SnapshotEvaluator(*flat, samples=40).judge(Drawing(*flat, change=broken)))
     assert all(map(math.isfinite, found.values()))
     assert math.isfinite(value) or not found  # masks beside no image tell nothing
     assert choose_best([{"kid": 100.0, "kid-pair": 100.0, "masks": 2.0}, found]) == 0
@@ -264,7 +272,7 @@ def test_constant_images_and_empty_masks_are_no_error(flat):
     made_up, plan = flat
     for name, case in made_up.cases.items():
         made_up.cases[name] = dataclasses.replace(case, image=np.ones_like(case.image))
-    judge = SnapshotJudge(made_up, plan, samples=40)
+    judge = SnapshotEvaluator(made_up, plan, samples=40)
     for change in (lambda image, label: (image, label), lambda image, label: (image, np.zeros_like(label))):
         assert "masks" in judge.judge(Drawing(made_up, plan, change))
 
@@ -295,23 +303,23 @@ def test_copies_are_found_in_slices_and_in_shrunken_volumes(monkeypatch, patch_s
     monkeypatch.setattr(snapshot_evaluation, "COPY_VOXELS", 600)
     names = [f"case{number:02}" for number in range(50)]
     made_up, seen, plan = MadeUp(names, shape), names[:25], made_up_plan(names[:25], patch_size)
-    judge = SnapshotJudge(made_up, plan, samples=40)
+    judge = SnapshotEvaluator(made_up, plan, samples=40)
     assert max(judge.reference.factors) == (1 if len(patch_size) == 2 else 2)
     copied = judge.judge(
         Drawing(made_up, plan, lambda image, label: (1.3 * image + noise(image.shape, 0.2), label), seen)
     )
     fresh = judge.judge(Drawing(made_up, plan, names=names[25:]))
     assert copied["copies"].value > 95
-    history = [{"images": 1} | as_figures(fresh), {"images": 2} | as_figures(copied)]
-    assert copies_warning(history[:1]) is None
-    assert "snapshots/000000001" in copies_warning(history)
+    history = [{"images": 1} | flatten_results(fresh), {"images": 2} | flatten_results(copied)]
+    assert memorization_warning(history[:1]) is None
+    assert "snapshots/000000001" in memorization_warning(history)
 
 
 @pytest.mark.parametrize("cases", [8, 30])
 def test_what_is_usual_is_not_known_well_from_few_volumes(cases):
     names = [f"case{number:02}" for number in range(cases)]
     plan = made_up_plan(names, (10, 10, 10))
-    found = SnapshotJudge(MadeUp(names, (10, 10, 10)), plan, samples=40).judge(
+    found = SnapshotEvaluator(MadeUp(names, (10, 10, 10)), plan, samples=40).judge(
         Drawing(MadeUp([f"other{n}" for n in range(20)], (10, 10, 10)), plan, names=[f"other{n}" for n in range(20)])
     )
     # Among n + 1 volumes alike, each is the most extreme with probability 1 / (n + 1).
@@ -331,7 +339,7 @@ def test_ignored_voxels_count_as_outside(flat):
     made_up, plan = flat
     codec = Codec(low=(-2.0,), high=(2.0,), labels=(0, 1), ignore=2)
     conditions = Conditions.from_patches((1,), np.arange(2).repeat(20).reshape(2, 4, 5), None)
-    judge = SnapshotJudge(made_up, plan.model_copy(update={"codec": codec, "conditions": conditions}), samples=30)
+    judge = SnapshotEvaluator(made_up, plan.model_copy(update={"codec": codec, "conditions": conditions}), samples=30)
     assert judge.labels == (1,)
     assert set(np.unique(judge.reference.real.label)) == {OUTSIDE, 0, 1}
 
@@ -342,7 +350,7 @@ MANY = ("precision", "coverage")  # take more patches than there is memory for w
 def test_few_patches_are_drawn_where_they_are_large():
     def count(patch_size, channels=1):
         codec = Codec(low=(0.0,) * channels, high=(1.0,) * channels, labels=(0, 1))
-        return SnapshotJudge(None, made_up_plan(patch_size=patch_size, codec=codec)).samples
+        return SnapshotEvaluator(None, made_up_plan(patch_size=patch_size, codec=codec)).samples
 
     assert count((44, 33)) == snapshot_evaluation.SAMPLES[2]
     assert count((28, 44, 33)) == snapshot_evaluation.SAMPLES[3]
@@ -351,9 +359,9 @@ def test_few_patches_are_drawn_where_they_are_large():
     assert (
         count((160, 160, 160), channels=4)
         == snapshot_evaluation.FEWEST
-        >= max(METRICS[name].least for name in JUDGED if name not in MANY)
+        >= max(METRICS[name].least for name in SNAPSHOT_METRICS if name not in MANY)
     )
-    assert SnapshotJudge(None, made_up_plan(), samples=3).samples == 3
+    assert SnapshotEvaluator(None, made_up_plan(), samples=3).samples == 3
 
 
 # --- which one is best
@@ -411,9 +419,9 @@ def test_the_link_to_the_best_is_relative_and_replaced_at_once(tmp_path, monkeyp
     run = tmp_path / "run"
     for images in (2000, 4000):
         (run / "snapshots" / f"{images:09d}").mkdir(parents=True)
-    assert best_images(run) is None
-    point_best(run, run / "snapshots" / "000002000")
-    assert best_images(run) == 2000
+    assert best_snapshot_images(run) is None
+    link_best(run, run / "snapshots" / "000002000")
+    assert best_snapshot_images(run) == 2000
 
     def full(self, target):
         raise OSError("disk trouble")
@@ -421,9 +429,9 @@ def test_the_link_to_the_best_is_relative_and_replaced_at_once(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(type(run), "replace", full)
         with pytest.raises(OSError, match="disk trouble"):
-            point_best(run, run / "snapshots" / "000004000")
-    assert best_images(run) == 2000
-    point_best(run, run / "snapshots" / "000004000")
+            link_best(run, run / "snapshots" / "000004000")
+    assert best_snapshot_images(run) == 2000
+    link_best(run, run / "snapshots" / "000004000")
     moved = run.rename(tmp_path / "moved")
     assert (moved / "best").resolve() == moved / "snapshots" / "000004000"
     assert sorted(path.name for path in moved.iterdir()) == ["best", "snapshots"]
@@ -439,7 +447,7 @@ def copied(images, share, error=1.0, **more):
 @given(st.floats(0, 100), st.floats(0, 20))
 def test_copies_are_told_when_their_share_is_two_errors_above_one_percent(share, error):
     history = [copied(1000, 0.0), copied(2000, share, error)]
-    assert (copies_warning(history) is not None) == (share - 2 * error > 1)
+    assert (memorization_warning(history) is not None) == (share - 2 * error > 1)
 
 
 def test_the_warning_names_the_best_snapshot_that_does_not_copy():
@@ -451,20 +459,20 @@ def test_the_warning_names_the_best_snapshot_that_does_not_copy():
         copied(8000, 40.0, kid=0.1),
         {"images": 8000, "loss_generator": 1.0},
     ]
-    warning = copies_warning(history)
+    warning = memorization_warning(history)
     assert "After 8,000 images, 40 % of the samples" in warning
     assert "snapshots/000004000" in warning
-    assert copies_warning(history[:2]) is None
-    assert copies_warning([*history, copied(9000, 0.5)]) is None  # it went back
-    assert copies_warning([]) is None
+    assert memorization_warning(history[:2]) is None
+    assert memorization_warning([*history, copied(9000, 0.5)]) is None  # it went back
+    assert memorization_warning([]) is None
 
 
 def test_where_every_snapshot_copies_none_is_recommended():
-    warning = copies_warning([copied(2000, 30.0), copied(4000, 40.0)])
+    warning = memorization_warning([copied(2000, 30.0), copied(4000, 40.0)])
     assert "every snapshot" in warning
     assert "snapshots/" not in warning
 
 
 def test_figures_have_an_error_each_and_nothing_that_is_not_finite():
     results = {"kid": Result(0.5, 0.1, {"more": 1.0}), "swd": Result(3.0, math.nan), "masks": Result(math.inf, 1.0)}
-    assert as_figures(results) == {"kid": 0.5, "kid error": 0.1, "swd": 3.0, "masks error": 1.0}
+    assert flatten_results(results) == {"kid": 0.5, "kid error": 0.1, "swd": 3.0, "masks error": 1.0}

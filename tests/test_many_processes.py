@@ -30,7 +30,7 @@ from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.snapshot import find_snapshots
 from stylegan2_cond.training import snapshot_evaluation
 from stylegan2_cond.training import train as loop
-from stylegan2_cond.training.distributed import World, join_world, own_device
+from stylegan2_cond.training.distributed import DistributedContext, distributed_context, process_device
 
 DEFAULT_PATIENCE = 1.0  # seconds that torch lets a process wait for others by default, shortened from half an hour
 STEPS = 3
@@ -76,14 +76,14 @@ def end_of(process, given=None):
 
 
 def test_each_process_has_a_share_of_its_own_and_together_they_have_all():
-    shares = [World(rank, 4).share(12) for rank in range(4)]
+    shares = [DistributedContext(rank, 4).share(12) for rank in range(4)]
     assert [number for share in shares for number in range(12)[share]] == list(range(12))
-    assert World().share(5) == slice(0, 5)
+    assert DistributedContext().share(5) == slice(0, 5)
 
 
 def test_a_batch_that_cannot_be_divided_evenly_is_refused():
     with pytest.raises(UserError, match=r"batch_size 16 can't be divided among 3 processes\. Choose a multiple"):
-        World(0, 3).share(16)
+        DistributedContext(0, 3).share(16)
 
 
 # --- the same steps
@@ -100,7 +100,7 @@ def steps_of_two(tmp_path_factory):
 
 @pytest.mark.parametrize("name", PLANS)
 def test_two_processes_learn_from_a_batch_what_one_learns(steps_of_two, name):
-    alone, (first, second) = walk(PLANS[name], World()), steps_of_two[name]
+    alone, (first, second) = walk(PLANS[name], DistributedContext()), steps_of_two[name]
     for tensor in first["weights"]:
         assert torch.equal(first["weights"][tensor], second["weights"][tensor]), tensor
     assert (first["told"], first["spread"]) == (second["told"], second["spread"])
@@ -126,17 +126,17 @@ def test_a_process_waits_longer_for_the_leader_than_torch_would_by_default(steps
 @pytest.mark.parametrize(("name", "own"), [("cuda", "cuda:3"), ("cpu", "cpu"), ("mps", "mps")])
 def test_each_process_of_a_machine_has_the_device_of_its_number(monkeypatch, name, own):
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert own_device(name) == name
+    assert process_device(name) == name
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert own_device(name) == own
+    assert process_device(name) == own
 
 
 def test_a_gpu_by_number_is_refused_to_several_processes_of_a_machine_but_not_to_one_on_each(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match=r"--device cuda:0.*--device cuda\b"):
-        own_device("cuda:0")
+        process_device("cuda:0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    assert own_device("cuda:0") == "cuda:0"
+    assert process_device("cuda:0") == "cuda:0"
 
 
 def test_training_touches_no_device_before_its_own(monkeypatch):
@@ -144,7 +144,7 @@ def test_training_touches_no_device_before_its_own(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(loop, "open_device", lambda name: touched.append(str(name)) or torch.device("cpu"))
-    monkeypatch.setattr(loop, "join_world", lambda device: pytest.fail("far enough", pytrace=False))
+    monkeypatch.setattr(loop, "distributed_context", lambda device: pytest.fail("far enough", pytrace=False))
     with pytest.raises(pytest.fail.Exception, match="far enough"):
         loop.train(SimpleNamespace(device="cuda", open=lambda: (None, None)))
     assert touched == ["cuda:1"]
@@ -187,7 +187,7 @@ def test_a_real_training_of_two_stops_goes_on_and_writes_each_file_once(folder):
 
 
 def _take_steps(plans: list[Plan], folder: Path, rank: int) -> None:
-    with join_world(torch.device("cpu")) as world:
+    with distributed_context(torch.device("cpu")) as world:
         for number, plan in enumerate(plans):
             found = walk(plan, world)
             wishes = ((False, False), (False, True), (True, True))
@@ -197,7 +197,7 @@ def _take_steps(plans: list[Plan], folder: Path, rank: int) -> None:
             torch.save(found, folder / f"{number}_{rank}.pt")
 
 
-def _waits(world: World) -> bool:
+def _waits(world: DistributedContext) -> bool:
     """Whether a process can wait for a leader that has something to do."""
     if world.leads:
         time.sleep(2 * DEFAULT_PATIENCE)

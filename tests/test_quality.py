@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from stylegan2_cond.training.quality import describe_figures, snapshot_figures, verdict
+from stylegan2_cond.training.quality import describe_scores, snapshot_scores, verdict
 
 REAL = {"kid real": 0.01, "precision real": 0.92, "coverage real": 0.96}
 
@@ -29,7 +29,7 @@ def test_without_coverage_there_is_no_verdict(figures):
 
 
 def test_figures_stand_beside_those_of_real_data():
-    text = describe_figures({"kid": 75.2, "precision": 0.0, "coverage": 0.125, "copies": 1.0} | REAL)
+    text = describe_scores({"kid": 75.2, "precision": 0.0, "coverage": 0.125, "copies": 1.0} | REAL)
     assert text == "KID of images 75 (real 0.01), precision 0 (real 0.92), coverage 0.12 (real 0.96), copies, % 1"
 
 
@@ -38,8 +38,8 @@ def test_the_figures_of_a_snapshot_are_those_of_its_run(tmp_path):
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for images, kid in ((2000, 3.0), (4000, 2.0)):
         (tmp_path / "snapshots" / f"{images:09d}").mkdir(parents=True)
-        assert snapshot_figures(tmp_path / "snapshots" / f"{images:09d}")["kid"] == kid
+        assert snapshot_scores(tmp_path / "snapshots" / f"{images:09d}")["kid"] == kid
     (tmp_path / "best").symlink_to(tmp_path / "snapshots" / "000002000")
-    assert snapshot_figures(tmp_path / "best")["kid"] == 3.0
+    assert snapshot_scores(tmp_path / "best")["kid"] == 3.0
     (tmp_path / "elsewhere").mkdir()
-    assert snapshot_figures(tmp_path / "elsewhere") == {}
+    assert snapshot_scores(tmp_path / "elsewhere") == {}

@@ -99,10 +99,10 @@ def test_a_batch_that_cannot_be_divided_so_is_computed_in_a_few_more_equal_parts
 
 def test_each_step_draws_other_latents_and_a_setback_others_again():
     seen = []
-    for images, setbacks in ((0, 0), (8, 0), (0, 1), (0, 0)):
+    for images, rollbacks in ((0, 0), (8, 0), (0, 1), (0, 0)):
         state = tiny_state(tiny_plan())
         listen(state.generator.mapping, seen)
-        state.images_seen, state.setbacks = images, setbacks
+        state.images_seen, state.rollbacks = images, rollbacks
         step(state)
     first, later, after, again = (z for z, _ in seen)
     assert torch.equal(first, again)

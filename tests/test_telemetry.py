@@ -22,9 +22,9 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.training import progress_plot
 from stylegan2_cond.training.board import Board, tag
 from stylegan2_cond.training.log_file import PREVIEW_SAMPLES, Averages, Log, read_log, save_preview
-from stylegan2_cond.training.model_selection import point_best
+from stylegan2_cond.training.model_selection import link_best
 from stylegan2_cond.training.progress_plot import MOST_POINTS, PANELS, find_curve, save_progress
-from stylegan2_cond.training.snapshot_evaluation import JUDGED
+from stylegan2_cond.training.snapshot_evaluation import SNAPSHOT_METRICS
 from stylegan2_cond.visualization import GAP, overlay_grid
 
 # --- the log
@@ -118,7 +118,7 @@ def test_curves_stand_in_sections_over_the_images_seen(tmp_path):
 
 def test_every_figure_has_a_curve_of_its_own():
     names = [name for panel in PANELS for name in panel.curves]
-    names += [f"{name}{word}" for name in JUDGED for word in (" error", " real", " real error")]
+    names += [f"{name}{word}" for name in SNAPSHOT_METRICS for word in (" error", " real", " real error")]
     assert len({tag(name) for name in names}) == len(set(names))
 
 
@@ -158,10 +158,10 @@ def course(snapshots=5):
     names = [name for panel in PANELS for name in panel.curves]
     lines = []
     for images in range(1000, 1000 * snapshots * 2 + 1, 1000):
-        lines.append({"images": images} | {name: 1000 / images + 0.1 for name in names if name not in JUDGED})
+        lines.append({"images": images} | {name: 1000 / images + 0.1 for name in names if name not in SNAPSHOT_METRICS})
         if images % 2000 == 0:
-            lines.append({"images": images} | {name: 1000 / images for name in JUDGED})
-            lines[-1] |= {f"{name} error": 0.01 for name in JUDGED}
+            lines.append({"images": images} | {name: 1000 / images for name in SNAPSHOT_METRICS})
+            lines[-1] |= {f"{name} error": 0.01 for name in SNAPSHOT_METRICS}
     return lines
 
 
@@ -182,7 +182,7 @@ def test_every_kind_of_figure_has_a_panel(tmp_path, drawn):
     write_lines(tmp_path, course())
     save_progress(tmp_path)
     assert [axis.get_title("left") for axis in drawn[-1].axes] == [panel.title for panel in PANELS]
-    assert set(JUDGED) <= {name for panel in PANELS for name in panel.curves}
+    assert set(SNAPSHOT_METRICS) <= {name for panel in PANELS for name in panel.curves}
     picture = imread(tmp_path / "progress.png")
     assert min(picture.shape[:2]) > 700
     assert not plt.get_fignums()  # pyplot keeps none of it
@@ -236,7 +236,7 @@ def test_what_real_data_get_is_a_line_in_the_colour_of_the_curve(tmp_path, drawn
 def test_snapshots_are_marked_and_the_best_one_is_named(tmp_path, drawn):
     write_lines(tmp_path, course())
     (tmp_path / "snapshots" / "000004000").mkdir(parents=True)
-    point_best(tmp_path, tmp_path / "snapshots" / "000004000")
+    link_best(tmp_path, tmp_path / "snapshots" / "000004000")
     save_progress(tmp_path)
     assert "best: snapshots/000004000" in [text.get_text() for text in drawn[-1].texts]
     for axis in drawn[-1].axes:
@@ -258,7 +258,8 @@ junk = st.one_of(
     st.none(), st.booleans(), st.text(max_size=3), st.integers(), st.floats(), st.just(10**400), st.lists(st.none())
 )
 names = st.sampled_from(
-    [n for panel in PANELS for n in panel.curves] + [f"{n}{word}" for n in JUDGED for word in (" error", " real")]
+    [n for panel in PANELS for n in panel.curves]
+    + [f"{n}{word}" for n in SNAPSHOT_METRICS for word in (" error", " real")]
 )
 strange = st.fixed_dictionaries({"images": st.one_of(st.integers(-5, 10**5), st.just(10**400), st.booleans())}).flatmap(
     lambda start: st.dictionaries(names, junk, max_size=4).map(lambda rest: start | rest)

@@ -18,13 +18,13 @@ from stylegan2_cond.planning import Plan, planner, training_bytes
 from stylegan2_cond.training import profile_step, run_setup
 from stylegan2_cond.training.augment.adaptive import LARGEST_P
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
-from stylegan2_cond.training.profile_step import OUT_OF_MEMORY, Trial, is_out_of_memory, try_step
+from stylegan2_cond.training.profile_step import OUT_OF_MEMORY, StepCost, is_out_of_memory, measure_step
 from stylegan2_cond.training.run_setup import (
     MOST_TRIALS,
     describe_costs,
     load_or_make_plan,
+    measure_until_it_fits,
     plan_run,
-    try_until_it_fits,
 )
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def test_a_real_step_takes_about_the_memory_that_was_estimated_and_leaves_this_p
     wide = {"patch_size": (48, 40), "factors": ((2, 2),) * 3, "channels": (96, 96, 64, 32), "augment_target": 0.6}
     plan = tiny_plan(batch_size=16, latent_dim=64, style_dim=64, **wide)
     before = profile_step.peak_bytes()
-    found = try_step(plan, CPU)
+    found = measure_step(plan, CPU)
     assert 0.55 < found.peak_bytes / training_bytes(plan) < 1.1
     assert found.seconds_per_step > 0
     assert profile_step.peak_bytes() - before < 2**24
@@ -53,14 +53,14 @@ def test_a_step_that_no_memory_could_hold_says_so_by_its_exit_code(monkeypatch):
 def test_a_trial_that_ends_for_want_of_memory_is_told_as_such(monkeypatch, code):
     monkeypatch.setattr(profile_step.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code, "", ""))
     with pytest.raises(MemoryError, match="batch 8 in 1 parts"):
-        try_step(tiny_plan(), CPU)
+        measure_step(tiny_plan(), CPU)
 
 
 def test_a_trial_that_fails_for_another_reason_tells_it(monkeypatch):
     done = subprocess.CompletedProcess([], 1, "", "Traceback …\nIndexError: no such stage")
     monkeypatch.setattr(profile_step.subprocess, "run", lambda *_, **__: done)
     with pytest.raises(RuntimeError, match="IndexError: no such stage"):
-        try_step(tiny_plan(), CPU)
+        measure_step(tiny_plan(), CPU)
 
 
 @pytest.mark.parametrize(
@@ -163,26 +163,26 @@ def device(monkeypatch):
     class Device:
         peaks, tried = (), ()
 
-    def try_step(plan, _):
+    def measure_step(plan, _):
         peak = Device.peaks[len(Device.tried)] if len(Device.tried) < len(Device.peaks) else 2**20
         Device.tried = (*Device.tried, plan)
         if peak is None:
             raise MemoryError
-        return Trial(peak_bytes=peak, seconds_per_step=0.5)
+        return StepCost(peak_bytes=peak, seconds_per_step=0.5)
 
-    monkeypatch.setattr(run_setup, "try_step", try_step)
+    monkeypatch.setattr(run_setup, "measure_step", measure_step)
     return Device
 
 
 def test_a_plan_that_fits_is_kept(device):
     plan = tiny_plan(batch_size=16)
-    assert try_until_it_fits(plan, CPU, 2**21) == (plan, Trial(2**20, 0.5))
+    assert measure_until_it_fits(plan, CPU, 2**21) == (plan, StepCost(2**20, 0.5))
 
 
 @pytest.mark.parametrize("budget", [2**21, None])
 def test_a_plan_that_runs_out_of_memory_is_tried_in_more_parts(device, budget):
     device.peaks = (None, None)
-    plan, found = try_until_it_fits(tiny_plan(batch_size=16), CPU, budget)
+    plan, found = measure_until_it_fits(tiny_plan(batch_size=16), CPU, budget)
     assert [tried.accumulate for tried in device.tried] == [1, 2, 4]
     assert plan.accumulate == 4
     assert found.peak_bytes == 2**20
@@ -191,20 +191,20 @@ def test_a_plan_that_runs_out_of_memory_is_tried_in_more_parts(device, budget):
 
 def test_a_plan_above_its_budget_is_tried_in_more_parts_though_the_device_has_room(device):
     device.peaks = (2**22,)
-    assert try_until_it_fits(tiny_plan(batch_size=16), CPU, 2**21)[0].accumulate == 2
+    assert measure_until_it_fits(tiny_plan(batch_size=16), CPU, 2**21)[0].accumulate == 2
 
 
 def test_trials_come_to_an_end(device):
     device.peaks = (3 * 2**30,) * 20
     with pytest.raises(UserError, match=r"needs about 3 GiB, 1 GiB are free.*--patch-size 4,4"):
-        try_until_it_fits(tiny_plan(batch_size=2**9), CPU, 2**30)
+        measure_until_it_fits(tiny_plan(batch_size=2**9), CPU, 2**30)
     assert len(device.tried) == MOST_TRIALS
 
 
 def test_a_plan_that_can_not_be_made_smaller_is_tried_once(device):
     device.peaks = (None,) * 9
     with pytest.raises(UserError, match="GiB are free"):
-        try_until_it_fits(tiny_plan(batch_size=1), CPU, 2**30)
+        measure_until_it_fits(tiny_plan(batch_size=1), CPU, 2**30)
     assert len(device.tried) == 1
 
 
@@ -244,7 +244,7 @@ def test_training_makes_the_plan_that_the_command_plan_would_make(data, device):
 
 def test_each_process_is_tried_with_its_share(device):
     device.peaks = (2**22,)
-    plan, _ = try_until_it_fits(tiny_plan(batch_size=16), CPU, 2**22, processes=2)
+    plan, _ = measure_until_it_fits(tiny_plan(batch_size=16), CPU, 2**22, processes=2)
     assert [tried.batch_size for tried in device.tried] == [8, 8]  # on a CPU, they share the memory
     assert (plan.batch_size, plan.accumulate) == (16, 2)
 
@@ -369,4 +369,4 @@ def test_bad_settings_end_with_one_paragraph_and_code_2(data, monkeypatch, capsy
 )
 def test_hours_are_told_for_short_and_long_trainings(data, kimg, seconds, text):
     found = plan_run(run_options(data, overrides=NARROW | {"batch_size": 16}, kimg=kimg))
-    assert text in describe_costs(replace(found, trial=Trial(2**20, seconds)))
+    assert text in describe_costs(replace(found, trial=StepCost(2**20, seconds)))

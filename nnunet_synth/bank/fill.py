@@ -35,7 +35,7 @@ from stylegan2_cond.metrics.reference_sets import ReferenceSet
 from stylegan2_cond.ops import name_backend
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.progress_bar import ProgressBar, write_line
-from stylegan2_cond.training.quality import CLOSE, relative_coverage, snapshot_figures, verdict
+from stylegan2_cond.training.quality import CLOSE, relative_coverage, snapshot_scores, verdict
 
 SLICES_PER_SHARD = 64  # as one volume of a real case; a 3-D sample is a case of its own
 CHUNK = {2: 64, 3: 8}  # samples drawn at once, by the number of axes
@@ -264,7 +264,7 @@ def _warn(plan: Plan, references: Sequence[SnapshotReference], *, balanced: bool
     if balanced and (never := [label for label in plan.conditions.classes if label not in shown]):
         write_line(f"--balanced: no training patch shows class {', '.join(map(str, never))}, so it is never asked for.")
     for reference in references:
-        figures = snapshot_figures(Path(reference.path))
+        figures = snapshot_scores(Path(reference.path))
         if (covered := relative_coverage(figures)) is not None and covered < CLOSE:
             write_line(f"Snapshot {reference.path}: {verdict(figures)}")
 

@@ -17,7 +17,7 @@ PATIENCE = timedelta(hours=12)  # of a process that waits while the leader reads
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """Processes that train one generator together, each on its share of every batch; started by torchrun."""
 
     rank: int = 0
@@ -63,7 +63,7 @@ class World:
             distributed.barrier()
 
 
-def own_device(name: str) -> str:
+def process_device(name: str) -> str:
     """The device of this process: `cuda` is the one of the same number as the process has on its machine.
 
     To be asked before any device is touched, since each that is takes half a GiB.
@@ -85,22 +85,22 @@ def _processes() -> int:
 
 
 @contextmanager
-def join_world(device: torch.device) -> Iterator[World]:
+def distributed_context(device: torch.device) -> Iterator[DistributedContext]:
     """The processes that torchrun started; a world of one without it.
 
     They part when all are done, so that what the one that leads has written is there for each.
 
     Args:
-        device: this process's own, as `own_device` names it.
+        device: this process's own, as `process_device` names it.
     """
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     if _processes() == 1:
-        yield World()
+        yield DistributedContext()
         return
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        world = World(distributed.get_rank(), distributed.get_world_size())
+        world = DistributedContext(distributed.get_rank(), distributed.get_world_size())
         yield world
         world.wait()
     finally:

@@ -19,7 +19,7 @@ CERTAIN = 2.0  # standard errors
 History = Sequence[Mapping[str, float]]
 
 
-def as_figures(results: Mapping[str, Result]) -> dict[str, float]:
+def flatten_results(results: Mapping[str, Result]) -> dict[str, float]:
     """Each result under its metric's name, its standard error under `<name> error`; what is not finite is left out."""
     figures = {}
     for name, result in results.items():
@@ -35,7 +35,7 @@ def choose_best(history: History) -> int:
     KID near 0, or below it, would outweigh everything. Nothing is said of copies here.
 
     Args:
-        history: figures of each snapshot, as `as_figures` names them; further keys do not matter.
+        history: figures of each snapshot, as `flatten_results` names them; further keys do not matter.
 
     Returns:
         Index of the best one; the later one of equals. Whoever lacks a figure that others have comes after those.
@@ -48,7 +48,7 @@ def choose_best(history: History) -> int:
     return min(range(len(history)), key=lambda index: (*_badness(history[index]), -index))
 
 
-def copies_warning(history: History) -> str | None:
+def memorization_warning(history: History) -> str | None:
     """What to tell a user when the newest judged snapshot copies training cases; None where it can't be said to.
 
     It is said when the share of copies lies more than two standard errors above what is allowed.
@@ -71,7 +71,7 @@ def copies_warning(history: History) -> str | None:
     return f"{text} Use an earlier snapshot, the best without copies is snapshots/{better['images']:09d}, or stop here."
 
 
-def point_best(folder: Path, snapshot: Path) -> None:
+def link_best(folder: Path, snapshot: Path) -> None:
     """Let `folder/best` be a relative link to a snapshot's folder; at any moment it leads to the old one or the new."""
     link, temporary = folder / BEST, folder / f".{BEST}.tmp"
     with explained_write(link):
@@ -80,7 +80,7 @@ def point_best(folder: Path, snapshot: Path) -> None:
         temporary.replace(link)
 
 
-def best_images(folder: Path) -> int | None:
+def best_snapshot_images(folder: Path) -> int | None:
     """How many images the snapshot saw that `best` points to; None where there is no such link."""
     link = folder / BEST
     name = link.readlink().name if link.is_symlink() else ""

@@ -12,7 +12,7 @@ from stylegan2_cond.data.patch_sampler import PatchSampler
 RealBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-class Feed:
+class Prefetcher:
     """Batches of a stream of patches; the one after the last is read by a thread.
 
     Args:
@@ -43,7 +43,7 @@ class Feed:
         patches = self.patches.batch(start, count)
         return patches.image, patches.label, patches.position
 
-    def __enter__(self) -> Feed:
+    def __enter__(self) -> Prefetcher:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -33,7 +33,7 @@ PATIENCE = 60.0  # seconds of the first step, from which on it is not taken agai
 
 
 @dataclass(frozen=True)
-class Trial:
+class StepCost:
     """What a training step takes.
 
     Attributes:
@@ -45,7 +45,7 @@ class Trial:
     seconds_per_step: float
 
 
-def try_step(plan: Plan, device: torch.device | str) -> Trial:
+def measure_step(plan: Plan, device: torch.device | str) -> StepCost:
     """Train on random patches for a few steps, in another process, so that the peak is theirs alone.
 
     Raises:
@@ -58,7 +58,7 @@ def try_step(plan: Plan, device: torch.device | str) -> Trial:
         raise MemoryError(f"a step at batch {plan.batch_size} in {plan.accumulate} parts does not fit")
     if done.returncode:
         raise RuntimeError(f"the trial of a step failed:\n{done.stderr[-2000:]}")
-    return Trial(**json.loads(done.stdout.splitlines()[-1]))
+    return StepCost(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -68,7 +68,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _measure(plan: Plan, device: torch.device) -> Trial:
+def _measure(plan: Plan, device: torch.device) -> StepCost:
     set_precision(plan)
     _take_small_step(plan, device)  # libraries are loaded by the first step, 180 MiB on a CPU
     before = peak_bytes()
@@ -81,7 +81,7 @@ def _measure(plan: Plan, device: torch.device) -> Trial:
     plain, full = (_timed_step(state, step, batch) for step in (due + 1, due)) if first < PATIENCE else (first, first)
     rest = max(0.0, full - plain) / (plan.r1_interval if plan.r1_weight else 1)
     peak = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_bytes() - before
-    return Trial(peak_bytes=peak, seconds_per_step=plain + rest)
+    return StepCost(peak_bytes=peak, seconds_per_step=plain + rest)
 
 
 def _take_small_step(plan: Plan, device: torch.device) -> None:

@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from stylegan2_cond.io import write_atomically
 from stylegan2_cond.training.log_file import read_log
-from stylegan2_cond.training.model_selection import ALLOWED_COPIES, ERROR, REAL, best_images
-from stylegan2_cond.training.snapshot_evaluation import JUDGED
+from stylegan2_cond.training.model_selection import ALLOWED_COPIES, ERROR, REAL, best_snapshot_images
+from stylegan2_cond.training.snapshot_evaluation import SNAPSHOT_METRICS
 
 PROGRESS_FILE = "progress.png"
 COLUMNS = 3
@@ -47,7 +47,7 @@ class Panel:
 
 PANELS = (
     Panel("losses", {"loss_generator": "generator", "loss_discriminator": "discriminator"}),
-    Panel("scores of the discriminator", {"score_real": "real", "score_drawn": "drawn"}),
+    Panel("scores of the discriminator", {"score_real": "real", "score_generated": "drawn"}),
     Panel(
         "augmentation",
         {"augment_p": "probability", "sign_real": "sign of real scores"},
@@ -96,7 +96,7 @@ def save_progress(folder: Path) -> None:
     width, height = PANEL[0] * COLUMNS, PANEL[1] * rows + 0.6
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(0.55 / width, 0.35 / height, 1 - 0.2 / width, 1 - 0.85 / height, 0.18, 0.42)
-    best = best_images(folder)
+    best = best_snapshot_images(folder)
     headline = f"{' · '.join(folder.parts[-3:])}    {lines[-1]['images']:,} images"
     figure.text(0.55 / width, 1 - 0.3 / height, headline, fontsize=11, va="center")
     if best is not None:
@@ -175,7 +175,7 @@ def _dress(axis: Axes, legend: bool, title: str) -> None:
 
 
 def _mark_snapshots(axis: Axes, lines: Sequence[Mapping[str, object]], best: int | None) -> None:
-    snapshots = {line["images"] for line in lines if any(name in line for name in JUDGED)}
+    snapshots = {line["images"] for line in lines if any(name in line for name in SNAPSHOT_METRICS)}
     axis.vlines(list(snapshots), 0, 1, transform=axis.get_xaxis_transform(), color="0.85", linewidth=0.6, zorder=0)
     if best is not None:
         axis.axvline(best, color=BEST_COLOUR, linewidth=1.4, alpha=0.7, zorder=1)

@@ -19,7 +19,7 @@ FAR = 0.25
 Figures = Mapping[str, object]
 
 
-def snapshot_figures(snapshot: Path) -> Figures:
+def snapshot_scores(snapshot: Path) -> Figures:
     """What the log of a snapshot's run has of it; empty where the snapshot lies elsewhere, or was not judged."""
     folder = snapshot.resolve()
     lines = read_log(folder.parent.parent)
@@ -27,7 +27,7 @@ def snapshot_figures(snapshot: Path) -> Figures:
     return judged[-1] if judged else {}
 
 
-def describe_figures(figures: Figures) -> str:
+def describe_scores(figures: Figures) -> str:
     """The main figures, each with what other real patches get."""
     told = []
     for name in SHOWN:

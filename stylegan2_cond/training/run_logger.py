@@ -14,14 +14,14 @@ from stylegan2_cond.snapshot import CARD_FILE, Card, PairGenerator, save_snapsho
 from stylegan2_cond.snapshot.mask_sources import RealMasks
 from stylegan2_cond.training.board import Board
 from stylegan2_cond.training.log_file import Averages, Log, save_preview
-from stylegan2_cond.training.model_selection import REAL, as_figures, choose_best, copies_warning, point_best
+from stylegan2_cond.training.model_selection import REAL, choose_best, flatten_results, link_best, memorization_warning
 from stylegan2_cond.training.progress_plot import save_progress
-from stylegan2_cond.training.quality import describe_figures
-from stylegan2_cond.training.snapshot_evaluation import SnapshotJudge
+from stylegan2_cond.training.quality import describe_scores
+from stylegan2_cond.training.snapshot_evaluation import SnapshotEvaluator
 from stylegan2_cond.training.state import TrainingState
 
 
-class Teller:
+class RunLogger:
     """Writes into the run's folder; only one process of a training has one."""
 
     def __init__(self, folder: Path, state: TrainingState, preprocessed: Preprocessed, real: PatchSampler):
@@ -29,7 +29,7 @@ class Teller:
         self.state = state
         self.real = real
         self.masks = RealMasks(real, state.plan, deformed=True) if state.plan.given_mask else None
-        self.judge = SnapshotJudge(preprocessed, state.plan)
+        self.judge = SnapshotEvaluator(preprocessed, state.plan)
         self._begin()
 
     def _begin(self) -> None:
@@ -57,11 +57,11 @@ class Teller:
         preview = self.folder / "previews" / f"{name}.png"
         save_preview(preview, generator, self.real, state.plan, self.masks)
         self._board.picture(state.images_seen, (imread(preview)[..., :3] * 255).astype("uint8"))
-        figures = as_figures(self.judge.judge(generator, self.masks))
+        figures = flatten_results(self.judge.judge(generator, self.masks))
         if figures:
-            figures |= as_figures({name + REAL: result for name, result in self.judge.real.items()})
+            figures |= flatten_results({name + REAL: result for name, result in self.judge.real.items()})
         self._write(self._averages.take() | figures)
-        write_line(f"Snapshot after {state.images_seen:,} images: {describe_figures(figures)}")
+        write_line(f"Snapshot after {state.images_seen:,} images: {describe_scores(figures)}")
         self._point_best()
         save_progress(self.folder)
 
@@ -69,8 +69,8 @@ class Teller:
         history = [line for line in self._log.lines() if METRICS.keys() & line.keys() and self._path(line).exists()]
         if not history:
             return
-        point_best(self.folder, self._path(history[choose_best(history)]))
-        if warning := copies_warning(history):
+        link_best(self.folder, self._path(history[choose_best(history)]))
+        if warning := memorization_warning(history):
             write_line(warning)
 
     def _path(self, line: dict) -> Path:

@@ -25,7 +25,7 @@ from stylegan2_cond.planning import (
 )
 from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
-from stylegan2_cond.training.profile_step import Trial, try_step
+from stylegan2_cond.training.profile_step import StepCost, measure_step
 from stylegan2_cond.training.run_lock import lock_run
 
 PLAN_FILE = "plan.json"
@@ -47,7 +47,7 @@ class PlannedRun:
     path: Path
     is_new: bool
     budget: int | None
-    trial: Trial | None = None
+    trial: StepCost | None = None
 
 
 def plan_run(options: RunOptions, *, overwrite: bool = False) -> PlannedRun:
@@ -110,7 +110,7 @@ def load_or_make_plan(
     if has_begun:
         raise UserError(f"{folder} has a checkpoint but no {PLAN_FILE}. Move the folder away to start again.")
     plan = make_plan(options, preprocessed, fold, budget=budget, processes=processes)
-    plan, trial = try_until_it_fits(plan, device, budget, processes)
+    plan, trial = measure_until_it_fits(plan, device, budget, processes)
     plan.save(path)
     return PlannedRun(plan, path, True, budget, trial)
 
@@ -142,7 +142,9 @@ def _plain(value: object) -> object:
     return [_plain(part) for part in value] if isinstance(value, (tuple, list)) else value
 
 
-def try_until_it_fits(plan: Plan, device: torch.device, budget: int | None, processes: int = 1) -> tuple[Plan, Trial]:
+def measure_until_it_fits(
+    plan: Plan, device: torch.device, budget: int | None, processes: int = 1
+) -> tuple[Plan, StepCost]:
     """A plan of which one real step fits the budget, in bytes: with more parts, then fewer channels, if needed.
 
     Of several processes, each takes a share of the batch, and on a CPU a share of the budget.
@@ -169,7 +171,7 @@ def try_until_it_fits(plan: Plan, device: torch.device, budget: int | None, proc
     raise too_large(share, peak, peak if budget is None else budget)
 
 
-def _try_as_it_is(plan: Plan, device: torch.device) -> Trial:
+def _try_as_it_is(plan: Plan, device: torch.device) -> StepCost:
     """A plan that was in the folder may have been edited, and is not changed."""
     try:
         return _try(plan, device)
@@ -180,10 +182,10 @@ def _try_as_it_is(plan: Plan, device: torch.device) -> Trial:
         ) from None
 
 
-def _try(plan: Plan, device: torch.device) -> Trial:
+def _try(plan: Plan, device: torch.device) -> StepCost:
     parts = f" in {plan.accumulate} parts" if plan.accumulate > 1 else ""
     print(f"Trying one real step of {plan.batch_size} images{parts} …", file=sys.stderr)
-    return try_step(plan, device)
+    return measure_step(plan, device)
 
 
 def describe_costs(found: PlannedRun, device: str = "cpu") -> str:

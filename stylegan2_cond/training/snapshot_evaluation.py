@@ -20,7 +20,7 @@ from stylegan2_cond.metrics.reference_sets import ReferenceSet, as_judged, avera
 from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.snapshot import MaskSource, PairGenerator
 
-JUDGED = (
+SNAPSHOT_METRICS = (
     "kid",
     "kid-pair",
     "precision",
@@ -44,7 +44,7 @@ COPY_VOXELS = 6000  # of the patches that copies are searched in; larger ones ar
 COVER_BYTES = 2**28  # of those patches together, beside all that training holds
 
 
-class SnapshotJudge:
+class SnapshotEvaluator:
     """Judges snapshots of one training by figures that `evaluate` shows too, of fewer samples.
 
     Image features are always those of random filters, so that a curve means the same before and after an nnU-Net was
@@ -95,7 +95,7 @@ class SnapshotJudge:
     def _names(self) -> list[str]:
         silent = {"mask": OF_IMAGES, "image": OF_DRAWN_MASKS}.get(self.plan.variant, ())
         silent += () if self.labels else ("kid-pair",)  # it would be the KID of images once more
-        return [name for name in JUDGED if name in METRICS and name not in silent]
+        return [name for name in SNAPSHOT_METRICS if name in METRICS and name not in silent]
 
     def _comparison(self, drawn: SampleSet) -> Comparison:
         drawn = as_judged(drawn, self.plan)

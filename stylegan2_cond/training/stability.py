@@ -11,18 +11,18 @@ from torch import nn
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.training.state import TrainingState
 
-MOST_SETBACKS = 3
-COLLAPSED = 0.1  # spread of the drawn pairs, as a share of the real ones', below which they are one picture
-YOUNG_IMAGES = 5_000  # before which a generator has not spread out yet
+MAX_ROLLBACKS = 3
+COLLAPSED_SPREAD = 0.1  # spread of the drawn pairs, as a share of the real ones', below which they are one picture
+GRACE_IMAGES = 5_000  # before which a generator has not spread out yet
 
 
-def find_illness(state: TrainingState, figures: Mapping[str, float]) -> str | None:
+def detect_failure(state: TrainingState, figures: Mapping[str, float]) -> str | None:
     """What is wrong with a training after a step that gave these figures; None where nothing is."""
     broken = [name for name, value in figures.items() if not math.isfinite(value)]
     broken += [name for name in ("generator", "discriminator") if not _is_finite(getattr(state, name))]
     if broken:
         return f"diverged: {', '.join(broken)} not finite"
-    if state.images_seen >= YOUNG_IMAGES and state.spread < COLLAPSED:
+    if state.images_seen >= GRACE_IMAGES and state.spread < COLLAPSED_SPREAD:
         return f"collapsed: drawn pairs differ from each other by {state.spread:.0%} of what real ones do"
     return None
 
@@ -32,18 +32,18 @@ def _is_finite(network: nn.Module) -> bool:
     return bool(torch.stack([weight.detach().sum() for weight in network.parameters()]).isfinite().all())
 
 
-def describe_setback(illness: str, state: TrainingState) -> str:
+def rollback_message(failure: str, state: TrainingState) -> str:
     """What a user is told when training goes back.
 
     Raises:
         UserError: it went back often enough.
     """
     seen, plan = state.images_seen, state.plan
-    if state.setbacks >= MOST_SETBACKS:
+    if state.rollbacks >= MAX_ROLLBACKS:
         raise UserError(
-            f"Training {illness}, after {seen:,} images and {MOST_SETBACKS} returns to an earlier checkpoint, each "
+            f"Training {failure}, after {seen:,} images and {MAX_ROLLBACKS} returns to an earlier checkpoint, each "
             f"with half the learning rate. Move the run folder away and start again with --set r1_weight="
             f"{4 * plan.r1_weight or 1:g}. Until then its snapshots can be drawn from."
         )
-    rate = plan.learning_rate / 2 ** (state.setbacks + 1)
-    return f"Training {illness}, after {seen:,} images. Going back to the last good checkpoint, learning rate {rate:g}."
+    rate = plan.learning_rate / 2 ** (state.rollbacks + 1)
+    return f"Training {failure}, after {seen:,} images. Going back to the last good checkpoint, learning rate {rate:g}."

@@ -15,7 +15,7 @@ from stylegan2_cond.ops import name_backend
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.training.augment import AdaptiveProbability, Augment
-from stylegan2_cond.training.distributed import World
+from stylegan2_cond.training.distributed import DistributedContext
 
 ADAM_BETAS = (0.0, 0.99)
 ADAM_EPS = 1e-8
@@ -31,14 +31,14 @@ class TrainingState:
         adaptive: how probable augmentation is; None where the plan has none.
         spread: running mean of how much drawn pairs differ from each other, as a share of how much real ones do.
         images_seen: real images that training has seen.
-        setbacks: how often training went back to an earlier checkpoint, each time to go on with half the step.
+        rollbacks: how often training went back to an earlier checkpoint, each time to go on with half the step.
         figures: values of each figure since the last log line.
         backends: of the ops that computed this training, in the order of their use.
     """
 
     plan: Plan
     device: torch.device
-    world: World
+    world: DistributedContext
     generator: Generator
     discriminator: Discriminator
     average: Generator
@@ -48,7 +48,7 @@ class TrainingState:
     adaptive: AdaptiveProbability | None
     spread: float = 1.0
     images_seen: int = 0
-    setbacks: int = 0
+    rollbacks: int = 0
     figures: dict[str, list[float]] = field(default_factory=dict)
     backends: tuple[str, ...] = ()
     _stateful: tuple[str, ...] = field(
@@ -56,7 +56,7 @@ class TrainingState:
     )
 
     @classmethod
-    def start(cls, plan: Plan, device: torch.device, world: World | None = None) -> TrainingState:
+    def start(cls, plan: Plan, device: torch.device, world: DistributedContext | None = None) -> TrainingState:
         """Fresh networks, drawn from the plan's seed; torch's global random state is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(plan.seed, RandomStream.INITIALISATION, 0))
@@ -71,7 +71,7 @@ class TrainingState:
         return cls(
             plan=plan,
             device=device,
-            world=world or World(),
+            world=world or DistributedContext(),
             generator=generator,
             discriminator=discriminator,
             average=copy.deepcopy(generator).eval().requires_grad_(False),
@@ -86,8 +86,8 @@ class TrainingState:
         return self.images_seen // self.plan.batch_size
 
     def rng(self, stream: RandomStream) -> torch.Generator:
-        """Random numbers of this step; others after a setback, so that the same accident need not happen again."""
-        seed = stream_seed(self.plan.seed, stream, self.step_number, self.setbacks)
+        """Random numbers of this step; others after a rollback, so that the same accident need not happen again."""
+        seed = stream_seed(self.plan.seed, stream, self.step_number, self.rollbacks)
         return torch.Generator(self.device).manual_seed(seed)
 
     def autocast(self) -> torch.autocast:
@@ -106,18 +106,18 @@ class TrainingState:
         """Move the running mean of the spread, over the last thousand images or so."""
         self.spread += (spread - self.spread) * min(1.0, self.plan.batch_size / SPREAD_IMAGES)
 
-    def suffer(self, setbacks: int) -> None:
+    def apply_rollback(self, rollbacks: int) -> None:
         """Go on from here for the so-many-th time, each time with half the step of the time before."""
         for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
             for group in optimizer.param_groups:
-                group["lr"] /= 2 ** (setbacks - self.setbacks)
-        self.setbacks = setbacks
+                group["lr"] /= 2 ** (rollbacks - self.rollbacks)
+        self.rollbacks = rollbacks
 
     def state_dict(self) -> dict:
         """All that `load_state_dict` needs to go on exactly."""
         return {
             "images_seen": self.images_seen,
-            "setbacks": self.setbacks,
+            "rollbacks": self.rollbacks,
             "spread": self.spread,
             "figures": {name: list(values) for name, values in self.figures.items()},
             "backends": self.backends,
@@ -141,7 +141,7 @@ class TrainingState:
                     raise ValueError(f"{name} is of other weights")
         if self.adaptive:
             self.adaptive.load_state_dict(state["adaptive"])
-        self.images_seen, self.setbacks, self.spread = state["images_seen"], state["setbacks"], state["spread"]
+        self.images_seen, self.rollbacks, self.spread = state["images_seen"], state["rollbacks"], state["spread"]
         self.figures.clear()
         self.figures.update({name: list(values) for name, values in state["figures"].items()})
         self.backends = tuple(state["backends"])
@@ -155,8 +155,8 @@ def _refuse_misfits(state: dict, expected: dict) -> None:
             raise ValueError(f"{place} is {_kind(value)}, not {kinds[place]}")
         if not _is_finite(value):
             raise ValueError(f"{place} is not finite")
-    if min(state["images_seen"], state["setbacks"]) < 0:
-        raise ValueError("images_seen or setbacks is negative")
+    if min(state["images_seen"], state["rollbacks"]) < 0:
+        raise ValueError("images_seen or rollbacks is negative")
     for name, values in state["figures"].items():
         if not all(isinstance(value, (int, float)) for value in values):
             raise ValueError(f"figures.{name} holds other things than numbers")

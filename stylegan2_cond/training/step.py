@@ -131,7 +131,7 @@ def _train_discriminator(state: TrainingState, parts: list[Batch], generated: li
             {
                 "loss_discriminator": loss.detach(),
                 "score_real": real_score.detach().mean(),
-                "score_drawn": score.detach().mean(),
+                "score_generated": score.detach().mean(),
                 "sign_real": (real_score - score).detach().sign().mean(),  # a score alone has no meaning
             }
         )

@@ -22,12 +22,12 @@ from stylegan2_cond.planning import SNAPSHOTS, Plan, RunOptions, run_folder, sma
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
-from stylegan2_cond.training.distributed import World, join_world, own_device
-from stylegan2_cond.training.prefetch import Feed
+from stylegan2_cond.training.distributed import DistributedContext, distributed_context, process_device
+from stylegan2_cond.training.prefetch import Prefetcher
 from stylegan2_cond.training.profile_step import is_out_of_memory
-from stylegan2_cond.training.run_logger import Teller
+from stylegan2_cond.training.run_logger import RunLogger
 from stylegan2_cond.training.run_setup import PLAN_FILE, lead_run, load_or_make_plan
-from stylegan2_cond.training.stability import describe_setback, find_illness
+from stylegan2_cond.training.stability import detect_failure, rollback_message
 from stylegan2_cond.training.state import TrainingState, set_precision
 from stylegan2_cond.training.step import take_step
 
@@ -79,9 +79,9 @@ def train(options: RunOptions) -> Path:
         UserError: bad input, or a run folder of other data or options.
         Stopped: after Ctrl-C or SIGTERM, when all is saved.
     """
-    device = open_device(own_device(options.device))
+    device = open_device(process_device(options.device))
     preprocessed, fold = options.open()
-    with join_world(device) as world:
+    with distributed_context(device) as world:
         run = options, preprocessed, fold, device, world.size
         with lead_run(*run) if world.leads else contextlib.nullcontext():
             world.wait()
@@ -94,7 +94,7 @@ def train(options: RunOptions) -> Path:
                 raise
 
 
-def _train(plan: Plan, preprocessed: Preprocessed, fold: Fold, device: torch.device, world: World) -> Path:
+def _train(plan: Plan, preprocessed: Preprocessed, fold: Fold, device: torch.device, world: DistributedContext) -> Path:
     folder = run_folder(plan.source, plan.variant)
     share = world.share(plan.batch_size)
     set_precision(plan)
@@ -110,45 +110,45 @@ def _train(plan: Plan, preprocessed: Preprocessed, fold: Fold, device: torch.dev
     real = PatchSampler(
         preprocessed, fold.training, plan.patch_size, foreground_share=plan.foreground_share, seed=plan.seed
     )
-    teller = Teller(folder, state, preprocessed, real) if world.leads else None
-    with Feed(real, plan.batch_size, share) as feed, StopRequest(world.leads) as stop:
+    logger = RunLogger(folder, state, preprocessed, real) if world.leads else None
+    with Prefetcher(real, plan.batch_size, share) as feed, StopRequest(world.leads) as stop:
         try:
-            _run(state, feed, folder, stop, teller)
+            _run(state, feed, folder, stop, logger)
         finally:
-            if teller:
-                teller.close()
+            if logger:
+                logger.close()
     return folder
 
 
-def _run(state: TrainingState, feed: Feed, folder: Path, stop: StopRequest, teller: Teller | None) -> None:
-    """Train to the end, or until a stop is wanted. Only the process that leads has a teller, and writes."""
+def _run(state: TrainingState, feed: Prefetcher, folder: Path, stop: StopRequest, logger: RunLogger | None) -> None:
+    """Train to the end, or until a stop is wanted. Only the process that leads has a logger, and writes."""
     plan, world = state.plan, state.world
     total = math.ceil(plan.kimg * 1000 / plan.batch_size) * plan.batch_size
     snapshot_every = max(SMALLEST_SNAPSHOT_INTERVAL, total // SNAPSHOTS)
     saved_at = time.monotonic()
     with ProgressBar(
-        total=total, initial=state.images_seen, unit="img", desc="Training", smoothing=0.05, disable=teller is None
+        total=total, initial=state.images_seen, unit="img", desc="Training", smoothing=0.05, disable=logger is None
     ) as bar:
         while state.images_seen < total:
             before = state.images_seen
             figures = take_step(state, *feed.batch(before))
-            if illness := find_illness(state, figures):
-                _go_back(state, folder, illness, teller)
+            if failure := detect_failure(state, figures):
+                _go_back(state, folder, failure, logger)
                 bar.n = state.images_seen
                 continue
             bar.update(plan.batch_size)
             done = state.images_seen >= total
             stopping = world.agree(stop.wanted, state.device)
-            if teller:
-                teller.add(figures, bar)
+            if logger:
+                logger.add(figures, bar)
                 if done or _passed(before, state.images_seen, snapshot_every):
                     _require_run(folder)
-                    teller.snapshot()
+                    logger.snapshot()
                     _require_run(folder)
                     save_checkpoint(folder, state, GOOD_CHECKPOINT_FILE)
                 elif _passed(before, state.images_seen, LOG_INTERVAL):
                     _require_run(folder)
-                    teller.log()
+                    logger.log()
                 if done or stopping or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                     _require_run(folder)
                     save_checkpoint(folder, state)
@@ -157,21 +157,21 @@ def _run(state: TrainingState, feed: Feed, folder: Path, stop: StopRequest, tell
                 raise Stopped(f"Stopped after {state.images_seen:,} images, all saved. The same command goes on.")
 
 
-def _go_back(state: TrainingState, folder: Path, illness: str, teller: Teller | None) -> None:
+def _go_back(state: TrainingState, folder: Path, failure: str, logger: RunLogger | None) -> None:
     """Return to the newest snapshot's checkpoint, or to the start, and go on with half the step.
 
     Raises:
         UserError: that was done often enough.
     """
-    message, setbacks = describe_setback(illness, state), state.setbacks + 1
+    message, rollbacks = rollback_message(failure, state), state.rollbacks + 1
     if not load_checkpoint(folder, state, GOOD_CHECKPOINT_FILE):
         state.load_state_dict(TrainingState.start(state.plan, state.device, state.world).state_dict())
     state.note_backend()
-    state.suffer(setbacks)
-    if teller:
+    state.apply_rollback(rollbacks)
+    if logger:
         _require_run(folder)
         save_checkpoint(folder, state)
-        teller.go_back(message)
+        logger.go_back(message)
 
 
 def _require_run(folder: Path) -> None:

@@ -35,7 +35,7 @@ from stylegan2_cond.planning import Source, run_folder
 from stylegan2_cond.snapshot import save_snapshot
 from stylegan2_cond.training.checkpoint import save_checkpoint
 from stylegan2_cond.training.log_file import Log
-from stylegan2_cond.training.model_selection import point_best
+from stylegan2_cond.training.model_selection import link_best
 from stylegan2_cond.training.run_setup import load_or_make_plan
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
@@ -154,7 +154,7 @@ def _generator(victims: Victims, preprocessed: Preprocessed) -> None:
         take_step(state, batch.image, batch.label, batch.position)
     save_checkpoint(folder, state)
     save_snapshot(victims.snapshot, state.average, plan, state.images_seen)
-    point_best(folder, victims.snapshot)
+    link_best(folder, victims.snapshot)
     log = Log(folder, 16)
     for images in (8, 16):
         log.write(
