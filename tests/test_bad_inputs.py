@@ -228,7 +228,25 @@ def test_regions_with_an_ignore_label_train(folders):
     assert 3 not in drawn.label
 
 
+@pytest.mark.parametrize("change", [lambda image, label: (image[:1], label), lambda image, label: (image, label[:-1])])
+def test_a_case_of_another_shape_than_the_dataset_is_named(folders, change):
+    preprocessed = preprocess(folders, cohort(), LABELS)
+    name = preprocessed.fold(0).training[0]
+    case = preprocessed.load(name)
+    image, label = change(case.image[:], case.label[:][0])
+    for path in preprocessed.folder.glob(f"{name}[._]*"):
+        path.unlink()
+    properties = {"class_locations": case.class_locations, "spacing": [3.0, 1.0, 1.0]}
+    preprocessed.dataset_class.save_case(image, label[None], properties, str(preprocessed.folder / name))
+    with pytest.raises(UserError, match=f"{name}.*channels"):
+        train(run_options(preprocessed, "0", kimg=THREE_STEPS))
+
+
 # --- nnU-Net's own files, damaged or edited
+
+
+def network_of(plans: dict) -> dict:
+    return plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
 
 
 @pytest.mark.parametrize(
@@ -240,6 +258,9 @@ def test_regions_with_an_ignore_label_train(folders):
         ("nnUNetPlans.json", lambda plans: plans["configurations"]["2d"].update(spacing=[1.0, -1.0]), "spacing"),
         ("nnUNetPlans.json", lambda plans: plans["configurations"]["2d"].update(data_identifier="../x"), "identifier"),
         ("nnUNetPlans.json", lambda plans: plans["configurations"]["2d"].update(inherits_from="none"), "2d"),
+        ("nnUNetPlans.json", lambda plans: plans["configurations"]["2d"].update(patch_size=[4, 16, 14]), "strides"),
+        ("nnUNetPlans.json", lambda plans: network_of(plans).pop("strides"), "strides"),
+        ("nnUNetPlans.json", lambda plans: network_of(plans).update(strides="twice"), "strides"),
         ("dataset.json", lambda content: content.pop("labels"), "labels"),
         ("dataset.json", lambda content: content.update(labels={"first": 1}), "labels"),
         ("dataset.json", lambda content: content.update(labels={"background": 0, "first": "one"}), "labels.first"),

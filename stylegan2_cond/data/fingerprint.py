@@ -92,6 +92,13 @@ def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
 
 
 def _check(preprocessed: Preprocessed, case: Case, image: np.ndarray, label: np.ndarray, known: set[int]) -> None:
+    channels = len(preprocessed.channel_names)
+    if len(image) != channels or image.shape[1:] != label.shape:
+        raise UserError(
+            f"Case {case.name} in {preprocessed.folder} has {len(image)} channels of {image.shape[1:]} and a label map "
+            f"of {label.shape}; dataset.json names {channels} channels. Preprocess again: "
+            f"{preprocessed.preprocess_command}"
+        )
     if not np.isfinite(image).all():
         count = int((~np.isfinite(image)).sum())
         raise UserError(

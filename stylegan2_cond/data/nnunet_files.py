@@ -34,6 +34,10 @@ class _Configuration(BaseModel):
     use_mask_for_norm: list[bool] = Field(min_length=1)
 
 
+class _Network(BaseModel):
+    strides: list[list[_Size]] = Field(min_length=1)
+
+
 class _Dataset(BaseModel):
     labels: dict[str, int | list[int]]
     file_ending: _Name
@@ -63,7 +67,16 @@ def check_configuration(plans: PlansManager, name: str, dataset_json: object, pl
         configuration = plans.get_configuration(name)
     except Exception as error:  # parents that are not there, or of each other
         raise UserError(f"{plans_path}, configuration {name}, can't be read ({_first_line(error)}). {remedy}") from None
-    _check(_Configuration, configuration.configuration, f"{plans_path}, configuration {name}", remedy)
+    where = f"{plans_path}, configuration {name}"
+    _check(_Configuration, configuration.configuration, where, remedy)
+    try:
+        network = configuration.network_arch_init_kwargs
+    except (KeyError, TypeError):
+        network = None
+    _check(_Network, network, f"{where}, architecture.arch_kwargs", remedy)
+    axes = {len(stride) for stride in configuration.pool_op_kernel_sizes} | {len(configuration.patch_size)}
+    if len(axes) > 1:
+        raise UserError(f"{where}: patch_size has {len(configuration.patch_size)} axes, strides have others. {remedy}")
     try:
         manager = plans.get_label_manager(dataset_json)
         manager.foreground_regions if manager.has_regions else manager.foreground_labels  # noqa: B018

@@ -146,7 +146,9 @@ def open_device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # the device `meta` has tensors, and no numbers in them
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"Device '{name}' is not available ({str(error).splitlines()[0]}). Try --device cpu") from None
+        raise UserError(
+            f"Device '{name}' is not available ({str(error).splitlines()[0][:160]}). Try --device cpu"
+        ) from None
     return device
 
 

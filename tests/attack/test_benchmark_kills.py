@@ -96,10 +96,10 @@ def test_a_benchmark_that_is_killed_does_everything_once(cases, straight, tmp_pa
             break
         kill_one(killed, command, what)
         if what in ("job", "controller"):
-            assert command.wait() in (0, 1), command.told[-3000:]
+            assert command.wait() in (0, 1, 2), command.told[-3000:]  # 2: no cell is left to compare with
     until = time.monotonic() + LIMIT_SECONDS
     while (code := command.run()) != 0:  # what was killed counts as failed, and is tried again
-        assert code == 1, command.told[-3000:]
+        assert code in (1, 2), command.told[-3000:]
         assert time.monotonic() < until
     assert "Traceback" not in command.told, command.told[-3000:]
     assert left(killed) == expected
