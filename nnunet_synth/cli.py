@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,6 +24,7 @@ from stylegan2_cond.cli import (
 )
 from stylegan2_cond.errors import UserError
 
+BankVariant = Literal["pair", "image"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -45,10 +46,12 @@ def bank(
         list[str] | None,
         typer.Option(metavar="PATH[=W]", help="several are an ensemble; the fold's best if not given"),
     ] = None,
-    variant: Annotated[str, typer.Option(metavar="V", help="whose best snapshot: pair or image")] = "pair",
+    variant: Annotated[BankVariant, typer.Option(metavar="V", help="whose best snapshot: pair or image")] = "pair",
     masks: Annotated[
         str | None,
-        typer.Option(metavar="SOURCE", help="for image: deformed, real, drawn, or a mask snapshot", show_default=False),
+        typer.Option(
+            metavar="SOURCE", help="for image: deformed, real, generated, or a mask snapshot", show_default=False
+        ),
     ] = None,
     balanced: Annotated[bool, typer.Option("--balanced", help="ask for each class equally often")] = False,
     without: Annotated[
@@ -68,28 +71,29 @@ def bank(
     device: Device = "",
 ) -> None:
     """Fill a bank with drawn pairs, in nnU-Net's preprocessed format; after a stop, the same command goes on."""
-    from nnunet_synth.bank.ensemble import make_order
     from nnunet_synth.bank.fill import fill_bank
     from nnunet_synth.bank.format import RECORD_FILE, BankRecord
-    from nnunet_synth.bank.previews import tell_filters
+    from nnunet_synth.bank.previews import PREVIEW, describe_filters
+    from nnunet_synth.bank.request import FillRequest, parse_snapshot
     from stylegan2_cond.data.nnunet_dataset import open_preprocessed
     from stylegan2_cond.memory import keep_freed_memory
 
     keep_freed_memory()
+    request = FillRequest(
+        samples=samples,
+        snapshots=tuple(map(parse_snapshot, snapshot or ())),
+        variant=variant,
+        masks=masks,
+        balanced=balanced,
+        name=name,
+        seed=seed,
+        without=tuple(without or ()),
+        margin=margin,
+        nnunet=nnunet,
+    )
     with stop_on_sigterm():
-        folder = fill_bank(
-            open_preprocessed(dataset, configuration, plans),
-            fold,
-            samples=samples,
-            order=make_order(snapshot or (), variant, masks, balanced=balanced),
-            name=name,
-            seed=seed,
-            without=without or (),
-            margin=margin,
-            nnunet=nnunet,
-            device=device or default_device(),
-        )
-    print(f"{tell_filters(BankRecord.load(folder / RECORD_FILE))}\nBank: {folder}\nPreview: {folder / 'previews.png'}")
+        folder = fill_bank(open_preprocessed(dataset, configuration, plans), fold, request, device or default_device())
+    print(f"{describe_filters(BankRecord.load(folder / RECORD_FILE))}\nBank: {folder}\nPreview: {folder / PREVIEW}")
 
 
 @app.command(
@@ -107,8 +111,8 @@ def inspect(
 
     Exit code 1 if a file is missing or damaged.
     """
-    from nnunet_synth.bank.format import DamagedBank
     from nnunet_synth.bank.inspection import inspect_bank
+    from nnunet_synth.bank.verify import DamagedBank
 
     try:
         path, page = inspect_bank(folder, output)

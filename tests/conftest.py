@@ -22,6 +22,7 @@ from raw_cases import run_options
 
 from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.request import FillRequest
 from nnunet_synth.demo.cohort import write_cohort
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.planning import Plan, make_plan, run_folder
@@ -139,7 +140,7 @@ def generator_run(preprocessed, plan) -> Path:
 @pytest.fixture(scope="session")
 def bank(preprocessed, generator_run) -> Path:
     """A bank of 100 samples for fold 0, of a generator so young that most filters would refuse all of them."""
-    return fill_bank(preprocessed, "0", samples=100, name="tests", without=STRICT)
+    return fill_bank(preprocessed, "0", FillRequest(samples=100, name="tests", without=STRICT))
 
 
 @pytest.fixture(scope="session")

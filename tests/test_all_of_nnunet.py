@@ -9,6 +9,7 @@ from conftest import DATASET, STRICT, TINY_PLANS, run
 from raw_cases import LABELS, NARROW, cohort, own_folders, preprocess, run_options
 
 from nnunet_synth.bank.fill import fill_bank
+from nnunet_synth.bank.request import FillRequest
 from nnunet_synth.training.trainer import nnUNetTrainerDA5Synth, nnUNetTrainerSynth
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import planner
@@ -48,7 +49,7 @@ def fill(data, fold="0"):
     """A generator of three steps, and its bank."""
     (data.base / "dataset_fingerprint.json").write_text("{}")  # nnU-Net copies it
     train(run_options(data, fold, kimg=0.048, overrides=NARROW))
-    fill_bank(data, fold, samples=16, without=STRICT)
+    fill_bank(data, fold, FillRequest(samples=16, without=STRICT))
 
 
 def nnunets(fold):

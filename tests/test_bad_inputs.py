@@ -8,11 +8,11 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from raw_cases import LABELS, NARROW, brain, cohort, own_folders, preprocess, run_options
 
-from nnunet_synth.bank import fill
-from nnunet_synth.bank.ensemble import Order
+from nnunet_synth.bank import calibration
 from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.bank.inspection import inspect_bank
+from nnunet_synth.bank.request import FillRequest
 from nnunet_synth.training.mixed_dataset import MixedDataset
 from nnunet_synth.training.settings import make_settings, write_plans
 from nnunet_synth.training.trainer import nnUNetTrainerSynth
@@ -118,12 +118,12 @@ def test_one_case_in_all_trains_by_fold_all_and_no_other(folders):
 
 @pytest.mark.parametrize(("count", "fold"), [(1, "all"), (2, "0")])
 def test_of_few_cases_a_bank_is_filled_inspected_and_mixed_in(folders, count, fold, monkeypatch):
-    monkeypatch.setattr(fill, "REAL_PATCHES", {2: 60})
+    monkeypatch.setattr(calibration, "REAL_PATCHES", {2: 60})
     names = [f"case_{number}" for number in range(count)]
     split = None if fold == "all" else [{"train": names[:-1], "val": names[-1:]}]
     data = preprocess(folders, cohort(count), LABELS, split)
     train(run_options(data, fold, kimg=THREE_STEPS, overrides=NARROW))
-    bank = fill_bank(data, fold, samples=8, without=("range", "anatomy"), order=Order(balanced=True))
+    bank = fill_bank(data, fold, FillRequest(samples=8, without=("range", "anatomy"), balanced=True))
     record = BankRecord.load(bank / RECORD_FILE)
     assert record.samples == 8
     assert "found 1" in record.filters["copy"].off

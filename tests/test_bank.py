@@ -14,7 +14,6 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nn
 from tolerance import NETWORK, assert_rounded
 
 from nnunet_synth.bank import fill
-from nnunet_synth.bank.ensemble import Order
 from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.format import (
     RECORD_FILE,
@@ -23,9 +22,10 @@ from nnunet_synth.bank.format import (
     class_locations,
     find_banks,
     load_properties,
-    verify_bank,
     write_shard,
 )
+from nnunet_synth.bank.request import FillRequest
+from nnunet_synth.bank.verify import verify_bank
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.ops import name_backend
@@ -117,14 +117,14 @@ def test_stopped_and_started_again_equals_uninterrupted(preprocessed, generator_
         return write(*arguments, **keywords)
 
     monkeypatch.setattr(fill, "write_shard", stop_at_the_second)
-    with pytest.raises(Stopped, match="The same command goes on"):
-        fill_bank(preprocessed, "0", samples=100, name="stopped", without=STRICT)
+    with pytest.raises(Stopped, match="The same command continues"):
+        fill_bank(preprocessed, "0", FillRequest(samples=100, name="stopped", without=STRICT))
     folder = bank.parent / "stopped"
     assert folder not in find_banks(folder.parent)
     with pytest.raises(UserError, match=r"has 64 of 100 samples"):
         verify_bank(folder)
     monkeypatch.undo()
-    fill_bank(preprocessed, "0", samples=100, name="stopped", without=STRICT)
+    fill_bank(preprocessed, "0", FillRequest(samples=100, name="stopped", without=STRICT))
     stopped, whole = verify_bank(folder), verify_bank(bank)
     assert [shard.samples for shard in stopped.shards] == [shard.samples for shard in whole.shards]
     for name in ("synth_00000", "synth_00001"):
@@ -135,19 +135,18 @@ def test_stopped_and_started_again_equals_uninterrupted(preprocessed, generator_
 
 def test_a_bank_that_is_full_stays_as_it_is(preprocessed, bank):
     before = (bank / RECORD_FILE).read_text()
-    fill_bank(preprocessed, "0", samples=100, name="tests", without=STRICT)
+    fill_bank(preprocessed, "0", FillRequest(samples=100, name="tests", without=STRICT))
     assert (bank / RECORD_FILE).read_text() == before
 
 
 def test_a_class_that_no_training_patch_shows_is_named(preprocessed, bank, monkeypatch, capsys):
     monkeypatch.setattr(Conditions, "combinations", lambda self: {(1,): 0.5, (): 0.5})
-    order = Order(balanced=True)
-    fill_bank(preprocessed, "0", samples=4, order=order, name="balanced", without=("all",))
+    fill_bank(preprocessed, "0", FillRequest(samples=4, balanced=True, name="balanced", without=("all",)))
     assert "--balanced: no training patch shows class 2," in capsys.readouterr().out
 
 
 def test_a_weak_generator_is_called_one(preprocessed, bank, generator_run, capsys):
-    fill_bank(preprocessed, "0", samples=100, name="tests", without=STRICT)
+    fill_bank(preprocessed, "0", FillRequest(samples=100, name="tests", without=STRICT))
     figures = read_log(generator_run)[-1]
     assert figures["coverage"] < CLOSE * figures["coverage real"]
     line = capsys.readouterr().out
@@ -169,35 +168,35 @@ def test_cases_that_can_only_be_read_are_answered_by_the_way_to_a_folder_of_link
 
     monkeypatch.setattr(FileLock, "acquire", refuse)
     with pytest.raises(UserError, match=rf"cp -rs .*{preprocessed.base} .*export nnUNet_preprocessed="):
-        fill_bank(preprocessed, "0", samples=10, name="readonly", without=STRICT)
+        fill_bank(preprocessed, "0", FillRequest(samples=10, name="readonly", without=STRICT))
 
 
 def test_a_name_that_is_taken_is_not_overwritten(preprocessed, bank):
-    with pytest.raises(UserError, match=r"exists, with seed 0\. .*--name"):
-        fill_bank(preprocessed, "0", samples=10, name="tests", seed=1, without=STRICT)
-    with pytest.raises(UserError, match=r"exists, with other filters\. .*--name"):
-        fill_bank(preprocessed, "0", samples=10, name="tests", without=STRICT[1:])
+    with pytest.raises(UserError, match=r"exists with seed 0\. .*--name"):
+        fill_bank(preprocessed, "0", FillRequest(samples=10, name="tests", seed=1, without=STRICT))
+    with pytest.raises(UserError, match=r"exists with other filters\. .*--name"):
+        fill_bank(preprocessed, "0", FillRequest(samples=10, name="tests", without=STRICT[1:]))
     (bank.parent / "mine").mkdir()
     (bank.parent / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="is no bank"):
-        fill_bank(preprocessed, "0", samples=10, name="mine")
+    with pytest.raises(UserError, match="is not a bank"):
+        fill_bank(preprocessed, "0", FillRequest(samples=10, name="mine"))
     shutil.rmtree(bank.parent / "mine")
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", ".hidden", "a/b"])
 def test_a_name_is_a_plain_folder_name(preprocessed, bank, name):
     with pytest.raises(UserError, match=r"--name .* plain folder name"):
-        fill_bank(preprocessed, "0", samples=10, name=name)
+        fill_bank(preprocessed, "0", FillRequest(samples=10, name=name))
 
 
 def test_a_snapshot_of_another_fold_is_refused(preprocessed, generator_run):
-    with pytest.raises(UserError, match=r"learnt from another fold \(0, here it is 1\)"):
-        fill_bank(preprocessed, "1", samples=10, order=Order((str(find_snapshots(generator_run)[-1]),)))
+    with pytest.raises(UserError, match=r"another fold \(0 instead of 1\)"):
+        fill_bank(preprocessed, "1", FillRequest(samples=10, snapshots=((find_snapshots(generator_run)[-1], 1.0),)))
 
 
 def test_no_generator_names_the_command_that_trains_one(preprocessed):
     with pytest.raises(UserError, match="stylegan2-cond train Dataset901_Virtual 2d 3"):
-        fill_bank(preprocessed, "3", samples=10)
+        fill_bank(preprocessed, "3", FillRequest(samples=10))
 
 
 @pytest.fixture
@@ -209,7 +208,7 @@ def copied_bank(bank, tmp_path):
 def test_a_shard_that_was_cut_off_is_named(copied_bank, ending):
     path = copied_bank / f"synth_00000{ending}"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(UserError, match=rf"synth_00000{ending} was changed or cut off"):
+    with pytest.raises(UserError, match=rf"synth_00000{ending} was changed or truncated"):
         verify_bank(copied_bank)
     path.unlink()
     with pytest.raises(UserError, match=rf"synth_00000{ending} is missing"):
@@ -241,7 +240,7 @@ def test_a_full_disk_leaves_no_half_shard(preprocessed, generator_run, bank, mon
 
     monkeypatch.setattr(nnUNetDatasetBlosc2, "save_case", staticmethod(full))
     with pytest.raises(UserError, match="No space left"):
-        fill_bank(preprocessed, "0", samples=10, name="full", without=STRICT)
+        fill_bank(preprocessed, "0", FillRequest(samples=10, name="full", without=STRICT))
     folder = bank.parent / "full"
     assert [path.name for path in folder.iterdir()] == [RECORD_FILE]
     shutil.rmtree(folder)
@@ -254,6 +253,6 @@ def test_a_shard_that_was_stored_wrongly_is_noticed(preprocessed, generator_run,
         save(data * 0, *arguments, **keywords)
 
     monkeypatch.setattr(nnUNetDatasetBlosc2, "save_case", staticmethod(forgetful))
-    with pytest.raises(UserError, match="was not stored as it was written"):
-        fill_bank(preprocessed, "0", samples=10, name="forgetful", without=STRICT)
+    with pytest.raises(UserError, match="could not be read back"):
+        fill_bank(preprocessed, "0", FillRequest(samples=10, name="forgetful", without=STRICT))
     shutil.rmtree(bank.parent / "forgetful")

@@ -271,10 +271,10 @@ def test_arms_that_differ_in_training_alone_share_generator_and_bank(preprocesse
 
 def test_a_bank_waits_for_its_generators_and_for_the_nnunet_that_its_filter_asks(preprocessed):
     da5 = Arm(name="da5", trainer="nnUNetTrainerDA5")
-    drawn = Arm(name="drawn", variant="image", masks="drawn")
+    drawn = Arm(name="generated", variant="image", masks="generated")
     design = design_of(preprocessed, arms=(ALONE, drawn, da5), sizes="2", training_sets=1)
     tasks = make_tasks(design)
-    bank = tasks["bank_image_drawn_2_0"]
+    bank = tasks["bank_image_generated_2_0"]
     assert set(bank.needs) == {"run_nnunet_2_0", "generator_image_2_0", "generator_mask_2_0"}
     (command,) = commands(bank, design, Path("b"), "cpu")
     assert command[command.index("--nnunet") + 1] == str(model_folder(Path("b"), design, ALONE))

@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from nnunet_synth.bank import filters
-from nnunet_synth.bank.filters import FILTERS, Known
+from nnunet_synth.bank.calibration import FilterCalibration
+from nnunet_synth.bank.filters import FILTERS
 from stylegan2_cond.metrics import METRICS, SampleSet, compare, swd
 
 SHOWN = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -37,7 +39,7 @@ def test_the_filter_that_is_shown_is_one(contrast, allowed):
     real = samples(random)
     try:
         exec(FILTER, vars(filters) | {})
-        filter_ = FILTERS["contrast"](Known(real, real, (0, 1), None, margin=0.0))
+        filter_ = FILTERS["contrast"](FilterCalibration(SimpleNamespace(real=real), (0, 1), None, margin=0.0))
     finally:
         FILTERS.pop("contrast", None)
     assert (filter_.allows(samples(random, contrast)).mean() > 0.95) == allowed

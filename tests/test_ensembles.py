@@ -12,11 +12,12 @@ from conftest import STRICT
 from tiny import tiny_plan
 from tolerance import NETWORK, assert_rounded
 
-from nnunet_synth.bank.ensemble import Order, make_order
+from nnunet_synth.bank.ensemble import Member
 from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.filters import Filters
 from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord
-from nnunet_synth.bank.sample_stream import Member, Stream
+from nnunet_synth.bank.request import FillRequest, parse_snapshot
+from nnunet_synth.bank.sample_stream import SampleStream
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.nnunet_dataset import Case
 from stylegan2_cond.data.patch_sampler import PatchSampler
@@ -66,32 +67,34 @@ def mask(make_snapshot):
 
 def test_members_draw_in_proportion_to_their_weights(pair, other):
     one, two = load_generator(pair), load_generator(other)
-    stream = Stream([Member(one, 3.0), Member(two, 1.0)], seed=5)
-    drawn = Counter(stream.member(number) for number in range(4000))
+    stream = SampleStream([Member(one, 3.0), Member(two, 1.0)], seed=5)
+    drawn = Counter(stream.choose_member(number) for number in range(4000))
     assert abs(drawn[0] / 4000 - 0.75) < 4 * (0.75 * 0.25 / 4000) ** 0.5
     numbers = range(20, 32)
-    samples = stream.draw(numbers)
+    samples = stream.sample(numbers)
     for place, number in enumerate(numbers):
-        alone = [one, two][stream.member(number)].sample(1, seed=5, first=number)
+        alone = [one, two][stream.choose_member(number)].sample(1, seed=5, first=number)
         assert_rounded(samples.image[place], alone.image[0], terms=NETWORK)
         assert (samples.label[place] == alone.label[0]).mean() > 0.99
 
 
 def test_a_sample_depends_on_its_number_not_on_those_drawn_with_it(pair, other):
-    stream = Stream([Member(load_generator(pair), 1.0), Member(load_generator(other), 1.0)], seed=0, balanced=True)
-    whole, part = stream.draw(range(24)), stream.draw([17, 3])
+    stream = SampleStream(
+        [Member(load_generator(pair), 1.0), Member(load_generator(other), 1.0)], seed=0, balanced=True
+    )
+    whole, part = stream.sample(range(24)), stream.sample([17, 3])
     assert_rounded(part.image, whole.image[[17, 3]], terms=NETWORK)
 
 
 def test_every_class_is_asked_for_equally_often_when_balanced(pair, plan):
-    stream = Stream([Member(load_generator(pair), 1.0)], seed=0, balanced=True)
-    asked = [stream.asked(number, 0) for number in range(2000)]
+    stream = SampleStream([Member(load_generator(pair), 1.0)], seed=0, balanced=True)
+    asked = [stream.choose_classes(number, 0) for number in range(2000)]
     assert all(asked)  # an empty patch is asked for by no class
     seen = [label for label in plan.conditions.classes if any(label in classes for classes in asked)]
     assert set(seen) == set(plan.conditions.classes)
     for label in seen:  # at least its own turn
         assert np.mean([label in classes for classes in asked]) > 1 / len(seen) - 0.04
-    assert Stream(stream.members, seed=0).asked(0, 0) is None
+    assert SampleStream(stream.members, seed=0).choose_classes(0, 0) is None
 
 
 def rare_masks(classes=13, cases=24):
@@ -125,8 +128,8 @@ def few_patches(monkeypatch):
 
 def test_a_balanced_bank_of_images_gets_a_mask_of_every_combination_that_it_asks_for(few_patches):
     source = rare_masks()
-    stream = Stream([Member(SimpleNamespace(plan=source.plan), 1.0, source)], seed=0, balanced=True)
-    asked = {number: stream.asked(number, 0) for number in range(150)}
+    stream = SampleStream([Member(SimpleNamespace(plan=source.plan), 1.0, source)], seed=0, balanced=True)
+    asked = {number: stream.choose_classes(number, 0) for number in range(150)}
     combinations = Counter(asked.values())
     assert min(combinations.values()) == 1  # rare ones are among them
     assert any(13 in classes for classes in combinations)
@@ -156,15 +159,15 @@ def test_a_combination_that_no_patch_shows_any_more_gets_the_mask_that_shows_mos
 
 
 def test_refused_samples_leave_gaps_and_a_bank_goes_on_behind_them(pair):
-    stream = Stream([Member(load_generator(pair), 1.0)], seed=0)
-    judged = stream.judged(10, Filters((), {}), chunk=8)
-    assert [next(judged).number for _ in range(20)] == list(range(10, 30))
+    stream = SampleStream([Member(load_generator(pair), 1.0)], seed=0)
+    screened = stream.screened(10, Filters((), {}), chunk=8)
+    assert [next(screened).number for _ in range(20)] == list(range(10, 30))
 
 
-class Recording(Stream):
+class Recording(SampleStream):
     """Notes which samples are drawn together."""
 
-    def draw(self, numbers):
+    def sample(self, numbers):
         self.seed.append(list(numbers))
         return SampleSet(np.zeros((len(numbers), 1, 2, 2), np.float32), np.zeros((len(numbers), 2, 2), np.int16))
 
@@ -172,7 +175,7 @@ class Recording(Stream):
 @pytest.mark.parametrize("first", [8, 10, 15])
 def test_what_is_drawn_together_does_not_depend_on_where_filling_was_stopped(first):
     stream, filters = Recording([], seed=[]), Filters((), {})
-    assert [sample.number for sample in islice(stream.judged(first, filters, chunk=8), 12)] == [
+    assert [sample.number for sample in islice(stream.screened(first, filters, chunk=8), 12)] == [
         *range(first, first + 12)
     ]
     assert stream.seed[:2] == [list(range(8, 16)), list(range(16, 24))]
@@ -185,23 +188,27 @@ def contents(folder):
 
 
 def test_an_ensemble_fills_a_bank_and_stands_in_its_record(preprocessed, pair, other):
-    order = Order((f"{pair}=2", str(other)))
-    folder = fill_bank(preprocessed, "0", samples=70, order=order, without=STRICT)
+    request = FillRequest(
+        samples=70, snapshots=(parse_snapshot(f"{pair}=2"), parse_snapshot(str(other))), without=STRICT
+    )
+    folder = fill_bank(preprocessed, "0", request)
     record = BankRecord.load(folder / RECORD_FILE)
     assert folder.name == "ensemble_2_0k"
     assert [snapshot.weight for snapshot in record.snapshots] == [2.0, 1.0]
     assert record.snapshots[0].weights_sha256 != record.snapshots[1].weights_sha256
-    with pytest.raises(UserError, match="exists, with other snapshots"):
-        fill_bank(preprocessed, "0", samples=70, order=Order((str(pair),)), name=folder.name, without=STRICT)
+    with pytest.raises(UserError, match="exists with other snapshots"):
+        fill_bank(
+            preprocessed, "0", FillRequest(samples=70, snapshots=((pair, 1.0),), name=folder.name, without=STRICT)
+        )
     shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("masks", [None, "real", "snapshot"])
 def test_images_are_drawn_for_the_masks_that_are_wanted(preprocessed, image, mask, masks):
     text = str(mask) if masks == "snapshot" else masks
-    folder = fill_bank(preprocessed, "0", samples=6, order=Order((str(image),), masks=text), without=STRICT)
+    folder = fill_bank(preprocessed, "0", FillRequest(samples=6, snapshots=((image, 1.0),), masks=text, without=STRICT))
     record = BankRecord.load(folder / RECORD_FILE)
-    assert record.masks == {None: "deformed", "real": "real", "snapshot": "drawn"}[masks]
+    assert record.masks == {None: "deformed", "real": "real", "snapshot": "generated"}[masks]
     generator = load_generator(image)
     source = open_masks(text or "deformed", generator.plan)
     expected = generator.sample(6, masks=source)
@@ -214,24 +221,25 @@ def test_images_are_drawn_for_the_masks_that_are_wanted(preprocessed, image, mas
     ("images", "name"), [(0, "0k"), (100, "0.1k"), (528, "0.528k"), (6000, "6k"), (24_990, "25k"), (1_200_400, "1200k")]
 )
 def test_the_name_of_a_bank_says_how_many_images_its_generator_saw(images, name):
-    assert Order().bank_name([SimpleNamespace(variant="pair", images_seen=images)]) == f"pair_{name}"
+    assert FillRequest(samples=1).default_name([SimpleNamespace(variant="pair", images_seen=images)]) == f"pair_{name}"
 
 
 @pytest.mark.parametrize(
-    ("order", "problem"),
+    ("options", "problem"),
     [
-        (lambda s: Order((f"{s['pair']}=none",)), "'none' is no weight"),
-        (lambda s: Order((f"{s['pair']}=-1",)), "'-1' is no weight"),
-        (lambda s: Order((str(s["pair"]),), masks="real"), "none of the snapshots draws images for masks"),
-        (lambda s: Order((str(s["mask"]),)), "draws masks alone"),
-        (lambda s: Order((str(s["image"]),), masks="drawn"), r"No snapshot in .*--variant mask"),
-        (lambda s: Order(variant="image"), r"No snapshot in .*--variant image"),
-        (lambda s: Order((str(s["pair"]), str(s["small"]))), "draws patches of"),
-        (lambda s: make_order((), "mask", None, balanced=False), "a bank holds images with their masks"),
+        (lambda s: {"snapshots": (parse_snapshot(f"{s['pair']}=none"),)}, "--snapshot .*'none'"),
+        (lambda s: {"snapshots": (parse_snapshot(f"{s['pair']}=-1"),)}, "--snapshot .*'-1'"),
+        (lambda s: {"snapshots": ((s["pair"], 1.0),), "masks": "real"}, "--masks real"),
+        (lambda s: {"snapshots": ((s["mask"], 1.0),)}, "masks only"),
+        (lambda s: {"snapshots": ((s["image"], 1.0),), "masks": "generated"}, r"No snapshot in .*--variant mask"),
+        (lambda s: {"variant": "image"}, r"No snapshot in .*--variant image"),
+        (lambda s: {"snapshots": ((s["pair"], 1.0), (s["small"], 1.0))}, "patches of"),
     ],
 )
-def test_orders_that_cannot_be_met_are_refused(preprocessed, make_snapshot, pair, mask, image, plan, order, problem):
+def test_requests_that_cannot_be_met_are_refused(
+    preprocessed, make_snapshot, pair, mask, image, plan, options, problem
+):
     patch_size = tuple(length - 2 for length in plan.patch_size)
     snapshots = {"pair": pair, "mask": mask, "image": image, "small": make_snapshot(seed=2, patch_size=patch_size)}
     with pytest.raises(UserError, match=problem):
-        fill_bank(preprocessed, "0", samples=4, order=order(snapshots), without=STRICT)
+        fill_bank(preprocessed, "0", FillRequest(samples=4, **options(snapshots), without=STRICT))

@@ -444,7 +444,7 @@ def test_an_incomplete_damaged_or_foreign_bank_is_refused(volumes):
         source=record["source"] | {"training_cases": seen, "training_sha256": ["0" * 64] * len(seen)},
     )
     (bank / "synth_00001.b2nd").write_bytes(b"")
-    with pytest.raises(UserError, match=r"synth_00001.b2nd was changed or cut off"):
+    with pytest.raises(UserError, match=r"synth_00001.b2nd was changed or truncated"):
         export_dataset(bank, folder / "out")
     with pytest.raises(UserError, match=r"bank.json does not exist"):
         export_dataset(folder / "nothing", folder / "out")

@@ -18,8 +18,9 @@ import torch
 from raw_cases import LABELS, cohort, own_folders, preprocess
 from raw_files import make_bank, write_record
 
-from nnunet_synth.bank.beginning import begun_bank
-from nnunet_synth.bank.format import RECORD_FILE, SHARD_ENDINGS, BankDataset, BankRecord, verify_bank
+from nnunet_synth.bank.format import RECORD_FILE, SHARD_ENDINGS, BankDataset, BankRecord
+from nnunet_synth.bank.resume import resume_bank
+from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.training.leak_guard import LeakError
 from nnunet_synth.training.settings import make_settings, read_settings, write_plans
 from nnunet_synth.training.trainer import nnUNetTrainerSynth
@@ -416,10 +417,10 @@ def test_a_real_case_in_place_of_a_shard_is_refused(data, bank):
 def test_a_changed_backend_is_said_and_recorded_before_a_bank_is_continued(bank, capsys):
     record = BankRecord.load(bank / RECORD_FILE)
     wanted = record.model_copy(update={"requested": 20, "backends": ("cpu",)})
-    assert begun_bank(bank, wanted, set()).backends == ("native", "cpu")
+    assert resume_bank(bank, wanted, set()).backends == ("native", "cpu")
     assert re.search(r"'native'.*'cpu'", capsys.readouterr().err)
     for unchanged in ({"requested": 20}, {"backends": ("cpu",)}):  # the same backend, or nothing to draw
-        assert begun_bank(bank, record.model_copy(update=unchanged), set()).backends == ("native",)
+        assert resume_bank(bank, record.model_copy(update=unchanged), set()).backends == ("native",)
     assert not capsys.readouterr().err
 
 

@@ -1,6 +1,7 @@
 """Filters let real patches pass, refuse what each is there to refuse, and count it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ from conftest import STRICT
 from scipy import ndimage
 
 from nnunet_synth.bank import MARGIN, filters
+from nnunet_synth.bank.calibration import FilterCalibration
 from nnunet_synth.bank.fill import fill_bank
-from nnunet_synth.bank.filters import FILTERS, Anatomy, Copy, FilterOff, Filters, Fit, Known, Range
+from nnunet_synth.bank.filters import FILTERS, Anatomy, Copy, FilterOff, Filters, Fit, Range
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord, banks_folder
+from nnunet_synth.bank.request import FillRequest
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import memorization
@@ -47,16 +50,23 @@ def rng():
     return np.random.default_rng(0)
 
 
+def calibrated(real, cover=None, labels=(0, 1), nnunet=None, margin=0.0):
+    """A calibration on these patches; copies are searched for among the same, or in `cover`."""
+    reference = SimpleNamespace(real=real, cover=SimpleNamespace(patches=real if cover is None else cover))
+    return FilterCalibration(reference, labels, nnunet, margin)
+
+
 @pytest.fixture
-def known(rng):
+def calibration(rng):
     real = discs(rng, 400)
     image = np.where(real.label[:, None] > 0, real.image.clip(0.55), real.image.clip(None, 0.45))
     real = SampleSet(image.astype(np.float32), real.label, real.case)
-    return Known(real, real, (0, 1), Oracle(), 0.0)
+    return calibrated(real, nnunet=Oracle())
 
 
-def test_real_patches_pass_every_filter_as_often_as_its_limits_say(known):
-    verdicts = Filters.learn(lambda: known).first_refusal(SampleSet(known.real.image, known.real.label))
+def test_real_patches_pass_every_filter_as_often_as_its_limits_say(calibration):
+    real = calibration.reference.real
+    verdicts = Filters.calibrate(calibration).screen(SampleSet(real.image, real.label))[1]
     # RARE at three limits, FIT_RARE at one. Copies are not asked for: these are all.
     refused = [verdict for verdict in verdicts if verdict not in (None, "copy")]
     assert len(refused) <= len(verdicts) * (4 * filters.RARE + filters.FIT_RARE)
@@ -66,41 +76,49 @@ def change(samples, **parts):
     return SampleSet(parts.get("image", samples.image.copy()), parts.get("label", samples.label.copy()))
 
 
-def test_intensities_that_are_no_numbers_are_refused_first(known):
-    drawn = change(known.real.take(slice(4)))
+def test_intensities_that_are_no_numbers_are_refused_first(calibration):
+    real = calibration.reference.real
+    drawn = change(real.take(slice(4)))
     drawn.image[2, 0, 3, 3] = np.nan
-    assert Filters.learn(lambda: known, without=("copy",)).first_refusal(drawn) == [None, None, "finite", None]
+    assert Filters.calibrate(calibration, without=("copy",)).screen(drawn)[1] == [None, None, "finite", None]
 
 
 @pytest.mark.parametrize(("margin", "allowed"), [(0.0, False), (0.2, True)])
 @pytest.mark.parametrize("side", [-1, 1])
-def test_the_range_is_that_of_real_patches_and_a_margin(known, margin, allowed, side):
-    filter_ = Range(Known(known.real, known.reference, known.labels, None, margin))
-    least, most = known.real.image.min(), known.real.image.max()
-    drawn = change(known.real.take(slice(2)))
+def test_the_range_is_that_of_real_patches_and_a_margin(calibration, margin, allowed, side):
+    real = calibration.reference.real
+    filter_ = Range(calibrated(real, margin=margin))
+    least, most = real.image.min(), real.image.max()
+    drawn = change(real.take(slice(2)))
     drawn.image[0, 0, :8] = (most if side > 0 else least) + side * 0.1 * (most - least)
     assert filter_.allows(drawn).tolist() == [allowed, True]
     drawn.image[0] = np.nan
     assert filter_.allows(drawn).tolist() == [False, True]
 
 
-def test_a_few_voxels_beyond_the_range_are_clipped_and_many_are_refused(known):
-    filter_ = Range(known)
-    least, most = known.real.image.min(), known.real.image.max()
-    voxels = known.real.image[0].size
-    drawn = change(known.real.take(slice(3)))
-    few = int(filters.MOST_CLIPPED * voxels)
+def test_a_few_voxels_beyond_the_range_are_clipped_and_many_are_refused(calibration):
+    real = calibration.reference.real
+    filter_ = Range(calibration)
+    least, most = real.image.min(), real.image.max()
+    voxels = real.image[0].size
+    drawn = change(real.take(slice(3)))
+    few = int(filters.MOST_OUTSIDE * voxels)
     drawn.image[0].reshape(-1)[:few] = most + 7
     drawn.image[1].reshape(-1)[: few + 1] = least - 7
     assert filter_.allows(drawn).tolist() == [True, False, True]
-    entering = Filters((filter_,), {}).corrected(drawn)
+    entering, refused_by, corrected_by = Filters((filter_,), {}).screen(drawn)
+    assert (refused_by, corrected_by) == ([None, "range", None], [["range"], [], []])
     assert np.array_equal(entering.image, drawn.image.clip(least, most))
     assert entering.label is drawn.label
 
 
-def test_a_refusal_by_range_names_the_channel_and_how_far_it_reaches(known):
-    two = change(known.real, image=np.concatenate([known.real.image, 2 * known.real.image], axis=1))
-    filter_ = Range(Known(two, two, known.labels, None, 0.0))
+def test_a_refusal_by_range_names_the_channel_and_how_far_it_reaches(calibration):
+    real = calibration.reference.real
+    two = change(
+        real,
+        image=np.concatenate([real.image, 2 * real.image], axis=1),
+    )
+    filter_ = Range(calibrated(two))
     drawn = change(two.take(slice(2)))
     drawn.image[1, 1, :16] = 40.5
     text = filter_.explain(drawn.image)
@@ -118,7 +136,7 @@ def masks_of(*boxes):
     return SampleSet(np.zeros((len(boxes), 1, 32, 32), np.float32), label)
 
 
-def test_masks_unlike_any_real_one_are_refused(known):
+def test_masks_unlike_any_real_one_are_refused(calibration):
     drawn = masks_of(
         [(1, 10, 20, 10, 20)],  # like a disc
         [(1, 2, 30, 2, 30)],  # too large
@@ -127,12 +145,12 @@ def test_masks_unlike_any_real_one_are_refused(known):
         [(1, 10, 20, 10, 20), (0, 14, 15, 14, 15)],  # with a hole
         [],  # empty, as no real patch is
     )
-    assert Anatomy(known).allows(drawn).tolist() == [True, False, False, False, False, False]
+    assert Anatomy(calibration).allows(drawn).tolist() == [True, False, False, False, False, False]
 
 
 def test_classes_that_real_patches_never_show_together_are_refused():
     real = masks_of([(1, 4, 9, 4, 9)], [(2, 4, 9, 4, 9)], [])
-    filter_ = Anatomy(Known(real, real, (0, 1, 2), None, 0.0))
+    filter_ = Anatomy(calibrated(real, labels=(0, 1, 2)))
     drawn = masks_of([(1, 4, 9, 4, 9)], [], [(1, 4, 9, 4, 9), (2, 14, 19, 14, 19)])
     assert filter_.allows(drawn).tolist() == [True, True, False]
 
@@ -157,7 +175,7 @@ def torsos(rng, classes, cases, slices, side=32):
 @pytest.mark.parametrize("classes", [13, 50])
 def test_of_many_classes_masks_of_other_cases_pass_and_impossible_pairs_do_not(rng, classes):
     real, other = torsos(rng, classes, cases=20, slices=25), torsos(rng, classes, cases=8, slices=25)
-    filter_ = Anatomy(Known(real, real, tuple(range(classes + 1)), None, MARGIN))
+    filter_ = Anatomy(calibrated(real, labels=tuple(range(classes + 1)), margin=MARGIN))
     shown = [frozenset(np.unique(mask)) for mask in (*real.label, *other.label)]
     assert len(set(shown[len(real) :]) - set(shown[: len(real)])) > 2  # combinations that are new
     assert filter_.allows(other).mean() > 0.9
@@ -171,75 +189,79 @@ def test_of_many_classes_masks_of_other_cases_pass_and_impossible_pairs_do_not(r
 
 def test_of_many_classes_an_empty_mask_or_a_class_that_no_real_one_shows_is_refused():
     real = masks_of(*[[(1 + number % 11, 4, 9, 4, 9)] for number in range(22)])
-    filter_ = Anatomy(Known(real, real, tuple(range(13)), None, 0.0))
+    filter_ = Anatomy(calibrated(real, labels=tuple(range(13))))
     drawn = masks_of([(3, 4, 9, 4, 9)], [], [(12, 4, 9, 4, 9)], [(3, 4, 9, 4, 9), (4, 14, 19, 4, 9)])
     assert filter_.allows(drawn).tolist() == [True, False, False, False]
 
 
-def test_a_mask_that_nnunet_does_not_see_is_refused(known):
-    moved = change(known.real.take(slice(3)))
+def test_a_mask_that_nnunet_does_not_see_is_refused(calibration):
+    real = calibration.reference.real
+    moved = change(real.take(slice(3)))
     moved.label[1] = np.roll(moved.label[1], 14, axis=0)
-    assert Fit(known).allows(moved).tolist() == [True, False, True]
+    assert Fit(calibration).allows(moved).tolist() == [True, False, True]
 
 
-def test_without_an_nnunet_the_filter_is_off_and_says_so(known):
-    made = Filters.learn(lambda: Known(known.real, known.reference, known.labels, None, 0.0), without=("copy",))
+def test_without_an_nnunet_the_filter_is_off_and_says_so(calibration):
+    real = calibration.reference.real
+    made = Filters.calibrate(calibrated(real, margin=0.0), without=("copy",))
     records = made.records()
     assert list(records) == list(FILTERS)
     assert records["fit"].off == "no nnU-Net was trained on the real cases of the fold"
     assert records["copy"].off == "not wanted"
     assert records["range"].off is None
     with pytest.raises(FilterOff, match=r"found 2\b"):
-        Copy(Known(known.real, discs(np.random.default_rng(1), 8, cases=2), known.labels, Oracle(), 0.0))
+        Copy(calibrated(real, discs(np.random.default_rng(1), 8, cases=2), nnunet=Oracle()))
 
 
-def test_copies_are_refused_and_others_are_not(known, rng):
-    shifted = np.roll(known.real.image[:20], 1, axis=3) + rng.normal(0, 0.02, (20, 1, 32, 32)).astype(np.float32)
+def test_copies_are_refused_and_others_are_not(calibration, rng):
+    real = calibration.reference.real
+    shifted = np.roll(real.image[:20], 1, axis=3) + rng.normal(0, 0.02, (20, 1, 32, 32)).astype(np.float32)
     fresh = discs(rng, 40)
-    filter_ = Copy(known)
-    assert not filter_.allows(SampleSet(shifted, known.real.label[:20])).any()
+    filter_ = Copy(calibration)
+    assert not filter_.allows(SampleSet(shifted, real.label[:20])).any()
     assert filter_.allows(SampleSet(fresh.image, fresh.label)).mean() > 0.9
 
 
-def test_what_is_usual_of_real_patches_is_looked_up_once(known, tmp_path, monkeypatch):
-    known = replace(known, nnunet=None)
-    plain, searched, search = Copy(known), [], memorization.nearest_cases
+def test_what_is_usual_of_real_patches_is_looked_up_once(calibration, tmp_path, monkeypatch):
+    real = calibration.reference.real
+    calibration = replace(calibration, nnunet=None)
+    plain, searched, search = Copy(calibration), [], memorization.nearest_cases
 
     def counted(queries, *rest, **more):
         searched.append(len(queries))
         return search(queries, *rest, **more)
 
     monkeypatch.setattr(memorization, "nearest_cases", counted)
-    kept = replace(known, keep=tmp_path / "kept")
+    kept = replace(calibration, cache=tmp_path / "kept")
     first, second = Copy(kept), Copy(kept)
     assert first.limits == second.limits == plain.limits
-    assert searched == [len(known.real)]
+    assert searched == [len(real)]
     for path in (tmp_path / "kept").iterdir():
         path.write_bytes(path.read_bytes()[:100])
     assert Copy(kept).limits == plain.limits  # what is damaged is found again
     (tmp_path / "file").touch()
-    assert Copy(replace(known, keep=tmp_path / "file")).limits == plain.limits  # nothing can be kept there
+    assert Copy(replace(calibration, cache=tmp_path / "file")).limits == plain.limits  # nothing can be kept there
 
 
-def test_the_first_filter_that_refuses_is_told(known):
+def test_the_first_filter_that_refuses_is_told(calibration):
     drawn = masks_of([(1, 2, 30, 2, 30)])
     drawn.image[0] += 9
-    assert Filters.learn(lambda: known).first_refusal(drawn) == ["range"]
-    assert Filters.learn(lambda: known, without=("range",)).first_refusal(drawn) == ["anatomy"]
+    assert Filters.calibrate(calibration).screen(drawn)[1] == ["range"]
+    assert Filters.calibrate(calibration, without=("range",)).screen(drawn)[1] == ["anatomy"]
 
 
 def test_real_patches_of_a_preprocessed_fold_pass(preprocessed, plan):
     """Cut anew, they are refused about as rarely as the limits promise."""
     reference = ReferenceSet(preprocessed, plan, 300)
-    known = Known(reference.real, reference.cover.patches, plan.codec.labels, None, 0.0)
-    verdicts = Filters.learn(lambda: known, without=("copy",)).first_refusal(reference.again)
+    calibration = FilterCalibration(reference, plan.codec.labels, None, 0.0)
+    verdicts = Filters.calibrate(calibration, without=("copy",)).screen(reference.again)[1]
     assert sum(verdict is not None for verdict in verdicts) <= 0.06 * len(verdicts)
 
 
 class Refusing(filters.Filter):
     """About every third sample, decided by the sample itself."""
 
-    name, says = "range", "is refused for a test"
+    name, problem = "range", "is refused for a test"
 
     def allows(self, samples):
         return np.abs(samples.image.reshape(len(samples), -1)).sum(axis=1).round(2) * 100 % 3 > 1
@@ -252,12 +274,12 @@ class RefusingAll(Refusing):
 
 def test_a_bank_counts_and_shows_what_its_filters_refused(preprocessed, generator_run, monkeypatch):
     monkeypatch.setitem(filters.FILTERS, "range", Refusing)
-    folder = fill_bank(preprocessed, "0", samples=100, name="counted", without=("anatomy", "fit", "copy"))
+    folder = fill_bank(preprocessed, "0", FillRequest(samples=100, name="counted", without=("anatomy", "fit", "copy")))
     record = BankRecord.load(folder / RECORD_FILE)
     refused = record.filters["range"].refused
     assert refused > 10
     assert record.samples == 100
-    assert record.drawn == 100 + refused
+    assert record.generated == 100 + refused
     numbers = [number for shard in record.shards for number in shard.numbers]
     assert numbers == sorted(set(numbers))
     assert (folder / "refused_range.png").exists()
@@ -267,10 +289,12 @@ def test_a_bank_counts_and_shows_what_its_filters_refused(preprocessed, generato
 def test_filling_gives_up_when_the_filters_refuse_nearly_all(preprocessed, generator_run, monkeypatch):
     monkeypatch.setitem(filters.FILTERS, "range", RefusingAll)
     with pytest.raises(UserError, match=r"refused 64 of 64 samples, most of them the filter 'range'.*--without range"):
-        fill_bank(preprocessed, "0", samples=10, name="hopeless", without=("anatomy", "fit", "copy"))
+        fill_bank(preprocessed, "0", FillRequest(samples=10, name="hopeless", without=("anatomy", "fit", "copy")))
     folder = banks_folder(preprocessed.base, "nnUNetPlans_2d", 0) / "hopeless"
     assert sorted(path.name for path in folder.iterdir()) == [RECORD_FILE, "refused_range.png"]
-    fill_bank(preprocessed, "0", samples=10, name="hopeless", without=STRICT)  # an empty bank does not keep its name
+    fill_bank(
+        preprocessed, "0", FillRequest(samples=10, name="hopeless", without=STRICT)
+    )  # an empty bank does not keep its name
     assert BankRecord.load(folder / RECORD_FILE).samples == 10
     assert not (folder / "refused_range.png").exists()
 
@@ -278,22 +302,22 @@ def test_filling_gives_up_when_the_filters_refuse_nearly_all(preprocessed, gener
 def test_a_bank_goes_on_with_the_filters_that_it_was_begun_with(preprocessed, generator_run, monkeypatch):
     without = ("anatomy", "fit", "copy")
     monkeypatch.setattr(filters.Range, "allows", lambda self, samples: np.ones(len(samples), bool))
-    folder = fill_bank(preprocessed, "0", samples=10, name="begun", without=without)
+    folder = fill_bank(preprocessed, "0", FillRequest(samples=10, name="begun", without=without))
     learn = filters.Range.__init__
 
-    def other(self, known):
-        learn(self, known)
-        self.limits["channel 0 most"] += 1
+    def other(self, calibration):
+        learn(self, calibration)
+        self.limits["channel 0 maximum"] += 1
 
     monkeypatch.setattr(filters.Range, "__init__", other)
-    with pytest.raises(UserError, match=r"The filter 'range' of bank .*begun was another when it was begun"):
-        fill_bank(preprocessed, "0", samples=20, name="begun", without=without)
+    with pytest.raises(UserError, match=r"Filter 'range' of bank .*begun .*--name"):
+        fill_bank(preprocessed, "0", FillRequest(samples=20, name="begun", without=without))
     assert BankRecord.load(folder / RECORD_FILE).samples == 10
 
 
 def test_a_filter_that_is_not_there_is_named_with_those_that_are(preprocessed):
-    with pytest.raises(UserError, match=r"--without fitness: there is no such filter.*fit, copy, all"):
-        fill_bank(preprocessed, "0", samples=10, without=("fitness",))
+    with pytest.raises(UserError, match=r"--without fitness: .*fit, copy, all"):
+        fill_bank(preprocessed, "0", FillRequest(samples=10, without=("fitness",)))
 
 
 def test_strict_filters_are_filters():

@@ -87,7 +87,7 @@ def test_damaged_files_are_all_named_and_end_with_code_1(copied):
     (copied / "synth_00001_seg.b2nd").unlink()
     done = CliRunner().invoke(app, ["inspect", str(copied)])
     assert done.exit_code == 1
-    assert f"{copied / 'synth_00000.b2nd'} was changed or cut off" in done.output
+    assert f"{copied / 'synth_00000.b2nd'} was changed or truncated" in done.output
     assert f"{copied / 'synth_00001_seg.b2nd'} is missing" in done.output
     assert "nnunet-synth bank" in done.output
     assert not (copied / PAGE_FILE).exists()
@@ -147,7 +147,7 @@ def test_the_page_tells_what_the_record_tells(page, bank):
     record = BankRecord.load(bank / RECORD_FILE)
     assert f"{record.samples} synthetic pairs of" in page.text
     assert f"{3 * len(record.shards)} files" in page.text
-    assert f"{record.drawn:,} samples were generated, {record.samples:,} entered" in page.text
+    assert f"{record.generated:,} samples were generated, {record.samples:,} entered" in page.text
     for name, filter_ in record.filters.items():
         assert name in page.text
         assert not filter_.off or f"{name} ({filter_.off})" in page.text

@@ -14,9 +14,9 @@ from nnunet_synth.bank.format import (
     SHARD_ENDINGS,
     BankDataset,
     BankRecord,
-    verify_bank,
     write_shard,
 )
+from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.training.mirror_padding import Margins
 from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl
 

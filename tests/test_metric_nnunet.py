@@ -14,6 +14,7 @@ from tolerance import NETWORK, assert_rounded
 
 from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.request import FillRequest
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
@@ -64,15 +65,17 @@ def test_a_bank_asks_the_nnunet_that_was_named(preprocessed, generator_run, mode
     without = ("range", "anatomy", "copy")
     try:
         found, asked = (
-            fill_bank(preprocessed, "0", samples=4, name=name, without=without, margin=1.0, nnunet=nnunet)
+            fill_bank(preprocessed, "0", FillRequest(samples=4, name=name, without=without, margin=1.0, nnunet=nnunet))
             for name, nnunet in (("found", None), ("asked", named))
         )
         assert BankRecord.load(found / RECORD_FILE).filters["fit"].off
         assert BankRecord.load(asked / RECORD_FILE).filters["fit"].off is None
         with pytest.raises(UserError, match="fit"):
-            fill_bank(preprocessed, "0", samples=8, name="found", without=without, margin=1.0, nnunet=named)
+            fill_bank(
+                preprocessed, "0", FillRequest(samples=8, name="found", without=without, margin=1.0, nnunet=named)
+            )
         with pytest.raises(UserError, match=str(away.parent / "none")):
-            fill_bank(preprocessed, "0", samples=4, name="none", nnunet=away.parent / "none")
+            fill_bank(preprocessed, "0", FillRequest(samples=4, name="none", nnunet=away.parent / "none"))
     finally:
         shutil.move(away, plain_model)
 

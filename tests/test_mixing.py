@@ -15,7 +15,8 @@ from hypothesis.extra.numpy import arrays
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_synth.bank.format import BankDataset, verify_bank
+from nnunet_synth.bank.format import BankDataset
+from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.training.leak_guard import LeakError, refuse_leaks
 from nnunet_synth.training.mirror_padding import Margins, MirrorPaddedArray
 from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl

@@ -1,3 +1,3 @@
 """Banks: synthetic pairs on disk, in nnU-Net's own preprocessed format."""
 
-MARGIN = 0.05  # that filters give beyond what is real: a voxel a little darker is no reason to refuse a sample
+MARGIN = 0.05  # default tolerance of the filters: a slightly darker voxel is no reason to refuse a sample

@@ -1,106 +1,83 @@
-"""Which snapshots draw for a bank: found, opened, and refused where they learnt from other data."""
+"""The snapshots that fill a bank: found, opened, and refused if they were trained on other data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_synth.bank.format import SnapshotReference
-from nnunet_synth.bank.sample_stream import Member
+from nnunet_synth.bank.request import DEFORMED, GENERATED, FillRequest
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.planning import Source, Variant, run_folder
+from stylegan2_cond.planning import Plan, Source, Variant, run_folder
 from stylegan2_cond.snapshot import Card, MaskSource, PairGenerator, find_best, load_generator, open_masks
 
-DEFORMED, REAL, DRAWN = "deformed", "real", "drawn"
+# Attributes of `Source` that a snapshot shares with the bank that it fills, and what messages call them.
+_SHARED = {
+    "dataset_name": "dataset",
+    "data_identifier": "preprocessed data",
+    "fold": "fold",
+    "preprocessing": "preprocessing",
+    "training_cases": "list of training cases",
+}
 
 
 @dataclass(frozen=True)
-class Order:
-    """Who shall draw, and what.
+class Member:
+    """A generator of an ensemble, its weight, and the masks that it generates images for."""
+
+    generator: PairGenerator
+    weight: float
+    masks: MaskSource | None = None
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The generators of a bank.
 
     Attributes:
-        snapshots: folders, each perhaps with `=WEIGHT`; the best one of the fold's generator, when empty.
-        variant: whose best snapshot that is.
-        masks: what the variant `image` draws images for: `deformed` or `real` masks of the training cases, `drawn` by
-            the fold's best mask snapshot, or the folder of a mask snapshot; `deformed`, when None.
-        balanced: each class is asked for equally often.
+        members: one or more.
+        snapshots: a reference for each member.
+        mask_snapshot: reference to the snapshot that generates masks, if any.
     """
 
-    snapshots: tuple[str, ...] = ()
-    variant: Variant = "pair"
-    masks: str | None = None
-    balanced: bool = False
+    members: tuple[Member, ...]
+    snapshots: tuple[SnapshotReference, ...]
+    mask_snapshot: SnapshotReference | None
 
     @property
-    def masks_word(self) -> str:
-        """`deformed`, `real` or `drawn`."""
-        masks = self.masks or DEFORMED
-        return masks if masks in (DEFORMED, REAL) else DRAWN
-
-    def bank_name(self, references: Sequence[SnapshotReference]) -> str:
-        """What a bank is called that nobody named."""
-        first = references[0]
-        words = [f"ensemble_{len(references)}"] if len(references) > 1 else [first.variant]
-        if self.masks_word != DEFORMED:
-            words.append(self.masks_word)
-        if self.balanced:
-            words.append("balanced")
-        thousands = max(one.images_seen for one in references) / 1000
-        return "_".join([*words, f"{thousands:.0f}k" if thousands >= 100 else f"{thousands:.3g}k"])
+    def plan(self) -> Plan:
+        """Plan of the first member; all have the same source and patch size."""
+        return self.members[0].generator.plan
 
 
-def make_order(snapshots: Sequence[str], variant: str, masks: str | None, *, balanced: bool) -> Order:
-    """An order out of what was typed.
+def open_ensemble(preprocessed: Preprocessed, fold_name: str, request: FillRequest, device: str) -> Ensemble:
+    """Load every generator of a request, and the masks that images are generated for.
 
     Raises:
-        UserError: no such variant.
-    """
-    if variant not in ("pair", "image"):
-        raise UserError(f"--variant {variant}: a bank holds images with their masks. Choose pair or image.")
-    return Order(tuple(snapshots), variant, masks, balanced)
-
-
-def open_members(
-    preprocessed: Preprocessed, fold_name: str, order: Order, device: str
-) -> tuple[list[Member], tuple[SnapshotReference, ...], SnapshotReference | None]:
-    """Load every generator of an order, and the masks that images are drawn for.
-
-    Returns:
-        The members; a reference for each; and one for the mask snapshot, where there is one.
-
-    Raises:
-        UserError: no such snapshot, one of other data or of another patch, or masks that nobody wants.
+        UserError: a snapshot does not exist or has other data or another patch size, or masks are not used.
     """
     source = Source.of(preprocessed, preprocessed.fold(fold_name))
-    texts = order.snapshots or (str(best_snapshot(source, order.variant)),)
-    members, references, mask_reference = [], [], None
-    for text in texts:
-        path, weight = _weighted(text)
+    members, references, mask_snapshot = [], [], None
+    for path, weight in request.snapshots or ((_best_snapshot(source, request.variant), 1.0),):
         generator = load_generator(path, device)
-        refuse_foreign(generator, source, path)
+        _refuse_foreign(generator.plan, source, path)
+        if members and generator.plan.patch_size != (first := members[0].generator.plan.patch_size):
+            raise UserError(
+                f"Snapshot {path} generates patches of {generator.plan.patch_size}, {references[0].path} of {first}. "
+                f"Fill a bank of each."
+            )
         masks = None
         if generator.plan.given_mask:
-            masks, mask_reference = _masks(order, generator, source, device)
+            masks, mask_snapshot = _open_masks(request, generator.plan, source, device)
         members.append(Member(generator, weight, masks))
-        references.append(_refer(path, generator.card, weight))
-    if order.masks and mask_reference is None and all(member.masks is None for member in members):
-        raise UserError(f"--masks {order.masks}: none of the snapshots draws images for masks. Leave it out.")
-    for member, text in zip(members, texts, strict=True):
-        if (patch_size := member.generator.plan.patch_size) != (first := members[0].generator.plan.patch_size):
-            raise UserError(
-                f"Snapshot {text} draws patches of {patch_size}, {texts[0]} of {first}. Fill a bank of each."
-            )
-    return members, tuple(references), mask_reference
+        references.append(_reference(path, generator.card, weight))
+    if request.masks and all(member.masks is None for member in members):
+        raise UserError(f"--masks {request.masks}: no snapshot here is of the variant image. Remove --masks.")
+    return Ensemble(tuple(members), tuple(references), mask_snapshot)
 
 
-def best_snapshot(source: Source, variant: Variant) -> Path:
-    """The best snapshot of a fold's generator.
-
-    Raises:
-        UserError: there is none.
-    """
+def _best_snapshot(source: Source, variant: Variant) -> Path:
     folder = run_folder(source, variant)
     if found := find_best(folder):
         return found
@@ -111,58 +88,31 @@ def best_snapshot(source: Source, variant: Variant) -> Path:
     )
 
 
-def refuse_foreign(generator: PairGenerator, source: Source, snapshot: Path) -> None:
-    """A bank is filled for the data that its generator learnt from, nothing else.
-
-    Raises:
-        UserError: the generator learnt from anything else, or draws masks alone.
-    """
-    learnt = generator.plan.source
-    if generator.plan.variant == "mask":
+def _refuse_foreign(plan: Plan, source: Source, snapshot: Path) -> None:
+    if plan.variant == "mask":
         raise UserError(
-            f"Snapshot {snapshot} draws masks alone. Choose one of the variant pair or image; with the latter, masks "
-            f"can be drawn by it: --masks {snapshot}"
+            f"Snapshot {snapshot} generates masks only. Choose a snapshot of the variant pair or image; for one of the "
+            f"variant image, this one can generate the masks: --masks {snapshot}"
         )
-    for key, what in (
-        ("dataset_name", "dataset"),
-        ("data_identifier", "preprocessed data"),
-        ("fold", "fold"),
-        ("preprocessing", "preprocessing"),
-        ("training_cases", "list of training cases"),
-    ):
-        if getattr(learnt, key) != getattr(source, key):
-            values = "" if key == "training_cases" else f" ({getattr(learnt, key)}, here it is {getattr(source, key)})"
+    for key, title in _SHARED.items():
+        if (theirs := getattr(plan.source, key)) != (here := getattr(source, key)):
+            values = "" if key == "training_cases" else f" ({theirs} instead of {here})"
             raise UserError(
-                f"Snapshot {snapshot} learnt from another {what}{values}. Train a generator here: stylegan2-cond "
+                f"Snapshot {snapshot} was trained on another {title}{values}. Train a generator here: stylegan2-cond "
                 f"train {source.dataset_name} {source.configuration} {source.fold}"
             )
 
 
-def _weighted(text: str) -> tuple[Path, float]:
-    path, equals, weight = text.rpartition("=")
-    if not equals or Path(text).exists():
-        return Path(text), 1.0
-    try:
-        value = float(weight)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise UserError(f"--snapshot {text}: '{weight}' is no weight. Type for example --snapshot {path}=2")
-    return Path(path), value
-
-
-def _masks(
-    order: Order, generator: PairGenerator, source: Source, device: str
+def _open_masks(
+    request: FillRequest, plan: Plan, source: Source, device: str
 ) -> tuple[MaskSource, SnapshotReference | None]:
-    text = order.masks or DEFORMED
-    if order.masks_word != DRAWN:
-        return open_masks(text, generator.plan, device), None
-    path = best_snapshot(source, "mask") if text == DRAWN else Path(text)
-    masks = open_masks(str(path), generator.plan, device)
-    return masks, _refer(path, Card.load(path / "card.json"), 1.0)
+    if request.mask_kind != GENERATED:
+        return open_masks(request.masks or DEFORMED, plan, device), None
+    path = _best_snapshot(source, "mask") if request.masks == GENERATED else Path(request.masks)
+    return open_masks(str(path), plan, device), _reference(path, Card.load(path / "card.json"), 1.0)
 
 
-def _refer(path: Path, card: Card, weight: float) -> SnapshotReference:
+def _reference(path: Path, card: Card, weight: float) -> SnapshotReference:
     return SnapshotReference(
         path=str(path.resolve()),
         weights_sha256=card.weights_sha256,

@@ -1,4 +1,4 @@
-"""What is shown of a bank: its first samples, and what each filter refused."""
+"""Pictures of a bank's first samples and of refused ones, and a summary of its filters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREVIEW_SAMPLES = {2: 48, 3: 8}  # by the number of axes
 
 
 def save_preview(folder: Path, record: BankRecord, plan: Plan) -> None:
-    """Grid of the first samples, as they lie in the bank."""
+    """Save a grid of the bank's first samples."""
     save_grid(folder / PREVIEW, *first_samples(folder, record, PREVIEW_SAMPLES[len(record.patch_size)]), plan)
 
 
@@ -34,23 +34,23 @@ def first_samples(folder: Path, record: BankRecord, count: int) -> tuple[np.ndar
 
 
 def refused_picture(folder: Path, filter_: str) -> Path:
-    """Where a filter's refused samples are shown."""
+    """Path of the picture of samples that a filter refused."""
     return folder / f"refused_{filter_}.png"
 
 
 def save_grid(path: Path, image: np.ndarray | Sequence, label: np.ndarray | Sequence, plan: Plan) -> None:
-    """image: `[N, C, *spatial]`, label: `[N, *spatial]`."""
+    """Save images `[N, C, *spatial]` with their masks `[N, *spatial]` as a picture."""
     codec = plan.codec
     image = np.nan_to_num(np.stack(image), nan=0.0)
     ranges = {"low": codec.low, "high": codec.high, "labels": codec.labels, "rgb": codec.rgb}
     save_picture(path, overlay_grid(image, np.stack(label), **ranges))
 
 
-def tell_filters(record: BankRecord) -> str:
-    """What the filters did, in a line or two."""
+def describe_filters(record: BankRecord) -> str:
+    """What the filters did, in one or two lines."""
     refused = [f"{name} {filter_.refused}" for name, filter_ in record.filters.items() if not filter_.off]
-    line = f"{record.samples} of {record.drawn} samples entered. Refused: {', '.join(refused) or 'no filter looked'}."
-    clipped = sum(filter_.clipped for filter_ in record.filters.values())
-    line += f" A few voxels of {clipped} samples were clipped to the range of real ones." if clipped else ""
+    line = f"{record.samples} of {record.generated} samples entered. Refused by: {', '.join(refused) or 'no filter'}."
+    corrected = [f"{name} {filter_.corrected}" for name, filter_ in record.filters.items() if filter_.corrected]
+    line += f" A few voxels corrected by: {', '.join(corrected)}." if corrected else ""
     off = [f"{name} ({filter_.off})" for name, filter_ in record.filters.items() if filter_.off]
-    return f"{line}\nGates off: {', '.join(off)}." if off else line
+    return f"{line}\nFilters off: {', '.join(off)}." if off else line

@@ -1,4 +1,4 @@
-"""Where a bank's samples come from, in a form that may leave the machine: checksums instead of paths."""
+"""Where a bank's samples come from, in a form that can be shared: checksums and relative paths."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from stylegan2_cond.snapshot import sha256
 
 
 class BankProvenance(BaseModel):
-    """What a bank was drawn from and how; `bank.json` without its shards.
+    """`bank.json` without the shards.
 
     Attributes:
-        record_sha256: checksum of `bank.json`, which holds those of all shards.
-        source: the cases that the bank's generators saw.
-        snapshots, mask_snapshot: paths below `$nnUNet_results`, or else a folder's name alone.
-        samples, drawn: how many there are, and how many were drawn to get them.
+        record_sha256: checksum of `bank.json`, which has the checksums of all shards.
+        source: the cases that the bank's generators were trained on.
+        snapshots, mask_snapshot: with paths relative to `$nnUNet_results`; elsewhere only the folder's name.
+        samples, generated: number of samples in the bank, and of all that were generated for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,7 +33,7 @@ class BankProvenance(BaseModel):
     patch_size: tuple[int, ...]
     seed: int
     samples: int
-    drawn: int
+    generated: int
     filters: dict[str, FilterRecord]
     margin: float
     backends: tuple[str, ...]
@@ -42,10 +42,10 @@ class BankProvenance(BaseModel):
 
 
 def provenance(folder: Path) -> BankProvenance:
-    """Read that of the bank in `folder`.
+    """Provenance of the bank in `folder`.
 
     Raises:
-        UserError: no `bank.json`, or one that cannot be read.
+        UserError: `bank.json` is missing or cannot be read.
     """
     record = BankRecord.load(folder / RECORD_FILE)
     kept = BankProvenance.model_fields.keys() & BankRecord.model_fields.keys()
@@ -54,7 +54,7 @@ def provenance(folder: Path) -> BankProvenance:
         "snapshots": tuple(_portable(snapshot) for snapshot in record.snapshots),
         "mask_snapshot": record.mask_snapshot and _portable(record.mask_snapshot),
         "samples": record.samples,
-        "drawn": record.drawn,
+        "generated": record.generated,
     }
     return BankProvenance(**found)
 

@@ -1,4 +1,4 @@
-"""The stream of samples that a bank is filled from: one generator or several, and what each sample is asked to be."""
+"""The stream of samples that fills a bank, from one generator or several."""
 
 from __future__ import annotations
 
@@ -8,96 +8,87 @@ from itertools import count
 
 import numpy as np
 
+from nnunet_synth.bank.ensemble import Member
 from nnunet_synth.bank.filters import Filters
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.random_streams import RandomStream
-from stylegan2_cond.snapshot import MaskSource, PairGenerator, SampleRequest
+from stylegan2_cond.snapshot import SampleRequest
 
 
 @dataclass(frozen=True)
-class Member:
-    """One generator of an ensemble, and the masks that it draws images for."""
-
-    generator: PairGenerator
-    weight: float
-    masks: MaskSource | None = None
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A sample.
+class ScreenedSample:
+    """A sample that all filters have seen.
 
     Attributes:
         number: in its stream.
-        image: `[C, *spatial]`; of one that may enter, clipped to the range of real ones.
+        image: `[C, *spatial]`, as filters have corrected it unless it is refused.
         label: `[*spatial]`.
-        refused_by: the filter that refuses it, if any.
-        clipped: voxels that were.
+        refused_by: name of the first filter that refuses it; None if it may enter.
+        corrected_by: names of the filters that have changed it.
     """
 
     number: int
     image: np.ndarray
     label: np.ndarray
     refused_by: str | None
-    clipped: int = 0
+    corrected_by: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Stream:
-    """Sample `number` depends on the members, the seed and the number alone.
+class SampleStream:
+    """Samples by number; each depends only on the members, the seed and its number.
 
     Attributes:
-        members: who draws; one is chosen for each sample, by weight.
+        members: generators; one is chosen at random for each sample, in proportion to the weights.
         seed: of the stream.
-        balanced: whether each class is asked for equally often, and not as often as training patches show it.
+        balanced: request each class equally often, instead of as often as the training patches show it.
     """
 
     members: Sequence[Member]
     seed: int
     balanced: bool = False
 
-    def judged(self, first: int, filters: Filters, chunk: int) -> Iterator[Judged]:
-        """Samples from number `first` on, without an end; `chunk` of them are drawn at once.
+    def screened(self, first: int, filters: Filters, chunk: int) -> Iterator[ScreenedSample]:
+        """Endless samples from number `first` on, generated `chunk` at a time.
 
-        Chunks begin at the same numbers whatever `first` is, so that what is computed together stays the same.
+        Chunks start at multiples of `chunk`, so that the same samples are computed together wherever filling resumes.
         """
         for start in count(first - first % chunk, chunk):
-            numbers = range(start, start + chunk)
-            samples = self.draw(numbers)
-            verdicts = filters.first_refusal(samples)
-            entering = filters.corrected(samples).image
-            clipped = (entering != samples.image).reshape(len(samples), -1).sum(axis=1)
-            for index, number in enumerate(numbers):
-                refused_by = verdicts[index]
-                image = samples.image[index] if refused_by else entering[index]
-                count_clipped = 0 if refused_by else int(clipped[index])
-                if number >= first:
-                    yield Judged(number, image, samples.label[index], refused_by, count_clipped)
+            samples = self.sample(range(start, start + chunk))
+            corrected, refused_by, corrected_by = filters.screen(samples)
+            for index in range(max(0, first - start), chunk):
+                refused = refused_by[index]
+                image = (samples if refused else corrected).image[index]
+                changes = () if refused else tuple(corrected_by[index])
+                yield ScreenedSample(start + index, image, samples.label[index], refused, changes)
 
-    def draw(self, numbers: Sequence[int]) -> SampleSet:
-        """The samples of these numbers, in their order."""
+    def sample(self, numbers: Sequence[int]) -> SampleSet:
+        """The samples with these numbers, in this order."""
         groups: dict[tuple, list[int]] = {}
         for place, number in enumerate(numbers):
-            member = self.member(number)
-            groups.setdefault((member, self.asked(number, member)), []).append(place)
+            member = self.choose_member(number)
+            groups.setdefault((member, self.choose_classes(number, member)), []).append(place)
         parts, order = [], []
-        for (member, classes), places in groups.items():
-            chosen = self.members[member]
-            wanted, request = [numbers[place] for place in places], SampleRequest(classes)
-            parts.append(chosen.generator.sample_numbers(wanted, seed=self.seed, request=request, masks=chosen.masks))
+        for (chosen, classes), places in groups.items():
+            member, of_member = self.members[chosen], [numbers[place] for place in places]
+            parts.append(
+                member.generator.sample_numbers(
+                    of_member, seed=self.seed, request=SampleRequest(classes), masks=member.masks
+                )
+            )
             order += places
         return SampleSet.joined(parts).take(np.argsort(order))
 
-    def member(self, number: int) -> int:
-        """Which member draws a sample."""
+    def choose_member(self, number: int) -> int:
+        """Index of the member that generates a sample."""
         share = np.cumsum([member.weight for member in self.members])
         rng = np.random.default_rng([self.seed, RandomStream.ENSEMBLE, number])
         return int(np.searchsorted(share / share[-1], rng.random()))
 
-    def asked(self, number: int, member: int) -> tuple[int, ...] | None:
-        """The classes that a sample is asked to show; None where it is asked as the training patches are.
+    def choose_classes(self, number: int, member: int) -> tuple[int, ...] | None:
+        """Classes requested of a sample; None to leave them to the conditions of the training patches.
 
-        Balanced: a class, each with the same chance, and the others that a training patch shows with it.
+        Balanced: one class, each with the same probability, with the others of a random training patch that shows it.
         """
         if not self.balanced:
             return None

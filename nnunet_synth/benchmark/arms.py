@@ -19,7 +19,7 @@ else:
 
 DEFAULT_ARMS = Path(__file__).parent / "arms.toml"
 VARIANTS = ("pair", "image", "pair+image")
-MASKS = ("deformed", "real", "drawn")
+MASKS = ("deformed", "real", "generated")
 PLAIN_TRAINER, SYNTH_TRAINER = "nnUNetTrainer", "nnUNetTrainerSynth"
 
 
@@ -32,7 +32,7 @@ class Arm(BaseModel):
         baseline: nnU-Net alone, with which all others are compared.
         trainer: any nnU-Net trainer; if none is named, nnU-Net's own, with pairs the plugin's.
         variant: `pair`, `image` or `pair+image`; None for no synthetic pairs.
-        masks: that images are drawn for: `deformed`, `real` or `drawn`.
+        masks: that images are drawn for: `deformed`, `real` or `generated`.
         ratio, schedule: of the synthetic draws in training.
         samples: of the bank; the benchmark's number, when None.
         without: filters that do not look.
@@ -75,7 +75,7 @@ class Arm(BaseModel):
     @property
     def generators(self) -> tuple[str, ...]:
         """The variants that must be trained for this arm."""
-        drawn = ("mask",) if self.masks == "drawn" else ()
+        drawn = ("mask",) if self.masks == "generated" else ()
         return (*self.variant.split("+"), *drawn) if self.variant else ()
 
     @property

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, verify_bank
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.bank.provenance import BankProvenance, provenance
+from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.export.atomic_folder import case_folder, only_writer
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard, Wish
 from nnunet_synth.export.dataset_folder import find_begun, new_folder

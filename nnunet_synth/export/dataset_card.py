@@ -41,7 +41,7 @@ class DatasetCard(Document):
     """
 
     remedy: ClassVar[str] = "Delete the dataset's folder and export it again: nnunet-synth export-dataset …"
-    format_version: int = 2
+    format_version: int = 3
     dataset: str
     made_from: str
     bank: BankProvenance

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from nnunet_synth.bank.plain_files import is_plain_name
+from nnunet_synth.bank.untrusted_files import is_plain_name
 from nnunet_synth.training.schedule import DEFAULT_SCHEDULE, SCHEDULES
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError

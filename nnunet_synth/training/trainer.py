@@ -22,7 +22,8 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
     nnUNetTrainer_250epochs,
 )
 
-from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, banks_folder, find_banks, verify_bank
+from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, banks_folder, find_banks
+from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.training.leak_guard import refuse_leaks
 from nnunet_synth.training.mirror_padding import Margins
 from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl

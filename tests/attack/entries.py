@@ -23,8 +23,9 @@ import stylegan2_cond.cli
 from attack.mutations import Rng, byte_damage, damaged, tree_of_tensors_damage
 from attack.outcomes import run_main
 from attack.victims import Victims, small_design, source_of
-from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, find_banks, verify_bank
+from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, find_banks
 from nnunet_synth.bank.provenance import provenance
+from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.benchmark.analysis import analyse
 from nnunet_synth.benchmark.collect import write_tables
 from nnunet_synth.benchmark.design import load_or_create

@@ -16,8 +16,8 @@ from raw_files import NAME
 from attack.entries import make_trainer, open_judge, renew, resume, use_bank
 from attack.outcomes import outcome_of
 from attack.victims import Victims
-from nnunet_synth.bank.ensemble import Order
 from nnunet_synth.bank.fill import fill_bank
+from nnunet_synth.bank.request import FillRequest
 from stylegan2_cond.metrics.features_nnunet import find_nnunet
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import sha256
@@ -227,7 +227,7 @@ def fold_all(victims: Victims) -> dict:
 
 def another_bank_of_the_fold(victims: Victims) -> dict:
     preprocessed = victims.open()
-    outcome_of(lambda: str(fill_bank(preprocessed, "0", samples=10, name="second", without=["all"])))
+    outcome_of(lambda: str(fill_bank(preprocessed, "0", FillRequest(samples=10, name="second", without=("all",)))))
     return {}
 
 
@@ -268,10 +268,8 @@ def test_a_bank_that_cannot_leak_is_taken(victims, name):
 
 def fill(victims: Victims, fold: str = "1"):
     """Fill a bank for a fold by the snapshot of fold 0."""
-    order = Order(snapshots=(str(victims.snapshot),))
-    return outcome_of(
-        lambda: (victims.enter(), str(fill_bank(victims.open(), fold, samples=10, order=order, without=["all"])))[1]
-    )
+    request = FillRequest(samples=10, snapshots=((victims.snapshot, 1.0),), without=("all",))
+    return outcome_of(lambda: (victims.enter(), str(fill_bank(victims.open(), fold, request)))[1])
 
 
 def test_a_snapshot_of_another_fold_fills_no_bank(victims):

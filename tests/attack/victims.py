@@ -17,6 +17,7 @@ from raw_cases import NARROW, run_options
 from raw_files import NAME, Format, dataset
 
 from nnunet_synth.bank.fill import fill_bank
+from nnunet_synth.bank.request import FillRequest
 from nnunet_synth.benchmark.arms import Arm
 from nnunet_synth.benchmark.collect import write_tables
 from nnunet_synth.benchmark.design import Design, load_or_create, make_design
@@ -123,7 +124,7 @@ def make_victims(folder: Path) -> Victims:
     preprocessed = victims.open()
     _generator(victims, preprocessed)
     evaluate(victims.snapshot, metrics=["swd", "masks"], samples=20, features="random")
-    fill_bank(preprocessed, "0", samples=70, name="kb", without=["all"])
+    fill_bank(preprocessed, "0", FillRequest(samples=70, name="kb", without=("all",)))
     _judge(victims, preprocessed)
     _benchmark(victims, preprocessed)
     for path in folder.rglob("*.json"):

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_synth.bank.filters import FILTERS, NOT_WANTED
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, verify_shards
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.bank.inspection.figures import GENERATED, REAL, plot_distributions
 from nnunet_synth.bank.inspection.findings import Findings, find_out
 from nnunet_synth.bank.inspection.gallery import gallery, legend, most_alike
 from nnunet_synth.bank.inspection.statistics import TITLES, Measure
 from nnunet_synth.bank.previews import refused_picture
+from nnunet_synth.bank.verify import verify_shards
 from nnunet_synth.pages.formatting import NOTHING, count, file_size, number, percent, significant
 from nnunet_synth.pages.page import Note, Page, Picture, Section, Table, render
 from stylegan2_cond.errors import UserError
@@ -33,7 +34,7 @@ MOST_PLOTS = 12  # of one group
 MOST_SETS = 12  # of classes
 REMARKABLE = 2.0  # standard errors by which more alarms than expected are too many
 FAR = 0.2  # pooled standard deviations from which on a distribution is called far from the real one
-MASKS = {"real": "real masks", "deformed": "deformed real masks", "drawn": "generated masks"}
+MASKS = {"real": "real masks", "deformed": "deformed real masks", "generated": "generated masks"}
 
 
 def inspect_bank(folder: Path, path: Path | None = None) -> tuple[Path, Page]:
@@ -47,7 +48,7 @@ def inspect_bank(folder: Path, path: Path | None = None) -> tuple[Path, Page]:
         Where the page is, and what it says.
 
     Raises:
-        DamagedBank: files are missing, cut off or changed; no page is written.
+        DamagedBank: files are missing, truncated or changed; no page is written.
         UserError: the folder is not a bank, or there is a file at `path` that is not such a page.
     """
     path = path or folder / PAGE_FILE
@@ -123,8 +124,8 @@ def _notes(found: Findings) -> Iterator[Note]:
         yield Note(text, "Incomplete", "bad")
     refused = sum(filter_.refused for filter_ in record.filters.values())
     off = [f"{name} ({filter_.off})" for name, filter_ in record.filters.items() if filter_.off]
-    share = f" ({percent(refused / record.drawn)})" if record.drawn else ""
-    text = f"{refused:,} of {count(record.drawn, 'generated sample')} refused{share}. "
+    share = f" ({percent(refused / record.generated)})" if record.generated else ""
+    text = f"{refused:,} of {count(record.generated, 'generated sample')} refused{share}. "
     yield Note(f"{text}Off: {'; '.join(off) or 'none'}.", "Filters", "note" if off else "good")
     if found.neighbours:
         yield _copies(found)
@@ -256,8 +257,8 @@ def _spread(values: np.ndarray) -> str:
 def _filters(found: Findings) -> Iterator[Section]:
     record, rows, limits = found.record, [], []
     for name, filter_ in record.filters.items():
-        says = f"a sample that {FILTERS[name].says}" if name in FILTERS else ""
-        share = percent(filter_.refused / record.drawn) if record.drawn else NOTHING
+        says = f"a sample that {FILTERS[name].problem}" if name in FILTERS else ""
+        share = percent(filter_.refused / record.generated) if record.generated else NOTHING
         refused = ("off", "") if filter_.off else (f"{filter_.refused:,}", share)
         rows.append((name, says + f" (off: {filter_.off})" * bool(filter_.off), *refused))
         limits += [(name, _name_limit(what, found), significant(value, 4)) for what, value in filter_.limits.items()]
@@ -270,8 +271,8 @@ def _filters(found: Findings) -> Iterator[Section]:
         for name, path in paths.items()
         if path.is_file()
     ]
-    text = f"{record.drawn:,} samples were generated, {record.samples:,} entered. A sample counts for the first filter "
-    text += "that refuses it. Limits are learnt from the training cases"
+    text = f"{record.generated:,} samples were generated, {record.samples:,} entered. A sample counts for the first "
+    text += "filter that refuses it. Limits are learnt from the training cases"
     text += f", widened by {percent(record.margin)} of their range." if record.margin else "."
     head = ("filter", "refuses", "refused", "share")
     yield Section("Filters", text, pictures=pictures, tables=[Table(head, rows, words=2)] if rows else [])

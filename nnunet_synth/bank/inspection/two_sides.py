@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_synth.bank.filters import REAL_PATCHES
+from nnunet_synth.bank.calibration import REAL_PATCHES
 from nnunet_synth.bank.format import BankDataset, BankRecord
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError

@@ -1,4 +1,4 @@
-"""Reading a shard's files, which may come from elsewhere, so that they can run no code and hold what they should."""
+"""Reads the files of a shard, which may come from elsewhere: they cannot run code, and their contents are checked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import os
 import pickle
 import stat
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import blosc2
@@ -15,20 +15,20 @@ import numpy as np
 from stylegan2_cond.errors import UserError
 
 LONGEST_NAME = 200  # bytes; file systems allow 255, and temporary files have longer names
-_AT_ONCE = 2**22  # voxels that are decompressed together
+_PART_VOXELS = 2**22  # decompressed at once
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name is that of a folder or file inside another one: not a path, not hidden, one printable line."""
+    """Whether a name can be that of a file or folder: not a path, not hidden, printable, and not too long."""
     plain = name.isprintable() and not name.startswith(".") and os.path.basename(name) == name != ""
     return plain and len(name.encode(errors="replace")) <= LONGEST_NAME
 
 
 def open_plain(path: str, **mapping: str) -> blosc2.NDArray:
-    """Open an array that holds its own values.
+    """Open an array without `blosc2.open`.
 
-    `blosc2.open` also rebuilds what a file describes: functions, expressions, proxies, remote arrays. Some of its
-    releases run code of the file for that, so the reader beneath it is called, which only maps the file.
+    `blosc2.open` also rebuilds functions, expressions, proxies and remote arrays that a file describes, and some
+    releases run code from the file to do so. The reader below it only maps the file.
 
     Raises:
         UserError: the file cannot be read, or is not a plain array.
@@ -41,29 +41,29 @@ def open_plain(path: str, **mapping: str) -> blosc2.NDArray:
     except Exception as error:
         raise UserError(f"{path} cannot be read as an array ({_first_line(error)}).") from None
     if not plain:
-        raise UserError(f"{path} is not a plain array: it describes something to be computed, which is never done.")
+        raise UserError(f"{path} is not a plain array but describes a computation, which is never run.")
     return array
 
 
 def check_array(array: blosc2.NDArray, what: str, dtype: type, shape: Sequence[int]) -> None:
-    """Refuse an array of another type or shape; an axis of length 0 in `shape` may have any length from 1 on.
+    """Check type and shape; an axis of length 0 in `shape` may have any length.
 
     Raises:
-        UserError: naming `what`, the array's file.
+        UserError: the array in file `what` has another type or shape.
     """
     fits = len(array.shape) == len(shape) and all(
         have == want or (want == 0 and have > 0) for have, want in zip(array.shape, shape, strict=True)
     )
     if array.dtype != dtype or not fits:
         wanted = ", ".join(str(length or "any") for length in shape)
-        raise UserError(f"{what} holds {array.dtype} {array.shape}, not {np.dtype(dtype)} ({wanted}) as it should.")
+        raise UserError(f"{what} holds {array.dtype} {array.shape} instead of {np.dtype(dtype)} ({wanted}).")
 
 
 def check_finite(array: blosc2.NDArray, what: str, *, may_be_nan: bool = False) -> None:
-    """Refuse an image that cannot be read to its end, or has values that are not numbers, unless it may have them.
+    """Read an image to its end and check that all values are finite, unless they may be NaN.
 
     Raises:
-        UserError: naming `what`, the array's file.
+        UserError: the array in file `what` is damaged or has values that are not finite.
     """
     finite = [np.isfinite(part).all() for part in _parts(array, what)]
     if not may_be_nan and not all(finite):
@@ -71,10 +71,10 @@ def check_finite(array: blosc2.NDArray, what: str, *, may_be_nan: bool = False) 
 
 
 def check_labels(array: blosc2.NDArray, what: str, labels: Collection[int] | None) -> None:
-    """Refuse a mask that cannot be read to its end, or has other values than `labels`, where they are known.
+    """Read a mask to its end and check that all values are in `labels`, unless those are None.
 
     Raises:
-        UserError: naming `what`, the array's file.
+        UserError: the array in file `what` is damaged or has an unknown label.
     """
     found = {int(one) for part in _parts(array, what) for one in np.unique(part)}
     if labels is not None and (unknown := sorted(found - set(labels))):
@@ -82,10 +82,10 @@ def check_labels(array: blosc2.NDArray, what: str, labels: Collection[int] | Non
 
 
 def load_properties(content: bytes) -> Mapping:
-    """Unpickle a shard's properties: dicts, tuples, numbers, strings and numpy arrays.
+    """Unpickle a shard's properties, which may hold dicts, tuples, numbers, strings and numpy arrays.
 
     Raises:
-        UserError: the content is cut off, or names anything else.
+        UserError: the content is truncated, or names anything else.
     """
     try:
         return _PlainUnpickler(io.BytesIO(content)).load()
@@ -94,10 +94,10 @@ def load_properties(content: bytes) -> Mapping:
 
 
 def check_properties(properties: object, what: str, shape: Sequence[int]) -> None:
-    """Refuse properties whose `class_locations` nnU-Net's loader could not use for an array of this shape.
+    """Check that nnU-Net's loader can use the `class_locations` for an array of this shape.
 
     Raises:
-        UserError: naming `what`, the properties' file.
+        UserError: those in file `what` do not fit.
     """
     try:
         for voxels in properties["class_locations"].values():
@@ -108,11 +108,11 @@ def check_properties(properties: object, what: str, shape: Sequence[int]) -> Non
             ):  # fmt: skip
                 raise ValueError
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        raise UserError(f"{what} holds no 'class_locations' that lie inside an array of {tuple(shape)}.") from None
+        raise UserError(f"{what} has no 'class_locations' inside an array of shape {tuple(shape)}.") from None
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Knows numpy arrays; everything else that pickle could name is refused."""
+    """Loads numpy arrays and refuses every other class or function."""
 
     _KNOWN: ClassVar[set[tuple[str, str]]] = {
         (module, name)
@@ -128,15 +128,15 @@ class _PlainUnpickler(pickle.Unpickler):
         )
     }
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self._KNOWN:
             raise pickle.UnpicklingError(f"{module}.{name} has no place in a bank")
         return super().find_class(module, name)
 
 
-def _parts(array: blosc2.NDArray, what: str):
-    """All of an array `[C, z, y, x]`, some slices of a channel at a time."""
-    step = max(1, _AT_ONCE // int(np.prod(array.shape[2:])))
+def _parts(array: blosc2.NDArray, what: str) -> Iterator[np.ndarray]:
+    """An array `[C, z, y, x]`, a few slices of a channel at a time."""
+    step = max(1, _PART_VOXELS // int(np.prod(array.shape[2:])))
     try:
         for channel in range(array.shape[0]):
             for first in range(0, array.shape[1], step):

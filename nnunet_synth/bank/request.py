@@ -1,0 +1,78 @@
+"""What a bank is to hold: the request that `nnunet-synth bank` passes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nnunet_synth.bank import MARGIN
+from nnunet_synth.bank.format import SnapshotReference
+from stylegan2_cond.errors import UserError
+
+DEFORMED, REAL, GENERATED = "deformed", "real", "generated"
+
+
+@dataclass(frozen=True)
+class FillRequest:
+    """What a bank is to hold.
+
+    Attributes:
+        samples: number of samples.
+        snapshots: folders of snapshots, each with its weight in the ensemble; if empty, the best snapshot of the fold.
+        variant: of that best snapshot.
+        masks: for snapshots of the variant `image`: `deformed` or `real` masks of the training cases, `generated` by
+            the fold's best mask snapshot, or the folder of a mask snapshot; None for `deformed`.
+        balanced: request each class equally often, instead of as often as the training patches show it.
+        name: of the bank; None for one that names the variant and the images that the generator saw.
+        seed: of the samples.
+        without: filters to turn off; `all` stands for each of them.
+        margin: tolerance of each filter, as a fraction of the real range.
+        nnunet: folder of the trained nnU-Net for the filter `fit`; None for the newest of the fold.
+    """
+
+    samples: int
+    snapshots: tuple[tuple[Path, float], ...] = ()
+    variant: Literal["pair", "image"] = "pair"
+    masks: str | None = None
+    balanced: bool = False
+    name: str | None = None
+    seed: int = 0
+    without: tuple[str, ...] = ()
+    margin: float = MARGIN
+    nnunet: Path | None = None
+
+    @property
+    def mask_kind(self) -> str:
+        """`deformed`, `real` or `generated`."""
+        masks = self.masks or DEFORMED
+        return masks if masks in (DEFORMED, REAL) else GENERATED
+
+    def default_name(self, snapshots: Sequence[SnapshotReference]) -> str:
+        """Name of the bank, for example `pair_200k` or `ensemble_2_generated_balanced_80k`."""
+        words = [f"ensemble_{len(snapshots)}"] if len(snapshots) > 1 else [snapshots[0].variant]
+        if self.mask_kind != DEFORMED:
+            words.append(self.mask_kind)
+        if self.balanced:
+            words.append("balanced")
+        thousands = max(snapshot.images_seen for snapshot in snapshots) / 1000
+        return "_".join([*words, f"{thousands:.0f}k" if thousands >= 100 else f"{thousands:.3g}k"])
+
+
+def parse_snapshot(text: str) -> tuple[Path, float]:
+    """`"PATH"` → `(PATH, 1.0)`; `"PATH=2"` → `(PATH, 2.0)`.
+
+    Raises:
+        UserError: the weight is not a positive number.
+    """
+    path, equals, weight = text.rpartition("=")
+    if not equals or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"--snapshot {text}: the weight '{weight}' must be > 0. Type for example --snapshot {path}=2")
+    return Path(path), value

@@ -1,0 +1,81 @@
+"""Continues a bank that was started before, if the request is the same, and refuses to otherwise."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from nnunet_synth.bank.filters import NOT_WANTED, Filters
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from stylegan2_cond.errors import UserError
+
+
+def resume_bank(folder: Path, requested: BankRecord, without: set[str]) -> BankRecord | None:
+    """The record of the bank in `folder`, perhaps with more samples requested; None if there is no bank yet.
+
+    Raises:
+        UserError: the folder holds another bank, or something else.
+    """
+    if not (folder / RECORD_FILE).exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} exists and is not a bank. Choose another name with --name.")
+        return None
+    record = BankRecord.load(folder / RECORD_FILE)
+    if not record.shards:  # no sample has entered, so there is nothing to keep
+        for refused in folder.glob("refused_*.png"):
+            refused.unlink()
+        return None
+    if differing := _difference(record, requested, without):
+        raise UserError(f"Bank {folder} exists with {differing}. Choose another name with --name.")
+    for scratch in folder.glob(".filling_*"):
+        shutil.rmtree(scratch)
+    samples = max(requested.requested, record.samples)
+    if samples > record.samples and record.backends[-1:] != requested.backends:
+        tqdm.write(
+            f"Bank {folder} was filled with the ops backend '{record.backends[-1]}' and continues with "
+            f"'{requested.backends[0]}', so further samples differ in their last digits from those of a single run. "
+            f"stylegan2-cond doctor shows the available backends.",
+            file=sys.stderr,
+        )
+        record = record.model_copy(update={"backends": (*record.backends, *requested.backends)})
+    return record.model_copy(update={"requested": samples})
+
+
+def _difference(record: BankRecord, requested: BankRecord, without: set[str]) -> str | None:
+    """What differs between a bank and a request, in words; None if the bank can be continued."""
+
+    def snapshots_of(one: BankRecord) -> list:
+        masks = one.mask_snapshot and one.mask_snapshot.weights_sha256
+        return [masks, *((snapshot.weights_sha256, snapshot.weight) for snapshot in one.snapshots)]
+
+    if snapshots_of(record) != snapshots_of(requested):
+        return "other snapshots"
+    for key in ("seed", "masks", "balanced", "margin"):
+        if (then := getattr(record, key)) != getattr(requested, key):
+            return f"{key} {then}"
+    if {name for name, filter_ in record.filters.items() if filter_.off == NOT_WANTED} != without:
+        return "other filters"
+    return None
+
+
+def refuse_other_limits(folder: Path, record: BankRecord, filters: Filters) -> None:
+    """Check that the filters have the limits that they had when the bank was started.
+
+    Raises:
+        UserError: a filter has other limits.
+    """
+    for name, now in filters.records().items():
+        then = record.filters[name]
+        if then.limits.keys() == now.limits.keys() and np.allclose(
+            list(then.limits.values()), list(now.limits.values()), rtol=1e-3, atol=1e-6
+        ):
+            continue
+        states = [f"off ({filter_.off})" if filter_.off else "on" for filter_ in (then, now)]
+        raise UserError(
+            f"Filter '{name}' of bank {folder} was {states[0]} when the bank was started and is {states[1]} now, or "
+            f"has other limits, perhaps from another nnU-Net. Choose another name with --name."
+        )

@@ -1,0 +1,102 @@
+"""Checks every file of a bank: checksums first, then contents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+
+from nnunet_synth.bank.format import RECORD_FILE, SHARD_ENDINGS, BankRecord, Shard
+from nnunet_synth.bank.untrusted_files import (
+    check_array,
+    check_finite,
+    check_labels,
+    check_properties,
+    load_properties,
+    open_plain,
+)
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.progress_bar import ProgressBar
+from stylegan2_cond.snapshot import sha256
+
+MOST_NAMED = 5  # damaged files in an error
+
+
+class DamagedBank(UserError):
+    """Files of a bank are not what its record says."""
+
+
+def verify_bank(folder: Path, preprocessed: Preprocessed | None = None) -> BankRecord:
+    """Read `bank.json` and check every file of the bank.
+
+    Args:
+        folder: of the bank.
+        preprocessed: with the channels and labels that samples must have; None to skip that check.
+
+    Raises:
+        UserError: the bank is not complete.
+        DamagedBank: files are missing, truncated or changed, or have invalid contents.
+    """
+    record = BankRecord.load(folder / RECORD_FILE)
+    if not record.complete:
+        raise UserError(
+            f"Bank {folder} has {record.samples} of {record.requested} samples. Run the nnunet-synth bank command that "
+            f"started it again; it continues."
+        )
+    if preprocessed is not None and len(record.patch_size) != (axes := len(preprocessed.patch_size)):
+        raise DamagedBank(
+            f"Bank {folder} holds samples of {len(record.patch_size)} axes, not {axes}. {BankRecord.remedy}"
+        )
+    verify_shards(folder, record, record.shards, preprocessed)
+    return record
+
+
+def verify_shards(
+    folder: Path, record: BankRecord, shards: Sequence[Shard], preprocessed: Preprocessed | None = None
+) -> int:
+    """Check the files of these shards: first their checksums, then their contents.
+
+    Returns:
+        The total size of the files in bytes.
+
+    Raises:
+        DamagedBank: files are missing, truncated or changed, or have invalid contents.
+    """
+    files = [(folder / name, checksum) for shard in shards for name, checksum in shard.files.items()]
+    problems, size = [], 0
+    for path, checksum in ProgressBar(files, desc="Checking the files", unit="file", leave=False, delay=2):
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+        elif sha256(path) != checksum:
+            problems.append(f"{path} was changed or truncated")
+        else:
+            size += path.stat().st_size
+    if problems:
+        more = [f"{len(problems) - MOST_NAMED} more"] if len(problems) > MOST_NAMED else []
+        raise DamagedBank(f"{'; '.join([*problems[:MOST_NAMED], *more])}. {BankRecord.remedy}")
+    for shard in ProgressBar(shards, desc="Checking their contents", unit="shard", leave=False, delay=2):
+        try:
+            _check_shard(folder, record, shard, preprocessed)
+        except UserError as error:
+            raise DamagedBank(f"{error} {BankRecord.remedy}") from None
+    return size
+
+
+def _check_shard(folder: Path, record: BankRecord, shard: Shard, preprocessed: Preprocessed | None) -> None:
+    image_file, label_file, properties_file = (f"{folder / shard.name}{ending}" for ending in SHARD_ENDINGS)
+    image, label, channels, labels = open_plain(image_file), open_plain(label_file), 0, None
+    if preprocessed is not None:
+        channels = determine_num_input_channels(
+            preprocessed.plans_manager, preprocessed.configuration, preprocessed.dataset_json
+        )
+        labels = {OUTSIDE, *preprocessed.label_manager.all_labels}
+    spatial = (shard.samples, *record.patch_size) if len(record.patch_size) == 2 else record.patch_size
+    check_array(image, image_file, np.float32, (channels, *spatial))
+    check_array(label, label_file, np.int16, (1, *spatial))
+    finite = record.filters.get("finite")
+    check_finite(image, image_file, may_be_nan=bool(finite and finite.off))
+    check_labels(label, label_file, labels)
+    check_properties(load_properties(Path(properties_file).read_bytes()), properties_file, label.shape)
