@@ -256,7 +256,7 @@ def evaluate(
     )
     print(table(found))
     print(f"{found.seconds:.0f} s, {found.peak_bytes / 2**30:.1f} GiB at the peak. {snapshot / EVALUATION_FILE}")
-    if found.worst:
+    if found.copy_candidates:
         print(f"Samples and their nearest real neighbours: {snapshot / PICTURE_FILE}")
 
 

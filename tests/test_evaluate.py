@@ -12,10 +12,10 @@ from matplotlib.image import imread
 from stylegan2_cond.data.patch_sampler import cover
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import METRICS, default_metrics
-from stylegan2_cond.metrics import evaluate as room
 from stylegan2_cond.metrics.evaluate import evaluate
+from stylegan2_cond.metrics.kid import KernelDistance
 from stylegan2_cond.metrics.ncc import RIM, largest_correlation
-from stylegan2_cond.metrics.report import Evaluation, Measured, _with_error, table
+from stylegan2_cond.metrics.report import Evaluation, Measurement, table, with_error
 from stylegan2_cond.snapshot import find_snapshots, load_generator, open_same_cases
 
 SAMPLES = 120
@@ -35,9 +35,9 @@ def test_the_command_shows_every_default_metric_beside_what_real_patches_get(pri
     for name in default_metrics():
         assert METRICS[name].title in printed
     found = Evaluation.load(snapshot / "evaluation.json")
-    assert set(found.drawn) == set(found.real) == set(default_metrics())
+    assert set(found.generated) == set(found.real) == set(default_metrics())
     assert found.nnunet.startswith("nnUNetTrainerSynth_1epoch")
-    assert found.drawn["kid"].value > found.real["kid"].value + 3 * found.drawn["kid"].standard_error
+    assert found.generated["kid"].value > found.real["kid"].value + 3 * found.generated["kid"].standard_error
     assert abs(found.real["kid"].value) < 6 * found.real["kid"].standard_error
     assert found.seconds > 0
     assert found.peak_bytes > 2**27
@@ -46,15 +46,15 @@ def test_the_command_shows_every_default_metric_beside_what_real_patches_get(pri
 def test_nnunets_word_on_validation_cases_stands_beside_that_on_samples(printed, snapshot):
     found = Evaluation.load(snapshot / "evaluation.json")
     assert set(found.held_out) == {"agreement"}
-    assert found.held_out["agreement"].value > found.drawn["agreement"].value
+    assert found.held_out["agreement"].value > found.generated["agreement"].value
     assert "on validation cases" in printed
 
 
-def test_the_samples_most_like_copies_are_listed_and_can_be_drawn_again(printed, snapshot, preprocessed):
+def test_the_samples_most_like_copies_are_listed_and_can_be_generated_again(printed, snapshot, preprocessed):
     found = Evaluation.load(snapshot / "evaluation.json")
-    assert {one.case for one in found.worst} <= set(preprocessed.fold(0).training)
-    assert sum(one.alarm for one in found.worst) == round(found.drawn["copies"].value / 100 * SAMPLES)
-    generator, worst = load_generator(snapshot), found.worst[0]
+    assert {one.case for one in found.copy_candidates} <= set(preprocessed.fold(0).training)
+    assert sum(one.alarm for one in found.copy_candidates) == round(found.generated["copies"].value / 100 * SAMPLES)
+    generator, worst = load_generator(snapshot), found.copy_candidates[0]
     image = generator.sample(1, seed=found.seed, first=worst.sample).image
     case = preprocessed.load(worst.case)
     there = np.stack([patch.image for patch in cover(case, generator.plan.patch_size, reach=RIM, margin=RIM)])
@@ -72,7 +72,7 @@ def test_what_was_found_is_not_computed_again(printed, snapshot, model, monkeypa
     def no(*_, **__):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(room, "_measure", no)
+    monkeypatch.setattr(KernelDistance, "__call__", no)
     before = (snapshot / "evaluation.json").read_bytes()
     again = evaluate(snapshot, samples=SAMPLES, nnunet=model[0])
     assert table(again) in printed
@@ -85,7 +85,7 @@ def test_held_out_cases_are_looked_at_when_asked_and_said_aloud(printed, snapsho
     done = run("stylegan2-cond", "evaluate", str(snapshot), "-n", "60", "--features", "random", "--held-out",
                "--metric", "kid", "--metric", "swd")  # fmt: skip
     assert "held-out" in done.stdout.splitlines()[0]
-    assert "can no longer trust" in done.stdout
+    assert "validation scores" in done.stdout
     rows = [line.split("  ")[0] for line in done.stdout.splitlines()]
     assert METRICS["swd"].title in rows
     assert METRICS["masks"].title not in rows
@@ -99,8 +99,8 @@ def test_the_same_snapshot_gets_the_same_figures(snapshot, tmp_path):
     for copy in copies:
         (copy / "evaluation.json").unlink(missing_ok=True)
     first, second = (evaluate(copy, samples=60, features="random", metrics=["kid", "swd", "masks"]) for copy in copies)
-    assert {name: figure.value for name, figure in first.drawn.items()} == pytest.approx(
-        {name: figure.value for name, figure in second.drawn.items()}, rel=1e-5
+    assert {name: figure.value for name, figure in first.generated.items()} == pytest.approx(
+        {name: figure.value for name, figure in second.generated.items()}, rel=1e-5
     )
 
 
@@ -108,9 +108,9 @@ def test_the_same_snapshot_gets_the_same_figures(snapshot, tmp_path):
     ("arguments", "said"),
     [
         (["--metric", "kidd"], "Did you mean kid?"),
-        (["--features", "nnunet"], "No nnU-Net was trained on the real cases of this fold"),
+        (["--features", "nnunet"], "No nnU-Net was trained on the real cases"),
         (["--nnunet", "nowhere"], "has no trained nnU-Net of fold 0"),
-        (["-n", "30", "--metric", "frechet"], "frechet needs 100 patches"),
+        (["-n", "30", "--metric", "frechet"], "frechet needs 100 "),
     ],
 )
 def test_bad_input_ends_with_one_paragraph(snapshot, arguments, said, run_here):
@@ -138,7 +138,7 @@ def test_cases_that_are_not_those_of_the_training_are_refused(snapshot):
 def test_a_damaged_file_of_results_is_told(printed, snapshot, tmp_path, model):
     copy = shutil.copytree(snapshot, tmp_path / "copy")
     content = json.loads((copy / "evaluation.json").read_text())
-    content["drwan"] = content.pop("drawn")
+    content["drwan"] = content.pop("generated")
     (copy / "evaluation.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"evaluation.json: .*drwan"):
         evaluate(copy, samples=SAMPLES, nnunet=model[0])
@@ -149,4 +149,4 @@ def test_a_damaged_file_of_results_is_told(printed, snapshot, tmp_path, model):
     [(0.12345, 0.00678, "0.1235 ± 0.0068"), (812.3, 16.0, "812 ± 16"), (0.5, None, "0.5"), (None, None, "–")],
 )
 def test_errors_have_two_digits_and_values_as_many(value, error, text):
-    assert _with_error(Measured(value=value, standard_error=error, details={}, warning=None, seconds=0)) == text
+    assert with_error(Measurement(value=value, standard_error=error, details={}, warning=None, seconds=0)) == text

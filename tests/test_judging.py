@@ -130,7 +130,7 @@ def test_only_training_cases_are_read():
 
 def test_the_real_patches_are_those_that_evaluate_compares_with(flat):
     ours, theirs = SnapshotEvaluator(*flat, samples=30).reference.real, ReferenceSet(*flat, 30).real
-    for name in ("image", "label", "case", "asked"):
+    for name in ("image", "label", "case", "condition"):
         assert np.array_equal(getattr(ours, name), getattr(theirs, name))
 
 
@@ -347,7 +347,7 @@ def test_ignored_voxels_count_as_outside(flat):
 MANY = ("precision", "coverage")  # take more patches than there is memory for where each is large
 
 
-def test_few_patches_are_drawn_where_they_are_large():
+def test_few_patches_are_generated_where_they_are_large():
     def count(patch_size, channels=1):
         codec = Codec(low=(0.0,) * channels, high=(1.0,) * channels, labels=(0, 1))
         return SnapshotEvaluator(None, made_up_plan(patch_size=patch_size, codec=codec)).samples

@@ -13,16 +13,16 @@ from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import SampleSet, compare, default_metrics
 from stylegan2_cond.metrics.comparison import Comparison
-from stylegan2_cond.metrics.condition_accuracy import seeming_positions
-from stylegan2_cond.metrics.features import Features
+from stylegan2_cond.metrics.condition_accuracy import estimate_positions
+from stylegan2_cond.metrics.features import FeatureExtractor
 from stylegan2_cond.metrics.inputs import as_sample_set
 from stylegan2_cond.metrics.reference_sets import ReferenceSet
-from stylegan2_cond.metrics.report import Evaluation, Measured, table
+from stylegan2_cond.metrics.report import Evaluation, Measurement, table
 
 CLASSES = (1, 2)
 
 
-class MeanIntensity(Features):
+class MeanIntensity(FeatureExtractor):
     """A patch is what its mean intensity is."""
 
     name = "mean"
@@ -57,8 +57,8 @@ def measured(conditions, label, position=None):
     return conditions.measure(torch.from_numpy(label), None if position is None else torch.from_numpy(position)).numpy()
 
 
-def judged(real, drawn, conditions):
-    return compare(real, drawn, ["conditions"], MeanIntensity(), conditions=conditions)["conditions"]
+def judged(real, generated, conditions):
+    return compare(real, generated, ["conditions"], MeanIntensity(), conditions=conditions)["conditions"]
 
 
 REAL = blobs(300)
@@ -66,35 +66,36 @@ CONDITIONS = Conditions.from_patches(CLASSES, REAL, None)
 
 
 def test_patches_meet_what_was_measured_on_themselves():
-    drawn = blobs(200, seed=1)
-    result = judged(samples_of(REAL), samples_of(drawn, measured(CONDITIONS, drawn)), CONDITIONS)
+    generated = blobs(200, seed=1)
+    result = judged(samples_of(REAL), samples_of(generated, measured(CONDITIONS, generated)), CONDITIONS)
     assert (result.value, result.standard_error, result.warning) == (1, 0, None)
-    ones = [f"{label} {what}" for label in CLASSES for what in ("shown when asked", "area")]
+    ones = [f"{label} {what}" for label in CLASSES for what in ("shown when in condition", "area")]
     assert [result.details.pop(name) for name in [*ones, "areas"]] == pytest.approx([1] * 5)
-    assert [result.details.pop(f"{label} shown when not asked") for label in CLASSES] == [0, 0]
+    assert [result.details.pop(f"{label} shown when not in condition") for label in CLASSES] == [0, 0]
     assert list(result.details) == ["by chance"]
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**16), st.sampled_from([0.2, 0.6, 0.95]))
 def test_every_figure_is_what_counting_one_by_one_and_scipy_say(seed, chance):
-    wanted, drawn = blobs(120, seed, chance), blobs(120, seed + 1, 0.6)
-    drawn[::3] = wanted[::3]
-    drawn[::5] = 0
-    result = judged(samples_of(REAL), samples_of(drawn, measured(CONDITIONS, wanted)), CONDITIONS)
+    wanted, generated = blobs(120, seed, chance), blobs(120, seed + 1, 0.6)
+    generated[::3] = wanted[::3]
+    generated[::5] = 0
+    result = judged(samples_of(REAL), samples_of(generated, measured(CONDITIONS, wanted)), CONDITIONS)
     sets = [
-        [{label for label in CLASSES if (patch_size == label).any()} for patch_size in side] for side in (wanted, drawn)
+        [{label for label in CLASSES if (patch_size == label).any()} for patch_size in side]
+        for side in (wanted, generated)
     ]
     assert result.value == pytest.approx(np.mean([asked == shown for asked, shown in zip(*sets, strict=True)]))
     expected, ranks = {"by chance": np.mean([asked == shown for asked in sets[0] for shown in sets[1]])}, []
     for label in CLASSES:
         shown = {True: [], False: []}
         areas = []
-        for asked, there, before, after in zip(*sets, wanted, drawn, strict=True):
+        for asked, there, before, after in zip(*sets, wanted, generated, strict=True):
             shown[label in asked].append(label in there)
             if label in asked & there:
                 areas.append([np.log((side == label).mean()) for side in (before, after)])
-        for asked, when in ((True, "asked"), (False, "not asked")):
+        for asked, when in ((True, "in condition"), (False, "not in condition")):
             if shown[asked]:  # most likely
                 expected[f"{label} shown when {when}"] = np.mean(shown[asked])
         if len(areas) >= 10:
@@ -108,8 +109,8 @@ def test_every_figure_is_what_counting_one_by_one_and_scipy_say(seed, chance):
 def test_the_error_is_that_of_a_share():
     rng = np.random.default_rng(0)
     wanted = blobs(2000, seed=1, chance=1.0)
-    drawn = wanted * (rng.random(2000) < 0.7)[:, None, None].astype(np.int16)
-    result = judged(samples_of(REAL), samples_of(drawn, measured(CONDITIONS, wanted)), CONDITIONS)
+    generated = wanted * (rng.random(2000) < 0.7)[:, None, None].astype(np.int16)
+    result = judged(samples_of(REAL), samples_of(generated, measured(CONDITIONS, wanted)), CONDITIONS)
     assert result.value == pytest.approx(0.7, abs=0.04)
     assert 0.6 < result.standard_error / np.sqrt(0.7 * 0.3 / 2000) < 1.5
     cases = np.repeat(np.arange(25), 80).astype(str)
@@ -125,9 +126,9 @@ def test_what_no_sample_tells_is_not_told():
     result = judged(samples_of(REAL), samples_of(wanted, measured(CONDITIONS, wanted)), CONDITIONS)
     assert result.details == {
         "by chance": pytest.approx((9 / 40) ** 2 + (31 / 40) ** 2),
-        "1 shown when asked": 1,
-        "2 shown when asked": 1,
-        "2 shown when not asked": 0,
+        "1 shown when in condition": 1,
+        "2 shown when in condition": 1,
+        "2 shown when not in condition": 0,
     }
 
 
@@ -145,19 +146,19 @@ def placed(count=200, seed=0):
 @pytest.mark.parametrize(("tell", "expected"), [(lambda place: place, 1.0), (lambda place: 1 - place, -1.0)])
 def test_position_is_told_by_the_real_patches_that_look_most_alike(tell, expected):
     conditions, real, places = placed()
-    drawn = samples_of(real.label, measured(conditions, real.label, places), value=tell(places))
-    assert judged(real, drawn, conditions).details["position"] == pytest.approx(expected, abs=0.02)
+    generated = samples_of(real.label, measured(conditions, real.label, places), value=tell(places))
+    assert judged(real, generated, conditions).details["position"] == pytest.approx(expected, abs=0.02)
 
 
 def test_samples_that_do_not_mind_their_position_get_none():
     conditions, real, places = placed()
     values = np.random.default_rng(9).random(200)
-    drawn = samples_of(real.label, measured(conditions, real.label, places), value=values)
-    assert abs(judged(real, drawn, conditions).details["position"]) < 0.25
+    generated = samples_of(real.label, measured(conditions, real.label, places), value=values)
+    assert abs(judged(real, generated, conditions).details["position"]) < 0.25
     nearest = np.abs(values[:, None] - real.image[:, 0, 0, 0]).argsort(axis=1)[:, :5]
     seeming = (real.condition[:, -1][nearest].mean(axis=1) + 1) / 2
     expected = spearmanr(places, seeming).statistic
-    found = judged(real, drawn, conditions).details["position"]
+    found = judged(real, generated, conditions).details["position"]
     assert found == pytest.approx(expected, abs=5e-3)  # which of two neighbours is nearer may be left to rounding
 
 
@@ -167,14 +168,14 @@ def test_a_case_does_not_tell_where_its_own_patches_lie():
     values = 10.0 * np.arange(4).repeat(50)  # nearest beside the own case are the ends of the next ones
     label = real.label
     real = samples_of(label, real.condition, value=values + real.image[:, 0, 0, 0], case=cases)
-    drawn = measured(conditions, label, places)
-    strangers = judged(real, samples_of(label, drawn, value=values + places), conditions)
+    generated = measured(conditions, label, places)
+    strangers = judged(real, samples_of(label, generated, value=values + places), conditions)
     assert strangers.details["position"] > 0.95
-    again = judged(real, samples_of(label, drawn, value=values + places, case=cases), conditions)
+    again = judged(real, samples_of(label, generated, value=values + places, case=cases), conditions)
     assert again.details["position"] < 0.5
     alone = np.full(200, "a")
     one_case = samples_of(label, real.condition, value=real.image[:, 0, 0, 0], case=alone)
-    assert "position" not in judged(one_case, samples_of(label, drawn, case=alone), conditions).details
+    assert "position" not in judged(one_case, samples_of(label, generated, case=alone), conditions).details
 
 
 def test_of_few_other_cases_all_patches_tell(monkeypatch):
@@ -183,7 +184,7 @@ def test_of_few_other_cases_all_patches_tell(monkeypatch):
     real = samples_of(real.label, real.condition, value=real.image[:, 0, 0, 0], case=cases)
     comparison = Comparison(real, real, features=MeanIntensity(), conditions=conditions)
     monkeypatch.setattr("stylegan2_cond.metrics.condition_accuracy.CHUNK", 7)
-    seeming, places = seeming_positions(comparison), (real.condition[:, -1] + 1) / 2
+    seeming, places = estimate_positions(comparison), (real.condition[:, -1] + 1) / 2
     np.testing.assert_allclose(seeming[:197], places[197:].mean(), rtol=1e-5)
     for number in (197, 198, 199):
         nearest = np.abs(places[:197] - places[number]).argsort()[:5]
@@ -192,8 +193,8 @@ def test_of_few_other_cases_all_patches_tell(monkeypatch):
 
 def test_without_positions_of_real_patches_there_is_no_word_on_positions():
     conditions, real, places = placed()
-    drawn = samples_of(real.label, measured(conditions, real.label, places), value=places)
-    assert "position" not in judged(samples_of(real.label), drawn, conditions).details
+    generated = samples_of(real.label, measured(conditions, real.label, places), value=places)
+    assert "position" not in judged(samples_of(real.label), generated, conditions).details
 
 
 # --- what it needs
@@ -202,14 +203,14 @@ def test_without_positions_of_real_patches_there_is_no_word_on_positions():
 def test_samples_that_do_not_know_what_they_were_asked_for_are_refused():
     asked = measured(CONDITIONS, REAL)
     known, unknown = samples_of(REAL, asked), samples_of(REAL)
-    for drawn, conditions in ((unknown, CONDITIONS), (known, None)):
-        with pytest.raises(UserError, match="conditions needs samples that know what they were asked for"):
-            judged(known, drawn, conditions)
-    with pytest.raises(UserError, match=r"needs conditions of 4 numbers, there are such of \[3\]"):
+    for generated, conditions in ((unknown, CONDITIONS), (known, None)):
+        with pytest.raises(UserError, match="conditions needs samples with their condition"):
+            judged(known, generated, conditions)
+    with pytest.raises(UserError, match=r"needs conditions of width 4 .*\[3\]"):
         judged(unknown, samples_of(REAL, asked[:, :3]), CONDITIONS)
-    with pytest.raises(UserError, match=r"needs conditions of 4 numbers, there are such of \[3, 4\]"):
+    with pytest.raises(UserError, match=r"needs conditions of width 4 .*\[3, 4\]"):
         judged(samples_of(REAL, asked[:, :3]), known, CONDITIONS)
-    with pytest.raises(UserError, match="needs classes to ask for"):
+    with pytest.raises(UserError, match="at least one class"):
         judged(unknown, samples_of(REAL, asked[:, :0]), Conditions(classes=(), has_position=False))
     with pytest.raises(UserError, match="needs masks"):
         compare(unknown, known.image, ["conditions"], conditions=CONDITIONS)
@@ -243,7 +244,7 @@ def test_samples_carry_what_they_were_asked_for():
     assert as_sample_set((pairs.image, REAL)).condition is None
     assert as_sample_set(SimpleNamespace(image=pairs.image, label=REAL)).condition is None
     for wrong in (asked[:-1], asked[:, 0]):
-        with pytest.raises(UserError, match=r"300 images and conditions .* wanted are \[N, width\]"):
+        with pytest.raises(UserError, match=r"300 images and conditions .*\[N, width\]"):
             as_sample_set(samples_of(REAL, wrong))
 
 
@@ -268,15 +269,15 @@ def test_real_patches_know_where_they_lie_and_what_they_show(preprocessed, plan)
     [
         ({"areas": 0.934, "position": 0.41}, "; rank correlation of areas 0.93, of position 0.41"),
         ({"areas": 0.934}, "; rank correlation of areas 0.93"),
-        ({"1 shown when asked": 1.0}, ""),
+        ({"1 shown when in condition": 1.0}, ""),
     ],
 )
 def test_the_table_has_a_line_for_it(details, hint):
     details |= {"by chance": 0.317}
-    drawn = Measured(value=0.81, standard_error=0.012, details=details, warning=None, seconds=1)
-    real = Measured(value=1.0, standard_error=0.0, details={"areas": 1.0}, warning=None, seconds=1)
+    generated = Measurement(value=0.81, standard_error=0.012, details=details, warning=None, seconds=1)
+    real = Measurement(value=1.0, standard_error=0.0, details={"areas": 1.0}, warning=None, seconds=1)
     evaluation = Evaluation.model_construct(
-        drawn={"conditions": drawn}, real={"conditions": real}, held_out={}, missing={}, notes=()
+        generated={"conditions": generated}, real={"conditions": real}, held_out={}, missing={}, notes=()
     )
     _, line = table(evaluation).splitlines()
     parts = [part.strip() for part in line.split("  ") if part]

@@ -35,12 +35,12 @@ def alone(*features):
 
 
 def test_kernel_distance_is_that_of_torch_fidelity_and_torchmetrics():
-    real, drawn = normal(60, 12), 1.3 * normal(60, 12, seed=1) + 0.2
-    value, _ = kernel_distance(real, drawn, *alone(real, drawn))
+    real, generated = normal(60, 12), 1.3 * normal(60, 12, seed=1) + 0.2
+    value, _ = kernel_distance(real, generated, *alone(real, generated))
     options = {"kid_kernel": "poly", "kid_kernel_poly_degree": 3, "kid_kernel_poly_gamma": None}
-    theirs = metric_kid.kernel_mmd(real.numpy(), drawn.numpy(), **options, kid_kernel_poly_coef0=1)
+    theirs = metric_kid.kernel_mmd(real.numpy(), generated.numpy(), **options, kid_kernel_poly_coef0=1)
     assert value == pytest.approx(theirs, rel=1e-10)
-    assert value == pytest.approx(float(torchmetrics_kid.poly_mmd(real, drawn)), rel=1e-10)
+    assert value == pytest.approx(float(torchmetrics_kid.poly_mmd(real, generated)), rel=1e-10)
 
 
 def test_kernel_distance_is_its_formula_for_sets_of_different_size_and_in_blocks(monkeypatch):
@@ -130,23 +130,23 @@ def test_extrapolation_takes_the_bias_away():
 
 
 def everything(manifold):
-    return manifold.figures(*(np.ones(len(side), bool) for side in (manifold.real, manifold.drawn)))
+    return manifold.figures(*(np.ones(len(side), bool) for side in (manifold.real, manifold.generated)))
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(8, 60), st.integers(8, 60), st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**16))
 def test_manifold_figures_are_those_of_prdc(n, m, width, neighbours, seed):
-    real, drawn = normal(n, width, seed=seed), 1.2 * normal(m, width, seed=seed + 1) + 0.3
-    theirs = compute_prdc(real.numpy(), drawn.numpy(), nearest_k=neighbours)
-    ours = everything(Manifold(real, drawn, neighbours))
+    real, generated = normal(n, width, seed=seed), 1.2 * normal(m, width, seed=seed + 1) + 0.3
+    theirs = compute_prdc(real.numpy(), generated.numpy(), nearest_k=neighbours)
+    ours = everything(Manifold(real, generated, neighbours))
     np.testing.assert_allclose(ours, [theirs[n] for n in ("precision", "recall", "density", "coverage")], atol=1e-6)
 
 
 def test_manifold_of_some_patches_is_as_if_the_others_were_not_there():
-    real, drawn = normal(80, 3), normal(70, 3, seed=1) + 0.5
+    real, generated = normal(80, 3), normal(70, 3, seed=1) + 0.5
     keep = np.arange(80) % 3 > 0, np.arange(70) % 4 > 0
-    expected = everything(Manifold(real[keep[0]], drawn[keep[1]]))
-    np.testing.assert_array_equal(Manifold(real, drawn).figures(*keep), expected)
+    expected = everything(Manifold(real[keep[0]], generated[keep[1]]))
+    np.testing.assert_array_equal(Manifold(real, generated).figures(*keep), expected)
 
 
 @pytest.mark.parametrize("neighbours", [1, 3, 5])
@@ -162,19 +162,19 @@ def test_one_distribution_has_density_one_and_the_coverage_of_naeem(neighbours):
 
 
 def test_a_far_real_patch_lifts_precision_but_hardly_density():
-    real, drawn = normal(200, 2), 0.5 * normal(200, 2, seed=1) + torch.tensor([10.0, 0.0])
-    precision, _, density, _ = everything(Manifold(real, drawn))
+    real, generated = normal(200, 2), 0.5 * normal(200, 2, seed=1) + torch.tensor([10.0, 0.0])
+    precision, _, density, _ = everything(Manifold(real, generated))
     assert precision == density == 0
     outlier = torch.tensor([[20.0, 0.0]], dtype=torch.float64)
-    precision, _, density, _ = everything(Manifold(torch.cat([real, outlier]), drawn))
+    precision, _, density, _ = everything(Manifold(torch.cat([real, outlier]), generated))
     assert precision == 1
-    assert density == pytest.approx(1 / 5)  # each drawn patch lies in one ball
+    assert density == pytest.approx(1 / 5)  # each generated patch lies in one ball
 
 
-def test_a_far_drawn_patch_lifts_recall_but_not_coverage():
-    real, drawn = normal(200, 2), normal(200, 2, seed=1) + torch.tensor([40.0, 0.0])
+def test_a_far_generated_patch_lifts_recall_but_not_coverage():
+    real, generated = normal(200, 2), normal(200, 2, seed=1) + torch.tensor([40.0, 0.0])
     outlier = torch.tensor([[0.0, 20.0]], dtype=torch.float64)
-    _, recall, _, coverage = everything(Manifold(real, torch.cat([drawn, outlier])))
+    _, recall, _, coverage = everything(Manifold(real, torch.cat([generated, outlier])))
     assert recall == 1
     assert coverage == 0
 
@@ -212,8 +212,8 @@ def test_jackknife_of_a_difference_adds_the_variances_of_both_sides():
 @pytest.mark.parametrize("few", [2, 4, 40])
 def test_both_sides_have_as_many_groups_as_the_side_with_fewer_cases(few):
     image = np.zeros((120, 1, 8, 8), np.float32)
-    real, drawn = SampleSet(image, case=np.array([f"case{i % few}" for i in range(120)])), SampleSet(image)
-    groups = Comparison(real, drawn, features=RandomPyramid()).groups(20)
+    real, generated = SampleSet(image, case=np.array([f"case{i % few}" for i in range(120)])), SampleSet(image)
+    groups = Comparison(real, generated, features=RandomPyramid()).jackknife_groups(20)
     assert [len(np.unique(side)) for side in groups] == [min(few, 20)] * 2
 
 
@@ -247,7 +247,7 @@ def test_standardised_features_have_mean_zero_and_deviation_one():
 def test_features_that_are_as_good_as_constant_do_not_explode():
     real = torch.cat([normal(50, 3), 5 + 1e-9 * normal(50, 1, seed=1)], dim=1)
     centre, scale = standardisation(real)
-    drawn = real + torch.tensor([0.0, 0.0, 0.0, 1e-3])  # a thousandth of what the other features vary by
-    assert ((drawn - centre) / scale)[:, 3].abs().max() < 0.2
+    generated = real + torch.tensor([0.0, 0.0, 0.0, 1e-3])  # a thousandth of what the other features vary by
+    assert ((generated - centre) / scale)[:, 3].abs().max() < 0.2
     centre, scale = standardisation(torch.full((50, 3), 2.0))
     assert not ((2 - centre) / scale).any()

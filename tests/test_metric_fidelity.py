@@ -211,7 +211,7 @@ def test_the_identity_tells_apart_networks_weights_and_ranges_and_nothing_else(t
 )
 def test_missing_weights_are_not_fetched_but_their_address_and_place_are_told(name, file, url, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(UserError, match="nothing is downloaded unasked") as error:
+    with pytest.raises(UserError, match="not downloaded") as error:
         TorchFidelity(name, low=LOW, high=HIGH)
     assert str(tmp_path / "hub" / "checkpoints" / file) in str(error.value)
     assert f"https://{url}" in str(error.value)
@@ -264,7 +264,7 @@ def test_a_file_that_holds_no_such_weights_is_named(name, content, weights, tmp_
         torch.save(nn.Linear(2, 2).state_dict(), path)
     else:
         path.write_bytes(weights.read_bytes()[:-5000] if content == "cut off" else content)
-    with pytest.raises(UserError, match=rf"broken.pth can't be read as the weights of {name} \(.+\). Fetch them anew"):
+    with pytest.raises(UserError, match=rf"broken.pth can't be read as the weights of {name} \(.+\)"):
         TorchFidelity(name, low=LOW, high=HIGH, weights=path)
 
 
@@ -302,18 +302,18 @@ def test_volumes_are_refused_with_the_features_that_take_them(grey):
 
 
 def test_patches_with_other_channels_than_the_ranges_are_refused(grey):
-    with pytest.raises(UserError, match="have 3 channels, low and high are of 1"):
+    with pytest.raises(UserError, match="have 3 channels, low and high"):
         grey(SampleSet(np.zeros((2, 3, 6, 8), np.float32)))
 
 
 @pytest.mark.parametrize(("low", "high"), [((0.0,), (0.0,)), ((0.0, 0.0), (1.0,)), ((float("nan"),), (1.0,))])
 def test_intensities_that_are_no_range_are_refused(low, high, weights):
-    with pytest.raises(UserError, match="are no ranges"):
+    with pytest.raises(UserError, match="are not ranges"):
         TorchFidelity(low=low, high=high, weights=weights)
 
 
 def test_networks_that_can_not_be_had_without_a_download_are_refused(weights):
-    with pytest.raises(UserError, match=r"no torch-fidelity features 'dinov2-vit-s-14' here. There are: inception-v3"):
+    with pytest.raises(UserError, match=r"no torch-fidelity features 'dinov2-vit-s-14' here. Available: inception-v3"):
         TorchFidelity("dinov2-vit-s-14", low=LOW, high=HIGH, weights=weights)
 
 

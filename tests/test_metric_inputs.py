@@ -32,23 +32,23 @@ def values(results):
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
-@pytest.mark.parametrize("side", ["real", "drawn"])
+@pytest.mark.parametrize("side", ["real", "generated"])
 def test_values_that_are_no_numbers_are_refused_with_their_place(side, broken):
-    sides = {"real": images(), "drawn": images(seed=1)}
+    sides = {"real": images(), "generated": images(seed=1)}
     sides[side][[7, 9], 0, 3, 3] = broken
     with pytest.raises(UserError, match=f"2 of the 60 {side} patches have values that are NaN or infinite.*number 7"):
         compare(**sides)
 
 
-def refused(real, drawn, match):
+def refused(real, generated, match):
     with pytest.raises(UserError, match=match):
-        compare(real, drawn)
+        compare(real, generated)
 
 
 def test_only_like_is_compared_with_like():
-    refused(images(), images(size=(20, 19)), r"\(20, 18\), the drawn ones \(20, 19\)")
-    refused(images(), images(size=(20, 18, 4)), r"\(20, 18\), the drawn ones \(20, 18, 4\)")
-    refused(images(), images(channels=3), "channels 1, the drawn ones 3")
+    refused(images(), images(size=(20, 19)), r"\(20, 18\), .* \(20, 19\)")
+    refused(images(), images(size=(20, 18, 4)), r"\(20, 18\), .* \(20, 18, 4\)")
+    refused(images(), images(channels=3), "channels 1, .* 3")
     small = images(size=(19, 18))
     with pytest.raises(UserError, match=r"the reference ones \(19, 18\)"):
         compare(images(), images(), reference=small)
@@ -57,7 +57,7 @@ def test_only_like_is_compared_with_like():
 def test_shapes_that_do_not_fit_are_named():
     refused(images(), (images(), masks(size=(18, 20))), r"images \(60, 1, 20, 18\) and labels \(60, 18, 20\)")
     refused(images(), (images(), masks(59)), r"labels \(59, 20, 18\)")
-    refused(images(), images()[:, 0], r"shape \(60, 20, 18\); wanted are \[N, C, H, W\]")
+    refused(images(), images()[:, 0], r"shape \(60, 20, 18\).*\[N, C, H, W\]")
     refused(images(0), images(), r"real patches have shape \(0, 1, 20, 18\)")
     refused(SampleSet(images(), None, np.array(["a", "b"])), images(), "60 images and 2 case names")
 
@@ -71,14 +71,14 @@ def test_what_holds_no_patches_is_refused_in_words(thing):
 
 def test_readers_of_patches_of_several_sizes_are_refused():
     pairs = [(images()[0], masks()[0]), (images(size=(9, 9))[0], masks(size=(9, 9))[0])]
-    refused(pairs, images(), "reader of pairs of one size")
+    refused(pairs, images(), "of one size")
 
 
 @pytest.mark.parametrize(
     ("typed", "meant"), [("KID", "kid"), ("frechet-distance", "frechet"), ("diversity-narest", "diversity-nearest")]
 )
 def test_an_unknown_metric_is_told_the_nearest_name(typed, meant):
-    with pytest.raises(UserError, match=f"no metric '{typed}'.*There are: kid, kid-pair") as refusal:
+    with pytest.raises(UserError, match=f"no metric '{typed}'.*Available: kid, kid-pair") as refusal:
         compare(images(), images(), [typed])
     assert f"Did you mean {meant}?" in str(refusal.value)
 
@@ -86,8 +86,8 @@ def test_an_unknown_metric_is_told_the_nearest_name(typed, meant):
 def test_a_metric_that_was_asked_for_says_what_it_lacks():
     few = images(30)
     for name, match in {
-        "frechet": "frechet needs 100 patches on each side, there are 30",
-        "precision": "precision needs 50 patches on each side, there are 30",
+        "frechet": "frechet needs 100 patches .*30",
+        "precision": "precision needs 50 patches .*30",
         "kid-pair": "kid-pair needs masks on both sides",
         "masks": "masks needs masks on both sides",
     }.items():
@@ -169,7 +169,7 @@ def test_a_seed_settles_everything_and_global_states_are_left_alone():
     assert repr(compare(*sides)) == repr(first)
     other = compare(*sides, seed=1)
     assert other["swd"].value != first["swd"].value  # other patches
-    assert other["kid"].value == pytest.approx(first["kid"].value)  # nothing is drawn but the groups
+    assert other["kid"].value == pytest.approx(first["kid"].value)  # nothing is generated but the groups
     assert other["kid"].standard_error != first["kid"].standard_error
 
 

@@ -126,21 +126,21 @@ def test_a_mask_distance_is_symmetric_zero_for_equals_and_never_above_two(ours, 
 def squares(count, shift=0, value=1, seed=0):
     """Patches with a square each, at a random place."""
     label = np.zeros((count, 20, 20), np.int16)
-    for patch_size, (y, x) in zip(label, np.random.default_rng(seed).integers(1, 10, (count, 2)), strict=True):
-        patch_size[y : y + 5, x + shift : x + shift + 5] = value
+    for mask, (y, x) in zip(label, np.random.default_rng(seed).integers(1, 10, (count, 2)), strict=True):
+        mask[y : y + 5, x + shift : x + shift + 5] = value
     return SampleSet(np.random.default_rng(seed).standard_normal((count, 1, 20, 20)).astype(np.float32), label)
 
 
-def test_a_class_that_is_never_drawn_is_named_and_moves_presence_and_area():
+def test_a_class_that_is_never_generated_is_named_and_moves_presence_and_area():
     real = squares(50)
     real.label[:, 15:, 15:] = 2
     result = compare(real, squares(50), ["masks"])["masks"]
-    assert result.warning == "class 2 never drawn"
+    assert result.warning == "class 2 missing in generated masks"
     assert result.details["2 presence"] == result.details["2 area"] == pytest.approx(2)
     assert "2 y" not in result.details  # a class that is not there lies nowhere
     assert result.details["1 area"] == result.details["1 presence"] == 0
     assert result.value == pytest.approx(np.mean(list(result.details.values())))
-    assert compare(squares(50), real, ["masks"])["masks"].warning == "class 2 never real"
+    assert compare(squares(50), real, ["masks"])["masks"].warning == "class 2 missing in real masks"
 
 
 def test_masks_that_moved_sideways_differ_in_their_place_alone():
@@ -186,23 +186,23 @@ class Parrot:
     standardised = True
 
 
-def test_agreement_is_one_where_nnunet_says_what_was_drawn_and_less_for_shuffled_masks():
-    real, drawn = squares(60), squares(60, seed=1)
-    agreed = compare(real, drawn, ["agreement"], nnunet=Parrot(drawn.label))["agreement"]
+def test_agreement_is_one_where_nnunet_says_what_was_generated_and_less_for_shuffled_masks():
+    real, generated = squares(60), squares(60, seed=1)
+    agreed = compare(real, generated, ["agreement"], nnunet=Parrot(generated.label))["agreement"]
     assert (agreed.value, agreed.standard_error) == (1, 0)
     assert agreed.details["class 1"] == 1
-    shuffled = SampleSet(drawn.image, np.random.default_rng(0).permutation(drawn.label))
-    less = compare(real, shuffled, ["agreement"], nnunet=Parrot(drawn.label))["agreement"]
+    shuffled = SampleSet(generated.image, np.random.default_rng(0).permutation(generated.label))
+    less = compare(real, shuffled, ["agreement"], nnunet=Parrot(generated.label))["agreement"]
     assert less.value < 0.5
     assert less.value + 5 * less.standard_error < 1
 
 
 def test_agreement_is_the_mean_over_classes_and_leaves_out_what_neither_side_shows():
-    real, drawn = squares(40), squares(40, seed=1)
-    real.label[:, 15:, 15:] = 3  # real only: no word on drawn pairs
-    drawn.label[:, 16:, 16:] = 2
-    said = np.where(drawn.label == 1, 1, 0)
-    result = compare(real, drawn, ["agreement"], nnunet=Parrot(said))["agreement"]
+    real, generated = squares(40), squares(40, seed=1)
+    real.label[:, 15:, 15:] = 3  # real only: no word on generated pairs
+    generated.label[:, 16:, 16:] = 2
+    said = np.where(generated.label == 1, 1, 0)
+    result = compare(real, generated, ["agreement"], nnunet=Parrot(said))["agreement"]
     assert result.value == pytest.approx(0.5)
     assert {n: v for n, v in result.details.items() if n.startswith("class")} == {"class 1": 1, "class 2": 0}
 
@@ -210,5 +210,5 @@ def test_agreement_is_the_mean_over_classes_and_leaves_out_what_neither_side_sho
 @pytest.mark.parametrize("name", ["masks", "agreement"])
 def test_masks_without_any_class_say_nothing(name):
     empty = SampleSet(squares(30).image, np.zeros((30, 20, 20), np.int16))
-    with pytest.raises(UserError, match=f"{name} needs masks with a class"):
+    with pytest.raises(UserError, match=f"{name} needs masks with a"):
         compare(empty, empty, [name], nnunet=Parrot(empty.label))

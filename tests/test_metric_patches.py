@@ -12,8 +12,8 @@ from scipy.stats import wasserstein_distance
 
 from stylegan2_cond.metrics import SampleSet, compare
 from stylegan2_cond.metrics.comparison import Comparison
-from stylegan2_cond.metrics.features import Features
-from stylegan2_cond.metrics.swd import COARSEST, QUANTILES, draw_patches, laplacian_pyramid, sliced_distances
+from stylegan2_cond.metrics.features import FeatureExtractor
+from stylegan2_cond.metrics.swd import COARSEST, QUANTILES, laplacian_pyramid, sample_descriptors, sliced_distances
 from stylegan2_cond.ops import upsample
 
 
@@ -21,9 +21,9 @@ def normal(*shape, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
 
 
-def distance(real, drawn, seed=0, groups=10):
-    sides = [np.arange(len(side)) % groups for side in (real, drawn)]
-    return sliced_distances(real, drawn, *sides, np.random.default_rng(seed))
+def distance(real, generated, seed=0, groups=10):
+    sides = [np.arange(len(side)) % groups for side in (real, generated)]
+    return sliced_distances(real, generated, *sides, np.random.default_rng(seed))
 
 
 # --- pyramid and patches
@@ -52,7 +52,7 @@ def test_a_pyramid_takes_the_smooth_part_out_of_the_finest_level():
 @pytest.mark.parametrize(("size", "patch"), [((20, 12), (7, 7)), ((20, 5), (7, 5)), ((9, 8, 3), (5, 5, 3))])
 def test_a_patch_is_a_window_of_its_own_patch(size, patch):
     level = torch.arange(3 * 2 * math.prod(size), dtype=torch.float32).reshape(3, 2, *size)
-    patches = draw_patches(level, 40, np.random.default_rng(0)).reshape(3, 40, 2, *patch)
+    patches = sample_descriptors(level, 40, np.random.default_rng(0)).reshape(3, 40, 2, *patch)
     corners = set()
     for number in range(3):
         for found in patches[number]:
@@ -69,15 +69,15 @@ def test_a_patch_is_a_window_of_its_own_patch(size, patch):
 
 
 def test_in_one_dimension_it_is_the_wasserstein_distance():
-    real, drawn = normal(QUANTILES // 4, 4, 1), (1.5 * normal(QUANTILES // 4, 4, 1, seed=1) + 0.3).exp()
-    expected = wasserstein_distance(real.flatten(), drawn.flatten())
-    assert distance(real, drawn)[0] == pytest.approx(expected, rel=1e-5)
+    real, generated = normal(QUANTILES // 4, 4, 1), (1.5 * normal(QUANTILES // 4, 4, 1, seed=1) + 0.3).exp()
+    expected = wasserstein_distance(real.flatten(), generated.flatten())
+    assert distance(real, generated)[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_sets_of_different_size_are_compared_by_their_quantiles():
-    real, drawn = normal(QUANTILES // 4, 4, 1), normal(500, 8, 1, seed=1) + 2
-    expected = wasserstein_distance(real.flatten(), drawn.flatten())
-    assert distance(real, drawn)[0] == pytest.approx(expected, rel=1e-3)
+    real, generated = normal(QUANTILES // 4, 4, 1), normal(500, 8, 1, seed=1) + 2
+    expected = wasserstein_distance(real.flatten(), generated.flatten())
+    assert distance(real, generated)[0] == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_shift_is_seen_as_far_as_it_goes_along_random_directions():
@@ -103,7 +103,7 @@ def test_its_error_is_the_spread_over_other_draws():
 def test_noise_moves_the_level_that_it_lives_on_and_two_draws_of_one_kind_are_near():
     real, again, noisy = (normal(60, 1, 64, 64, seed=i).cumsum(2).cumsum(3).numpy() / 50 for i in range(3))
     noisy = noisy + 0.3 * normal(60, 1, 64, 64, seed=9).numpy()
-    same, other = (compare(real, drawn, ["swd"])["swd"] for drawn in (again, noisy))
+    same, other = (compare(real, generated, ["swd"])["swd"] for generated in (again, noisy))
     assert other.value > 3 * same.value
     assert other.value - same.value > 5 * max(other.standard_error, same.standard_error)
     assert list(other.details) == ["64×64", "32×32", "16×16"]
@@ -113,16 +113,16 @@ def test_noise_moves_the_level_that_it_lives_on_and_two_draws_of_one_kind_are_ne
 
 
 def test_it_does_not_depend_on_the_units_of_a_channel():
-    real, drawn = normal(40, 2, 32, 32).numpy(), 1.2 * normal(40, 2, 32, 32, seed=1).numpy()
+    real, generated = normal(40, 2, 32, 32).numpy(), 1.2 * normal(40, 2, 32, 32, seed=1).numpy()
     units = np.array([1000, 0.01], np.float32).reshape(1, 2, 1, 1)
-    plain, scaled = (compare(real * u, drawn * u, ["swd"])["swd"].value for u in (1, units))
+    plain, scaled = (compare(real * u, generated * u, ["swd"])["swd"].value for u in (1, units))
     assert scaled == pytest.approx(plain, rel=1e-3)
 
 
 # --- diversity
 
 
-class Voxels(Features):
+class Voxels(FeatureExtractor):
     """The patches themselves."""
 
     name = "voxels"
@@ -135,18 +135,21 @@ class Voxels(Features):
         return torch.from_numpy(samples.image).flatten(1)
 
 
-def diversity(real, drawn):
+def diversity(real, generated):
     names = ["diversity", "diversity-nearest", *(["diversity-within"] if real.label is not None else [])]
-    return compare(real, drawn, names, Voxels())
+    return compare(real, generated, names, Voxels())
 
 
 def test_diversity_is_mean_distance_over_mean_distance_without_pairs_of_one_case():
     case = np.array([f"case {i // 3}" for i in range(30)])
-    real, drawn = SampleSet(normal(30, 1, 4, 4).numpy(), None, case), SampleSet(3 * normal(40, 1, 4, 4, seed=1).numpy())
+    real, generated = (
+        SampleSet(normal(30, 1, 4, 4).numpy(), None, case),
+        SampleSet(3 * normal(40, 1, 4, 4, seed=1).numpy()),
+    )
     within = case[:, None] == case, np.eye(40, dtype=bool)
-    flat = [side.image.reshape(len(side), -1) for side in (real, drawn)]
+    flat = [side.image.reshape(len(side), -1) for side in (real, generated)]
     matrices = [np.where(same, np.nan, cdist(x, x)) for same, x in zip(within, flat, strict=True)]
-    found = diversity(real, drawn)
+    found = diversity(real, generated)
     means = [np.nanmean(matrix) for matrix in matrices]
     nearest = [np.nanmin(matrix, axis=1).mean() for matrix in matrices]
     assert found["diversity"].value == pytest.approx(means[1] / means[0], rel=1e-4)
@@ -159,8 +162,8 @@ def test_diversity_within_classes_sees_what_a_condition_leaves_to_chance():
     label[20:40, 1, 1] = 2
     kinds = (np.arange(60) < 30) + 2 * ((np.arange(60) >= 20) & (np.arange(60) < 40))
     centres = 50 * normal(4, 1, 4, 4, seed=7)[torch.from_numpy(kinds)]
-    real, drawn = (SampleSet((centres + s * normal(60, 1, 4, 4, seed=s)).numpy(), label) for s in (1, 2))
-    found = diversity(real, drawn)
+    real, generated = (SampleSet((centres + s * normal(60, 1, 4, 4, seed=s)).numpy(), label) for s in (1, 2))
+    found = diversity(real, generated)
     assert found["diversity-within"].value == pytest.approx(2, rel=0.1)
     assert found["diversity"].value == pytest.approx(1, rel=0.1)
     assert found["diversity-nearest"].value == pytest.approx(2, rel=0.1)
@@ -173,8 +176,8 @@ def test_one_picture_again_and_again_has_no_diversity():
 
 
 def test_diversity_is_no_number_where_the_real_patches_are_all_the_same():
-    real, drawn = np.ones((30, 1, 8, 8), np.float32), normal(30, 1, 8, 8).numpy()
-    assert not np.isfinite(diversity(SampleSet(real), SampleSet(drawn))["diversity"].value)
+    real, generated = np.ones((30, 1, 8, 8), np.float32), normal(30, 1, 8, 8).numpy()
+    assert not np.isfinite(diversity(SampleSet(real), SampleSet(generated))["diversity"].value)
 
 
 def test_combinations_of_many_classes_are_told_apart():

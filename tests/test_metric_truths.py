@@ -60,13 +60,13 @@ def halves(slices):
     return slices.take(order[: len(order) // 2]), slices.take(order[len(order) // 2 :])
 
 
-def judge(real, drawn, *metrics):
-    return {name: result.value for name, result in compare(real, drawn, metrics, RandomPyramid()).items()}
+def judge(real, generated, *metrics):
+    return {name: result.value for name, result in compare(real, generated, metrics, RandomPyramid()).items()}
 
 
 def series(real, changed, *metrics):
     """`{metric: its values}` as the change grows."""
-    found = [judge(real, drawn, *metrics) for drawn in changed]
+    found = [judge(real, generated, *metrics) for generated in changed]
     return {name: [one[name] for one in found] for name in found[0]}
 
 
@@ -126,18 +126,18 @@ def test_blur_and_noise_are_seen_the_more_the_stronger(halves, kind):
 def test_masks_that_lost_a_class_are_seen_by_what_looks_at_masks_alone(halves):
     real, other = halves
     order = np.random.default_rng(2).permutation(len(other))
-    drawn = []
+    generated = []
     for share in (0, 0.25, 0.5, 1):
         label = other.label.copy()
         gone = order[: round(share * len(other))]
         label[gone] = np.where(label[gone] == 1, 0, label[gone])
-        drawn.append(changed(other, label=label))
-    found = series(real, drawn, "masks", "kid-pair", *IMAGES)
+        generated.append(changed(other, label=label))
+    found = series(real, generated, "masks", "kid-pair", *IMAGES)
     assert rises(found["masks"]), found["masks"]
     assert rises(found["kid-pair"]), found["kid-pair"]
     for name in IMAGES:
         assert len(set(found[name])) == 1, name
-    assert compare(real, drawn[-1], ["masks"])["masks"].warning == "class 1 never drawn"
+    assert compare(real, generated[-1], ["masks"])["masks"].warning == "class 1 missing in generated masks"
 
 
 def test_masks_of_other_images_are_seen_by_pairs_alone(halves):
@@ -153,8 +153,8 @@ def test_masks_of_other_images_are_seen_by_pairs_alone(halves):
 
 def test_few_patches_again_and_again_lose_variety(halves):
     real, other = (SampleSet(half.image, half.label) for half in halves)
-    drawn = [other.take(np.arange(len(other)) % distinct) for distinct in (200, 80, 40, 10)]
-    found = series(real, drawn, "recall", "coverage", "precision")
+    generated = [other.take(np.arange(len(other)) % distinct) for distinct in (200, 80, 40, 10)]
+    found = series(real, generated, "recall", "coverage", "precision")
     assert falls(found["recall"]), found["recall"]
     assert falls(found["coverage"]), found["coverage"]
     assert min(found["precision"]) > 0.8  # each of them still looks real
@@ -162,8 +162,8 @@ def test_few_patches_again_and_again_lose_variety(halves):
 
 def test_twins_are_seen_by_the_nearest_distance_and_not_by_the_mean(halves):
     real, other = (SampleSet(half.image, half.label) for half in halves)
-    drawn = [other.take(np.arange(len(other)) % distinct) for distinct in (200, 150, 120, 100)]
-    found = series(real, drawn, "diversity-nearest", "diversity")
+    generated = [other.take(np.arange(len(other)) % distinct) for distinct in (200, 150, 120, 100)]
+    found = series(real, generated, "diversity-nearest", "diversity")
     first, *_, last = found["diversity-nearest"]
     expected = [first * share for share in (1, 0.5, 0.2, 0)]  # patches without a twin
     assert found["diversity-nearest"] == pytest.approx(expected, abs=0.08)

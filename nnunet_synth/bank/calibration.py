@@ -11,10 +11,9 @@ from tqdm import tqdm
 
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.features import EVALUATION_FOLDER
 from stylegan2_cond.metrics.features_nnunet import NnUNet, open_newest, open_nnunet
-from stylegan2_cond.metrics.reference_sets import ReferenceSet
-from stylegan2_cond.planning import Plan, run_folder
+from stylegan2_cond.metrics.reference_sets import ReferenceSet, cache_folder
+from stylegan2_cond.planning import Plan
 
 REAL_PATCHES = {2: 1000, 3: 200}  # by the number of axes
 
@@ -63,5 +62,5 @@ def open_calibration(
         except UserError as error:
             tqdm.write(f"The filter 'fit' is off. {error}", file=sys.stderr)
     reference = ReferenceSet(preprocessed, plan, REAL_PATCHES[len(plan.patch_size)])
-    cache = run_folder(plan.source, plan.variant) / EVALUATION_FOLDER
+    cache = cache_folder(plan)
     return FilterCalibration(reference, plan.codec.labels, network, margin, cache)

@@ -13,15 +13,15 @@ import torch
 from nnunet_synth.bank.calibration import FilterCalibration
 from nnunet_synth.bank.format import FilterRecord
 from stylegan2_cond.data.sample_set import SampleSet
-from stylegan2_cond.metrics.features import KeptFeatures, RandomPyramid
+from stylegan2_cond.metrics.features import CachedExtractor, RandomPyramid
 from stylegan2_cond.metrics.mask_statistics import describe_masks
 from stylegan2_cond.metrics.memorization import (
     ALARMS,
     CORRELATION,
-    Find,
-    by_correlation,
-    by_features,
-    usual_nearness,
+    NearestSearch,
+    correlation_search,
+    feature_search,
+    nearest_other_cases,
 )
 from stylegan2_cond.progress_bar import ProgressBar
 
@@ -233,14 +233,14 @@ class Copy(Filter):
             raise FilterOff(f"needs at least {FEWEST_COPY_CASES} training cases to calibrate (found {cases})")
         inner = cover.cropped(real.patch_size)
         features = calibration.nnunet or RandomPyramid()
-        features = KeptFeatures(features, calibration.cache) if calibration.cache else features
-        self._searches: dict[str, Find] = {
-            "pixels": by_correlation(cover),
-            "features": by_features(inner, features(inner), features),
+        features = CachedExtractor(features, calibration.cache) if calibration.cache else features
+        self._searches: dict[str, NearestSearch] = {
+            "pixels": correlation_search(cover),
+            "features": feature_search(inner, features(inner), features),
         }
         cached_as = {"pixels": CORRELATION, "features": f"unscaled {features.identity()}" if calibration.cache else ""}
         for name, find in self._searches.items():
-            usual = usual_nearness(find, real, cover, cached_as[name], calibration.cache)
+            usual = nearest_other_cases(find, real, cover, cached_as[name], calibration.cache)
             self.limits[f"score in {name} minimum"] = float(np.quantile(usual.score, ALARMS))
 
     def allows(self, samples: SampleSet) -> np.ndarray:

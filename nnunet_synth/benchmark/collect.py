@@ -80,7 +80,7 @@ def _quality(folder: Path, design: Design, arm: Arm, fold: int) -> dict:
     if best is not None and (card := _load(Card, best / CARD_FILE)):
         found["generator_images"] = card.images_seen
     if best is not None and (evaluation := _load(Evaluation, best / EVALUATION_FILE)):
-        measured = {name: evaluation.drawn[name] for name in QUALITY if name in evaluation.drawn}
+        measured = {name: evaluation.generated[name] for name in QUALITY if name in evaluation.generated}
         found |= {name: _text(one.value) for name, one in measured.items()}
         found["kid_error"] = _text(measured["kid"].standard_error) if "kid" in measured else ""
     return found

@@ -1,4 +1,4 @@
-"""Real patches against drawn ones: what the metrics share, so that each is computed once."""
+"""Real patches and generated ones, and what several metrics need of them, computed once."""
 
 from __future__ import annotations
 
@@ -12,90 +12,90 @@ import torch
 
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.sample_set import SampleSet
-from stylegan2_cond.metrics.features import Features, RandomPyramid
+from stylegan2_cond.metrics.features import FeatureExtractor, RandomPyramid
 from stylegan2_cond.metrics.features_nnunet import NnUNet
 from stylegan2_cond.metrics.jackknife import make_groups
 
 T = TypeVar("T")
 
-SMALLEST_SPREAD = 0.01  # of a feature, as a share of the typical one; below, it is as good as constant
+SMALLEST_SPREAD = 0.01  # of a feature, as a fraction of the typical one; below, it counts as constant
 
 
 class Comparison:
-    """Two sets of patches, and everything that several metrics want of them.
+    """What a metric is computed from.
 
     Args:
-        real: patches that the drawn ones should look like.
-        drawn: patches to judge.
-        features: of images.
-        nnunet: trained on real cases of the fold, for metrics that need its word.
-        reference: patches among which copies are looked for; `real`, when None.
-        conditions: what the vectors mean that patches were asked for, and how they are measured.
-        seed: of the groups that standard errors leave out, and of whatever a metric draws.
-        keep: folder for what depends on real patches alone, to be computed once; nothing is kept, when None.
+        real: patches that the generated ones should resemble.
+        generated: patches to evaluate.
+        features: extractor of image features.
+        nnunet: trained on the real cases of the fold, for metrics that need its segmentation.
+        reference: patches in which copies are searched for; `real`, when None.
+        conditions: what condition vectors mean, and how they are measured.
+        seed: of the jackknife groups and of whatever a metric samples.
+        cache_folder: for results that depend on real patches alone; nothing is cached, when None.
     """
 
     def __init__(
         self,
         real: SampleSet,
-        drawn: SampleSet,
+        generated: SampleSet,
         *,
-        features: Features,
+        features: FeatureExtractor,
         nnunet: NnUNet | None = None,
         reference: SampleSet | None = None,
         conditions: Conditions | None = None,
         seed: int = 0,
-        keep: Path | None = None,
+        cache_folder: Path | None = None,
     ):
-        self.real, self.drawn = real, drawn
+        self.real, self.generated = real, generated
         self.reference = real if reference is None else reference
         self.extractor = features
         self.nnunet = nnunet
         self.conditions = conditions
         self.seed = seed
-        self.keep = keep
-        self._kept: dict[Callable, object] = {}
+        self.cache_folder = cache_folder
+        self._cache: dict[Callable, object] = {}
 
-    def once(self, compute: Callable[[Comparison], T]) -> T:
-        """What `compute` makes of this comparison, computed the first time only."""
-        if compute not in self._kept:
-            self._kept[compute] = compute(self)
-        return self._kept[compute]
+    def cached(self, compute: Callable[[Comparison], T]) -> T:
+        """`compute(self)`, computed the first time only."""
+        if compute not in self._cache:
+            self._cache[compute] = compute(self)
+        return self._cache[compute]
 
     def rng(self, purpose: int = 0) -> np.random.Generator:
-        """A stream of its own for each purpose."""
+        """A random stream for each purpose."""
         return np.random.default_rng([self.seed, purpose])
 
-    def groups(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """`[N]` and `[M]`: the patches' groups of the jackknife; as many on both sides, at most `count`."""
-        rng, members = self.rng(1), [self.real.case_numbers(), self.drawn.case_numbers()]
+    def jackknife_groups(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """`[N]` and `[M]` group numbers of real and generated patches: as many on both sides, at most `count`."""
+        rng, members = self.rng(1), [self.real.case_numbers(), self.generated.case_numbers()]
         count = min(count, *(len(np.unique(side)) for side in members))
         return make_groups(members[0], rng, count), make_groups(members[1], rng, count)
 
     @cached_property
     def labels(self) -> tuple[int, ...]:
         """The foreground labels that any patch shows."""
-        shown = np.union1d(np.unique(self.real.label), np.unique(self.drawn.label))
+        shown = np.union1d(np.unique(self.real.label), np.unique(self.generated.label))
         return tuple(int(label) for label in shown if label > 0)
 
     @cached_property
     def features(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """`[N, F]` and `[M, F]`: vectors of the real and the drawn images."""
+        """`[N, F]` and `[M, F]`: features of the real and the generated images."""
         return self.vectors(self.extractor)
 
     @cached_property
     def pair_features(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """`[N, F]` and `[M, F]`: vectors of images and masks together."""
+        """`[N, F]` and `[M, F]`: features of images and masks together."""
         return self.vectors(RandomPyramid(labels=self.labels))
 
-    def vectors(self, extractor: Features) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors of both sides, scaled by the real side's mean and standard deviation where the extractor wants it."""
-        real, drawn = extractor(self.real), extractor(self.drawn)
+    def vectors(self, extractor: FeatureExtractor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of both sides; standardised by those of the real side, if the extractor says so."""
+        real, generated = extractor(self.real), extractor(self.generated)
         centre, scale = standardisation(real) if extractor.standardised else (0, 1)
-        return (real - centre) / scale, (drawn - centre) / scale
+        return (real - centre) / scale, (generated - centre) / scale
 
-    def look(self, samples: SampleSet) -> torch.Tensor:
-        """`[K, F]`: vectors of further images, scaled like `features`."""
+    def scaled_features(self, samples: SampleSet) -> torch.Tensor:
+        """`[K, F]`: features of further images, scaled like `features`."""
         vectors = self.extractor(samples)
         if not self.extractor.standardised:
             return vectors
@@ -104,6 +104,6 @@ class Comparison:
 
 
 def standardisation(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per feature, mean and standard deviation; features that are as good as constant keep the smallest scale."""
+    """Mean and standard deviation of each feature, the latter bounded below for nearly constant features."""
     scale = features.std(dim=0)
     return features.mean(dim=0), scale.clamp_min(SMALLEST_SPREAD * scale.square().mean().sqrt()).clamp_min(1e-12)

@@ -1,4 +1,4 @@
-"""How different drawn patches are from each other, next to how different real ones are: collapse as a number."""
+"""How different generated patches are from each other, relative to real ones: mode collapse as a number."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MOST = 4000  # patches of each side; the matrix of distances grows with the squa
 
 @dataclass(frozen=True)
 class Distances:
-    """Among the patches of one side.
+    """Distances among the patches of one side.
 
     Attributes:
-        matrix: `[N, N]`, of the features; infinite between patches of one case, which are no two samples.
-        chosen: `[N]`, which patches of the side these are.
+        matrix: `[N, N]`, of the features; infinite between patches of one case, which are not independent.
+        chosen: `[N]`, indices of the patches.
     """
 
     matrix: torch.Tensor
@@ -36,7 +36,7 @@ def mean_distance(distances: torch.Tensor, pairs: torch.Tensor | None = None) ->
 
 
 def mean_nearest(distances: torch.Tensor) -> float:
-    """Mean distance of each patch to the one nearest to it."""
+    """Mean distance of each patch to its nearest neighbour."""
     nearest = distances.min(dim=1).values
     return float(nearest[nearest.isfinite()].mean())
 
@@ -48,25 +48,24 @@ class _Diversity(Metric):
         raise NotImplementedError
 
     def __call__(self, comparison: Comparison) -> Result:
-        sides = comparison.once(_distances)
-        combinations = comparison.once(_combinations)
+        sides = comparison.cached(_distances)
+        combinations = comparison.cached(_combinations)
 
-        def figures_of(*keep: np.ndarray) -> np.ndarray:
+        def ratio(*keep: np.ndarray) -> np.ndarray:
             figures = []
             for side, combination, kept in zip(sides, combinations, keep, strict=True):
                 rows = torch.from_numpy(kept[side.chosen])
                 own = None if combination is None else combination[torch.from_numpy(side.chosen)][rows]
                 figures.append(self.figure(side.matrix[rows][:, rows], own))
-            ratio = figures[1] / figures[0] if figures[0] else math.nan  # real patches that are all the same
-            return np.array([ratio, *figures])
+            return np.array([figures[1] / figures[0] if figures[0] else math.nan, *figures])
 
-        values, errors = jackknife(figures_of, *comparison.groups(GROUPS))
-        return Result(float(values[0]), float(errors[0]), {"real": float(values[1]), "drawn": float(values[2])})
+        values, errors = jackknife(ratio, *comparison.jackknife_groups(GROUPS))
+        return Result(float(values[0]), float(errors[0]), {"real": float(values[1]), "generated": float(values[2])})
 
 
 def _distances(comparison: Comparison) -> list[Distances]:
     found = []
-    for features, samples in zip(comparison.features, (comparison.real, comparison.drawn), strict=True):
+    for features, samples in zip(comparison.features, (comparison.real, comparison.generated), strict=True):
         chosen = np.sort(comparison.rng(5).permutation(len(features))[:MOST])
         matrix = torch.cdist(features[chosen], features[chosen])
         case = torch.from_numpy(samples.case_numbers()[chosen])
@@ -75,21 +74,21 @@ def _distances(comparison: Comparison) -> list[Distances]:
 
 
 def _combinations(comparison: Comparison) -> list[torch.Tensor | None]:
-    """`[N]`, for both sides: the number of the combination of classes that each patch shows; None without masks."""
-    if comparison.real.label is None or comparison.drawn.label is None:
+    """`[N]` of each side: the number of the combination of classes that each patch shows; None without masks."""
+    if comparison.real.label is None or comparison.generated.label is None:
         return [None, None]
     shown = []
-    for samples in (comparison.real, comparison.drawn):
+    for samples in (comparison.real, comparison.generated):
         flat = samples.label.reshape(len(samples), -1)
         shows = [(flat == label).any(axis=1) for label in comparison.labels]
         shown.append(np.stack([np.ones(len(flat), bool), *shows]))
     numbers = np.unique(np.concatenate(shown, axis=1), axis=1, return_inverse=True)[1].reshape(-1)
-    return list(torch.from_numpy(numbers).split([len(comparison.real), len(comparison.drawn)]))
+    return list(torch.from_numpy(numbers).split([len(comparison.real), len(comparison.generated)]))
 
 
 @register
 class Diversity(_Diversity):
-    """Mean distance of two drawn patches, over that of two real ones of different cases; 0 is collapse."""
+    """Mean distance of two generated patches, over that of two real ones of different cases; 0 is collapse."""
 
     name = "diversity"
     title = "diversity"
@@ -101,7 +100,7 @@ class Diversity(_Diversity):
 
 @register
 class DiversityWithin(_Diversity):
-    """The same among patches that show the same classes; below 1 where a condition leaves little to chance."""
+    """The same among patches that show the same classes; below 1 where conditions determine too much."""
 
     name = "diversity-within"
     title = "diversity within classes"
@@ -113,7 +112,7 @@ class DiversityWithin(_Diversity):
 
 @register
 class DiversityNearest(_Diversity):
-    """Mean distance of a patch to its nearest fellow, over the same among real ones; repeated samples pull it to 0."""
+    """Mean distance of a patch to its nearest neighbour, over the same among real ones; near 0 for repeated samples."""
 
     name = "diversity-nearest"
     title = "diversity, nearest"

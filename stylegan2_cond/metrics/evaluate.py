@@ -1,4 +1,4 @@
-"""The whole judgement of a snapshot: its training cases, what it draws, every metric, and what real cases would get."""
+"""`stylegan2-cond evaluate`: all metrics of a snapshot, and what real patches get in its place."""
 
 from __future__ import annotations
 
@@ -19,29 +19,27 @@ from stylegan2_cond.memory import peak_bytes
 from stylegan2_cond.metrics.compare import check_names, refusals
 from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.features import (
-    EVALUATION_FOLDER,
-    Features,
-    KeptFeatures,
-    Setting,
+    CachedExtractor,
+    ExtractorSettings,
+    FeatureExtractor,
     build_features,
     content_key,
 )
 from stylegan2_cond.metrics.features_nnunet import NnUNet, open_newest, open_nnunet
-from stylegan2_cond.metrics.memorization import copies_of
-from stylegan2_cond.metrics.reference_sets import ReferenceSet, as_judged
+from stylegan2_cond.metrics.memorization import copies_in_pixels
+from stylegan2_cond.metrics.reference_sets import ReferenceSet, cache_folder, with_mask_images
 from stylegan2_cond.metrics.registry import METRICS, default_metrics
-from stylegan2_cond.metrics.report import Baseline, Evaluation, Measured, Neighbour, save_neighbours
-from stylegan2_cond.planning import Plan, run_folder
+from stylegan2_cond.metrics.report import Baseline, CopyCandidate, Evaluation, Measurement, save_neighbours
+from stylegan2_cond.planning import Plan
 from stylegan2_cond.progress_bar import ProgressBar
 from stylegan2_cond.snapshot import MaskSource, PairGenerator, load_generator, open_same_cases
 from stylegan2_cond.snapshot.mask_sources import RealMasks
 
 EVALUATION_FILE = "evaluation.json"
 PICTURE_FILE = "evaluation.png"
-OF_IMAGES = ("kid-pair", "swd", "agreement", "copies", "copies-features")  # not told of masks alone
-LISTED = 20  # samples that are most like copies
+LISTED = 20  # copy candidates
 SAMPLES = {2: 2000, 3: 300}  # by the number of axes
-REVISION = "2"  # of the metrics; another one makes what was found before stale
+REVISION = "3"  # of the metrics; results of another revision are computed again
 
 
 def evaluate(
@@ -55,59 +53,61 @@ def evaluate(
     held_out: bool = False,
     device: str = "cpu",
 ) -> Evaluation:
-    """Judge a snapshot by the training cases of its generator; written beside it as JSON and as a picture.
+    """Compare samples of a snapshot with patches of its training cases; write the results next to the snapshot.
 
     Args:
         snapshot: folder.
-        metrics: names; all the default ones that the data allow, when None.
-        samples: to draw, and patches to cut; 2,000 in 2-D and 300 in 3-D, when None.
-        seed: of the drawn samples, and of whatever a metric draws.
-        features: `nnunet`, `random`, or a network of torch-fidelity; `nnunet` where one was trained, when None.
+        metrics: names; all default ones that the data allow, when None.
+        samples: number of samples and of real patches; 2,000 in 2-D and 300 in 3-D, when None.
+        seed: of the samples, and of whatever a metric samples.
+        features: `nnunet`, `random`, or a network of torch-fidelity; when None, `nnunet` if one was trained.
         nnunet: folder of a trained nnU-Net; the newest of the fold, when None.
-        held_out: judge by the validation cases too.
-        device: that draws, and that nnU-Net runs on.
+        held_out: also compare the validation cases.
+        device: to compute on.
 
     Raises:
-        UserError: no snapshot, cases that are gone or preprocessed anew, an nnU-Net of other data, an unknown metric.
+        UserError: no snapshot, cases that are gone or preprocessed differently, an nnU-Net of other data, an unknown
+            metric.
     """
     started = time.monotonic()
     generator = load_generator(snapshot, device)
     names = _names(metrics, generator.plan)
     if not os.access(snapshot, os.W_OK):
-        raise UserError(f"No permission to write into {snapshot}, where the results go. Copy the snapshot elsewhere.")
+        raise UserError(f"No permission to write to {snapshot}, where the results go. Copy the snapshot elsewhere.")
     samples = samples or SAMPLES[len(generator.plan.patch_size)]
-    judge = _Judge.of(generator.plan, samples, seed, features, nnunet, held_out=held_out, device=device)
-    missing = refusals(judge.comparison(judge.reference.again), names)
+    setup = _Setup.of(generator.plan, samples, seed, features, nnunet, held_out=held_out, device=device)
+    missing = refusals(setup.comparison(setup.reference.again), names)
     if metrics is not None and missing:
         raise UserError("; ".join(f"{name} {reason}" for name, reason in missing.items()) + ".")
     names = [name for name in names if name not in missing]
-    baseline = _complete_baseline(judge, names, held_out=held_out)
-    key = _digest(judge.key, generator.card.weights_sha256)
-    earlier = Evaluation.same(snapshot / EVALUATION_FILE, key)
-    drawn, worst = (dict(earlier.drawn), earlier.worst) if earlier else ({}, ())
-    todo = [name for name in names if name not in drawn]
+    baseline = _complete_baseline(setup, names, held_out=held_out)
+    key = _digest(setup.key, generator.card.weights_sha256)
+    earlier = Evaluation.load_if_current(snapshot / EVALUATION_FILE, key)
+    generated, candidates = (dict(earlier.generated), earlier.copy_candidates) if earlier else ({}, ())
+    todo = [name for name in names if name not in generated]
     if todo:
-        comparison = judge.comparison(as_judged(_draw(generator, samples, seed, judge.masks), generator.plan))
-        drawn |= _measure(comparison, todo, "Judging the samples")
+        sampled = _sample(generator, samples, seed, setup.masks)
+        comparison = setup.comparison(with_mask_images(sampled, generator.plan))
+        generated |= _measure(comparison, todo, "Evaluating samples")
         if "copies" in todo:
-            worst = _worst(comparison)
-            save_neighbours(snapshot / PICTURE_FILE, comparison, comparison.once(copies_of), generator.plan)
+            candidates = _copy_candidates(comparison)
+            save_neighbours(snapshot / PICTURE_FILE, comparison, comparison.cached(copies_in_pixels), generator.plan)
     evaluation = Evaluation(
         key=key,
         snapshot=str(snapshot),
         images_seen=generator.card.images_seen,
         samples=samples,
         seed=seed,
-        features=judge.extractor.name,
-        nnunet=judge.network and judge.network.model.folder.name,
+        features=setup.extractor.name,
+        nnunet=setup.network and setup.network.model.folder.name,
         training_cases=len(generator.plan.source.training_cases),
-        reference_patches=len(judge.reference.cover.patches),
-        drawn={name: drawn[name] for name in METRICS if name in drawn},
+        reference_patches=len(setup.reference.cover.patches),
+        generated={name: generated[name] for name in METRICS if name in generated},
         real=baseline.real,
         held_out={name: figure for name, figure in baseline.held_out.items() if held_out or name == "agreement"},
-        worst=worst,
+        copy_candidates=candidates,
         missing=missing,
-        notes=_notes(judge, held_out=held_out),
+        notes=setup.notes(held_out=held_out),
         seconds=round(time.monotonic() - started, 1),
         peak_bytes=peak_bytes(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -119,8 +119,8 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class _Judge:
-    """Everything that samples are judged by.
+class _Setup:
+    """What samples are compared with, and by what.
 
     Attributes:
         plan: of the generator.
@@ -129,18 +129,16 @@ class _Judge:
         extractor: of image features.
         network: the fold's nnU-Net; None where there is none.
         no_network: why there is none.
-        seed: of whatever a metric draws.
-        keep: folder for what depends on real cases alone.
+        seed: of whatever a metric samples.
     """
 
     plan: Plan
     reference: ReferenceSet
     masks: MaskSource | None
-    extractor: Features
+    extractor: FeatureExtractor
     network: NnUNet | None
     no_network: str
     seed: int
-    keep: Path
 
     @classmethod
     def of(
@@ -153,28 +151,27 @@ class _Judge:
         *,
         held_out: bool,
         device: str,
-    ) -> _Judge:
+    ) -> _Setup:
         preprocessed = open_same_cases(plan)
-        validation = _validation_cases(preprocessed, plan, requested=held_out)
-        network, no_network = _find_network(plan, nnunet, device, needed=features == NnUNet.name)
+        validation = _validation_cases(preprocessed, plan, required=held_out)
+        network, no_network = _find_network(plan, nnunet, device, required=features == NnUNet.name)
         low, high = (plan.codec.low, plan.codec.high) if plan.codec.low else ((0.0,), (1.0,))
-        setting = Setting(low, high, nnunet=network, device=device)
-        keep = run_folder(plan.source, plan.variant) / EVALUATION_FOLDER
-        extractor = KeptFeatures(build_features(features, setting), keep)
+        settings = ExtractorSettings(low, high, nnunet=network, device=device)
+        extractor = CachedExtractor(build_features(features, settings), cache_folder(plan))
         reference = ReferenceSet(preprocessed, plan, samples, held_out_cases=validation)
         masks = RealMasks.of_cases(preprocessed, plan, deformed=True) if plan.given_mask else None
-        return cls(plan, reference, masks, extractor, network, no_network, seed, keep)
+        return cls(plan, reference, masks, extractor, network, no_network, seed)
 
-    def comparison(self, drawn: SampleSet) -> Comparison:
+    def comparison(self, generated: SampleSet) -> Comparison:
         return Comparison(
             self.reference.real,
-            drawn,
+            generated,
             features=self.extractor,
             nnunet=self.network,
             reference=self.reference.cover.patches,
             conditions=self.plan.conditions,
             seed=self.seed,
-            keep=self.keep,
+            cache_folder=cache_folder(self.plan),
         )
 
     @cached_property
@@ -187,106 +184,106 @@ class _Judge:
         conditions = self.plan.conditions.model_dump_json()
         return _digest(REVISION, *contents, self.extractor.identity(), network, conditions, str(self.seed))
 
+    def notes(self, *, held_out: bool) -> tuple[str, ...]:
+        notes, thinned = [], self.reference.cover.thinned
+        if self.network is None:
+            notes.append(
+                f"Features are those of random filters, and the fit of masks was not evaluated: {self.no_network}"
+            )
+        if thinned > 1:
+            notes.append(f"Copies were searched for in one of {thinned} patches of the training cases only.")
+        if held_out:
+            notes.append(
+                "The validation cases were compared as well: if you choose a snapshot by these figures, validation "
+                "scores on them are no longer trustworthy."
+            )
+        return tuple(notes)
+
 
 def _names(metrics: Sequence[str] | None, plan: Plan) -> tuple[str, ...]:
-    """Of the metrics that were asked for, or else of the default ones, those that the variant can have."""
+    """The chosen metrics, or the default ones that the variant allows."""
     names = default_metrics() if metrics is None else check_names(metrics)
-    silent = [name for name in names if name in OF_IMAGES] if plan.variant == "mask" else []
-    if silent and metrics is not None:
-        raise UserError(f"{', '.join(silent)}: this snapshot draws masks alone, without images.")
-    return tuple(name for name in names if name not in silent)
+    of_images = [name for name in names if plan.variant == "mask" and "image" in METRICS[name].needs]
+    if of_images and metrics is not None:
+        raise UserError(f"{', '.join(of_images)}: this snapshot generates masks only, without images.")
+    return tuple(name for name in names if name not in of_images)
 
 
-def _validation_cases(preprocessed: Preprocessed, plan: Plan, *, requested: bool) -> tuple[str, ...]:
-    """Those of the fold that the generator did not see."""
+def _validation_cases(preprocessed: Preprocessed, plan: Plan, *, required: bool) -> tuple[str, ...]:
+    """Those of the fold that the generator was not trained on."""
     seen = set(plan.source.training_cases)
     names = tuple(name for name in preprocessed.fold(plan.source.fold).validation if name not in seen)
-    if requested and not names:
+    if required and not names:
         why = "it was trained on all cases" if plan.source.fold == FOLD_ALL else "its fold has none"
-        raise UserError(f"There are no cases that this generator has not seen: {why}. Leave out --held-out.")
+        raise UserError(f"There are no cases that this generator was not trained on: {why}. Remove --held-out.")
     return names
 
 
-def _find_network(plan: Plan, folder: Path | None, device: str, *, needed: bool) -> tuple[NnUNet | None, str]:
-    """The fold's nnU-Net, or why there is none; a reason is an error where one was named or is needed."""
+def _find_network(plan: Plan, folder: Path | None, device: str, *, required: bool) -> tuple[NnUNet | None, str]:
+    """The fold's nnU-Net, or why there is none, which is an error where one was named or is required."""
     if plan.variant == "mask":
-        return None, "masks are judged without their images."
-    source = plan.source
+        return None, "a mask snapshot has no images."
     try:
         if folder is not None:
-            return NnUNet(open_nnunet(folder, source), device), ""
-        return open_newest(source, device), ""
+            return NnUNet(open_nnunet(folder, plan.source), device), ""
+        return open_newest(plan.source, device), ""
     except UserError as error:
-        if needed or folder is not None:
+        if required or folder is not None:
             raise
         return None, str(error)
 
 
-def _complete_baseline(judge: _Judge, names: Sequence[str], *, held_out: bool) -> Baseline:
-    """What real patches get, with whatever is not known yet computed and written."""
-    path = judge.keep / f"real_{judge.key}.json"
-    baseline = Baseline.same(path, judge.key) or Baseline(key=judge.key)
+def _complete_baseline(setup: _Setup, names: Sequence[str], *, held_out: bool) -> Baseline:
+    """The metrics of real patches; those that are missing in the cache are computed and added to it."""
+    path = cache_folder(setup.plan) / f"real_{setup.key}.json"
+    baseline = Baseline.load_if_current(path, setup.key) or Baseline(key=setup.key)
     real, other = dict(baseline.real), dict(baseline.held_out)
-    reference = judge.reference
+    reference = setup.reference
     if todo := [name for name in names if name not in real]:
-        real |= _measure(judge.comparison(reference.again), todo, "Judging real patches")
-    # What nnU-Net says of validation cases does not depend on any sample, so knowing it can't mislead a choice.
+        real |= _measure(setup.comparison(reference.again), todo, "Evaluating real patches")
+    # nnU-Net's Dice on validation cases does not depend on any sample, so it can't bias the choice of a snapshot.
     wanted = names if held_out else [name for name in names if name == "agreement"]
     if reference.held_out is not None and (todo := [name for name in wanted if name not in other]):
-        other |= _measure(judge.comparison(reference.held_out), todo, "Judging held-out patches")
+        other |= _measure(setup.comparison(reference.held_out), todo, "Evaluating held-out patches")
     if (real, other) != (baseline.real, baseline.held_out):
-        baseline = Baseline(key=judge.key, real=real, held_out=other)
+        baseline = Baseline(key=setup.key, real=real, held_out=other)
         baseline.save(path)
     return baseline
 
 
-def _worst(comparison: Comparison) -> tuple[Neighbour, ...]:
-    found = comparison.once(copies_of)
+def _copy_candidates(comparison: Comparison) -> tuple[CopyCandidate, ...]:
+    found = comparison.cached(copies_in_pixels)
     return tuple(
-        Neighbour(
+        CopyCandidate(
             sample=int(number),
-            case=str(comparison.reference.case[found.drawn.index[number]]),
-            correlation=round(float(found.drawn.nearness[number]), 4),
+            case=str(comparison.reference.case[found.generated.index[number]]),
+            correlation=round(float(found.generated.nearness[number]), 4),
             alarm=bool(found.alarms[number]),
         )
         for number in found.worst(LISTED)
     )
 
 
-def _measure(comparison: Comparison, names: Sequence[str], title: str) -> dict[str, Measured]:
+def _measure(comparison: Comparison, names: Sequence[str], title: str) -> dict[str, Measurement]:
     measured = {}
     with ProgressBar(names, desc=title, unit="metric") as bar:
         for name in bar:
             bar.set_postfix_str(name)
             before = time.monotonic()
             result = METRICS[name](comparison)
-            measured[name] = Measured.of(result, time.monotonic() - before)
+            measured[name] = Measurement.of(result, time.monotonic() - before)
     return measured
 
 
-def _draw(generator: PairGenerator, count: int, seed: int, masks: MaskSource | None) -> SampleSet:
+def _sample(generator: PairGenerator, count: int, seed: int, masks: MaskSource | None) -> SampleSet:
     parts = []
     size = 4 * generator.plan.batch_size
-    with ProgressBar(total=count, desc="Drawing samples", unit="sample") as bar:
+    with ProgressBar(total=count, desc="Generating samples", unit="sample") as bar:
         for first in range(0, count, size):
             parts.append(generator.sample(min(size, count - first), seed=seed, first=first, masks=masks))
-            bar.update(len(parts[-1].image))
+            bar.update(len(parts[-1]))
     return SampleSet.joined(parts)
 
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _notes(judge: _Judge, *, held_out: bool) -> tuple[str, ...]:
-    notes, thinned = [], judge.reference.cover.thinned
-    if judge.network is None:
-        notes.append(f"Features are those of random filters, and whether masks fit is not told: {judge.no_network}")
-    if thinned > 1:
-        notes.append(f"Copies were looked for in one of {thinned} patches of the training cases only.")
-    if held_out:
-        notes.append(
-            "Held-out cases were looked at: whoever chooses a snapshot by these figures can no longer trust "
-            "validation scores on them."
-        )
-    return tuple(notes)

@@ -1,4 +1,4 @@
-"""Feature extractors: patches → vectors in which near means alike."""
+"""Feature extractors: patches → vectors whose distances reflect similarity."""
 
 from __future__ import annotations
 
@@ -22,96 +22,95 @@ from stylegan2_cond.io import write_atomically
 from stylegan2_cond.ops import convolve, downsample
 
 BATCH_VOXELS = 200_000  # per pass, which bounds the memory
-MOST_FEATURES = 512  # beyond, features are projected: distances keep, covariances stay small
-EVALUATION_FOLDER = "evaluation"  # of a run: what depends on its real patches alone
+MOST_FEATURES = 512  # more are projected, which keeps distances and makes covariances small
 
 
 @dataclass(frozen=True)
-class Setting:
+class ExtractorSettings:
     """What an extractor may be built from.
 
     Attributes:
-        low, high: per image channel, the intensities that an 8-bit image shows black and white.
+        low, high: per image channel, the intensities that become black and white in an 8-bit image.
         nnunet: trained on the real cases; None where there is none.
         device: to compute on.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
-    nnunet: Features | None = None
+    nnunet: FeatureExtractor | None = None
     device: str | torch.device = "cpu"
 
 
-class Features(ABC):
-    """Turns patches into vectors. A subclass is registered by the names that it goes by.
+class FeatureExtractor(ABC):
+    """Turns patches into vectors. A subclass is registered by one or several names.
 
     Attributes:
         name: as typed and stored.
-        standardised: whether metrics scale each feature by its mean and standard deviation over the real patches; not
-            so for published networks, whose numbers are compared across papers.
+        standardised: whether metrics divide each feature by its standard deviation over the real patches; not for
+            published networks, whose numbers are compared across papers.
     """
 
     name: str
     standardised: bool = True
 
     @classmethod
-    def build(cls, name: str, setting: Setting) -> Features:
+    def build(cls, name: str, settings: ExtractorSettings) -> FeatureExtractor:
         """The extractor of that name."""
         return cls()
 
     @abstractmethod
     def identity(self) -> str:
-        """What the vectors depend on besides the patches; part of the key under which they are kept."""
+        """What the vectors depend on besides the patches; part of the key under which they are cached."""
 
     @abstractmethod
     def __call__(self, samples: SampleSet) -> torch.Tensor:
         """`[N, F]` float32."""
 
 
-FEATURES: dict[str, type[Features]] = {}
-FeaturesClass = TypeVar("FeaturesClass", bound=type[Features])
+FEATURES: dict[str, type[FeatureExtractor]] = {}
+ExtractorClass = TypeVar("ExtractorClass", bound=type[FeatureExtractor])
 
 
-def register_features(*names: str) -> Callable[[FeaturesClass], FeaturesClass]:
-    """Class decorator: make an extractor known by its names."""
+def register_features(*names: str) -> Callable[[ExtractorClass], ExtractorClass]:
+    """Class decorator: register an extractor by its names."""
 
-    def known(extractor: FeaturesClass) -> FeaturesClass:
+    def register(extractor: ExtractorClass) -> ExtractorClass:
         FEATURES.update(dict.fromkeys(names, extractor))
         return extractor
 
-    return known
+    return register
 
 
-def build_features(name: str | None, setting: Setting) -> Features:
-    """The extractor of that name; what nnU-Net sees where there is one, else random filters, when None.
+def build_features(name: str | None, settings: ExtractorSettings) -> FeatureExtractor:
+    """The extractor of that name; when None, nnU-Net where there is one, else random filters.
 
     Raises:
-        UserError: there is none of that name, or it can't be had.
+        UserError: there is none of that name, or it is not available.
     """
-    name = name or ("random" if setting.nnunet is None else "nnunet")
+    name = name or ("random" if settings.nnunet is None else "nnunet")
     if name not in FEATURES:
         nearest = difflib.get_close_matches(name, FEATURES, n=1)
         hint = f"Did you mean {nearest[0]}? " if nearest else ""
-        raise UserError(f"There are no features '{name}'. {hint}There are: {', '.join(FEATURES)}.")
-    return FEATURES[name].build(name, setting)
+        raise UserError(f"There are no features '{name}'. {hint}Available: {', '.join(FEATURES)}.")
+    return FEATURES[name].build(name, settings)
 
 
 @register_features("random")
-class RandomPyramid(Features):
-    """Mean and spread of the responses of random convolutions at several resolutions.
+class RandomPyramid(FeatureExtractor):
+    """Mean and standard deviation of the responses of random convolutions at several resolutions.
 
     Random, untrained filters with pooling already separate textures and shapes (Saxe et al. 2011, On Random Weights and
-    Unsupervised Feature Learning). There are no biases and a leaky ReLU, so scaling the intensities of both sides alike
-    changes nothing once the features are standardised.
+    Unsupervised Feature Learning). Without biases and with a leaky ReLU, scaling the intensities of both sides alike
+    does not change the standardised features.
 
     Args:
         channels: filters of each level.
-        labels: one-hot masks of these labels stand beside the image, so that the vectors tell whether mask and image
-            fit together; none, when empty.
+        labels: one-hot masks of these labels are further input channels, so that the features depend on whether mask
+            and image fit; none, when empty.
         seed: of the filters.
     """
 
-    COARSEST = 8  # voxels of the largest axis, below which there are no further levels
+    COARSEST = 8  # voxels of the longest axis, below which there are no further levels
 
     def __init__(self, *, channels: int = 32, labels: Sequence[int] = (), seed: int = 0):
         self.name = "random-pair" if labels else "random"
@@ -149,17 +148,20 @@ class RandomPyramid(Features):
 
 
 def project(features: torch.Tensor, most: int = MOST_FEATURES) -> torch.Tensor:
-    """`[N, F]` → `[N, most]`, where F is larger: a fixed Gaussian matrix keeps distances (Johnson & Lindenstrauss)."""
+    """`[N, F]` → `[N, most]` by a fixed Gaussian matrix, which nearly preserves distances (Johnson & Lindenstrauss).
+
+    Unchanged where F is not larger than `most`.
+    """
     width = features.shape[1]
     if width <= most:
         return features
     return features @ (torch.randn(width, most, generator=torch.Generator().manual_seed(0)) / math.sqrt(most))
 
 
-class KeptFeatures(Features):
-    """An extractor that remembers patches cut from cases; drawn ones are looked at anew, and forgotten."""
+class CachedExtractor(FeatureExtractor):
+    """An extractor that keeps the features of patches cut from cases on disk, and computes those of generated ones."""
 
-    def __init__(self, extractor: Features, folder: Path):
+    def __init__(self, extractor: FeatureExtractor, folder: Path):
         self.extractor = extractor
         self.folder = folder
         self.name = extractor.name
@@ -172,7 +174,7 @@ class KeptFeatures(Features):
         if samples.case is None:
             return self.extractor(samples)
         path = self.folder / f"features_{content_key(samples, self.identity())}.npy"
-        with suppress(OSError, ValueError, EOFError):  # not there, or damaged
+        with suppress(OSError, ValueError, EOFError):  # missing or damaged
             return torch.from_numpy(np.load(path, allow_pickle=False))
         vectors = self.extractor(samples)
         with suppress(UserError, OSError), write_atomically(path) as temporary, temporary.open("wb") as file:
@@ -181,7 +183,7 @@ class KeptFeatures(Features):
 
 
 def content_key(samples: SampleSet, *further: str) -> str:
-    """A name that stands for these patches, their masks, and whatever else a result depends on."""
+    """A hash of the patches, their masks, and whatever else a result depends on."""
     digest = hashlib.sha256("\n".join(further).encode())
     for part in (samples.image, samples.label):
         if part is not None:

@@ -1,4 +1,4 @@
-"""The nnU-Net that was trained on the real cases of a fold: what it sees in a patch, and what it says of it."""
+"""The nnU-Net that was trained on the real cases of a fold: its features and its segmentation of patches."""
 
 from __future__ import annotations
 
@@ -22,17 +22,23 @@ from stylegan2_cond.data.patch_sampler import IMAGE_PADDING
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import read_json
-from stylegan2_cond.metrics.features import BATCH_VOXELS, Features, Setting, project, register_features
+from stylegan2_cond.metrics.features import (
+    BATCH_VOXELS,
+    ExtractorSettings,
+    FeatureExtractor,
+    project,
+    register_features,
+)
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import sha256
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
-SYNTHETIC_DATA_FILE = "synthetic_data.json"  # in a fold's folder: what synthetic data its training saw
+SYNTHETIC_DATA_FILE = "synthetic_data.json"  # in a fold's folder: which synthetic data were used
 _SUMMARY = "validation/summary.json"  # of a fold
 _AGAIN = "Train the model again, or move its folder away."
-_VALIDATE = "nnUNetv2_train … --val writes it again."
+_VALIDATE = "Write it again: nnUNetv2_train … --val"
 _scalar = np.core.multiarray.scalar
-# Types beside tensors that nnU-Net's checkpoints hold; with no others allowed, reading one can't run code.
+# Types in nnU-Net's checkpoints besides tensors; since no others are allowed, reading one can't run code.
 _SAFE = [
     np.dtype,
     np.ndarray,
@@ -43,7 +49,7 @@ _SAFE = [
 
 
 @dataclass(frozen=True)
-class Model:
+class TrainedModel:
     """A trained nnU-Net of one fold."""
 
     preprocessed: Preprocessed
@@ -56,24 +62,24 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundModels:
     """The nnU-Nets of a fold.
 
     Attributes:
-        models: trained on the same preprocessing and on real cases alone, newest first.
-        damaged: why others could not be read.
-        unfit: why others are not taken.
+        models: trained on the same preprocessed data and on real cases only, newest first.
+        damaged: why others can't be read.
+        unsuitable: why others can't be used.
     """
 
-    models: tuple[Model, ...]
+    models: tuple[TrainedModel, ...]
     damaged: tuple[str, ...]
-    unfit: tuple[str, ...]
+    unsuitable: tuple[str, ...]
 
 
-def find_nnunets(source: Source) -> Found:
-    """All nnU-Nets of a fold in `$nnUNet_results`; one that is damaged does not keep the others from being found."""
+def find_nnunets(source: Source) -> FoundModels:
+    """All nnU-Nets of a fold in `$nnUNet_results`; damaged ones are listed."""
     base = require_folder("nnUNet_results") / source.dataset_name
-    models, damaged, unfit = [], [], []
+    models, damaged, unsuitable = [], [], []
     for folder in sorted(base.glob(f"*__*__{source.configuration}")):
         try:
             model = _model(folder, source)
@@ -82,23 +88,23 @@ def find_nnunets(source: Source) -> Found:
             damaged.append(str(error))
             continue
         if reason:
-            unfit.append(f"the one in {folder} {reason}")
+            unsuitable.append(f"the one in {folder} {reason}")
         elif model:
             models.append(model)
     newest_first = sorted(models, key=lambda model: model.checkpoint.stat().st_mtime, reverse=True)
-    return Found(tuple(newest_first), tuple(damaged), tuple(unfit))
+    return FoundModels(tuple(newest_first), tuple(damaged), tuple(unsuitable))
 
 
-def find_nnunet(source: Source) -> Model | None:
-    """The newest nnU-Net of a fold that was trained on the same preprocessing, and on real cases alone."""
+def find_nnunet(source: Source) -> TrainedModel | None:
+    """The newest nnU-Net of a fold that was trained on the same preprocessed data, and on real cases only."""
     return next(iter(find_nnunets(source).models), None)
 
 
 def open_newest(source: Source, device: str | torch.device = "cpu") -> NnUNet:
-    """The newest nnU-Net of a fold that can be opened; those that are damaged are left out with a warning.
+    """The newest nnU-Net of a fold that can be opened; damaged ones are skipped with a warning.
 
     Raises:
-        UserError: there is none, with the reason for each that was left out.
+        UserError: there is none; names the reason for each that was skipped.
     """
     found = find_nnunets(source)
     damaged = list(found.damaged)
@@ -109,17 +115,17 @@ def open_newest(source: Source, device: str | torch.device = "cpu") -> NnUNet:
             damaged.append(str(error))
             continue
         for reason in damaged:
-            tqdm.write(f"Warning: an nnU-Net is left out: {reason}", file=sys.stderr)
+            tqdm.write(f"Warning: skipped an nnU-Net: {reason}", file=sys.stderr)
         return network
-    others = "".join(f" Left out: {reason}." for reason in (*(one.rstrip(".") for one in damaged), *found.unfit))
+    others = "".join(f" Skipped: {reason}." for reason in (*(one.rstrip(".") for one in damaged), *found.unsuitable))
     raise UserError(
-        f"No nnU-Net was trained on the real cases of this fold alone.{others} Train one: "
+        f"No nnU-Net was trained on the real cases of this fold only.{others} Train one: "
         f"nnUNetv2_train {source.dataset_name} {source.configuration} {source.fold}"
     )
 
 
-def open_nnunet(folder: Path, source: Source) -> Model:
-    """The nnU-Net of a named folder.
+def open_nnunet(folder: Path, source: Source) -> TrainedModel:
+    """The nnU-Net in a folder.
 
     Raises:
         UserError: there is none for the fold, or it is of another dataset, configuration or preprocessing.
@@ -132,17 +138,17 @@ def open_nnunet(folder: Path, source: Source) -> Model:
             f"{source.dataset_name} {source.configuration} {source.fold}"
         )
     if reason := _mismatch(model, source):
-        raise UserError(f"The nnU-Net in {folder} {reason}. Name another one, or leave out the option.")
+        raise UserError(f"The nnU-Net in {folder} {reason}. Name another one, or remove the option.")
     return model
 
 
 @register_features("nnunet")
-class NnUNet(Features):
-    """A trained nnU-Net on a device; the vectors are the means of its encoder's channels, all stages together."""
+class NnUNet(FeatureExtractor):
+    """A trained nnU-Net on a device; its features are the mean of each channel of all stages of the encoder."""
 
     name = "nnunet"
 
-    def __init__(self, model: Model, device: str | torch.device = "cpu"):
+    def __init__(self, model: TrainedModel, device: str | torch.device = "cpu"):
         self.model = model
         self.device = torch.device(device)
         network, self._strides = _load_network(model)
@@ -150,10 +156,10 @@ class NnUNet(Features):
         self._sha256 = sha256(model.checkpoint)
 
     @classmethod
-    def build(cls, name: str, setting: Setting) -> Features:
-        if setting.nnunet is None:
-            raise UserError("There is no nnU-Net to take features from. Name one, or go without: --features random")
-        return setting.nnunet
+    def build(cls, name: str, settings: ExtractorSettings) -> FeatureExtractor:
+        if settings.nnunet is None:
+            raise UserError("There is no nnU-Net to take features from. Name one, or use --features random")
+        return settings.nnunet
 
     def identity(self) -> str:
         return f"{self.name}-{self._sha256}"
@@ -161,7 +167,7 @@ class NnUNet(Features):
     @torch.inference_mode()
     def __call__(self, samples: SampleSet) -> torch.Tensor:
         if not hasattr(self.network, "encoder"):
-            raise UserError(f"The network in {self.model.folder} has no encoder. Go without it: --features random")
+            raise UserError(f"The network in {self.model.folder} has no encoder. Use --features random")
         parts = []
         for batch in self._batches(samples):
             stages = self.network.encoder(self._padded(batch))
@@ -170,9 +176,9 @@ class NnUNet(Features):
 
     @torch.inference_mode()
     def segment(self, samples: SampleSet) -> np.ndarray:
-        """`[N, *spatial]` int16: what nnU-Net's network says, without its test-time mirroring.
+        """`[N, *spatial]` int16: the network's segmentation, without test-time mirroring.
 
-        With region-based training, regions become labels as nnU-Net makes them.
+        With region-based training, regions are converted to labels as nnU-Net does.
         """
         labels = self.model.preprocessed.label_manager
         parts = []
@@ -187,36 +193,36 @@ class NnUNet(Features):
         return [torch.from_numpy(part.image) for part in samples.batches(size)]
 
     def _padded(self, image: torch.Tensor) -> torch.Tensor:
-        """Grown at the far ends until the network's strides divide it; by the value that nnU-Net's loader pads with."""
+        """Padded at the far ends, as nnU-Net's loader pads, until the network's strides divide it."""
         missing = [-length % stride for length, stride in zip(image.shape[2:], self._strides, strict=True)]
         padding = [amount for length in reversed(missing) for amount in (0, int(length))]
         return F.pad(image.to(self.device), padding, value=IMAGE_PADDING)
 
 
 def read_checkpoint(path: Path) -> dict:
-    """All of a checkpoint that nnU-Net wrote, on the CPU, by a reader that can't run code.
+    """The content of an nnU-Net checkpoint, on the CPU, read without running code.
 
     Raises:
-        UserError: it is missing or cut off, or holds more than tensors and numbers.
+        UserError: it is missing or damaged, or holds more than tensors and numbers.
     """
     try:
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict):
             raise TypeError(f"a {type(content).__name__}")
-    except pickle.UnpicklingError:  # torch's own words recommend to run what is in the file
+    except pickle.UnpicklingError:  # torch's message recommends running what is in the file
         raise UserError(
-            f"{path} can't be read as a checkpoint of nnU-Net: it is damaged, or holds more than tensors and numbers."
+            f"{path} can't be read as an nnU-Net checkpoint: it is damaged, or holds more than tensors and numbers."
         ) from None
-    except Exception as error:  # torch has many for a damaged file
-        raise UserError(f"{path} can't be read as a checkpoint of nnU-Net ({_first_line(error)}).") from None
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise UserError(f"{path} can't be read as an nnU-Net checkpoint ({_first_line(error)}).") from None
     return content
 
 
-def _saw_synthetic(model: Model) -> str | None:
-    """That its training saw synthetic pairs: by the record in its fold, or else by what names the model.
+def _saw_synthetic(model: TrainedModel) -> str | None:
+    """A reason if it was trained with synthetic pairs, according to the record in its fold.
 
-    `nnunet-synth export-model` leaves a card in dataset.json; without a record, the trainer's name decides.
+    Without a record, the card in dataset.json that `nnunet-synth export-model` writes and the trainer's name decide.
     """
     path = model.checkpoint.parent / SYNTHETIC_DATA_FILE
     if path.exists():
@@ -227,8 +233,8 @@ def _saw_synthetic(model: Model) -> str | None:
     return None if real else "was trained with synthetic pairs"
 
 
-def _model(folder: Path, source: Source) -> Model | None:
-    """The model in a folder; None where the fold has none.
+def _model(folder: Path, source: Source) -> TrainedModel | None:
+    """The model in a folder; None if the fold has none.
 
     Raises:
         UserError: its files are damaged.
@@ -244,28 +250,28 @@ def _model(folder: Path, source: Source) -> Model | None:
         theirs = Preprocessed(manager.dataset_name, manager, source.configuration, dataset_json)
         if source.configuration in manager.available_configurations:
             theirs.fingerprint, theirs.label_manager.num_segmentation_heads, theirs.case_of("")
-        return Model(theirs, checkpoint)
-    except Exception as error:  # nnU-Net's classes check nothing
+        return TrainedModel(theirs, checkpoint)
+    except Exception as error:  # nnU-Net's classes do not check their input
         raise UserError(f"{files[0]} or {files[1].name} is damaged ({_first_line(error)}).") from None
 
 
 def _read(path: Path, key: str | None = None, remedy: str = _AGAIN) -> object:
-    """A JSON file that holds an object, or the value of a key in it."""
+    """The object in a JSON file, or the value of one of its keys."""
     content = read_json(path, remedy)
     if not isinstance(content, dict) or (key is not None and key not in content):
         raise UserError(f"{path} does not hold {'an object' if key is None else repr(key)}. {remedy}")
     return content if key is None else content[key]
 
 
-def _mismatch(model: Model, source: Source) -> str | None:
-    """What keeps a model from judging patches of `source`.
+def _mismatch(model: TrainedModel, source: Source) -> str | None:
+    """Why a model can't be used for patches of `source`; None if it can.
 
     Raises:
         UserError: files of the model are damaged.
     """
     theirs = model.preprocessed
     if theirs.dataset_name != source.dataset_name:
-        return f"is of {theirs.dataset_name}, the generator of {source.dataset_name}"
+        return f"was trained on {theirs.dataset_name}, the generator on {source.dataset_name}"
     if source.configuration not in theirs.plans_manager.available_configurations:
         return f"has no configuration {source.configuration}"
     if theirs.fingerprint != source.preprocessing:
@@ -275,14 +281,14 @@ def _mismatch(model: Model, source: Source) -> str | None:
     summary, splits = model.checkpoint.parent / _SUMMARY, theirs.base / "splits_final.json"
     if summary.exists():
         if moved := sorted(_validated(summary, theirs) & set(source.training_cases)):
-            return f"was trained under other splits: it was validated on {moved[0]}, which the generator learnt from"
+            return f"was trained with other splits: it was validated on {moved[0]}, which the generator was trained on"
     elif splits.exists() and splits.stat().st_mtime > model.checkpoint.stat().st_mtime:
-        return f"is older than {splits}, and has no {_SUMMARY} that tells its split. {_VALIDATE[:-1]}"
+        return f"is older than {splits}, and has no {_SUMMARY} that lists its validation cases. {_VALIDATE}"
     return None
 
 
 def _validated(summary: Path, theirs: Preprocessed) -> set[str]:
-    """The cases that nnU-Net's validation of the fold was on; its checkpoints name no cases."""
+    """The cases that the fold was validated on; nnU-Net's checkpoints do not name any cases."""
     cases = _read(summary, "metric_per_case", _VALIDATE)
     try:
         return {theirs.case_of(case["prediction_file"]) for case in cases}
@@ -290,8 +296,8 @@ def _validated(summary: Path, theirs: Preprocessed) -> set[str]:
         raise UserError(f"{summary} does not name its cases. {_VALIDATE}") from None
 
 
-def _load_network(model: Model) -> tuple[torch.nn.Module, tuple[int, ...]]:
-    """The network, and what its strides make along each axis."""
+def _load_network(model: TrainedModel) -> tuple[torch.nn.Module, tuple[int, ...]]:
+    """The network, and the product of its strides along each axis."""
     theirs = model.preprocessed
     plans, configuration = theirs.plans_manager, theirs.configuration
     weights = read_checkpoint(model.checkpoint)
@@ -306,7 +312,7 @@ def _load_network(model: Model) -> tuple[torch.nn.Module, tuple[int, ...]]:
         )
         network.load_state_dict(weights["network_weights"])
         return network, tuple(np.prod(configuration.pool_op_kernel_sizes, axis=0).astype(int))
-    except Exception as error:  # whatever plans and weights hold
+    except Exception as error:  # depends on what plans and weights hold
         raise UserError(
             f"{model.checkpoint} can't be read as the network of its plans ({_first_line(error)})."
         ) from None

@@ -1,4 +1,4 @@
-"""Fréchet distance of two Gaussians (Heusel et al. 2017), its bias told and extrapolated away."""
+"""Fréchet distance (Heusel et al. 2017), and its value extrapolated to infinitely many patches."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.jackknife import jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
 
-FEW = 5000  # patches, below which the value says more about their number than about them
+FEW = 5000  # patches, below which the bias is considerable
 GROUPS = 10  # each costs an eigendecomposition
-EXTRAPOLATION = np.linspace(0.5, 1, 8)  # shares of the patches that the line is fitted through
+EXTRAPOLATION = np.linspace(0.5, 1, 8)  # fractions of the patches at which the line is fitted
 
 
-def frechet_distance(real: torch.Tensor, drawn: torch.Tensor) -> float:
-    """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of the features' means and covariances. real, drawn: `[N, F]`, `[M, F]`.
+def frechet_distance(real: torch.Tensor, generated: torch.Tensor) -> float:
+    """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of the means and covariances of the features (Heusel et al. 2017, Eq. 6).
 
-    The root's trace is the sum of the singular values of Σ₁^½ Σ₂^½, and those are had from the centred features
-    themselves, without a root of a singular matrix.
+    real, generated: `[N, F]`, `[M, F]`. tr (Σ₁Σ₂)^½ is the sum of the singular values of Σ₁^½ Σ₂^½, which follow from
+    the centred features, without the square root of a singular matrix.
     """
-    real, drawn = real.double(), drawn.double()
-    means = real.mean(dim=0), drawn.mean(dim=0)
-    centred = [(x - mean) / np.sqrt(len(x) - 1) for x, mean in zip((real, drawn), means, strict=True)]
+    real, generated = real.double(), generated.double()
+    means = real.mean(dim=0), generated.mean(dim=0)
+    centred = [(x - mean) / np.sqrt(len(x) - 1) for x, mean in zip((real, generated), means, strict=True)]
     factors = [torch.linalg.qr(x, mode="r").R if len(x) > x.shape[1] else x for x in centred]
     root_trace = torch.linalg.svdvals(factors[0] @ factors[1].T).sum()
     traces = sum(x.square().sum() for x in centred)
     return float((means[0] - means[1]).square().sum() + traces - 2 * root_trace)
 
 
-def extrapolate(real: torch.Tensor, drawn: torch.Tensor, rng: np.random.Generator) -> tuple[float, float]:
-    """The distance that infinitely many patches would have, and its standard error (Chong & Forsyth 2020, section 4).
+def extrapolate(real: torch.Tensor, generated: torch.Tensor, rng: np.random.Generator) -> tuple[float, float]:
+    """The distance for infinitely many patches, and its standard error (Chong & Forsyth 2020, section 4).
 
-    The bias is linear in 1 / N, so a line is fitted through the distances of random parts.
+    The bias is linear in 1 / N, so a line is fitted to the distances of random subsets.
     """
-    fewest = min(len(real), len(drawn))
+    fewest = min(len(real), len(generated))
     sizes = (EXTRAPOLATION * fewest).astype(int)
-    parts = [[x[rng.permutation(len(x))[:size]] for x in (real, drawn)] for size in sizes]
+    parts = [[x[rng.permutation(len(x))[:size]] for x in (real, generated)] for size in sizes]
     line = linregress(1 / sizes, [frechet_distance(*part) for part in parts])
     return float(line.intercept), float(line.intercept_stderr)
 
 
 @register
 class FrechetDistance(Metric):
-    """Distance of the images' features, taken as Gaussian."""
+    """Fréchet distance of the image features, assumed to be Gaussian."""
 
     name = "frechet"
     title = "Fréchet distance"
@@ -52,16 +52,16 @@ class FrechetDistance(Metric):
     default = False
 
     def __call__(self, comparison: Comparison) -> Result:
-        real, drawn = comparison.features
+        real, generated = comparison.features
         value, error = jackknife(
-            lambda keep_real, keep_drawn: frechet_distance(real[keep_real], drawn[keep_drawn]),
-            *comparison.groups(GROUPS),
+            lambda keep_real, keep_generated: frechet_distance(real[keep_real], generated[keep_generated]),
+            *comparison.jackknife_groups(GROUPS),
         )
-        intercept, intercept_error = extrapolate(real, drawn, comparison.rng(2))
-        fewest = min(len(real), len(drawn))
+        intercept, intercept_error = extrapolate(real, generated, comparison.rng(2))
+        fewest = min(len(real), len(generated))
         return Result(
             value,
             error,
             {"patches": fewest, "extrapolated": intercept, "extrapolated_error": intercept_error},
-            f"biased: {fewest} patches" if fewest < FEW else None,
+            f"biased ({fewest} patches)" if fewest < FEW else None,
         )

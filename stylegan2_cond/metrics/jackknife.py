@@ -1,4 +1,4 @@
-"""Standard errors by leaving out groups of patches, the same way for every metric."""
+"""Standard errors by the delete-a-group jackknife, for all metrics."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ Statistic = Callable[[np.ndarray, np.ndarray], "float | np.ndarray"]
 
 
 def make_groups(members: np.ndarray, rng: np.random.Generator, count: int = GROUPS) -> np.ndarray:
-    """`[N]` group numbers below `count`; members with the same number (slices of one case) stay together.
+    """`[N]` group numbers below `count`; members with the same number (slices of one case) share a group.
 
-    Slices of a case resemble each other, so a case is left out as a whole: otherwise the error would be too small.
+    Slices of a case resemble each other: were they in different groups, the error would be too small.
     """
     unique, inverse = np.unique(members, return_inverse=True)
-    dealt = np.arange(len(unique)) % min(count, len(unique))
-    return rng.permutation(dealt)[inverse]
+    groups = np.arange(len(unique)) % min(count, len(unique))
+    return rng.permutation(groups)[inverse]
 
 
-def jackknife(statistic: Statistic, real_groups: np.ndarray, drawn_groups: np.ndarray) -> tuple:
+def jackknife(statistic: Statistic, real_groups: np.ndarray, generated_groups: np.ndarray) -> tuple:
     """A statistic of two independent samples, and its delete-a-group standard error (Efron & Tibshirani 1993, ch. 11).
 
     Args:
-        statistic: of two boolean masks, which real and which drawn patches to keep; a number, or an array of them.
-        real_groups, drawn_groups: `[N]`, `[M]` group numbers, as many on each side; group g is left out of both at
-            once, which adds the variances of both, since they are independent.
+        statistic: of two boolean masks, which real and which generated patches to keep; a number, or an array of them.
+        real_groups, generated_groups: `[N]`, `[M]` group numbers, as many on each side; group g is left out of both at
+            once, which adds the variances of both sides, since they are independent.
 
     Returns:
-        The value on everything, and its standard error, each as the statistic gives them; the error is NaN where
-        leaving out a group leaves nothing to measure.
+        The value on all patches, and its standard error, each in the statistic's shape; the error is NaN where too few
+        patches are left without a group.
     """
-    value = statistic(np.ones(len(real_groups), bool), np.ones(len(drawn_groups), bool))
-    groups = range(group_count(real_groups, drawn_groups))
-    keeps = [(real_groups != group, drawn_groups != group) for group in groups]
+    value = statistic(np.ones(len(real_groups), bool), np.ones(len(generated_groups), bool))
+    groups = range(group_count(real_groups, generated_groups))
+    keeps = [(real_groups != group, generated_groups != group) for group in groups]
     nothing = np.full_like(np.asarray(value, float), np.nan)
     without = [statistic(*keep) if measurable(*keep) else nothing for keep in keeps]
     return value, spread(without)
 
 
 def group_count(*sides: np.ndarray) -> int:
-    """How many groups there are."""
+    """Number of groups."""
     return max(int(groups.max()) for groups in sides) + 1
 
 
-def measurable(keep_real: np.ndarray, keep_drawn: np.ndarray) -> bool:
-    """Whether two patches are left on each side, without which nothing has a spread."""
-    return min(keep_real.sum(), keep_drawn.sum()) >= 2
+def measurable(keep_real: np.ndarray, keep_generated: np.ndarray) -> bool:
+    """Whether at least two patches are left on each side."""
+    return min(keep_real.sum(), keep_generated.sum()) >= 2
 
 
 def spread(without: Sequence) -> float | np.ndarray:
-    """Jackknife standard error from the values that leave out one group each; NaN where there is only one group."""
+    """Jackknife standard error from the values without one group each; NaN if there is only one group."""
     values = np.asarray(without, float)
     count = len(values)
     error = np.sqrt((count - 1) / count * np.square(values - values.mean(axis=0)).sum(axis=0))

@@ -1,4 +1,4 @@
-"""What masks look like: presence, area, components, holes, boundary and position of each class, real against drawn."""
+"""Presence, area, components, holes, boundary and position of each class, compared with those of real masks."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def describe_masks(label: np.ndarray, value: int) -> dict[str, np.ndarray]:
         value: the class.
 
     Returns:
-        `[N]` floats by name: `presence` (0 or 1); `area` (share of the voxels); `components` (face-connected pieces);
-        `holes` (pieces of anything else that the class encloses); `boundary` (faces between the class and anything
-        else, per voxel of the patch; the patch's own rim does not count); `y`, `x` and in 3-D `z` (centre of mass,
-        as a share of the axis; NaN where the class is not shown).
+        `[N]` floats by name: `presence` (0 or 1); `area` (fraction of the voxels); `components` (face-connected);
+        `holes` (components of all else that the class encloses); `boundary` (faces between the class and anything else,
+        per voxel of the patch, without the patch's border); `y`, `x` and in 3-D `z` (centre of mass, as a
+        fraction of the axis; NaN where the class is not shown).
     """
     mask = label == value
     dims, inner = mask.ndim - 1, range(1, mask.ndim)
@@ -50,20 +50,20 @@ def describe_masks(label: np.ndarray, value: int) -> dict[str, np.ndarray]:
 
 
 def _structure(dims: int, connectivity: int) -> np.ndarray:
-    """Neighbourhood within a patch, none between patches."""
+    """Neighbourhood within each patch of a batch."""
     inner = ndimage.generate_binary_structure(dims, connectivity)
     return np.stack([np.zeros_like(inner), inner, np.zeros_like(inner)])
 
 
 def _pieces(mask: np.ndarray, connectivity: int) -> np.ndarray:
-    """`[N]`: connected pieces of each patch."""
+    """`[N]`: number of connected components of each patch."""
     labelled, count = ndimage.label(mask, _structure(mask.ndim - 1, connectivity))
     first = np.unique(labelled.reshape(-1), return_index=True)[1][-count:] if count else np.empty(0, int)
     return np.bincount(first // math.prod(mask.shape[1:]), minlength=len(mask))
 
 
 def _holes(mask: np.ndarray) -> np.ndarray:
-    """`[N]`: pieces of the complement that do not touch the patch's rim; diagonal neighbours belong together."""
+    """`[N]`: number of components of the complement that do not touch the border; diagonal neighbours are connected."""
     complement = ~mask
     rim = np.ones(mask.shape[1:], bool)
     rim[(slice(1, -1),) * rim.ndim] = False
@@ -77,30 +77,26 @@ def _holes(mask: np.ndarray) -> np.ndarray:
     return np.bincount(owner[~touching[1:]], minlength=len(mask))
 
 
-def mask_distances(real: Sequence[np.ndarray], drawn: Sequence[np.ndarray]) -> np.ndarray:
-    """Wasserstein distance of each descriptor, in pooled standard deviations: 0 for equal distributions, at most 2.
+def mask_distances(real: Sequence[np.ndarray], generated: Sequence[np.ndarray]) -> np.ndarray:
+    """Wasserstein distance of each statistic, in pooled standard deviations: 0 for equal distributions, at most 2.
 
-    Patches without a value (NaN) take no part; NaN where one side has no value at all.
+    Missing values (NaN) are left out; NaN where one side has no value at all.
     """
     distances = []
-    for ours, theirs in zip(real, drawn, strict=True):
+    for ours, theirs in zip(real, generated, strict=True):
         ours, theirs = ours[~np.isnan(ours)], theirs[~np.isnan(theirs)]
         if not len(ours) or not len(theirs):
             distances.append(np.nan)
             continue
-        pooled = np.sqrt((_moment(ours, theirs)).clip(0))
+        mixture = (ours.var() + theirs.var()) / 2 + (ours.mean() - theirs.mean()) ** 2 / 4  # variance, half and half
+        pooled = np.sqrt(mixture.clip(0))
         distances.append(wasserstein_distance(ours, theirs) / pooled if pooled > 1e-12 else 0.0)
     return np.array(distances)
 
 
-def _moment(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Variance of the half-and-half mixture of two samples."""
-    return (ours.var() + theirs.var()) / 2 + (ours.mean() - theirs.mean()) ** 2 / 4
-
-
 @register
 class Masks(Metric):
-    """Mean over classes and descriptors of the Wasserstein distances, in pooled standard deviations."""
+    """Mean over classes and statistics of the Wasserstein distances, in pooled standard deviations."""
 
     name = "masks"
     title = "masks"
@@ -108,31 +104,30 @@ class Masks(Metric):
 
     def refusal(self, comparison: Comparison) -> str | None:
         reason = super().refusal(comparison)
-        return reason or (None if comparison.labels else "needs masks with a class; all patches are background")
+        return reason or (None if comparison.labels else "needs masks with a foreground class")
 
     def __call__(self, comparison: Comparison) -> Result:
-        described = {label: _both(comparison, label) for label in comparison.labels}
+        sides = comparison.real, comparison.generated
+        described = {label: [describe_masks(side.label, label) for side in sides] for label in comparison.labels}
         names = [f"{label} {name}" for label in described for name in described[label][0]]
-        real, drawn = ([side[n] for side in (pair[i] for pair in described.values()) for n in side] for i in (0, 1))
+        real, generated = ([side[n] for side in (pair[i] for pair in described.values()) for n in side] for i in (0, 1))
 
-        def distances(keep_real: np.ndarray, keep_drawn: np.ndarray) -> np.ndarray:
-            parts = mask_distances([values[keep_real] for values in real], [values[keep_drawn] for values in drawn])
+        def distances(keep_real: np.ndarray, keep_generated: np.ndarray) -> np.ndarray:
+            parts = mask_distances(
+                [values[keep_real] for values in real], [values[keep_generated] for values in generated]
+            )
             return np.array([np.nanmean(parts), *parts])
 
-        values, errors = jackknife(distances, *comparison.groups(GROUPS))
+        values, errors = jackknife(distances, *comparison.jackknife_groups(GROUPS))
         details = {name: float(value) for name, value in zip(names, values[1:], strict=True) if not np.isnan(value)}
         return Result(float(values[0]), float(errors[0]), details, _missing(comparison))
 
 
-def _both(comparison: Comparison, label: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    return describe_masks(comparison.real.label, label), describe_masks(comparison.drawn.label, label)
-
-
 def _missing(comparison: Comparison) -> str | None:
-    """Which classes one side never shows."""
+    """A warning about classes that one side never shows."""
     problems = [
-        f"class {label} never {word}"
-        for side, word in ((comparison.real, "real"), (comparison.drawn, "drawn"))
+        f"class {label} missing in {word} masks"
+        for side, word in ((comparison.real, "real"), (comparison.generated, "generated"))
         for label in comparison.labels
         if not (side.label == label).any()
     ]

@@ -1,9 +1,9 @@
-"""Copies of training cases: drawn patches that are nearer to one case than real patches of other cases ever are.
+"""Copies of training cases: generated patches that are nearer to one case than real patches of other cases ever are.
 
-A smooth, typical patch is near to every case, and a copy only to one. So what is looked at is not how near the nearest
-training case is, but how much nearer than the next ones (after Yoon et al. 2023, Diffusion Probabilistic Models
-Generalize when They Fail to Memorize, who compare with the second nearest). What is usual is learnt from real patches,
-each of them among the cases that are not its own.
+A smooth, typical patch is near to every case, a copy only to one. So the score is not how near the nearest training
+case is, but how much nearer than the next ones (after Yoon et al. 2023, Diffusion Probabilistic Models Generalize when
+They Fail to Memorize, who compare with the second nearest). The threshold is calibrated on real patches, each compared
+with the cases that are not its own.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from stylegan2_cond.metrics.features import content_key
 from stylegan2_cond.metrics.ncc import CANDIDATES, QUERIES, best_of_cases, nearest_cases
 from stylegan2_cond.metrics.registry import Metric, Result, register
 
-# Share of real patches beyond the threshold: half of the 1 % that is allowed on cases never seen, since the threshold
+# Fraction of real patches beyond the threshold: half of the 1 % that is allowed for unseen cases, since the threshold
 # itself is an estimate.
 ALARMS = 0.005
-FEWEST_CASES = CANDIDATES + 1  # a real patch must not be compared with its own
-CORRELATION = "correlation"  # name under which what is usual is kept
+FEWEST_CASES = CANDIDATES + 1  # since a real patch is not compared with its own
+CORRELATION = "correlation"  # name under which results of the search in pixels are cached
 SMALLEST = 1e-4  # distance, so that exact copies have a finite score
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """What the training cases are to some patches.
+    """The training cases nearest to some patches.
 
     Attributes:
         score: `[N]`, log of the ratio between the distance to the nearest case and the mean distance to the next ones;
-            the lower, the more like a copy.
-        nearness: `[N]`, the largest normalised cross-correlation with any training patch, or minus the distance.
+            low for copies.
+        nearness: `[N]`, the largest normalised cross-correlation with any training patch, or the negative distance.
         index: `[N]`, of that training patch.
     """
 
@@ -52,60 +52,64 @@ class Nearest:
 
 @dataclass(frozen=True)
 class CopySearch:
-    """Drawn patches among the training cases, and real ones among the cases of others.
+    """The training cases nearest to generated patches, and to real patches of other cases.
 
     Attributes:
-        threshold: scores below it are alarms.
-        drawn, real: what was found.
+        threshold: lower scores are alarms.
+        generated, real: what was found.
     """
 
     threshold: float
-    drawn: Nearest
+    generated: Nearest
     real: Nearest
 
     @property
     def alarms(self) -> np.ndarray:
-        """`[N]` booleans: which drawn patches are taken for copies."""
-        return self.drawn.score < self.threshold
+        """`[N]` booleans: which generated patches are considered copies."""
+        return self.generated.score < self.threshold
 
     def worst(self, count: int) -> np.ndarray:
-        """Numbers of the drawn patches that are most like copies."""
-        return np.argsort(self.drawn.score)[:count]
+        """Indices of the generated patches with the lowest scores."""
+        return np.argsort(self.generated.score)[:count]
 
 
-Find = Callable[[SampleSet, "np.ndarray | None"], Nearest]
+# Finds the reference's cases nearest to some patches, leaving out one case for each of them (-1: none).
+NearestSearch = Callable[[SampleSet, "np.ndarray | None"], Nearest]
 
 
-def search_copies(comparison: Comparison, find: Find, reference: SampleSet, name: str) -> CopySearch:
-    """Learn from real patches what nearness is usual, and look at the drawn ones.
+def search_copies(comparison: Comparison, search: NearestSearch, reference: SampleSet, name: str) -> CopySearch:
+    """Calibrate the threshold on real patches, and score the generated ones.
 
     Args:
-        comparison: its real patches are each compared with the cases that are not their own; so are drawn ones that
+        comparison: its real patches are compared with the cases that are not their own; so are generated ones that
             come from training cases, as in a comparison of real with real.
-        find: what the reference's cases are to some patches, leaving out one case for each of them (-1: none).
+        search: in the reference.
         reference: all training patches.
-        name: of the search, under which the usual nearness is kept.
+        name: of the search, under which its results for real patches are cached.
     """
-    real, drawn = comparison.real, comparison.drawn
-    usual = usual_nearness(find, real, reference, name, comparison.keep)
-    return CopySearch(float(np.quantile(usual.score, ALARMS)), find(drawn, own_cases(reference, drawn)), usual)
+    real, generated = comparison.real, comparison.generated
+    usual = nearest_other_cases(search, real, reference, name, comparison.cache_folder)
+    threshold = float(np.quantile(usual.score, ALARMS))
+    return CopySearch(threshold, search(generated, own_cases(reference, generated)), usual)
 
 
-def usual_nearness(find: Find, real: SampleSet, reference: SampleSet, name: str, keep: Path | None) -> Nearest:
-    """What other cases of the reference are to real patches; from the folder `keep` where it was found before.
+def nearest_other_cases(
+    search: NearestSearch, real: SampleSet, reference: SampleSet, name: str, cache_folder: Path | None
+) -> Nearest:
+    """The cases nearest to real patches, without their own; read from the cache where they are known.
 
     Args:
-        find: as for `search_copies`.
+        search: in the reference.
         real: patches of cases.
         reference: all training patches.
         name: of the search.
-        keep: None where nothing is to be kept.
+        cache_folder: None to cache nothing.
     """
-    path = keep and keep / f"nearest_{content_key(real, name, content_key(reference))}.npz"
+    path = cache_folder and cache_folder / f"nearest_{content_key(real, name, content_key(reference))}.npz"
     if path and path.exists():
         with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(path, allow_pickle=False) as arrays:
             return Nearest(arrays["score"], arrays["nearness"], arrays["index"])
-    found = find(real, own_cases(reference, real))
+    found = search(real, own_cases(reference, real))
     if path:
         with suppress(UserError, OSError), write_atomically(path) as temporary, temporary.open("wb") as file:
             np.savez(file, score=found.score, nearness=found.nearness, index=found.index)
@@ -113,7 +117,7 @@ def usual_nearness(find: Find, real: SampleSet, reference: SampleSet, name: str,
 
 
 def own_cases(reference: SampleSet, samples: SampleSet) -> np.ndarray:
-    """`[N]`: the numbers that the samples' cases have among the reference's; -1 for such as are not there."""
+    """`[N]`: the numbers of the samples' cases among those of the reference; -1 where a case is not among them."""
     if reference.case is None or samples.case is None:
         return np.arange(len(samples)) if samples is reference else np.full(len(samples), -1)
     names = np.unique(reference.case)
@@ -121,33 +125,32 @@ def own_cases(reference: SampleSet, samples: SampleSet) -> np.ndarray:
     return np.where(names[places] == samples.case, places, -1)
 
 
-def by_correlation(reference: SampleSet, progress: Callable[[int], object] = lambda count: None) -> Find:
-    """Nearness in pixels: the largest normalised cross-correlation over small shifts.
+def correlation_search(reference: SampleSet, progress: Callable[[int], object] = lambda count: None) -> NearestSearch:
+    """Search in pixels, by the largest normalised cross-correlation over small shifts.
 
-    `progress` is told how many patches were looked up, every so often.
+    `progress` is called with the number of patches processed since the last call.
     """
     order, cases = _by_case(reference)
     in_order = np.array_equal(order, np.arange(len(order)))  # no second copy of what may be a GiB
     sorted_reference = torch.from_numpy(reference.image if in_order else reference.image[order])
 
-    def find(samples: SampleSet, own: np.ndarray | None) -> Nearest:
-        correlation, index = nearest_cases(
-            torch.from_numpy(samples.image), sorted_reference, cases, own, progress=progress
-        )
+    def search(samples: SampleSet, own: np.ndarray | None) -> Nearest:
+        images = torch.from_numpy(samples.image)
+        correlation, index = nearest_cases(images, sorted_reference, cases, own, progress=progress)
         return _nearest(1 - correlation.double(), correlation[:, 0], order[index[:, 0].numpy()])
 
-    return find
+    return search
 
 
-def by_features(
+def feature_search(
     reference: SampleSet, reference_features: torch.Tensor, features: Callable[[SampleSet], torch.Tensor]
-) -> Find:
-    """Nearness of the images' features: shifts and small bends hardly change them."""
+) -> NearestSearch:
+    """Search by the distance of image features, which shifts and small deformations hardly change."""
     order, cases = _by_case(reference)
     starts = np.flatnonzero(np.diff(cases, prepend=-1))
     sorted_reference = reference_features[order]
 
-    def find(samples: SampleSet, own: np.ndarray | None) -> Nearest:
+    def search(samples: SampleSet, own: np.ndarray | None) -> Nearest:
         count = min(CANDIDATES, len(starts) - (own is not None))
         distances, indices = [], []
         for block, vectors in enumerate(features(samples).split(QUERIES)):
@@ -159,14 +162,14 @@ def by_features(
         distance, index = torch.cat(distances), torch.cat(indices)
         return _nearest(distance, -distance[:, 0], order[index[:, 0].numpy()])
 
-    return find
+    return search
 
 
 def _by_case(reference: SampleSet) -> tuple[np.ndarray, np.ndarray]:
-    """The order in which patches of a case stand together, and their cases' numbers in that order."""
-    groups = reference.case_numbers()
-    order = np.argsort(groups, kind="stable")
-    return order, groups[order]
+    """An order in which patches of a case are contiguous, and their cases' numbers in that order."""
+    numbers = reference.case_numbers()
+    order = np.argsort(numbers, kind="stable")
+    return order, numbers[order]
 
 
 def _nearest(distances: torch.Tensor, nearness: torch.Tensor, index: np.ndarray) -> Nearest:
@@ -176,26 +179,26 @@ def _nearest(distances: torch.Tensor, nearness: torch.Tensor, index: np.ndarray)
     return Nearest(score.numpy(), nearness.float().numpy(), index)
 
 
-def copies_of(comparison: Comparison) -> CopySearch:
-    """The search by correlation; what the metric and the picture of a comparison are made of."""
+def copies_in_pixels(comparison: Comparison) -> CopySearch:
+    """The search by correlation, for the metric and the figure."""
     reference = comparison.reference
-    return search_copies(comparison, by_correlation(reference), reference, CORRELATION)
+    return search_copies(comparison, correlation_search(reference), reference, CORRELATION)
 
 
 def copies_in_features(comparison: Comparison) -> CopySearch:
     """The search by features."""
     reference = comparison.reference.cropped(comparison.real.patch_size)
-    find = by_features(reference, comparison.look(reference), comparison.look)
-    return search_copies(comparison, find, reference, comparison.extractor.identity())
+    search = feature_search(reference, comparison.scaled_features(reference), comparison.scaled_features)
+    return search_copies(comparison, search, reference, comparison.extractor.identity())
 
 
 class _Copies(Metric):
-    least = 20
+    needs = ("image",)
 
     def refusal(self, comparison: Comparison) -> str | None:
         cases = len(np.unique(comparison.reference.case_numbers()))
-        few = f"needs {FEWEST_CASES} cases to know what is usual, there are {cases}" if cases < FEWEST_CASES else None
-        return super().refusal(comparison) or few
+        few = f"needs at least {FEWEST_CASES} training cases to calibrate (found {cases})"
+        return super().refusal(comparison) or (few if cases < FEWEST_CASES else None)
 
     def search(self, comparison: Comparison) -> CopySearch:
         raise NotImplementedError
@@ -203,12 +206,12 @@ class _Copies(Metric):
     def __call__(self, comparison: Comparison) -> Result:
         found = self.search(comparison)
         count, alarms = len(found.alarms), int(found.alarms.sum())
-        adjusted = (alarms + 2) / (count + 4)  # none among few is no proof of none (Agresti & Coull 1998)
+        adjusted = (alarms + 2) / (count + 4)  # none among few does not prove none (Agresti & Coull 1998)
         error = 100 * math.sqrt(adjusted * (1 - adjusted) / (count + 4))
         details = {
             "expected": 100 * ALARMS,
             "threshold": found.threshold,
-            "nearest drawn": float(found.drawn.nearness.mean()),
+            "nearest generated": float(found.generated.nearness.mean()),
             "nearest real": float(found.real.nearness.mean()),
         }
         return Result(100 * alarms / count, error, details)
@@ -216,22 +219,22 @@ class _Copies(Metric):
 
 @register
 class Copies(_Copies):
-    """Share of drawn patches that are copies of a training patch in pixels; about 0.5 % by chance."""
+    """Percentage of generated patches that are copies of a training patch in pixels; about 0.5 % by chance."""
 
     name = "copies"
     title = "copies, %"
 
     def search(self, comparison: Comparison) -> CopySearch:
-        return comparison.once(copies_of)
+        return comparison.cached(copies_in_pixels)
 
 
 @register
 class FeatureCopies(_Copies):
-    """The same in features, which forgive bends, and raise more false alarms."""
+    """The same in feature space, which tolerates deformations and raises more false alarms."""
 
     name = "copies-features"
     title = "copies in features, %"
     default = False
 
     def search(self, comparison: Comparison) -> CopySearch:
-        return comparison.once(copies_in_features)
+        return comparison.cached(copies_in_features)

@@ -1,4 +1,4 @@
-"""The largest normalised cross-correlation over small shifts, of many patches with many others."""
+"""Normalised cross-correlation (NCC) of many patches with many others, maximised over small shifts."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
-RIM = 3  # voxels at each end of a query that are left out, so that a copy may be shifted by as many
-COARSE_VOXELS = 256  # of the small patches that the search begins with
-QUERIES = 2048  # looked up at once
+RIM = 3  # voxels left out at each end of a query, so that a copy may be shifted by as many
+COARSE_VOXELS = 256  # of the small patches that the search starts with
+QUERIES = 2048  # processed at once
 REFERENCES = 512
-CANDIDATES = 6  # cases that are looked at in full resolution
-EACH = 3  # patches of each of them; neighbouring slices are much alike when small
+CANDIDATES = 6  # cases that are compared at full resolution
+EACH = 3  # patches of each of them; small versions of neighbouring slices are much alike
 BLOCK_BYTES = 2**26
 SMALLEST_NORM = 1e-3  # of a window in nnU-Net's units, below which it counts as constant
 
@@ -28,18 +28,18 @@ def nearest_cases(
     count: int = CANDIDATES,
     progress: Callable[[int], object] = lambda count: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each query, the most alike patch of each of the most alike cases.
+    """For each query, the most similar patch of each of the most similar cases.
 
     Small versions are correlated with all reference patches; the best few of each of the best cases are then
-    correlated in full resolution.
+    correlated at full resolution.
 
     Args:
         queries: `[N, C, *spatial]`.
-        reference: `[M, C, *size]`, as large as the patch, or larger by a margin, which allows for larger shifts.
-        cases: `[M]` numbers, from 0 on, of the reference patches' cases; patches of a case stand together.
-        own: `[N]` number of the case that a query must not be compared with; -1 for none.
-        count: cases for each query, at most.
-        progress: is told how many queries were looked up since it was last told.
+        reference: `[M, C, *size]`, as large as the queries, or larger by a margin, which allows larger shifts.
+        cases: `[M]` numbers, from 0 on, of the reference patches' cases; patches of a case are contiguous.
+        own: `[N]` number of the query's own case, which it is not compared with; -1 for none.
+        count: maximum number of cases for each query.
+        progress: called with the number of queries processed since the last call.
 
     Returns:
         correlation: `[N, count]`, best first.
@@ -76,8 +76,8 @@ def largest_correlation(queries: torch.Tensor, partners: torch.Tensor) -> torch.
 def correlations(queries: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
     """Normalised cross-correlations at all places (Lewis 1995, Fast Template Matching).
 
-    The query without its rim is compared with every place of the partner that it can lie at. Each channel is taken for
-    itself, and their correlations averaged; constant windows have correlation 0.
+    The query without its rim is compared with every window of the partner that it fits. Correlations of the channels
+    are averaged; constant windows have correlation 0.
 
     Args:
         queries: `[N, C, *spatial]`.
@@ -90,7 +90,7 @@ def correlations(queries: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
     axes, size = list(range(3, partners.ndim)), partners.shape[3:]
     template = _normalise(inner).reshape(inner.shape).unsqueeze(1) * math.sqrt(inner.shape[1])
     partners = partners - partners.mean(dim=axes, keepdim=True)
-    fast = [next_fast_len(length, real=True) for length in size]  # zeros beyond the end reach no valid place
+    fast = [next_fast_len(length, real=True) for length in size]  # padding reaches no valid place
     spectrum = torch.fft.rfftn(template, s=fast, dim=axes).conj() * torch.fft.rfftn(partners, s=fast, dim=axes)
     products = torch.fft.irfftn(spectrum, s=fast, dim=axes)
     valid = (..., *(slice(whole - length + 1) for whole, length in zip(size, inner.shape[2:], strict=True)))
@@ -101,13 +101,13 @@ def correlations(queries: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
 
 
 def align(query: np.ndarray, partner: np.ndarray) -> tuple[int, ...]:
-    """Where the query without its rim fits best in its partner. `[C, *spatial]`, `[C, *size]` → the lower corner."""
+    """The lower corner in the partner, `[C, *size]`, where the query without its rim, `[C, *spatial]`, fits best."""
     found = correlations(torch.from_numpy(query)[None], torch.from_numpy(partner)[None, None])[0, 0]
     return tuple(int(place) for place in np.unravel_index(int(found.argmax()), found.shape))
 
 
 def coarse_correlation(queries: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """`[N, M]`: about what `largest_correlation` would say of all pairs, from patches of some `COARSE_VOXELS`."""
+    """`[N, M]`: approximate `largest_correlation` of all pairs, from patches of about `COARSE_VOXELS`."""
     inner = without_rim(queries)
     side = round(COARSE_VOXELS ** (1 / (inner.ndim - 2)))
     factors = [-(-length // side) for length in inner.shape[2:]]
@@ -140,9 +140,9 @@ def rims(patch_size: Sequence[int]) -> list[int]:
 
 
 def _box_sum(image: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-    """Sums over boxes at all places where one lies within the image; axis by axis, by banded matrices.
+    """Sums over all boxes within the image, axis by axis as products with banded matrices.
 
-    With boxes of 122², pooling takes 8 times as long.
+    For boxes of 122², pooling takes 8 times as long.
     """
     for axis, length in enumerate(lengths, start=image.ndim - len(lengths)):
         size = image.shape[axis]
@@ -167,7 +167,7 @@ def _exact(
 def best_of_cases(
     scores: torch.Tensor, starts: np.ndarray, cases: np.ndarray, own: np.ndarray | None, count: int
 ) -> torch.Tensor:
-    """`[n, M]` scores → `[n, count, EACH]` index of the best patches of the best cases; `own` cases left out."""
+    """`[n, M]` scores → `[n, count, EACH]` indices of the best patches of the best cases, without `own` cases."""
     by_case = torch.from_numpy(np.maximum.reduceat(scores.numpy(), starts, axis=1))
     if own is not None:
         rows = np.flatnonzero(own >= 0)

@@ -1,4 +1,4 @@
-"""Fidelity and variety apart: precision, recall (Kynkäänniemi et al. 2019), density, coverage (Naeem et al. 2020)."""
+"""Fidelity and diversity: precision, recall (Kynkäänniemi et al. 2019), density, coverage (Naeem et al. 2020)."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ MOST = 4000  # patches of each side; the matrices of distances grow with the squ
 
 
 class Manifold:
-    """Distances among real, among drawn, and between them.
+    """Distances among real patches, among generated ones, and between them.
 
     Args:
-        real, drawn: `[N, F]`, `[M, F]`.
-        neighbours: k; a patch's ball reaches its k-th nearest neighbour of its own kind.
+        real, generated: `[N, F]`, `[M, F]`.
+        neighbours: k; the ball of a patch reaches its k-th nearest neighbour on its own side.
     """
 
-    def __init__(self, real: torch.Tensor, drawn: torch.Tensor, neighbours: int = NEIGHBOURS):
+    def __init__(self, real: torch.Tensor, generated: torch.Tensor, neighbours: int = NEIGHBOURS):
         self.neighbours = neighbours
-        exact = {"compute_mode": "donot_use_mm_for_euclid_dist"} if len(real) * len(drawn) < 10_000 else {}
-        self.real, self.drawn = torch.cdist(real, real, **exact), torch.cdist(drawn, drawn, **exact)
-        self.between = torch.cdist(real, drawn, **exact)
+        exact = {"compute_mode": "donot_use_mm_for_euclid_dist"} if len(real) * len(generated) < 10_000 else {}
+        self.real, self.generated = torch.cdist(real, real, **exact), torch.cdist(generated, generated, **exact)
+        self.between = torch.cdist(real, generated, **exact)
 
-    def figures(self, keep_real: np.ndarray, keep_drawn: np.ndarray) -> np.ndarray:
-        """The four `FIGURES` of the patches that the masks keep.
+    def figures(self, keep_real: np.ndarray, keep_generated: np.ndarray) -> np.ndarray:
+        """The four `FIGURES`, over the patches that the boolean masks keep.
 
-        precision: share of drawn patches within any real ball (Kynkäänniemi et al., Eq. 1 and 2).
-        recall: share of real patches within any drawn ball.
-        density: how many real balls a drawn patch lies in, over k (Naeem et al., Eq. 4); may exceed 1.
-        coverage: share of real balls that hold a drawn patch (Naeem et al., Eq. 6).
+        precision: fraction of generated patches within any real ball (Kynkäänniemi et al., Eq. 1 and 2).
+        recall: fraction of real patches within any generated ball.
+        density: number of real balls that a generated patch lies in, over k (Naeem et al., Eq. 4); may exceed 1.
+        coverage: fraction of real balls that hold a generated patch (Naeem et al., Eq. 6).
         """
-        if min(keep_real.sum(), keep_drawn.sum()) <= self.neighbours:
+        if min(keep_real.sum(), keep_generated.sum()) <= self.neighbours:
             return np.full(len(FIGURES), np.nan)
-        keep_real, keep_drawn = torch.from_numpy(keep_real), torch.from_numpy(keep_drawn)
-        between = self.between[keep_real][:, keep_drawn]
+        keep_real, keep_generated = torch.from_numpy(keep_real), torch.from_numpy(keep_generated)
+        between = self.between[keep_real][:, keep_generated]
         in_real = between < self._radii(self.real[keep_real][:, keep_real]).unsqueeze(1)
-        in_drawn = between < self._radii(self.drawn[keep_drawn][:, keep_drawn]).unsqueeze(0)
+        in_generated = between < self._radii(self.generated[keep_generated][:, keep_generated]).unsqueeze(0)
         return np.array(
             [
                 in_real.any(dim=0).float().mean(),
-                in_drawn.any(dim=1).float().mean(),
+                in_generated.any(dim=1).float().mean(),
                 in_real.sum(dim=0).float().mean() / self.neighbours,
                 in_real.any(dim=1).float().mean(),
             ],
@@ -54,7 +54,7 @@ class Manifold:
         )
 
     def _radii(self, distances: torch.Tensor) -> torch.Tensor:
-        """Distance to the k-th neighbour, the patch itself not counted."""
+        """Distance to the k-th neighbour."""
         return distances.kthvalue(self.neighbours + 1, dim=1).values
 
 
@@ -63,7 +63,7 @@ class _ManifoldMetric(Metric):
     least = 50
 
     def __call__(self, comparison: Comparison) -> Result:
-        values, errors, warning = comparison.once(_figures)
+        values, errors, warning = comparison.cached(_figures)
         number = FIGURES.index(self.name)
         return Result(float(values[number]), float(errors[number]), warning=warning)
 
@@ -71,17 +71,17 @@ class _ManifoldMetric(Metric):
 def _figures(comparison: Comparison) -> tuple[np.ndarray, np.ndarray, str | None]:
     """All four figures, their standard errors, and a warning where patches were left out."""
     sides, groups, warning = [], [], None
-    for features, group in zip(comparison.features, comparison.groups(GROUPS), strict=True):
+    for features, group in zip(comparison.features, comparison.jackknife_groups(GROUPS), strict=True):
         chosen = np.sort(comparison.rng(3).permutation(len(features))[:MOST])
         sides.append(features[chosen])
         groups.append(group[chosen])
-        warning = f"of {MOST} patches a side" if len(features) > MOST else warning
+        warning = f"based on {MOST} patches per side" if len(features) > MOST else warning
     return (*jackknife(Manifold(*sides).figures, *groups), warning)
 
 
 @register
 class Precision(_ManifoldMetric):
-    """Do drawn patches look real?"""
+    """Fraction of generated patches within the real manifold: whether they look real."""
 
     name = "precision"
     title = "precision"
@@ -89,7 +89,7 @@ class Precision(_ManifoldMetric):
 
 @register
 class Recall(_ManifoldMetric):
-    """Can it draw whatever is real?"""
+    """Fraction of real patches within the generated manifold: whether all that is real is generated."""
 
     name = "recall"
     title = "recall"
@@ -98,7 +98,7 @@ class Recall(_ManifoldMetric):
 
 @register
 class Density(_ManifoldMetric):
-    """Precision that outliers among the real patches can't lift."""
+    """Precision, robust to outliers among the real patches."""
 
     name = "density"
     title = "density"
@@ -108,7 +108,7 @@ class Density(_ManifoldMetric):
 
 @register
 class Coverage(_ManifoldMetric):
-    """Recall that outliers among the drawn patches can't lift."""
+    """Recall, robust to outliers among the generated patches."""
 
     name = "coverage"
     title = "coverage"

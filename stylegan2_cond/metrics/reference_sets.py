@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, Preprocessed
 from stylegan2_cond.data.patch_sampler import PatchBatch, PatchSampler, cover, covering_places
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics.ncc import RIM
-from stylegan2_cond.planning import Plan
+from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.progress_bar import ProgressBar
 from stylegan2_cond.random_streams import RandomStream
 
@@ -35,6 +36,11 @@ class Cover:
     patches: SampleSet
     corners: np.ndarray
     thinned: int
+
+
+def cache_folder(plan: Plan) -> Path:
+    """Folder in the generator's run for results that depend on its real patches alone."""
+    return run_folder(plan.source, plan.variant) / "evaluation"
 
 
 class ReferenceSet:
@@ -113,7 +119,9 @@ class ReferenceSet:
         )
         found = sampler.batch(0, self.count)
         condition = plan.conditions.measure(torch.from_numpy(found.label), torch.from_numpy(found.position)).numpy()
-        return as_judged(SampleSet(found.image, _without_ignored(found.label, plan), found.case, condition), plan)
+        return with_mask_images(
+            SampleSet(found.image, _without_ignored(found.label, plan), found.case, condition), plan
+        )
 
     def _averaged(self, case: Case) -> Case:
         """The case at the cover's resolution; without its label, unless that is the full one."""
@@ -127,10 +135,10 @@ class ReferenceSet:
         return np.minimum((1,) * (3 - len(self.factors)) + self.factors, case.image.shape[1:])
 
 
-def as_judged(samples: SampleSet, plan: Plan) -> SampleSet:
-    """Patches in the form in which a plan's generator is evaluated.
+def with_mask_images(samples: SampleSet, plan: Plan) -> SampleSet:
+    """Patches as they are compared: those of a mask generator have their masks as images, one channel per class.
 
-    The masks of a mask generator stand in for its images: one channel for each class but the background.
+    The background has no channel.
     """
     if plan.variant != "mask":
         return samples

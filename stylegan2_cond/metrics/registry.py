@@ -1,4 +1,4 @@
-"""What a metric is, and the one table of those that there are; command line, API and docs read it."""
+"""What a metric is, and the registry of all metrics, which command line, API and reports read."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Better = Literal["lower", "higher", "one"]
 
 @dataclass(frozen=True)
 class Result:
-    """One figure.
+    """The result of a metric.
 
     Attributes:
         value: of the metric.
-        standard_error: of the value over other draws of as many patches; NaN where it can't be told.
-        details: further figures with their names.
-        warning: what to know before believing the value.
+        standard_error: of the value, over other samples of as many patches; NaN where unknown.
+        details: further figures by name.
+        warning: what to know before trusting the value.
     """
 
     value: float
@@ -29,15 +29,16 @@ class Result:
 
 
 class Metric(ABC):
-    """Compares drawn patches with real ones. A subclass is registered by its name.
+    """Compares generated patches with real ones. A subclass is registered by its name.
 
     Attributes:
         name: as typed.
         title: as shown in tables.
-        better: `lower`, `higher`, or `one` for ratios that should be 1.
-        least: patches that each side must have.
-        needs: of `label`, `nnunet`; a comparison without them can't have the metric.
-        default: whether `evaluate` shows it unasked.
+        better: `lower`, `higher`, or `one` for ratios whose best value is 1.
+        least: number of patches that each side must have.
+        needs: of `image`, `label` and `nnunet`, what the metric can't be computed without. A mask snapshot has no
+            images: its masks stand in for them, and metrics that need images are left out.
+        default: whether `evaluate` computes it unless other metrics are chosen.
     """
 
     name: ClassVar[str]
@@ -49,14 +50,14 @@ class Metric(ABC):
 
     @abstractmethod
     def __call__(self, comparison: Comparison) -> Result:
-        """The figure; deterministic, given the comparison's seed."""
+        """The result; deterministic, given the comparison's seed."""
 
     def refusal(self, comparison: Comparison) -> str | None:
-        """Why this comparison can't have the metric; None where it can."""
-        fewest = min(len(comparison.real), len(comparison.drawn))
+        """Why the metric can't be computed; None where it can."""
+        fewest = min(len(comparison.real), len(comparison.generated))
         if fewest < self.least:
-            return f"needs {self.least} patches on each side, there are {fewest}"
-        if "label" in self.needs and (comparison.real.label is None or comparison.drawn.label is None):
+            return f"needs {self.least} patches on each side (found {fewest})"
+        if "label" in self.needs and (comparison.real.label is None or comparison.generated.label is None):
             return "needs masks on both sides"
         if "nnunet" in self.needs and comparison.nnunet is None:
             return "needs an nnU-Net trained on the real cases of this fold"
@@ -68,11 +69,11 @@ MetricClass = TypeVar("MetricClass", bound=type[Metric])
 
 
 def register(metric: MetricClass) -> MetricClass:
-    """Class decorator: make a metric known by its name."""
+    """Class decorator: add a metric to the registry."""
     METRICS[metric.name] = metric()
     return metric
 
 
 def default_metrics() -> tuple[str, ...]:
-    """Names of the metrics that are shown unasked, in the order of the table."""
+    """Names of the default metrics, in the order of the registry."""
     return tuple(name for name, metric in METRICS.items() if metric.default)

@@ -1,4 +1,4 @@
-"""What an evaluation found, as a file and as a table."""
+"""An evaluation as a file, as a table and as a figure."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from stylegan2_cond.planning import Plan
 from stylegan2_cond.visualization import colour_mask, middle_slice, scaled
 
 COLUMNS = 8
-ROWS = ("most like a copy", "nearest real", "difference", "as drawn", "nearest real", "difference")
+ROWS = ("lowest scores", "nearest real", "difference", "random samples", "nearest real", "difference")
+_HINTS = {"lower": "lower is better", "higher": "higher is better", "one": "1 is best"}
 
 
-class Measured(BaseModel):
-    """A result, and what it took."""
+class Measurement(BaseModel):
+    """A result, and the time it took. JSON has no NaN: what is undefined is null."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     value: float | None
@@ -35,8 +36,8 @@ class Measured(BaseModel):
     seconds: float
 
     @classmethod
-    def of(cls, result: Result, seconds: float) -> Measured:
-        """JSON has no NaN; what could not be told is null."""
+    def of(cls, result: Result, seconds: float) -> Measurement:
+        """A result as JSON can hold it."""
         return cls(
             value=_finite(result.value),
             standard_error=_finite(result.standard_error),
@@ -46,14 +47,14 @@ class Measured(BaseModel):
         )
 
 
-class Neighbour(BaseModel):
-    """A sample, and the training case that it is most like.
+class CopyCandidate(BaseModel):
+    """A sample, and the training case that it resembles most.
 
     Attributes:
-        sample: its number; `load_generator(…).sample(1, seed=…, first=sample)` draws it again.
+        sample: its number; `load_generator(…).sample(1, seed=…, first=sample)` generates it again.
         case: name of the training case.
         correlation: the largest normalised cross-correlation over small shifts.
-        alarm: whether the sample is taken for a copy.
+        alarm: whether the sample is considered a copy.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,35 +64,37 @@ class Neighbour(BaseModel):
     alarm: bool
 
 
-class _Kept(Document):
-    """A document that stands for what its key names, and for nothing else."""
+class _KeyedDocument(Document):
+    """A document whose key stands for everything that its content depends on."""
 
+    format_version: int = 2
     key: str
 
     @classmethod
-    def same(cls, path: Path, key: str) -> Self | None:
-        """What was found before, if it was found of the same things."""
+    def load_if_current(cls, path: Path, key: str) -> Self | None:
+        """The document, if there is one with this key."""
         found = cls.load(path) if path.exists() else None
         return found if found is not None and found.key == key else None
 
 
-class Baseline(_Kept):
-    """What real patches would get in the place of drawn ones, by metric."""
+class Baseline(_KeyedDocument):
+    """What real patches get in place of generated ones, by metric."""
 
-    remedy: ClassVar[str] = "Delete the file; it is then made again."
-    real: dict[str, Measured] = Field(default_factory=dict)
-    held_out: dict[str, Measured] = Field(default_factory=dict)
+    remedy: ClassVar[str] = "Delete the file; it is then computed again."
+    real: dict[str, Measurement] = Field(default_factory=dict)
+    held_out: dict[str, Measurement] = Field(default_factory=dict)
 
 
-class Evaluation(_Kept):
-    """The judgement of a snapshot.
+class Evaluation(_KeyedDocument):
+    """The evaluation of a snapshot.
 
     Attributes:
-        key: stands for weights, real patches, extractor, nnU-Net, number and seed.
-        drawn, real, held_out: by metric, for drawn samples, other patches of the training cases, and validation cases.
-        worst: the samples that are most like copies, the worst first; empty where copies were not looked for.
-        missing: by metric, why there is no figure.
-        notes: what to know before believing any figure.
+        key: stands for weights, real patches, features, nnU-Net, number of samples and seed.
+        generated, real, held_out: by metric, of generated samples, of other patches of the training cases, and of the
+            validation cases.
+        copy_candidates: the samples that are most likely copies; empty where copies were not searched for.
+        missing: by metric, why it was not computed.
+        notes: what to know before trusting the figures.
     """
 
     remedy: ClassVar[str] = "Delete the file, and run stylegan2-cond evaluate again."
@@ -103,10 +106,10 @@ class Evaluation(_Kept):
     nnunet: str | None
     training_cases: int
     reference_patches: int
-    drawn: dict[str, Measured]
-    real: dict[str, Measured]
-    held_out: dict[str, Measured]
-    worst: tuple[Neighbour, ...]
+    generated: dict[str, Measurement]
+    real: dict[str, Measurement]
+    held_out: dict[str, Measurement]
+    copy_candidates: tuple[CopyCandidate, ...]
     missing: dict[str, str]
     notes: tuple[str, ...]
     seconds: float
@@ -115,23 +118,24 @@ class Evaluation(_Kept):
     release: str
 
 
-_HINTS = {"lower": "lower is better", "higher": "higher is better", "one": "1 is best"}
-
-
 def table(evaluation: Evaluation) -> str:
-    """One line a metric: the figure of drawn patches beside what real ones get."""
+    """One line per metric: the figure of generated patches next to those of real ones."""
     held_out = bool(set(evaluation.held_out) - {"agreement"})
-    head = ["", "drawn", "real again", *(["held-out"] if held_out else []), ""]
+    head = ["", "generated", "other real", *(["held-out"] if held_out else []), ""]
     rows = [head]
-    for name in (name for name in METRICS if name in evaluation.drawn):
-        figures = [evaluation.drawn[name], evaluation.real.get(name)]
+    for name in (name for name in METRICS if name in evaluation.generated):
+        found = evaluation.generated[name]
+        figures = [found, evaluation.real.get(name)]
         figures += [evaluation.held_out.get(name)] if held_out else []
-        hint = ", ".join(filter(None, [_HINTS[METRICS[name].better], evaluation.drawn[name].warning]))
+        hint = ", ".join(filter(None, [_HINTS[METRICS[name].better], found.warning]))
         if name == "agreement" and name in evaluation.held_out and not held_out:
-            hint += f"; on validation cases {_with_error(evaluation.held_out[name])}"
+            hint += f"; on validation cases {with_error(evaluation.held_out[name])}"
         if name == "conditions":
-            hint += _obedience(evaluation.drawn[name].details)
-        rows.append([METRICS[name].title, *map(_with_error, figures), hint])
+            ranks = [name for name in ("areas", "position") if found.details.get(name) is not None]
+            ranked = ", ".join(f"of {name} {found.details[name]:.2f}" for name in ranks)
+            hint += f", {found.details['by chance']:.2f} by chance"
+            hint += f"; rank correlation {ranked}" if ranked else ""
+        rows.append([METRICS[name].title, *map(with_error, figures), hint])
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = []
     for title, *figures, hint in rows:
@@ -141,13 +145,7 @@ def table(evaluation: Evaluation) -> str:
     return "\n".join([*lines, *evaluation.notes])
 
 
-def _obedience(details: dict[str, float | None]) -> str:
-    """What samples would get that mind nothing, and how closely areas and positions follow what was asked for."""
-    ranks = [f"of {name} {details[name]:.2f}" for name in ("areas", "position") if details.get(name) is not None]
-    return f", {details['by chance']:.2f} by chance" + (f"; rank correlation {', '.join(ranks)}" if ranks else "")
-
-
-def _with_error(figure: Measured | None) -> str:
+def with_error(figure: Measurement | None) -> str:
     """`0.1234 ± 0.0056`: two digits of the error, and the value to the same place."""
     if figure is None or figure.value is None:
         return "–"
@@ -162,45 +160,50 @@ def _finite(value: float) -> float | None:
 
 
 def save_neighbours(path: Path, comparison: Comparison, found: CopySearch, plan: Plan) -> None:
-    """Above, the samples most like copies; below, some that are as they come.
+    """Plot the samples that are most likely copies, above a random choice of samples.
 
-    Each stands over the training patch that correlates best with it, shifted so that they match, and the difference.
-    Colour images are in colour, of others the first channel is shown. Red titles are alarms.
+    Below each is the training patch that correlates best with it, shifted to match, and the difference. Colour images
+    are shown in colour, of others the first channel. Red titles are alarms.
     """
-    typical = comparison.rng(6).permutation(len(comparison.drawn))[:COLUMNS]
+    typical = comparison.rng(6).permutation(len(comparison.generated))[:COLUMNS]
     figure = Figure(figsize=(1.3 * COLUMNS, 9), layout="constrained")
     axes = figure.subplots(6, COLUMNS, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for row, numbers in ((0, found.worst(COLUMNS)), (3, typical)):
         for column, number in enumerate(numbers):
-            _show(axes[row : row + 3, column], comparison, found, plan, int(number))
+            _plot_neighbour(axes[row : row + 3, column], comparison, found, plan, int(number))
     for row, text in enumerate(ROWS):
         axes[row, 0].text(-0.08, 0.5, text, rotation=90, ha="right", va="center", transform=axes[row, 0].transAxes)
     with write_atomically(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def _show(axes: Sequence, comparison: Comparison, found: CopySearch, plan: Plan, number: int) -> None:
-    drawn, reference = comparison.drawn, comparison.reference
-    partner = int(found.drawn.index[number])
-    image, mask = _shown(drawn.image[number], plan), drawn.label[number]
-    corner = align(drawn.image[number], reference.image[partner])
-    there, its_mask = beneath(
-        _shown(reference.image[partner], plan), reference.label[partner], corner, drawn.patch_size
+def _plot_neighbour(axes: Sequence, comparison: Comparison, found: CopySearch, plan: Plan, number: int) -> None:
+    generated, reference, codec = comparison.generated, comparison.reference, plan.codec
+
+    def visible(image: np.ndarray) -> np.ndarray:
+        """`[k, *spatial]` between 0 and 1: red, green and blue, or the first channel."""
+        return scaled(image, codec.low, codec.high, codec.rgb)[list(codec.rgb or (0,))]
+
+    partner = int(found.generated.index[number])
+    image, mask = visible(generated.image[number]), generated.label[number]
+    corner = align(generated.image[number], reference.image[partner])
+    real, real_mask = matching_part(
+        visible(reference.image[partner]), reference.label[partner], corner, generated.patch_size
     )
-    for axis, (part, labels) in zip(axes[:2], ((image, mask), (there, its_mask)), strict=True):
-        axis.imshow(colour_mask(_middle(part), _middle(labels[None]), plan.codec.labels))
-    axes[2].imshow(_middle((image - there).mean(axis=0, keepdims=True)), cmap="gray", vmin=-1, vmax=1)
+    for axis, (part, labels) in zip(axes[:2], ((image, mask), (real, real_mask)), strict=True):
+        axis.imshow(colour_mask(_middle(part), _middle(labels[None]), codec.labels))
+    axes[2].imshow(_middle((image - real).mean(axis=0, keepdims=True)), cmap="gray", vmin=-1, vmax=1)
     colour = "red" if found.alarms[number] else "black"
-    axes[0].set_title(f"{found.drawn.nearness[number]:.3f}", fontsize=8, color=colour)
+    axes[0].set_title(f"{found.generated.nearness[number]:.3f}", fontsize=8, color=colour)
     axes[1].set_title(str(reference.case[partner])[-16:], fontsize=7)
 
 
-def beneath(
+def matching_part(
     image: np.ndarray, mask: np.ndarray, corner: Sequence[int], patch_size: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a training patch under a sample whose inner part fits at `corner`; 0 beyond its end.
+    """The part of a training patch that a sample matches whose inner part fits at `corner`; 0 beyond the patch.
 
     image: `[*channels, *size]`, mask: `[*size]` → `[*channels, *spatial]`, `[*spatial]`.
     """
@@ -208,12 +211,6 @@ def beneath(
     box = (..., *(slice(start + RIM, start + RIM + length) for start, length in zip(starts, patch_size, strict=True)))
     around = [(RIM, RIM)] * mask.ndim
     return np.pad(image, [(0, 0)] * (image.ndim - mask.ndim) + around)[box], np.pad(mask, around)[box]
-
-
-def _shown(image: np.ndarray, plan: Plan) -> np.ndarray:
-    """`[k, *spatial]` between 0 and 1: red, green and blue of a colour image, the first channel of another one."""
-    codec = plan.codec
-    return scaled(image, codec.low, codec.high, codec.rgb)[list(codec.rgb or (0,))]
 
 
 def _middle(channels: np.ndarray) -> np.ndarray:

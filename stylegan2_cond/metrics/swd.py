@@ -1,4 +1,7 @@
-"""Sliced Wasserstein distance of Laplacian-pyramid patches (Karras et al. 2018, section 5); needs no network."""
+"""Sliced Wasserstein distance of descriptors from a Laplacian pyramid (Karras et al. 2018, section 5).
+
+Descriptors are small neighbourhoods of voxels, which Karras et al. also call local image patches. No network is needed.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from stylegan2_cond.metrics.jackknife import group_count, measurable, spread
 from stylegan2_cond.metrics.registry import Metric, Result, register
 from stylegan2_cond.ops import downsample, upsample
 
-PATCH = {2: 7, 3: 5}  # voxels per axis, by the number of axes
-PATCHES = 8  # of each patch and level
+DESCRIPTOR = {2: 7, 3: 5}  # voxels along each axis, by the number of axes
+DESCRIPTORS = 8  # from each level of each patch
 PROJECTIONS = 128
-COARSEST = 16  # voxels of the largest axis, below which there are no further levels
+COARSEST = 16  # voxels of the longest axis, below which there are no further levels
 QUANTILES = 2000
 GROUPS = 10
 
@@ -31,45 +34,49 @@ def laplacian_pyramid(image: torch.Tensor) -> list[torch.Tensor]:
     return [*levels, image]
 
 
-def draw_patches(level: torch.Tensor, count: int, rng: np.random.Generator) -> torch.Tensor:
-    """`count` patches of each patch, at random places. level: `[N, C, *size]` → `[N, count, C · patch]`."""
+def sample_descriptors(level: torch.Tensor, count: int, rng: np.random.Generator) -> torch.Tensor:
+    """`count` descriptors of each patch, at random places. level: `[N, C, *size]` → `[N, count, C · voxels]`."""
     size = level.shape[2:]
-    lengths = [min(PATCH[len(size)], length) for length in size]
+    lengths = [min(DESCRIPTOR[len(size)], length) for length in size]
     corners = np.stack([rng.integers(0, s - p + 1, (len(level), count)) for s, p in zip(size, lengths, strict=True)])
     windows = level
     for axis, length in enumerate(lengths, start=2):
-        windows = windows.unfold(axis, length, 1)  # [N, C, *places, *patch]
-    patch_size = torch.arange(len(level)).unsqueeze(1).expand(-1, count)
-    return windows[(patch_size, slice(None), *torch.from_numpy(corners))].flatten(2)
+        windows = windows.unfold(axis, length, 1)  # [N, C, *places, *descriptor]
+    patch = torch.arange(len(level)).unsqueeze(1).expand(-1, count)
+    return windows[(patch, slice(None), *torch.from_numpy(corners))].flatten(2)
 
 
 def sliced_distances(
-    real: torch.Tensor, drawn: torch.Tensor, real_groups: np.ndarray, drawn_groups: np.ndarray, rng: np.random.Generator
+    real: torch.Tensor,
+    generated: torch.Tensor,
+    real_groups: np.ndarray,
+    generated_groups: np.ndarray,
+    rng: np.random.Generator,
 ) -> tuple[float, float]:
     """Mean over random directions of the one-dimensional Wasserstein distance, and its standard error.
 
     Args:
-        real, drawn: `[N, P, F]`, `[M, P, F]` patches.
-        real_groups, drawn_groups: `[N]`, `[M]` group numbers that the standard error leaves out.
+        real, generated: `[N, P, F]`, `[M, P, F]` descriptors.
+        real_groups, generated_groups: `[N]`, `[M]` jackknife groups.
         rng: of the directions.
     """
     directions = torch.from_numpy(rng.standard_normal((real.shape[2], PROJECTIONS), dtype=np.float32))
     directions /= directions.norm(dim=0)
     sides = []
-    for patches, groups in ((real, real_groups), (drawn, drawn_groups)):
-        values, order = (patches.flatten(0, 1) @ directions).T.sort(dim=1)  # [directions, N · P]
-        owner = torch.arange(len(patches)).repeat_interleave(patches.shape[1])
+    for descriptors, groups in ((real, real_groups), (generated, generated_groups)):
+        values, order = (descriptors.flatten(0, 1) @ directions).T.sort(dim=1)  # [directions, N · P]
+        owner = torch.arange(len(descriptors)).repeat_interleave(descriptors.shape[1])
         sides.append((values, torch.from_numpy(groups)[owner[order]]))
 
-    def distance(kept: list[torch.Tensor]) -> float:
-        return float((_quantiles(kept[0]) - _quantiles(kept[1])).abs().mean())
+    def distance(ordered: list[torch.Tensor]) -> float:
+        return float((_quantiles(ordered[0]) - _quantiles(ordered[1])).abs().mean())
 
-    everything = distance([values for values, _ in sides])
+    value = distance([values for values, _ in sides])
     without = []
-    for group in range(group_count(real_groups, drawn_groups)):
-        kept = [values[owner != group].reshape(len(values), -1) for values, owner in sides]
-        without.append(distance(kept) if measurable(real_groups != group, drawn_groups != group) else math.nan)
-    return everything, spread(without)
+    for group in range(group_count(real_groups, generated_groups)):
+        rest = [values[owner != group].reshape(len(values), -1) for values, owner in sides]
+        without.append(distance(rest) if measurable(real_groups != group, generated_groups != group) else math.nan)
+    return value, spread(without)
 
 
 def _quantiles(ordered: torch.Tensor) -> torch.Tensor:
@@ -84,20 +91,23 @@ class SlicedWasserstein(Metric):
     """Mean over the levels, in thousandths of the real patches' standard deviation; each level in the details."""
 
     name = "swd"
-    title = "SWD of patches ×10³"
+    title = "SWD ×10³"
+    needs = ("image",)
 
     def __call__(self, comparison: Comparison) -> Result:
-        groups = comparison.groups(GROUPS)
+        groups = comparison.jackknife_groups(GROUPS)
         rng = comparison.rng(4)
-        pyramids = [laplacian_pyramid(torch.from_numpy(side.image)) for side in (comparison.real, comparison.drawn)]
+        sides = comparison.real, comparison.generated
+        pyramids = [laplacian_pyramid(torch.from_numpy(side.image)) for side in sides]
         values, errors = [], []
-        for level_real, level_drawn in zip(*pyramids, strict=True):
+        for level_real, level_generated in zip(*pyramids, strict=True):
             shape = (1, -1, *[1] * (level_real.ndim - 2))
             axes = [0, *range(2, level_real.ndim)]
             scale = level_real.std(dim=axes).clamp_min(1e-12).reshape(shape)
             centre = level_real.mean(dim=axes).reshape(shape)
-            patches = [draw_patches((level - centre) / scale, PATCHES, rng) for level in (level_real, level_drawn)]
-            value, error = sliced_distances(*patches, *groups, rng)
+            scaled = [(level - centre) / scale for level in (level_real, level_generated)]
+            descriptors = [sample_descriptors(level, DESCRIPTORS, rng) for level in scaled]
+            value, error = sliced_distances(*descriptors, *groups, rng)
             values.append(1000 * value)
             errors.append(1000 * error)
         sizes = ["×".join(map(str, level.shape[2:])) for level in pyramids[0]]

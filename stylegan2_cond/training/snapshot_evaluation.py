@@ -13,11 +13,17 @@ import torch
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics import METRICS, Result
-from stylegan2_cond.metrics.compare import judge, refusals
+from stylegan2_cond.metrics.compare import compute_metrics, refusals
 from stylegan2_cond.metrics.comparison import Comparison, standardisation
-from stylegan2_cond.metrics.features import EVALUATION_FOLDER, Features, RandomPyramid
-from stylegan2_cond.metrics.reference_sets import ReferenceSet, as_judged, average_blocks, block_factors
-from stylegan2_cond.planning import Plan, run_folder
+from stylegan2_cond.metrics.features import FeatureExtractor, RandomPyramid
+from stylegan2_cond.metrics.reference_sets import (
+    ReferenceSet,
+    average_blocks,
+    block_factors,
+    cache_folder,
+    with_mask_images,
+)
+from stylegan2_cond.planning import Plan
 from stylegan2_cond.snapshot import MaskSource, PairGenerator
 
 SNAPSHOT_METRICS = (
@@ -32,13 +38,12 @@ SNAPSHOT_METRICS = (
     "diversity-nearest",
     "copies",
 )
-OF_IMAGES = ("kid-pair", "swd", "copies")  # not told of a generator that draws masks alone
 OF_DRAWN_MASKS = ("masks", "conditions")  # not told of one that is given its masks
 # By the number of axes. A snapshot of Hippocampus takes about 8 s on one core in 2-D (44×33), and 20 s in 3-D
 # (28×44×33); the first one, for which the training cases are read, 15 s more.
 SAMPLES = {2: 700, 3: 100}
 COPY_SAMPLES = {2: 200, 3: 50}  # the first of them, that copies are looked for among; each costs as much as 5 others
-SET_BYTES = 2**28  # of all drawn images together
+SET_BYTES = 2**28  # of all generated images together
 FEWEST = 24
 COPY_VOXELS = 6000  # of the patches that copies are searched in; larger ones are averaged over blocks
 COVER_BYTES = 2**28  # of those patches together, beside all that training holds
@@ -71,14 +76,14 @@ class SnapshotEvaluator:
 
     def judge(self, generator: PairGenerator, masks: MaskSource | None = None) -> dict[str, Result]:
         """Figures by the metric's name, always of the same latents; what the data do not allow is left out."""
-        drawn = generator.sample(self.samples, seed=self.plan.seed, masks=masks)
-        if not np.isfinite(drawn.image).all():
+        generated = generator.sample(self.samples, seed=self.plan.seed, masks=masks)
+        if not np.isfinite(generated.image).all():
             return {}
         names = self._names()
         with np.errstate(over="ignore", invalid="ignore"):  # of samples that are far off
-            results = _told(self._comparison(drawn), [name for name in names if name != "copies"])
+            results = _told(self._comparison(generated), [name for name in names if name != "copies"])
             if "copies" in names:
-                results |= self._copies(drawn)
+                results |= self._copies(generated)
         return {name: result for name, result in results.items() if math.isfinite(result.value)}
 
     @cached_property
@@ -93,23 +98,24 @@ class SnapshotEvaluator:
         return tuple(int(label) for label in np.unique(self.reference.real.label) if label > 0)
 
     def _names(self) -> list[str]:
-        silent = {"mask": OF_IMAGES, "image": OF_DRAWN_MASKS}.get(self.plan.variant, ())
+        of_images = tuple(name for name in SNAPSHOT_METRICS if name in METRICS and "image" in METRICS[name].needs)
+        silent = {"mask": of_images, "image": OF_DRAWN_MASKS}.get(self.plan.variant, ())
         silent += () if self.labels else ("kid-pair",)  # it would be the KID of images once more
         return [name for name in SNAPSHOT_METRICS if name in METRICS and name not in silent]
 
-    def _comparison(self, drawn: SampleSet) -> Comparison:
-        drawn = as_judged(drawn, self.plan)
-        return _SameRealSide(self.reference.real, drawn, self.labels, self.plan, self._remembered)
+    def _comparison(self, generated: SampleSet) -> Comparison:
+        generated = with_mask_images(generated, self.plan)
+        return _SameRealSide(self.reference.real, generated, self.labels, self.plan, self._remembered)
 
-    def _copies(self, drawn: SampleSet) -> dict[str, Result]:
+    def _copies(self, generated: SampleSet) -> dict[str, Result]:
         real, reference = self._averaged(self.reference.real), self.reference.cover.patches
-        few = drawn.take(slice(COPY_SAMPLES[len(self.plan.patch_size)]))
+        few = generated.take(slice(COPY_SAMPLES[len(self.plan.patch_size)]))
         comparison = Comparison(
             real,
             self._averaged(few),
             features=RandomPyramid(),
             reference=reference,
-            keep=run_folder(self.plan.source, self.plan.variant) / EVALUATION_FOLDER,
+            cache_folder=cache_folder(self.plan),
         )
         # What is usual is the extreme of the real patches: so many that lie apart, which are few in volumes, are
         # exceeded by a share of about 1 / (n + 1) of patches never seen. 13 % were, with 8 and 20 Hippocampus volumes.
@@ -126,7 +132,7 @@ class SnapshotEvaluator:
 
 def _told(comparison: Comparison, names: Sequence[str]) -> dict[str, Result]:
     """The results of those metrics that the comparison allows."""
-    return judge(comparison, [name for name in names if name not in refusals(comparison, names)])
+    return compute_metrics(comparison, [name for name in names if name not in refusals(comparison, names)])
 
 
 class _SameRealSide(Comparison):
@@ -135,23 +141,23 @@ class _SameRealSide(Comparison):
     def __init__(
         self,
         real: SampleSet,
-        drawn: SampleSet,
+        generated: SampleSet,
         labels: tuple[int, ...],
         plan: Plan,
         remembered: dict[str, torch.Tensor],
     ):
-        super().__init__(real, drawn, features=RandomPyramid(), conditions=plan.conditions)
+        super().__init__(real, generated, features=RandomPyramid(), conditions=plan.conditions)
         self.labels = labels
         self._remembered = remembered
 
-    def vectors(self, extractor: Features) -> tuple[torch.Tensor, torch.Tensor]:
+    def vectors(self, extractor: FeatureExtractor) -> tuple[torch.Tensor, torch.Tensor]:
         """As every comparison has them, the real ones from memory."""
         key = extractor.identity()
         if key not in self._remembered:
             self._remembered[key] = extractor(self.real)
-        real, drawn = self._remembered[key], extractor(self.drawn)
+        real, generated = self._remembered[key], extractor(self.generated)
         centre, scale = standardisation(real)
-        return (real - centre) / scale, (drawn - centre) / scale
+        return (real - centre) / scale, (generated - centre) / scale
 
 
 def _affordable(plan: Plan) -> int:

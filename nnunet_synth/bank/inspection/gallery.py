@@ -13,7 +13,7 @@ from nnunet_synth.bank.inspection.findings import Findings
 from nnunet_synth.bank.inspection.two_sides import spread
 from nnunet_synth.pages.page import Picture
 from stylegan2_cond.metrics.ncc import align
-from stylegan2_cond.metrics.report import beneath
+from stylegan2_cond.metrics.report import matching_part
 from stylegan2_cond.visualization import colour_mask, overlay_grid
 
 SHOWN = {2: 32, 3: 16}  # samples of the gallery, by the number of axes
@@ -55,7 +55,7 @@ def _picture(found: Findings, index: int) -> Picture:
     if near:
         partner, cover = int(near.generated.index[index]), found.reference.cover.patches
         corner = align(image, cover.image[partner])
-        there, mask = beneath(cover.image[partner], cover.label[partner], corner, image.shape[1:])
+        there, mask = matching_part(cover.image[partner], cover.label[partner], corner, image.shape[1:])
         images.append(there)
         labels.append(mask)
         alt += f"; nearest training patch: {_areas(mask, found)}"

@@ -14,17 +14,15 @@ from nnunet_synth.bank.calibration import REAL_PATCHES
 from nnunet_synth.bank.format import BankDataset, BankRecord
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.features import EVALUATION_FOLDER
 from stylegan2_cond.metrics.memorization import (
     ALARMS,
     CORRELATION,
     FEWEST_CASES,
     Nearest,
-    by_correlation,
-    usual_nearness,
+    correlation_search,
+    nearest_other_cases,
 )
-from stylegan2_cond.metrics.reference_sets import ReferenceSet
-from stylegan2_cond.planning import run_folder
+from stylegan2_cond.metrics.reference_sets import ReferenceSet, cache_folder
 from stylegan2_cond.progress_bar import ProgressBar
 from stylegan2_cond.snapshot import CARD_FILE, Card, open_same_cases
 
@@ -141,13 +139,13 @@ def find_neighbours(samples: SampleSet, reference: ReferenceSet) -> Neighbours:
     """By the largest normalised cross-correlation over small shifts, among all patches of the training cases."""
     cover, plan = reference.cover.patches, reference.plan
     with ProgressBar(total=len(samples), desc="Searching neighbours", unit="patch") as bar:
-        generated = by_correlation(cover, bar.update)(samples, None)
+        generated = correlation_search(cover, bar.update)(samples, None)
     usual, cases = None, len(np.unique(cover.case))
     if cases > 1:
-        keep = run_folder(plan.source, plan.variant) / EVALUATION_FOLDER
+        keep = cache_folder(plan)
         title = "Comparing real patches"
         with ProgressBar(total=len(reference.real), desc=title, unit="patch", leave=False, delay=1) as bar:
-            usual = usual_nearness(by_correlation(cover, bar.update), reference.real, cover, CORRELATION, keep)
+            usual = nearest_other_cases(correlation_search(cover, bar.update), reference.real, cover, CORRELATION, keep)
     threshold = float(np.quantile(usual.score, ALARMS)) if cases >= FEWEST_CASES else None
     return Neighbours(generated, usual, threshold, *_places(reference))
 
