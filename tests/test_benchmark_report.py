@@ -225,7 +225,7 @@ def test_undefined_scores_are_counted(tmp_path):
     lost = (scores["arm"] == "pairs") & (scores["case"] == "case_003") & (scores["label"] == 2)
     scores.loc[lost, "hd95"] = np.nan
     scores.to_csv(tmp_path / "scores.csv", index=False)
-    analysis = analyse(read_benchmark(tmp_path), draws=99)
+    analysis = analyse(read_benchmark(tmp_path), resamples=99)
     assert analysis.row("pairs", label="2", metric="hd95")["undefined"] == 2  # once a training set
     assert analysis.row("pairs", label="2", metric="hd95")["paired_cases"] == 7
     assert analysis.row("pairs", label="1", metric="hd95")["undefined"] == 0

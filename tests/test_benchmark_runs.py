@@ -246,13 +246,13 @@ def test_nnunet_alone_is_nothing_to_compare_with(tmp_path):
         ("[a]", "no arm is the baseline"),
         ("[a]\nbaseline = true\n[b]\nbaseline = true", "a and b are the baseline"),
         ("[a]\nbaseline = true\nvariant = 'pair'", "without a generator"),
-        ("[a]\nbaseline = true\n[b]\nvariant = 'pears'", "there are pair, image, pair"),
-        ("[a]\nbaseline = true\n[b]\nvariant = 'pair'\nmasks = 'real'", "no images are drawn for masks"),
+        ("[a]\nbaseline = true\n[b]\nvariant = 'pears'", "pair, image, pair"),
+        ("[a]\nbaseline = true\n[b]\nvariant = 'pair'\nmasks = 'real'", "variant image"),
         ("[a]\nbaseline = true\n[b]\nratoi = 0.5", "did you mean 'ratio'"),
         ("[a]\nbaseline = true\n[b]\nratio = 2", "less than or equal to 1"),
         ("[a]\nbaseline = true\n[b]\ntrainer = 'nnUNetTrainerSynth'", "needs a generator"),
         ("[A b]\nbaseline = true", "cannot be read as TOML"),
-        ("x = 1", "outside of any arm"),
+        ("x = 1", "x does not belong"),
     ],
 )
 def test_arms_that_make_no_sense_are_refused(tmp_path, text, message):

@@ -9,6 +9,7 @@ from statsmodels.stats.multitest import multipletests
 from nnunet_synth.benchmark.report.verdict import Effect, effect_of
 from nnunet_synth.benchmark.statistics import (
     Noise,
+    baseline_noise,
     bootstrap_interval,
     case_means,
     comparable,
@@ -17,7 +18,6 @@ from nnunet_synth.benchmark.statistics import (
     crossed_spread,
     holm,
     mean_spread,
-    noise_of,
     rank_arms,
     rank_correlation,
     run_means,
@@ -145,7 +145,7 @@ def test_with_two_sizes_of_opposite_sign_the_test_over_runs_is_welchs():
     spread = runs_spread(np.stack([first, -second]))
     expected = stats.ttest_ind(first, second, equal_var=False)
     assert spread.p((first.mean() - second.mean()) / 2) == pytest.approx(expected.pvalue)
-    assert spread.freedom == pytest.approx(expected.df)
+    assert spread.dof == pytest.approx(expected.df)
 
 
 def test_crossed_spread_is_that_of_a_mixed_model():
@@ -185,7 +185,7 @@ def test_crossed_spread_is_never_less_than_either_part():
 def test_bootstrap_interval_covers_and_is_of_cases():
     rng, inside = np.random.default_rng(11), 0
     for _ in range(300):
-        low, high = bootstrap_interval(rng.normal(1, 2, 40), rng, draws=499)
+        low, high = bootstrap_interval(rng.normal(1, 2, 40), rng, resamples=499)
         inside += low <= 1 <= high
     assert inside / 300 == pytest.approx(0.94, abs=0.03)
     sample = rng.normal(0, 1, 200)
@@ -200,7 +200,7 @@ def test_bootstrap_over_cases_does_not_shrink_with_more_repeats_of_the_same():
     """Repeats are no new cases."""
     by_case = np.random.default_rng(12).normal(0, 1, 40)
     once, often = np.tile(by_case, (1, 1, 1)), np.tile(by_case, (3, 5, 1))
-    intervals = [bootstrap_interval(case_means(d), np.random.default_rng(0), draws=999) for d in (once, often)]
+    intervals = [bootstrap_interval(case_means(d), np.random.default_rng(0), resamples=999) for d in (once, often)]
     assert intervals[0] == pytest.approx(intervals[1])
     assert compare(once).p_cases == pytest.approx(compare(often).p_cases)
 
@@ -240,14 +240,14 @@ def test_noise_is_that_of_nnunet_against_itself():
     rng = np.random.default_rng(15)
     baseline, again = (rng.normal(0, 0.01, (1, 4000, 1)) + np.zeros((1, 1, 5)) for _ in range(2))
     subset = rng.normal(0, 0.05, (1, 4000, 1))  # of the training cases, shared by both
-    measured, bound = noise_of(baseline + subset, again + subset), noise_of(baseline + subset, None)
+    measured, bound = baseline_noise(baseline + subset, again + subset), baseline_noise(baseline + subset, None)
     assert np.sqrt(measured.variance[0]) == pytest.approx(0.01 * np.sqrt(2), rel=0.05)
     assert np.sqrt(bound.variance[0]) == pytest.approx(np.sqrt(2) * np.hypot(0.01, 0.05), rel=0.05)
     assert (measured.measured, bound.measured) == (True, False)
     noise = Noise(np.array([4.0, 16.0]), np.array([1e9, 1e9]), True)
     spread = noise.spread(np.array([4, 4]))  # of the mean of two sizes: (4/4 + 16/4) / 4
     assert spread.p(np.sqrt(5 / 4) * 1.959964) == pytest.approx(0.05, abs=1e-4)
-    assert np.isnan(noise_of(baseline[:, :1], None).spread(np.array([1])).p(0.1))
+    assert np.isnan(baseline_noise(baseline[:, :1], None).spread(np.array([1])).p(0.1))
 
 
 def test_ranks_are_friedmans_and_nemenyis():

@@ -1,4 +1,4 @@
-"""All that is computed of a benchmark, once: the table that report, verdict and plots read."""
+"""Everything that is computed from a benchmark's results: the table that report, verdict and figures read."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ import pandas as pd
 
 from nnunet_synth.benchmark.results import METRICS, Benchmark
 from nnunet_synth.benchmark.statistics import (
-    DRAWS,
     P_VALUES,
+    RESAMPLES,
     Comparison,
     Noise,
     Ranks,
+    baseline_noise,
     bootstrap_interval,
     case_means,
     comparable,
     compare,
     compare_all,
     mean,
-    noise_of,
     rank_arms,
     rank_correlation,
     run_means,
 )
 from stylegan2_cond.progress_bar import ProgressBar
 
-SEED = 0  # of the bootstrap, so that the same tables make the same report
-POOLED = "pooled"  # in the column size: all sizes together, each counting alike
+SEED = 0  # of the bootstrap: the same tables give the same report
+POOLED = "pooled"  # in the column size: the mean over sizes
 CLASSES = "mean"  # in the column label: the mean over classes
 QUALITY = ("kid", "coverage", "copies")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of computing per run, generator included, of an arm and of nnU-Net alone; NaN where not known."""
+    """Seconds of computing per run, generator included, of an arm and of nnU-Net alone; NaN if unknown."""
 
     arm: float
     baseline: float
 
     @property
     def factor(self) -> float:
+        """How many times the computing of nnU-Net alone."""
         return self.arm / self.baseline
 
 
@@ -51,12 +52,11 @@ class Analysis:
     """What was computed.
 
     Attributes:
-        benchmark: of what.
         table: a row for each metric, arm, size (or `POOLED`) and label (or `CLASSES`).
         noise: by metric, of nnU-Net alone, for the mean over classes.
-        ranks: of all arms by Dice, with `cases` or `runs` as blocks; None where there are too few.
-        quality: a row for each run with a generator: its measures, and its gain in Dice.
-        correlations: a row for each measure: its rank correlation with the gain.
+        ranks: of all arms by Dice, with `cases` or `runs` as blocks; None with too few.
+        quality: a row for each run with a generator: quality of its generator, and its gain in Dice.
+        correlations: a row for each quality metric: its rank correlation with the gain.
         costs: by arm.
     """
 
@@ -69,15 +69,15 @@ class Analysis:
     costs: Mapping[str, Cost]
 
     def row(self, arm: str, size: str = POOLED, label: str = CLASSES, metric: str = "dice") -> pd.Series:
-        """The row of that key."""
+        """A row of the table."""
         return self.table.loc[(metric, arm, size, label)]
 
 
-def analyse(benchmark: Benchmark, draws: int = DRAWS, *, briefly: bool = False) -> Analysis:
+def analyse(benchmark: Benchmark, resamples: int = RESAMPLES, *, briefly: bool = False) -> Analysis:
     """Compute everything.
 
     Args:
-        draws: of each bootstrap.
+        resamples: number of resamples of each bootstrap.
         briefly: only Dice, and only its mean over classes, which is all that a verdict needs.
     """
     noise = {metric: _noise(benchmark, metric) for metric in METRICS}
@@ -86,16 +86,16 @@ def analyse(benchmark: Benchmark, draws: int = DRAWS, *, briefly: bool = False) 
     keys = [(metric, size, label) for metric in metrics for size in sizes for label in (CLASSES, *labels)]
     rows = []
     for metric, size, label in ProgressBar(keys, desc="Statistics", unit="table", delay=3):
-        rows += _rows(benchmark, metric, size, label, noise[metric], draws)
+        rows += _rows(benchmark, metric, size, label, noise[metric], resamples)
     table = pd.DataFrame(rows).set_index(["metric", "arm", "size", "label"]).sort_index()
     quality = _quality(benchmark)
     return Analysis(benchmark, table, noise, _ranks(benchmark), quality, _correlations(quality), _costs(benchmark))
 
 
 def differences(benchmark: Benchmark, index: int, metric: str = "dice", label: str = CLASSES) -> np.ndarray:
-    """`[sizes, sets, subjects]`: an arm's scores minus those of nnU-Net alone; NaN where either is missing.
+    """`[sizes, sets, subjects]`: an arm's scores minus those of nnU-Net alone; NaN if either is missing.
 
-    The mean over classes is one of differences, so that a class undefined on one side counts on neither.
+    The mean over classes is one of differences, so a class that is undefined on one side is left out on both.
     """
     scores = benchmark.scores[metric]
     return benchmark.subject_means(_one_label(benchmark, scores[index] - scores[benchmark.baseline], label))
@@ -110,7 +110,7 @@ def _one_size(benchmark: Benchmark, array: np.ndarray, size: str) -> np.ndarray:
     return array if size == POOLED else array[[benchmark.sizes.index(size)]]
 
 
-def _rows(benchmark: Benchmark, metric: str, size: str, label: str, noise: Noise, draws: int) -> list[dict]:
+def _rows(benchmark: Benchmark, metric: str, size: str, label: str, noise: Noise, resamples: int) -> list[dict]:
     paired = {
         index: _one_size(benchmark, differences(benchmark, index, metric, label), size)
         for index in range(len(benchmark.arms))
@@ -121,9 +121,9 @@ def _rows(benchmark: Benchmark, metric: str, size: str, label: str, noise: Noise
     rows = []
     for index, arm in enumerate(benchmark.arms):
         row = {"metric": metric, "arm": arm.name, "size": size, "label": label}
-        row |= _mean(benchmark, index, metric, size, label, draws)
+        row |= _mean(benchmark, index, metric, size, label, resamples)
         if index in found:
-            row |= _difference(found[index], paired[index], draws)
+            row |= _difference(found[index], paired[index], resamples)
             row["undefined"] = _undefined(benchmark, index, metric, size, label)
             if label == CLASSES:
                 row["p_noise"] = _p_noise(benchmark, noise, paired[index], size, row["difference"])
@@ -132,12 +132,12 @@ def _rows(benchmark: Benchmark, metric: str, size: str, label: str, noise: Noise
     return rows
 
 
-def _mean(benchmark: Benchmark, index: int, metric: str, size: str, label: str, draws: int) -> dict:
-    """An arm for itself, over all its runs."""
+def _mean(benchmark: Benchmark, index: int, metric: str, size: str, label: str, resamples: int) -> dict:
+    """An arm by itself, over all its runs."""
     scores = benchmark.subject_means(_one_label(benchmark, benchmark.scores[metric][index], label))
     scores = _one_size(benchmark, scores, size)
     by_case, by_run = case_means(scores), run_means(scores)
-    low, high = bootstrap_interval(by_case, np.random.default_rng(SEED), draws)
+    low, high = bootstrap_interval(by_case, np.random.default_rng(SEED), resamples)
     count = np.isfinite(by_run).sum(axis=1)
     deviation = [np.var(run[np.isfinite(run)], ddof=1) for run in by_run if np.isfinite(run).sum() > 1]
     return {
@@ -149,8 +149,8 @@ def _mean(benchmark: Benchmark, index: int, metric: str, size: str, label: str, 
     }
 
 
-def _difference(found: Comparison, paired: np.ndarray, draws: int) -> dict:
-    cases_low, cases_high = bootstrap_interval(case_means(comparable(paired)), np.random.default_rng(SEED), draws)
+def _difference(found: Comparison, paired: np.ndarray, resamples: int) -> dict:
+    cases_low, cases_high = bootstrap_interval(case_means(comparable(paired)), np.random.default_rng(SEED), resamples)
     row = asdict(found)
     row |= {f"{kind}_holm": row["adjusted"].get(kind, np.nan) for kind in P_VALUES}
     row |= {"cases_low": cases_low, "cases_high": cases_high, "paired_cases": found.cases, "paired_runs": found.runs}
@@ -158,7 +158,7 @@ def _difference(found: Comparison, paired: np.ndarray, draws: int) -> dict:
 
 
 def _undefined(benchmark: Benchmark, index: int, metric: str, size: str, label: str) -> int:
-    """Scores of paired runs that could not be compared, as one side or both are undefined."""
+    """Number of scores of paired runs that are undefined for the arm or for nnU-Net alone."""
     scores = benchmark.scores[metric]
     pairs = (benchmark.done[index] & benchmark.done[benchmark.baseline])[:, :, None, None]
     missing = np.isnan(scores[index] - scores[benchmark.baseline]) & pairs
@@ -168,19 +168,19 @@ def _undefined(benchmark: Benchmark, index: int, metric: str, size: str, label: 
 
 def _noise(benchmark: Benchmark, metric: str) -> Noise:
     scores = benchmark.subject_means(mean(benchmark.scores[metric], axis=-1))
-    return noise_of(scores[benchmark.baseline], None if benchmark.again is None else scores[benchmark.again])
+    return baseline_noise(scores[benchmark.baseline], None if benchmark.again is None else scores[benchmark.again])
 
 
 def _p_noise(benchmark: Benchmark, noise: Noise, paired: np.ndarray, size: str, difference: float) -> float:
-    """How often two runs of nnU-Net alone, as many times over, differ as much or more."""
-    of_size = (_one_size(benchmark, part, size) for part in (noise.variance, noise.freedom))
+    """How often as many pairs of runs of nnU-Net alone differ at least as much."""
+    of_size = (_one_size(benchmark, part, size) for part in (noise.variance, noise.dof))
     runs = np.isfinite(run_means(paired)).sum(axis=1)
-    compared = np.where(runs >= min(2, runs.max()), runs, 0)  # as `comparable` takes them
+    compared = np.where(runs >= min(2, runs.max()), runs, 0)  # as `comparable` selects them
     return Noise(*of_size, noise.measured).spread(compared).p(difference)
 
 
 def _ranks(benchmark: Benchmark) -> dict[str, Ranks | None]:
-    """Over runs that all arms share."""
+    """Over runs that all arms have."""
     scores = benchmark.subject_means(mean(benchmark.scores["dice"], axis=-1))  # [arms, sizes, sets, subjects]
     shared = benchmark.done.all(axis=0)
     scores = np.where(shared[None, :, :, None], scores, np.nan)
@@ -194,18 +194,18 @@ def _quality(benchmark: Benchmark) -> pd.DataFrame:
     gains = np.stack([run_means(differences(benchmark, index)) for index in range(len(benchmark.arms))])
     table = benchmark.runs[["arm", "size", "training_set", *QUALITY, "kid_error"]].assign(gain=gains.ravel())
     treatments = [benchmark.arms[index].name for index in benchmark.treatments]
-    judged = table["arm"].isin(treatments) & table[list(QUALITY)].notna().any(axis=1) & table["gain"].notna()
-    return table[judged].reset_index(drop=True)
+    evaluated = table["arm"].isin(treatments) & table[list(QUALITY)].notna().any(axis=1) & table["gain"].notna()
+    return table[evaluated].reset_index(drop=True)
 
 
 def _correlations(quality: pd.DataFrame) -> pd.DataFrame:
-    """Over all runs, and with each size's mean taken off, since size alone moves both."""
+    """Over all runs, and after subtracting each size's mean, since the size affects both."""
     rows = []
     for measure in QUALITY:
         known = quality[quality[measure].notna()]
         within = {name: known[name] - known.groupby("size")[name].transform("mean") for name in (measure, "gain")}
         rho, p, runs = rank_correlation(known[measure].to_numpy(), known["gain"].to_numpy())
-        # rounding keeps equal values equal after the mean is taken off
+        # rounding keeps equal values equal after the subtraction
         equal, p_equal, _ = rank_correlation(*(within[name].round(12).to_numpy() for name in (measure, "gain")))
         rows.append(
             {"measure": measure, "runs": runs, "rho": rho, "p": p, "rho_equal_size": equal, "p_equal_size": p_equal}
@@ -214,7 +214,7 @@ def _correlations(quality: pd.DataFrame) -> pd.DataFrame:
 
 
 def _costs(benchmark: Benchmark) -> dict[str, Cost]:
-    """Over the runs that were compared."""
+    """Over the compared runs."""
     training, generator = benchmark.of_runs("seconds_nnunet"), benchmark.of_runs("seconds_generator")
     costs = {}
     for index, arm in enumerate(benchmark.arms):

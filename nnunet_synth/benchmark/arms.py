@@ -1,4 +1,4 @@
-"""Arms: the ways to train that a benchmark compares. Read from TOML; the defaults lie beside this file."""
+"""Arms: the ways to train that a benchmark compares, read from TOML; `arms.toml` has the shipped ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing_extensions import Self
 
 from nnunet_synth.training.schedule import SCHEDULES
 from stylegan2_cond.errors import UserError
@@ -18,25 +19,28 @@ else:
     import tomli as tomllib
 
 DEFAULT_ARMS = Path(__file__).parent / "arms.toml"
-VARIANTS = ("pair", "image", "pair+image")
-MASKS = ("deformed", "real", "generated")
+CHOICES = {
+    "variant": ("pair", "image", "pair+image"),
+    "masks": ("deformed", "real", "generated"),
+    "schedule": tuple(SCHEDULES),
+}
 PLAIN_TRAINER, SYNTH_TRAINER = "nnUNetTrainer", "nnUNetTrainerSynth"
 
 
 class Arm(BaseModel):
-    """One way to train, as `arms.toml` explains it.
+    """One way to train.
 
     Attributes:
-        name: a-z, 0-9 and hyphens; stands in file names.
-        title: in the report.
+        name: of a-z, 0-9 and hyphens; part of file names.
+        title: name in the report.
         baseline: nnU-Net alone, with which all others are compared.
-        trainer: any nnU-Net trainer; if none is named, nnU-Net's own, with pairs the plugin's.
-        variant: `pair`, `image` or `pair+image`; None for no synthetic pairs.
-        masks: that images are drawn for: `deformed`, `real` or `generated`.
-        ratio, schedule: of the synthetic draws in training.
-        samples: of the bank; the benchmark's number, when None.
-        without: filters that do not look.
-        snapshots: how many of the generator's run are drawn from; 1 is its best, more are its last.
+        trainer: any nnU-Net trainer; by default nnU-Net's own, and with pairs the plugin's.
+        variant: `pair`, `image` or `pair+image`, which is an ensemble; None for no synthetic pairs.
+        masks: what `image` generates images for: `deformed`, `real` or `generated` masks.
+        ratio, schedule: probability of a synthetic pair in training.
+        samples: size of the bank; the budget's number if None.
+        without: filters that are disabled.
+        snapshots: 1 for the best snapshot of the generator's run; more for an ensemble of its last ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,40 +58,41 @@ class Arm(BaseModel):
     margin: float | None = Field(default=None, ge=0)
     snapshots: int = Field(default=1, ge=1)
 
-    @field_validator("variant", "masks", "schedule")
+    @field_validator(*CHOICES)
     @classmethod
-    def _known(cls, value: str | None, info) -> str | None:
-        known = {"variant": VARIANTS, "masks": MASKS, "schedule": tuple(SCHEDULES)}[info.field_name]
+    def _is_known(cls, value: str | None, info) -> str | None:
+        known = CHOICES[info.field_name]
         if value is not None and value not in known:
-            raise ValueError(f"there are {', '.join(known)}")
+            raise ValueError(f"must be one of {', '.join(known)}")
         return value
 
     @model_validator(mode="after")
-    def _consistent(self) -> Arm:
+    def _is_consistent(self) -> Self:
         if self.baseline and self.variant:
             raise ValueError("the baseline is nnU-Net alone, without a generator")
         if self.masks and "image" not in self.generators:
-            raise ValueError("masks are asked for where no images are drawn for masks (variant image)")
+            raise ValueError("masks need a generator of images for masks (variant image)")
         if not self.variant and self.trainer.endswith("Synth"):
-            raise ValueError(f"trainer {self.trainer} needs a generator: say which variant")
+            raise ValueError(f"trainer {self.trainer} needs a generator: set variant")
         return self
 
     @property
     def generators(self) -> tuple[str, ...]:
         """The variants that must be trained for this arm."""
-        drawn = ("mask",) if self.masks == "generated" else ()
-        return (*self.variant.split("+"), *drawn) if self.variant else ()
+        masks = ("mask",) if self.masks == "generated" else ()
+        return (*self.variant.split("+"), *masks) if self.variant else ()
 
     @property
     def trainer_name(self) -> str:
+        """Name of nnU-Net's trainer, without the benchmark's suffix."""
         return self.trainer or (SYNTH_TRAINER if self.variant else PLAIN_TRAINER)
 
     @property
     def bank(self) -> str | None:
-        """Name of its bank; arms that differ in training alone share it."""
+        """Name of its bank, which arms that differ only in training share."""
         if not self.variant:
             return None
-        parts = [self.variant.replace("+", "-"), self.masks if "image" in self.generators else None]
+        parts = [self.variant.replace("+", "-"), self.masks]
         parts += [f"last{self.snapshots}" if self.snapshots > 1 else None, "balanced" if self.balanced else None]
         parts += [f"margin{self.margin:g}" if self.margin is not None else None]
         parts += [f"n{self.samples}" if self.samples is not None else None]
@@ -96,10 +101,10 @@ class Arm(BaseModel):
 
 
 def read_arms(path: Path = DEFAULT_ARMS) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
-    """The arms of a TOML file, in its order, and the names of those that run unless others are chosen.
+    """The arms of a TOML file, in its order, and the names of those that run by default.
 
     Raises:
-        UserError: no such file, no TOML, an unknown key or a wrong value, no baseline or several.
+        UserError: the file is missing or not TOML, has an unknown key or a wrong value, or not exactly one baseline.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -108,36 +113,41 @@ def read_arms(path: Path = DEFAULT_ARMS) -> tuple[tuple[Arm, ...], tuple[str, ..
             f"{path} does not exist. nnunet-synth benchmark --show-arms prints one to start from."
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path} cannot be read as TOML: {error}. Mend it there.") from None
+        raise UserError(f"{path} cannot be read as TOML: {error}. Fix the file.") from None
     arms, default = [], []
     for name, table in tables.items():
         if not isinstance(table, dict):
-            raise UserError(f"{path}: {name} stands outside of any arm. An arm begins with its name: [pair]")
-        table = {"variant": None, "masks": None} | table
+            raise UserError(f"{path}: {name} does not belong to an arm. An arm begins with its name: [pair]")
         if table.pop("default", path != DEFAULT_ARMS):
             default.append(name)
-        arms.append(_arm(name, _with_masks(table), path))
+        masks = {"masks": "deformed"} if "image" in str(table.get("variant")) else {}
+        try:
+            arms.append(Arm.model_validate({"name": name, "title": name} | masks | table))
+        except ValidationError as error:
+            raise UserError(f"{path}, arm {name}: {explain(error, Arm)} Fix the file.") from None
     baselines = [arm.name for arm in arms if arm.baseline]
     if len(baselines) != 1:
         raise UserError(
-            f"{path}: {'no arm is' if not baselines else ' and '.join(baselines) + ' are'} the baseline. Say "
+            f"{path}: {'no arm is' if not baselines else ' and '.join(baselines) + ' are'} the baseline. Set "
             f"baseline = true in exactly one, nnU-Net alone, with which the others are compared."
         )
     return tuple(arms), tuple(default)
 
 
 def choose_arms(path: Path | None, names: Sequence[str]) -> tuple[Arm, ...]:
-    """The arms of a file (the shipped one, when None) that are named, or else the default ones; always the baseline.
+    """The named or else the default arms of a file, and always the baseline.
+
+    Args:
+        path: the shipped file if None.
 
     Raises:
-        UserError: as `read_arms`; no arm of such a name; nothing to compare with the baseline.
+        UserError: as `read_arms`; an unknown name; nothing to compare with the baseline.
     """
     arms, default = read_arms(path or DEFAULT_ARMS)
     known = [arm.name for arm in arms]
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"There is no arm {unknown[0]} in {path or DEFAULT_ARMS}. There are: {', '.join(known)}.")
-    wanted = set(names or default)
-    chosen = tuple(arm for arm in arms if arm.baseline or arm.name in wanted)
+    chosen = tuple(arm for arm in arms if arm.baseline or arm.name in (names or default))
     if len(chosen) < 2:
         others = [arm.name for arm in arms if not arm.baseline]
         raise UserError(
@@ -145,17 +155,3 @@ def choose_arms(path: Path | None, names: Sequence[str]) -> tuple[Arm, ...]:
             + (f"Add one with --arm: {', '.join(others)}." if others else f"Add an arm to {path}, e.g. [again]")
         )
     return chosen
-
-
-def _with_masks(table: dict) -> dict:
-    """Images are drawn for deformed real masks, unless the table says otherwise."""
-    if table["masks"] is None and "image" in str(table["variant"]):
-        table["masks"] = "deformed"
-    return table
-
-
-def _arm(name: str, table: dict, path: Path) -> Arm:
-    try:
-        return Arm.model_validate({"name": name, "title": table.get("title") or name} | table)
-    except ValidationError as error:
-        raise UserError(f"{path}, arm {name}: {explain(error, Arm)} Mend it there.") from None

@@ -1,4 +1,4 @@
-"""What a benchmark left behind, `design.json`, `runs.csv` and `scores.csv`, as checked arrays."""
+"""Reads the files of a benchmark, `design.json`, `runs.csv` and `scores.csv`, as checked arrays."""
 
 from __future__ import annotations
 
@@ -20,20 +20,13 @@ KEY = ("arm", "size", "training_set")
 METRICS = ("dice", "hd95")
 SCORE_COLUMNS = (*KEY, "case", "label", *METRICS)
 RUN_NUMBERS = (
-    "iterations",
-    "seconds_nnunet",
-    "seconds_generator",
-    "generator_images",
-    "bank_samples",
-    "kid",
-    "kid_error",
-    "coverage",
-    "copies",
+    *("iterations", "seconds_nnunet", "seconds_generator", "generator_images", "bank_samples"),
+    *("kid", "kid_error", "coverage", "copies"),
 )
 RUN_COLUMNS = (*KEY, "training_cases", *RUN_NUMBERS, "state", "error")
 _LIMITS = {"dice": (0, 1), "hd95": (0, np.inf)}
-AGAIN = "nnunet-again"  # the arm that is nnU-Net alone a second time, with other seeds
-REMEDY = "Run the benchmark's command again; it writes the file anew, and nothing that is done is done again."
+AGAIN = "nnunet-again"  # the arm of nnU-Net alone with other seeds
+REMEDY = "Run the benchmark's command again; it rewrites the file without repeating work."
 
 
 @dataclass(frozen=True)
@@ -41,11 +34,9 @@ class Benchmark:
     """A benchmark's design, runs and scores.
 
     Attributes:
-        folder: where they lie.
-        design: `design.json`.
         scores: by metric, `[arms, sizes, sets, cases, labels]`, in the order of the design; Dice from 0 to 1, HD95
-            in the design's unit; NaN where undefined, or where the run is not done.
-        runs: one row per run of the design, also those that `runs.csv` does not name; numbers are NaN where empty.
+            in the design's unit; NaN if undefined, or if the run is not done.
+        runs: one row per run of the design, also of those that `runs.csv` lacks; numbers are NaN if empty.
     """
 
     folder: Path
@@ -60,12 +51,12 @@ class Benchmark:
 
     @property
     def sizes(self) -> tuple[str, ...]:
-        """Numbers of training cases, as the tables write them."""
+        """Numbers of training cases, as in the tables."""
         return tuple(map(str, self.design.sizes))
 
     @property
     def training_sets(self) -> tuple[str, ...]:
-        """Numbers of the training sets of each size, as the tables write them."""
+        """Numbers of the training sets of each size, as in the tables."""
         return tuple(map(str, range(self.design.sets_per_size)))
 
     @property
@@ -75,7 +66,7 @@ class Benchmark:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Classes and regions, as the tables write them."""
+        """Classes and regions, as in the tables."""
         return tuple(self.design.labels)
 
     @cached_property
@@ -90,7 +81,7 @@ class Benchmark:
 
     @property
     def again(self) -> int | None:
-        """Index of nnU-Net alone a second time; None where the design has no such arm."""
+        """Index of nnU-Net alone with other seeds; None if the design has no such arm."""
         return next((index for index, arm in enumerate(self.arms) if arm.name == AGAIN), None)
 
     @property
@@ -100,7 +91,7 @@ class Benchmark:
 
     @property
     def synthetic(self) -> tuple[int, ...]:
-        """Indices of the treatments that have a generator."""
+        """Indices of the treatments with a generator."""
         return tuple(index for index in self.treatments if self.arms[index].variant)
 
     def of_runs(self, column: str) -> np.ndarray:
@@ -109,12 +100,12 @@ class Benchmark:
 
     @cached_property
     def subjects(self) -> np.ndarray:
-        """`[cases]`: number of each test case's subject; one each, unless the design says otherwise."""
+        """`[cases]`: number of each test case's subject."""
         of = self.design.subjects or {}
         return np.unique([of.get(case, case) for case in self.cases], return_inverse=True)[1]
 
     def subject_means(self, values: np.ndarray) -> np.ndarray:
-        """`[…, cases]` → `[…, subjects]`: cases of one subject are no two witnesses."""
+        """`[…, cases]` → `[…, subjects]`: cases of one subject are not independent."""
         count = self.subjects.max() + 1
         if count == len(self.cases):
             return values
@@ -125,8 +116,8 @@ def read_benchmark(folder: Path) -> Benchmark:
     """Read and check a benchmark's folder.
 
     Raises:
-        UserError: a file is missing, can't be read or is of another release, lacks a column, holds something else than
-            a number, names what the design does not have or a row twice; no run of nnU-Net alone is done.
+        UserError: a file is missing, damaged or of another release; a table lacks a column, has a wrong value, a row
+            twice or one that is not in the design; no run of nnU-Net alone is done.
     """
     folder = Path(folder)
     design = Design.load(folder / DESIGN_FILE)
@@ -144,7 +135,7 @@ def read_benchmark(folder: Path) -> Benchmark:
     if not benchmark.done[benchmark.baseline].any():
         raise UserError(
             f"{folder}: no run of nnU-Net alone ({design.baseline.name}) is done, so there is nothing to compare "
-            f"with. Run the benchmark's command again; it does what is missing."
+            f"with. Run the benchmark's command again to do what is missing."
         )
     if np.isnan(benchmark.scores["dice"]).all():
         raise UserError(f"{folder / SCORES_FILE} has no Dice at all. {REMEDY}")
@@ -154,14 +145,14 @@ def read_benchmark(folder: Path) -> Benchmark:
 def _read_table(
     path: Path, columns: Sequence[str], numbers: Sequence[str], levels: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:
-    """A table with a row for each combination of `levels` at most, numbers as such and all else as text."""
+    """A table with at most one row per combination of `levels`; numbers are float, everything else text."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist. {REMEDY}") from None
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"{path} cannot be read ({str(error).strip()}). {REMEDY}") from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for names of the rows
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus fields for row names
         raise UserError(f"{path}, line 2, has more fields than line 1 has columns. {REMEDY}")
     missing = [column for column in columns if column not in table]
     if missing:
@@ -190,7 +181,7 @@ def _refuse_value(path: Path, table: pd.DataFrame, column: str, wrong: pd.Series
 
 
 def _every_run(runs: pd.DataFrame, scores: pd.DataFrame, levels: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """A row for each run of the design; `done` only where there are scores."""
+    """A row for each run of the design; `done` only with scores."""
     index = pd.MultiIndex.from_product([levels[key] for key in KEY], names=KEY)
     runs = runs.set_index(list(KEY)).reindex(index)
     runs["state"] = runs["state"].fillna("missing")

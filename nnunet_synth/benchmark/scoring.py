@@ -1,4 +1,4 @@
-"""What a run's predictions are worth, per test case and class: nnU-Net's own Dice, and the 95 % Hausdorff distance."""
+"""Scores of a run's predictions, per test case and class: nnU-Net's own Dice and the 95 % Hausdorff distance."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def score_predictions(preprocessed: Preprocessed, predictions: Path, cases: Sequ
     """One row per case and class, as `COLUMNS`.
 
     Args:
-        preprocessed: whose `gt_segmentations` hold the truth.
+        preprocessed: dataset with the reference masks in `gt_segmentations`.
         predictions: nnU-Net's `validation` folder, with its `summary.json`.
-        cases: that must be there.
+        cases: the cases that must have been predicted.
 
     Raises:
         UserError: nnU-Net did not predict these cases, or its summary is damaged.
@@ -57,17 +57,17 @@ def _dice_by_case(preprocessed: Preprocessed, path: Path) -> dict[str, dict[int 
             for row in load_summary_json(str(path))["metric_per_case"]
         }
     except (KeyError, TypeError, ValueError, AttributeError, SyntaxError, OverflowError) as error:
-        raise UserError(f"{path} is not a summary of nnU-Net's ({type(error).__name__}: {error}). {remedy}") from None
+        raise UserError(f"{path} is not nnU-Net's summary ({type(error).__name__}: {error}). {remedy}") from None
 
 
 def hausdorff_95(truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]) -> float:
-    """The larger of the two directed 95th percentiles of distances between the surfaces, NaN where a mask is empty.
+    """The larger of the two directed 95th percentiles of surface distances; NaN if a mask is empty.
 
-    A surface is the voxels of a mask that have a face in common with a voxel outside of it, or with the image's edge.
-    Distances are those of centres of voxels (Maier-Hein et al. 2024, Metrics reloaded, supplement, HD95).
+    The surface is the voxels of a mask that share a face with a voxel outside it, or with the edge of the image.
+    Distances are between centres of voxels (Maier-Hein et al. 2024, Metrics reloaded, supplement, HD95).
 
     Args:
-        truth, prediction: bool, of one shape; axes of length 1 count for nothing.
+        truth, prediction: bool, of one shape; axes of length 1 are ignored.
         spacing: of the axes, in mm.
     """
     if not (truth.any() and prediction.any()):
@@ -111,7 +111,7 @@ def read_scores(path: Path, cases: Sequence[str]) -> list[dict]:
 
 
 def _around(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box that holds a mask."""
+    """The smallest box around a mask."""
     return tuple(slice(int(where.min()), int(where.max()) + 1) for where in np.nonzero(mask))
 
 
@@ -122,13 +122,13 @@ def _surface(mask: np.ndarray) -> np.ndarray:
 def _directed(of: np.ndarray, to: np.ndarray, spacing: Sequence[float]) -> float:
     """95th percentile of the distances from each voxel of one surface to the nearest of another.
 
-    By scipy's transform: that of SimpleITK (`SignedMaurerDistanceMap`, 2.5.7) gave 1,703 mm for 7.7 mm, now and then.
+    By scipy, since SimpleITK's `SignedMaurerDistanceMap` (2.5.7) occasionally gave 1,703 mm for 7.7 mm.
     """
     return float(np.percentile(ndimage.distance_transform_edt(~to, sampling=spacing)[of], PERCENTILE))
 
 
 def _read(preprocessed: Preprocessed, predictions: Path, case: str) -> tuple[np.ndarray, ...]:
-    """Truth, prediction and what is ignored, `[z, y, x]`, and the spacing, as nnU-Net's reader has them."""
+    """Truth, prediction and ignored voxels, `[z, y, x]`, and the spacing, as nnU-Net's reader returns them."""
     reader = preprocessed.plans_manager.image_reader_writer_class()
     ending = preprocessed.dataset_json["file_ending"]
     truth, properties = reader.read_seg(str(preprocessed.base / "gt_segmentations" / f"{case}{ending}"))

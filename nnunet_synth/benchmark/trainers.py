@@ -1,4 +1,4 @@
-"""Any nnU-Net trainer with the length that a plans file says, so that all arms train equally long."""
+"""Any nnU-Net trainer with the training length of a plans file, so that all arms train equally long."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunet_synth.benchmark.budget import BLOCK, SUFFIX, TrainingLength
 
-SAVES = 4  # checkpoints of a training, so that a stopped one goes on
-ADAMW_WEIGHT_DECAY = 1e-2  # AdamW's own (Loshchilov & Hutter 2019), since it is no gradient's
+SAVES = 4  # checkpoints during a training
+ADAMW_WEIGHT_DECAY = 1e-2  # AdamW's default (Loshchilov & Hutter 2019)
 
-# As far as masks are deformed for the variant `image` (`stylegan2_cond.data.mask_deformation`), in shares of the patch.
+# As masks are deformed for the variant `image` (`stylegan2_cond.data.mask_deformation`); fractions of the patch size.
 ELASTIC_SHARE, ELASTIC_SMOOTHNESS, ELASTIC_REACH = 0.3, (0.1, 0.2), 0.08
 
 
 class FixedLength(nnUNetTrainer):
-    """Put before any trainer: as long as the plans file says, on as many threads as `OMP_NUM_THREADS` says."""
+    """Mixin before any trainer: training length of the plans file, and `OMP_NUM_THREADS` threads."""
 
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -31,7 +31,7 @@ class FixedLength(nnUNetTrainer):
         self.num_iterations_per_epoch = self.length.iterations or self.num_iterations_per_epoch
         self.num_val_iterations_per_epoch = self.length.validation_iterations or self.num_val_iterations_per_epoch
         self.save_every = max(1, min(self.save_every, self.num_epochs // SAVES))
-        if threads := os.environ.get("OMP_NUM_THREADS"):  # nnU-Net takes all cores, however many runs run beside it
+        if threads := os.environ.get("OMP_NUM_THREADS"):  # nnU-Net takes all cores, whatever runs in parallel
             torch.set_num_threads(int(threads))
 
     def configure_optimizers(self):
@@ -42,7 +42,7 @@ class FixedLength(nnUNetTrainer):
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def on_epoch_end(self):
-        """Draw `progress.png` after the last epoch alone where epochs are few and short: it takes a second or more."""
+        """Plot `progress.png` only after the last of few epochs, since it takes a second or more."""
         plot = self.logger.plot_progress_png
         if self.length.epochs and self.current_epoch + 1 < self.num_epochs:
             self.logger.plot_progress_png = lambda output_folder: None
@@ -52,9 +52,9 @@ class FixedLength(nnUNetTrainer):
             self.logger.plot_progress_png = plot
 
     def save_checkpoint(self, filename: str) -> None:
-        """The trainer's own checkpoint, naming nnU-Net's trainer of the same network, so that nnU-Net alone finds it.
+        """A checkpoint that names nnU-Net's trainer of the same network, so that nnU-Net finds it without a plugin.
 
-        nnU-Net writes the name of the object's class, so the object is one of the plain class while it does.
+        nnU-Net writes the name of the object's class, so the object has the plain class meanwhile.
         """
         own = self.__class__
         rest = own.__mro__[own.__mro__.index(FixedLength) + 1 :]
@@ -71,7 +71,7 @@ class FixedLength(nnUNetTrainer):
 
 
 class nnUNetTrainerElastic(nnUNetTrainer):
-    """nnU-Net with elastic deformation of real cases: the rival, without a generator, of images for deformed masks."""
+    """nnU-Net with elastic deformation of real cases, as a control for images for deformed masks."""
 
     @staticmethod
     def get_training_transforms(*args, **kwargs):
@@ -84,16 +84,16 @@ class nnUNetTrainerElastic(nnUNetTrainer):
 
 
 def _largest_displacement(image: torch.Tensor, dim: int, patch_size: Sequence[int], deformation_scale: float) -> float:
-    """In voxels, along one axis."""
-    return np.random.uniform(0, ELASTIC_REACH) * patch_size[dim]  # noqa: NPY002, the transform draws all else so
+    """Voxels along one axis."""
+    return np.random.uniform(0, ELASTIC_REACH) * patch_size[dim]  # noqa: NPY002, as the transform samples everything else
 
 
 def with_fixed_length(name: str) -> type[nnUNetTrainer]:
     """The class that nnU-Net finds under `name`, a trainer's name and `SUFFIX`.
 
     Raises:
-        AttributeError: the name has no such suffix.
-        RuntimeError: nnU-Net knows no such trainer.
+        AttributeError: the name lacks the suffix.
+        RuntimeError: nnU-Net has no such trainer.
     """
     if not name.endswith(SUFFIX):
         raise AttributeError(name)

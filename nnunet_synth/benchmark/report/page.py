@@ -186,11 +186,11 @@ def _noise(analysis: Analysis) -> Section:
     """How much nnU-Net alone differs from itself."""
     benchmark, noise = analysis.benchmark, analysis.noise["dice"]
     rows = []
-    for size, variance, freedom in zip(benchmark.sizes, noise.variance, noise.freedom, strict=True):
+    for size, variance, dof in zip(benchmark.sizes, noise.variance, noise.dof, strict=True):
         deviation = analysis.row(benchmark.arms[benchmark.baseline].name, size)["sd_training_sets"]
-        half = Spread(float(variance), float(freedom)).half_width()
+        half = Spread(float(variance), float(dof)).half_width()
         deviation, pair, half = (number(100 * figure, 2) for figure in (deviation, np.sqrt(variance), half))
-        rows.append((size, deviation, pair, number(freedom, 0), f"±{half}"))
+        rows.append((size, deviation, pair, number(dof, 0), f"±{half}"))
     head = ("training cases", DEVIATION, "SD of the difference of two runs", "degrees of freedom", "95 % range")
     again = benchmark.arms[benchmark.again].title if benchmark.again is not None else ""
     text = TEXTS["noise measured" if noise.measured else "noise estimated"].format(arm=again)
