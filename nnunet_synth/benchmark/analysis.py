@@ -218,9 +218,9 @@ def _costs(benchmark: Benchmark) -> dict[str, Cost]:
     training, generator = benchmark.of_runs("seconds_nnunet"), benchmark.of_runs("seconds_generator")
     costs = {}
     for index, arm in enumerate(benchmark.arms):
-        drawn = generator[index] if index in benchmark.synthetic else np.nan_to_num(generator[index])
+        own = generator[index] if index in benchmark.synthetic else np.nan_to_num(generator[index])
         pairs = benchmark.done[index] & benchmark.done[benchmark.baseline]
-        both = np.stack([training[index] + drawn, training[benchmark.baseline]])[:, pairs]
+        both = np.stack([training[index] + own, training[benchmark.baseline]])[:, pairs]
         both = both[:, np.isfinite(both).all(axis=0)]
         costs[arm.name] = Cost(*(float(mean(seconds)) for seconds in both))
     return costs
