@@ -204,11 +204,10 @@ def export_dataset(
 ) -> None:
     """Write a bank and the real cases of its fold as an nnU-Net raw dataset; after a stop, the same command goes on."""
     from nnunet_synth.export.dataset import export_dataset as run
-    from nnunet_synth.export.messages import tell_dataset
+    from nnunet_synth.export.messages import describe_dataset
 
-    print(
-        tell_dataset(*run(bank, target, dataset_id=dataset_id, synthetic_only=synthetic_only, links=links, stack=stack))
-    )
+    written = run(bank, target, dataset_id=dataset_id, synthetic_only=synthetic_only, links=links, stack=stack)
+    print(describe_dataset(*written))
 
 
 @app.command(
@@ -229,10 +228,10 @@ def export_model(
     ] = None,
 ) -> None:
     """Write a trained folder as a model that nnU-Net alone uses, with a card of the synthetic data that it saw."""
-    from nnunet_synth.export.messages import tell_model
+    from nnunet_synth.export.messages import describe_model
     from nnunet_synth.export.model import export_model as run
 
-    print(tell_model(run(folder, target, trainer)))
+    print(describe_model(run(folder, target, trainer)))
 
 
 @app.command(

@@ -22,11 +22,10 @@ from skimage import io
 from nnunet_synth.bank.format import RECORD_FILE
 from nnunet_synth.export import dataset as exporting
 from nnunet_synth.export.atomic_folder import only_writer
-from nnunet_synth.export.dataset import export_dataset
+from nnunet_synth.export.dataset import export_dataset, extended_folds
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard
-from nnunet_synth.export.intensities import learn_channels, turn_back
-from nnunet_synth.export.messages import tell_dataset
-from nnunet_synth.export.splits import extended_folds
+from nnunet_synth.export.intensities import denormalize, learn_inverses
+from nnunet_synth.export.messages import describe_dataset
 from stylegan2_cond.errors import Stopped, UserError
 
 PATCH_SIZE = (14, 12)
@@ -101,7 +100,7 @@ def test_nnunets_preprocessing_gives_the_banks_values_back(folder, kind):
     per_case = 1 if volumes else style.transposed[0][0]
     images, labels = as_cases(image, per_case, volumes), as_cases(label[:, None], per_case, volumes)
     assert len(images) == len(card.synthetic)
-    assert {channel.back for channel in card.channels} == {"exactly"}
+    assert {channel.inverse for channel in card.channels} == {"exact"}
     integers = style.ending in (".png", ".bmp")
     step = (1 / 255 if "RGB" in style.scheme else 1) if integers else 0
     assert card.stored_as == (style.dtype if integers else "float32")
@@ -167,7 +166,7 @@ def test_a_z_score_is_turned_back_as_in_a_typical_case_and_done_again_by_nnunet(
     reader = data.plans_manager.image_reader_writer_class()
     real = [reader.read_images(case_files(exported, name, style)[0])[0] for name in data.fold(0).training]
     (channel,) = card.channels
-    assert channel.back == "typically"
+    assert channel.inverse == "typical"
     assert channel.offset == pytest.approx(np.median([case.mean() for case in real]), rel=1e-5)
     assert channel.scale == pytest.approx(np.median([case.std() for case in real]), rel=1e-5)
     raw = reader.read_images(case_files(exported, card.synthetic[0], style)[0])[0]
@@ -177,7 +176,7 @@ def test_a_z_score_is_turned_back_as_in_a_typical_case_and_done_again_by_nnunet(
     np.testing.assert_allclose(found[0][0], again, atol=1e-4)
     change = np.sqrt(np.mean((again - image[:, 0]) ** 2))
     assert card.changed == pytest.approx((change,), rel=1e-3)
-    assert f"differ from the bank's by up to {change:.2g} (RMS)" in tell_dataset(exported, card)
+    assert f"differ from the bank's by up to {change:.2g} (RMS)" in describe_dataset(exported, card)
 
 
 def test_a_z_score_within_a_mask_is_measured_within_it(folder, monkeypatch):
@@ -188,7 +187,7 @@ def test_a_z_score_within_a_mask_is_measured_within_it(folder, monkeypatch):
     values = reader.read_images(case_files(raw, "case_0", style)[0])[0]
     values[:, :, :9, :9] = 0
     monkeypatch.setattr(type(reader), "read_images", lambda self, files: (values.copy(), {}))
-    (channel,) = learn_channels(data, [["any"]])
+    (channel,) = learn_inverses(data, [["any"]])
     assert channel.offset == pytest.approx(values[values > 0].mean(), rel=1e-5)
     assert channel.scale == pytest.approx(values[values > 0].std(), rel=1e-5)
 
@@ -204,7 +203,7 @@ def test_rescaling_is_turned_back_as_in_a_typical_case(folder):
     lowest, highest = (np.median([f(case) for case in real]) for f in (np.min, np.max))
     raw = reader.read_images(case_files(exported, card.synthetic[0], style)[0])[0]
     assert (raw.min(), raw.max()) == pytest.approx((lowest, highest), rel=1e-5)
-    assert card.channels[0].back == "typically"
+    assert card.channels[0].inverse == "typical"
     (found,) = preprocessed_again(exported, card, style, data)
     np.testing.assert_allclose(found[0][0], image[:, 0], atol=1e-5)
 
@@ -223,7 +222,7 @@ def test_pictures_hold_z_scores_rounded_and_all_of_them(folder):
         assert np.abs(picture[..., number] - wanted).max() <= 0.5 + 1e-3
     assert card.clipped == (0, 0, 0)
     assert "uint8" in card.channels[1].note  # contrast had to change
-    assert "did not fit" not in tell_dataset(exported, card)
+    assert "did not fit" not in describe_dataset(exported, card)
     found = next(preprocessed_again(exported, card, style, data))
     step = image[0, 1].std() ** -1 * card.channels[1].scale ** -1  # of whole numbers, in deviations
     expected = (image[0, 1] - image[0, 1].mean()) / image[0, 1].std()
@@ -237,17 +236,19 @@ def test_values_beyond_what_nnunet_allows_are_clipped_in_pictures_and_counted(fo
     image[0, 1, 0, :6] = 50  # RGB lies between 0 and 1
     exported, card = export_dataset(make_bank(data, image, label), folder / "nnUNet_raw")
     assert card.clipped[1] >= 6 / label.size - 1e-6
-    assert f"Up to {100 * max(card.clipped):.2g} % of a channel's values did not fit" in tell_dataset(exported, card)
+    assert f"Up to {100 * max(card.clipped):.2g} % of a channel's values did not fit" in describe_dataset(
+        exported, card
+    )
 
 
 def test_a_scheme_that_is_not_nnunets_is_left_in_normalised_units(folder):
     data = dataset(folder, VOLUMES)
     plans = json.loads(json.dumps(data.plans_manager.plans))
     plans["configurations"]["2d"]["normalization_schemes"] = ["MyOwn"]
-    (channel,) = learn_channels(replace(data, plans_manager=PlansManager(plans)), [])
-    assert channel.back == "not"
+    (channel,) = learn_inverses(replace(data, plans_manager=PlansManager(plans)), [])
+    assert channel.inverse == "none"
     image = np.random.default_rng(0).normal(size=(1, 2, 3, 4)).astype(np.float32)
-    assert np.array_equal(turn_back(image, np.zeros(image.shape[1:], int), [channel]), image)
+    assert np.array_equal(denormalize(image, np.zeros(image.shape[1:], int), [channel]), image)
 
 
 @pytest.fixture
@@ -273,7 +274,7 @@ def test_real_cases_are_unchanged_and_never_among_the_synthetic(volumes):
         assert new["train"] == [*old["train"], *(card.synthetic if number == 0 else ())]
     dataset_json = json.loads((exported / "dataset.json").read_text())
     assert dataset_json["numTraining"] == 6 + 3
-    assert dataset_json["synthetic_data"].startswith("3 of the training cases; synthetic.json tells which")
+    assert dataset_json["synthetic_data"].startswith("3 of the training cases; synthetic.json")
     assert dataset_json["labels"] == json.loads((original / "dataset.json").read_text())["labels"]
     assert sorted(path.name for path in exported.iterdir()) == [
         "dataset.json", "imagesTr", "labelsTr", "splits_final.json", CARD_FILE,
@@ -288,8 +289,8 @@ def test_the_card_tells_where_samples_come_from(volumes):
     assert (card.bank.samples, card.bank.seed, card.made_from) == (12, 3, NAME)
     assert card.bank.snapshots[0].path == "1"  # of this machine's path, which is not below nnUNet_results
     assert str(folder) not in (exported / CARD_FILE).read_text()
-    told = tell_dataset(exported, card)
-    assert "6 real cases, 3 synthetic ones of 5 slices each" in told
+    told = describe_dataset(exported, card)
+    assert "6 real cases, 3 synthetic cases of 5 slices each" in told
     assert "Fold 0 trains on 4 real and the synthetic cases" in told
     assert f"{100 * 3 / 7:.0f} % of the draws" in told
 
@@ -320,7 +321,7 @@ def test_synthetic_only_has_no_fold_to_validate_on(volumes):
     assert sorted(path.name for path in (exported / "labelsTr").iterdir()) == [f"{n}.nii.gz" for n in card.synthetic]
     assert not (exported / "splits_final.json").exists()
     assert json.loads((exported / "dataset.json").read_text())["numTraining"] == 3
-    assert "there is no splits_final.json" in tell_dataset(exported, card)
+    assert "there is no splits_final.json" in describe_dataset(exported, card)
 
 
 def test_slices_are_stacked_as_asked(volumes):
@@ -362,7 +363,7 @@ def test_a_bank_of_fold_all_is_in_no_fold(folder):
     assert len(splits) == 5
     assert not any(name in card.synthetic for fold in splits for part in fold.values() for name in part)
     assert {name for fold in splits for name in fold["val"]} == set(data.case_names())
-    assert "only fold all does" in tell_dataset(exported, card)
+    assert "only fold all does" in describe_dataset(exported, card)
 
 
 def test_stopped_and_started_again_equals_uninterrupted(volumes, monkeypatch):
@@ -376,7 +377,7 @@ def test_stopped_and_started_again_equals_uninterrupted(volumes, monkeypatch):
         write(*arguments)
 
     monkeypatch.setattr(exporting, "write_case", stop_at_the_second)
-    with pytest.raises(Stopped, match="The same command goes on"):
+    with pytest.raises(Stopped, match="complete cases"):
         export_dataset(bank, folder / "nnUNet_raw")
     begun = folder / "nnUNet_raw" / "Dataset500_SmallSynth"
     assert not (begun / "dataset.json").exists()
@@ -465,7 +466,7 @@ def test_raw_files_that_are_missing_are_told(volumes):
 
 def test_what_makes_no_sense_is_refused(volumes, monkeypatch):
     folder, _, bank = volumes
-    with only_writer(folder / "out" / NAME), pytest.raises(UserError, match="Another export writes"):
+    with only_writer(folder / "out" / NAME), pytest.raises(UserError, match="Another export"):
         export_dataset(bank, folder / "out")
     monkeypatch.setattr("nnunet_synth.export.image_files._WRITERS", {})
     with pytest.raises(UserError, match="is read by SimpleITKIO, for which this release writes no images"):

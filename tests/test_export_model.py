@@ -19,7 +19,7 @@ from nnunet_synth import launcher
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.cli import main
 from nnunet_synth.export.atomic_folder import only_writer
-from nnunet_synth.export.messages import tell_model
+from nnunet_synth.export.messages import describe_model
 from nnunet_synth.export.model import export_model
 from nnunet_synth.export.model_card import ModelCard, describe_fold
 from nnunet_synth.export.sanitize import without_paths
@@ -204,7 +204,7 @@ def test_the_card_tells_what_the_fold_saw(exported, bank, preprocessed, generato
     newest = find_snapshots(generator_run)[-1]
     assert snapshot.weights_sha256 == sha256(newest / "generator.safetensors")
     assert snapshot.path == str(newest.relative_to(nnunet_folders / "nnUNet_results"))
-    for told in ("A share of 0.25", "'tests': 100 samples, seed 0", "saw 8 cases of Dataset901_Virtual, fold 0"):
+    for told in ("0.25", "'tests': 100 samples, seed 0", "8 cases of Dataset901_Virtual, fold 0"):
         assert told in card.folds["0"].summary
         assert told in printed
     assert f"-tr {PLAIN} -p {TINY_PLANS} -f 0" in printed
@@ -218,10 +218,12 @@ def test_what_was_not_recorded_is_told_as_unknown(trained, tmp_path):
     assert "synthetic_data.json, which this release's trainers write, cannot be read" in card.folds["0"].summary
     record.unlink()
     exported = export_model(trained, tmp_path / "missing")
-    assert exported.card.folds["0"].summary.startswith("Not known: ")
-    assert "is not there" in exported.card.folds["0"].summary
+    assert exported.card.folds["0"].summary.startswith("Unknown: ")
+    assert "does not exist" in exported.card.folds["0"].summary
     assert exported.missing == ["fold_0/validation/summary.json"]
-    assert "nnUNetv2_export_model_to_zip refuses its folds: fold_0/validation/summary.json" in tell_model(exported)
+    described = describe_model(exported)
+    assert "nnUNetv2_export_model_to_zip" in described
+    assert "fold_0/validation/summary.json" in described
 
 
 def test_an_exported_model_is_not_taken_for_one_that_saw_real_cases_alone(exported, nnunet_folders, preprocessed):
@@ -277,7 +279,7 @@ def test_ratio_0_and_what_came_before_the_record_are_told(trained, bank, tmp_pat
     (fold / SYNTHETIC_DATA_FILE).unlink()
     record_use(fold, "T", 7, SynthSettings(ratio=0.5), bank)
     summary = export_model(trained, tmp_path / "b").card.folds["0"].summary
-    assert summary.startswith("What epochs before 7 saw was not recorded. From epoch 7 on: A share of 0.5")
+    assert summary.startswith("Epochs before 7 were not recorded. From epoch 7 on: A fraction of 0.5")
 
 
 def test_something_else_is_no_trained_folder(trained, tmp_path):
@@ -285,7 +287,7 @@ def test_something_else_is_no_trained_folder(trained, tmp_path):
         export_model(trained.parent, tmp_path)
     with pytest.raises(UserError, match=f"Did you mean .*{trained.name}"):
         export_model(trained / "fold_0", tmp_path)
-    with pytest.raises(UserError, match="is no trained folder"):
+    with pytest.raises(UserError, match="nnU-Net model folder"):
         export_model(tmp_path / "nothing", tmp_path)
     (trained / "dataset_fingerprint.json").unlink()
     with pytest.raises(UserError, match=r"dataset_fingerprint.json does not exist"):
@@ -330,7 +332,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(trained, tmp_path):
 def test_a_trainer_that_nnunet_lacks_or_of_another_network_is_refused(trained, tmp_path):
     with pytest.raises(UserError, match=r"nnU-Net itself has no trainer nnUNetTrainerMine.*--trainer nnUNetTrainer"):
         export_model(trained, tmp_path, "nnUNetTrainerMine")
-    with pytest.raises(UserError, match="Is the network of the trainer"):
+    with pytest.raises(UserError, match="--trainer have another network"):
         export_model(trained, tmp_path, "nnUNetTrainerBN")
     assert not list((tmp_path / DATASET).glob("nnUNetTrainerBN*"))
     path = trained / "fold_0" / "checkpoint_final.pth"
@@ -341,6 +343,6 @@ def test_a_trainer_that_nnunet_lacks_or_of_another_network_is_refused(trained, t
 
 
 def test_two_exports_at_once_are_told(trained, tmp_path):
-    with only_writer(tmp_path / DATASET / NAME), pytest.raises(UserError, match="Another export writes"):
+    with only_writer(tmp_path / DATASET / NAME), pytest.raises(UserError, match="Another export"):
         export_model(trained, tmp_path)
     assert np.isfinite(checkpoint(export_model(trained, tmp_path).folder / "fold_0" / CHECKPOINTS[0])["_best_ema"])

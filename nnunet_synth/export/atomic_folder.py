@@ -1,4 +1,4 @@
-"""Files are written beside where they go, by one process at a time, and get their names once they are whole."""
+"""Writes files under temporary names, by one process at a time, and renames them once they are complete."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PARTS = ("imagesTr", "labelsTr")
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Be the only export that writes `folder`, by a lock beside it.
+    """Hold a lock next to `folder`, so that no other export writes it.
 
     Raises:
-        UserError: another one writes it already, or its parent can't be written to.
+        UserError: another export holds the lock, or the parent folder is not writable.
     """
     path = folder.with_name(f".{folder.name}.lock")
     with explained_write(path):
@@ -33,22 +33,22 @@ def only_writer(folder: Path) -> Iterator[None]:
                 finally:
                     path.unlink(missing_ok=True)
         except Timeout:
-            raise UserError(f"Another export writes {folder} at this moment. Wait for it.") from None
+            raise UserError(f"Another export is writing {folder}. Wait for it to end.") from None
 
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
-    """A new folder in `parent`, gone at the end unless it was renamed; what a kill left there before is removed.
+    """A new folder in `parent`, removed at the end unless it was renamed, as are those of exports that were killed.
 
     Raises:
-        UserError: the disk is full, or `parent` can't be written to.
+        UserError: the disk is full, or `parent` is not writable.
     """
     prefix = f".{name}_"
     with explained_write(parent / name):
-        for left in parent.glob(f"{prefix}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in parent.glob(f"{prefix}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        scratch.chmod(0o755)  # mkdtemp's is for one user alone
+        scratch.chmod(0o755)  # mkdtemp allows the owner only
         try:
             yield scratch
         finally:
@@ -57,9 +57,9 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def case_folder(dataset: Path) -> Iterator[Path]:
-    """A scratch folder with imagesTr and labelsTr, whose files move to those of `dataset` at the end, labels last.
+    """A scratch folder with imagesTr and labelsTr, whose files move to `dataset` at the end.
 
-    So a case whose label is there is whole.
+    Labels move last, so a case with a label is complete.
     """
     with scratch_folder(dataset, "writing") as scratch:
         for part in PARTS:

@@ -1,4 +1,4 @@
-"""Image files as the dataset's own ones are: nnU-Net's readers write segmentations only, so images are written here."""
+"""Writes image files in the format of the dataset's own; nnU-Net's readers can write segmentations only."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from skimage import io
 
-from nnunet_synth.export.raw_dataset import RealCase
+from nnunet_synth.export.raw_dataset import RawCase
 from stylegan2_cond.errors import UserError
 
 _INTEGERS_ONLY = (".png", ".bmp")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What is common to a dataset's image files, as one of its cases shows it.
+class FileFormat:
+    """What all image files of a dataset have in common, as found in one of its cases.
 
     Attributes:
         reader: nnU-Net's class for them.
         ending: of all files.
-        in_one_file: all channels lie in one file (colour pictures).
-        flat: files hold 2-D images.
-        dtype: of the values in image files that can't hold fractions; float32 otherwise.
-        geometry: how the example lies in space, as `reader` tells it of its segmentation.
+        in_one_file: whether one file holds all channels (colour pictures).
+        is_2d: whether files hold 2-D images.
+        dtype: of the values: an integer type for files that cannot hold fractions, float32 otherwise.
+        geometry: position and orientation of the example's segmentation, as `reader` returns them.
     """
 
     reader: BaseReaderWriter
     ending: str
     in_one_file: bool
-    flat: bool
+    is_2d: bool
     dtype: np.dtype
     geometry: dict
 
 
-def read_layout(reader: BaseReaderWriter, ending: str, case: RealCase) -> Layout:
-    """That of a real case.
+def read_format(reader: BaseReaderWriter, ending: str, case: RawCase) -> FileFormat:
+    """The format of a real case's files.
 
     Raises:
-        UserError: files that this release can't write the like of.
+        UserError: this release cannot write that format.
     """
     if _writer(reader) is None:
         raise UserError(
@@ -58,76 +58,77 @@ def read_layout(reader: BaseReaderWriter, ending: str, case: RealCase) -> Layout
         )
     images = [str(path) for path in case.images]
     geometry = reader.read_seg(str(case.label))[1]
-    colour = isinstance(reader, NaturalImage2DIO)
+    picture = isinstance(reader, NaturalImage2DIO)
     integers = np.uint16 if ending in _INTEGERS_ONLY and io.imread(images[0]).dtype == np.uint16 else np.uint8
-    return Layout(
+    return FileFormat(
         reader=reader,
         ending=ending,
-        in_one_file=colour and len(images) == 1 and len(reader.read_images(images)[0]) > 1,
-        flat=colour or len(geometry.get("sitk_stuff", {}).get("spacing", ())) == 2,
+        in_one_file=picture and len(images) == 1 and len(reader.read_images(images)[0]) > 1,
+        is_2d=picture or len(geometry.get("sitk_stuff", {}).get("spacing", ())) == 2,
         dtype=np.dtype(integers if ending in _INTEGERS_ONLY else np.float32),
         geometry=geometry,
     )
 
 
 def write_case(
-    folder: Path, name: str, image: np.ndarray, label: np.ndarray, spacing: Sequence[float], layout: Layout
+    folder: Path, name: str, image: np.ndarray, label: np.ndarray, spacing: Sequence[float], style: FileFormat
 ) -> None:
     """Write `imagesTr/<name>_0000…` and `labelsTr/<name>…`, and read them back with nnU-Net's own class.
 
     Args:
-        folder: that holds imagesTr and labelsTr.
+        folder: with imagesTr and labelsTr.
         name: of the case.
-        image: `[C, z, y, x]` of the layout's type, in the files' order of axes.
-        label: `[z, y, x]` integers, 0 or more.
+        image: `[C, z, y, x]` of the format's type, with the files' order of axes.
+        label: `[z, y, x]` integers, not negative.
         spacing: of the voxels along z, y, x, in mm.
-        layout: that the files are to have.
+        style: format of the files.
 
     Raises:
-        ValueError: what was read back is not what was written.
+        ValueError: the files read back differ from what was written.
     """
-    files = [image.transpose(1, 2, 3, 0)] if layout.in_one_file else list(image)
-    paths = [folder / "imagesTr" / f"{name}_{number:04d}{layout.ending}" for number in range(len(files))]
+    files = [image.transpose(1, 2, 3, 0)] if style.in_one_file else list(image)
+    paths = [folder / "imagesTr" / f"{name}_{number:04d}{style.ending}" for number in range(len(files))]
     for path, array in zip(paths, files, strict=True):
-        _writer(layout.reader)(path, array, spacing, layout)
-    read, properties = layout.reader.read_images([str(path) for path in paths])
-    label_path = folder / "labelsTr" / f"{name}{layout.ending}"
-    layout.reader.write_seg(label, str(label_path), properties)
-    read_label, label_properties = layout.reader.read_seg(str(label_path))
-    in_plane = slice(1 if layout.flat else 0, None)
-    geometry = (spacing, properties["spacing"], label_properties["spacing"])
-    same_spacing = layout.flat and isinstance(layout.reader, NaturalImage2DIO)
-    same_spacing |= all(np.allclose(geometry[0][in_plane], other[in_plane], rtol=1e-5) for other in geometry)
+        _writer(style.reader)(path, array, spacing, style)
+    read, properties = style.reader.read_images([str(path) for path in paths])
+    label_path = folder / "labelsTr" / f"{name}{style.ending}"
+    style.reader.write_seg(label, str(label_path), properties)
+    read_label, label_properties = style.reader.read_seg(str(label_path))
+    in_plane = slice(1 if style.is_2d else 0, None)
+    same_spacing = isinstance(style.reader, NaturalImage2DIO) or all(
+        np.allclose(spacing[in_plane], other["spacing"][in_plane], rtol=1e-5)
+        for other in (properties, label_properties)
+    )
     if not (np.array_equal(read, image) and np.array_equal(read_label[0], label) and same_spacing):
-        raise ValueError(f"{name} is read otherwise than it was written")
+        raise ValueError(f"{name} read back differs from what was written")
 
 
-def _write_sitk(path: Path, array: np.ndarray, spacing: Sequence[float], layout: Layout) -> None:
-    image = sitk.GetImageFromArray(array[0] if layout.flat else array)
+def _write_sitk(path: Path, array: np.ndarray, spacing: Sequence[float], style: FileFormat) -> None:
+    image = sitk.GetImageFromArray(array[0] if style.is_2d else array)
     image.SetSpacing([float(length) for length in spacing[::-1]][: image.GetDimension()])  # x first
-    image.SetOrigin(layout.geometry["sitk_stuff"]["origin"])
-    image.SetDirection(layout.geometry["sitk_stuff"]["direction"])
+    image.SetOrigin(style.geometry["sitk_stuff"]["origin"])
+    image.SetDirection(style.geometry["sitk_stuff"]["direction"])
     sitk.WriteImage(image, str(path), True)
 
 
-def _write_nibabel(path: Path, array: np.ndarray, spacing: Sequence[float], layout: Layout) -> None:
-    found = layout.geometry["nibabel_stuff"]
+def _write_nibabel(path: Path, array: np.ndarray, spacing: Sequence[float], style: FileFormat) -> None:
+    found = style.geometry["nibabel_stuff"]
     affine = np.array(found.get("reoriented_affine", found["original_affine"]), dtype=float)
     affine[:3, :3] *= np.array(spacing[::-1]) / np.linalg.norm(affine[:3, :3], axis=0)
     nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), path)
 
 
-def _write_picture(path: Path, array: np.ndarray, spacing: Sequence[float], layout: Layout) -> None:
+def _write_picture(path: Path, array: np.ndarray, spacing: Sequence[float], style: FileFormat) -> None:
     io.imsave(path, array[0], check_contrast=False)
 
 
-def _write_tiff(path: Path, array: np.ndarray, spacing: Sequence[float], layout: Layout) -> None:
+def _write_tiff(path: Path, array: np.ndarray, spacing: Sequence[float], style: FileFormat) -> None:
     tifffile.imwrite(path, array, compression="zlib")
-    name = path.name.removesuffix(layout.ending)[: -len("_0000")]
+    name = path.name.removesuffix(style.ending)[: -len("_0000")]
     save_json({"spacing": [float(length) for length in spacing]}, str(path.with_name(f"{name}.json")))
 
 
-_Writer = Callable[[Path, np.ndarray, Sequence[float], Layout], None]
+_Writer = Callable[[Path, np.ndarray, Sequence[float], FileFormat], None]
 _WRITERS: dict[type[BaseReaderWriter], _Writer] = {
     SimpleITKIO: _write_sitk,
     NibabelIO: _write_nibabel,

@@ -1,4 +1,4 @@
-"""From a trained folder to a model that nnU-Net alone predicts with, continues and zips."""
+"""Exports a trained folder as a model that nnU-Net predicts with, continues and zips, without the plugin."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import contextlib
 import io
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,11 +30,13 @@ CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best
 _SETTINGS = ("plans.json", "dataset.json", "dataset_fingerprint.json")
 _PICTURES = ("progress.png", "network_architecture.pdf")
 _POSTPROCESSING = ("summary.json", "postprocessing.json", "postprocessing.pkl")
+_NEEDED_TO_ZIP = ("checkpoint_final.pth", "progress.png", "validation/summary.json")
+_CONTINUE = "nnUNetv2_train … --c writes it again."
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a trained folder holds; `folds` are the checkpoints of each fold that has one."""
+class TrainedModel:
+    """A trained folder: its JSON files by name, and the checkpoints of each fold that has any."""
 
     folder: Path
     settings: dict[str, dict]
@@ -46,57 +47,64 @@ class Trained:
 
     @property
     def dataset_name(self) -> str:
+        """Such as Dataset004_Hippocampus."""
         return self.settings["plans.json"]["dataset_name"]
 
 
-@dataclass
-class Exported:
-    """Where a model went, its card, and what nnU-Net's own commands will miss in it."""
+@dataclass(frozen=True)
+class ExportedModel:
+    """Where a model was written, its card, and files that nnU-Net's zip needs and training has not written."""
 
     folder: Path
     card: ModelCard
-    missing: list[str] = field(default_factory=list)
+    missing: list[str]
 
 
-def export_model(trained_folder: Path, target: Path, trainer: str | None = None) -> Exported:
-    """Write `target/DatasetXXX_Name/<trainer>__<plans>__<configuration>`, whole or not at all.
+def export_model(trained_folder: Path, target: Path, trainer: str | None = None) -> ExportedModel:
+    """Write `target/DatasetXXX_Name/<trainer>__<plans>__<configuration>`, completely or not at all.
 
-    Checkpoints keep weights, optimizer and log; what names this machine, or only this project knows, stays behind.
+    Checkpoints keep weights, optimizer and log. Paths of this machine and settings of the plugin are removed.
 
     Args:
         trained_folder: `…/nnUNetTrainerSynth__<plans>__<configuration>`.
-        target: stands for `$nnUNet_results` on the other machine.
-        trainer: that nnU-Net shall know the model by; the one that the checkpoints name, when None.
+        target: takes the place of `$nnUNet_results` on the other machine.
+        trainer: nnU-Net's trainer for the exported model; the one named in the checkpoints if None.
 
     Raises:
-        UserError: no trained folder, no or a damaged checkpoint, a trainer that nnU-Net lacks or whose network is
-            another, something where the model would go, or a full disk.
+        UserError: not a trained folder, no checkpoint or a damaged one, a trainer that nnU-Net lacks or that has
+            another network, an existing target, or a full disk.
     """
     trained = _read_trained(trained_folder)
-    trainer = trainer or _trainer_of(trained)
-    _require_vanilla(trainer)
+    trainer = trainer or _read_checkpoint(next(iter(trained.folds.values()))[0])["trainer_name"]
+    trainers = Path(nnunetv2.__path__[0]) / "training" / "nnUNetTrainer"
+    if recursive_find_python_class(str(trainers), trainer, "nnunetv2.training.nnUNetTrainer") is None:
+        raise UserError(
+            f"nnU-Net itself has no trainer {trainer}, so it could not use the export. Name one with the same network, "
+            f"for example --trainer nnUNetTrainer"
+        )
     name = convert_trainer_plans_config_to_identifier(trainer, trained.plans_name, trained.configuration)
     folder = target / trained.dataset_name / name
     if folder.exists():
         raise UserError(f"{folder} exists. Choose another place with -o, or delete it.")
     with only_writer(folder), scratch_folder(folder.parent, name) as scratch:
-        exported = Exported(folder, _write_model(trained, scratch, trainer))
-        exported.missing = [f"{fold}/{file}" for fold in trained.folds for file in _missing(scratch / fold)]
+        card = _write_model(trained, scratch, trainer)
+        needed = [f"{fold}/{file}" for fold in trained.folds for file in _NEEDED_TO_ZIP]
+        missing = [file for file in needed if not (scratch / file).is_file()]
         scratch.rename(folder)
-    return exported
+    return ExportedModel(folder, card, missing)
 
 
-def _read_trained(folder: Path) -> Trained:
-    remedy = "Name a folder <trainer>__<plans>__<configuration> below $nnUNet_results."
+def _read_trained(folder: Path) -> TrainedModel:
     parts = folder.resolve().name.split("__")
     if len(parts) != 3 or not (folder / "plans.json").is_file():
-        if (inside := folder.resolve().parent).joinpath("plans.json").is_file():
-            remedy = f"Did you mean {inside}?"
+        remedy = "Name a folder <trainer>__<plans>__<configuration> below $nnUNet_results."
+        if (parent := folder.resolve().parent).joinpath("plans.json").is_file():
+            remedy = f"Did you mean {parent}?"
         elif below := sorted(path.parent for path in folder.glob("*__*__*/plans.json")):
             remedy = f"Did you mean {below[0]}?"
-        raise UserError(f"{folder} is no trained folder of nnU-Net's. {remedy}")
-    settings = {name: _read_json(folder / name) for name in _SETTINGS}
-    open_plans(settings["plans.json"], folder / "plans.json", "nnUNetv2_train … --c writes it again.")
+        raise UserError(f"{folder} is not an nnU-Net model folder. {remedy}")
+    settings = {name: _read_object(folder / name) for name in _SETTINGS}
+    open_plans(settings["plans.json"], folder / "plans.json", _CONTINUE)
     found = {
         path.name: tuple(path / name for name in CHECKPOINTS if (path / name).is_file())
         for path in sorted(folder.glob("fold_*"))
@@ -104,14 +112,13 @@ def _read_trained(folder: Path) -> Trained:
     folds = {name: checkpoints for name, checkpoints in found.items() if checkpoints}
     if not folds:
         raise UserError(f"{folder} has no fold with a checkpoint ({', '.join(CHECKPOINTS)}). Train one first.")
-    return Trained(folder, settings, settings["plans.json"]["plans_name"], parts[2], parts[0], folds)
+    return TrainedModel(folder, settings, settings["plans.json"]["plans_name"], parts[2], parts[0], folds)
 
 
-def _read_json(path: Path) -> dict:
-    remedy = "nnUNetv2_train … --c writes it again."
-    content = read_json(path, remedy)
+def _read_object(path: Path) -> dict:
+    content = read_json(path, _CONTINUE)
     if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object. {remedy}")
+        raise UserError(f"{path} is not a JSON object. {_CONTINUE}")
     return content
 
 
@@ -122,41 +129,30 @@ def _read_checkpoint(path: Path) -> dict:
     except UserError as error:
         raise UserError(f"{error} {remedy}") from None
     arguments = checkpoint.get("init_args")
-    whole = isinstance(arguments, dict) and all(
+    complete = isinstance(arguments, dict) and all(
         isinstance(arguments.get(key), dict) for key in ("plans", "dataset_json")
     )
     types = {"network_weights": dict, "trainer_name": str, "current_epoch": int}
-    if not whole or not all(isinstance(checkpoint.get(key), kind) for key, kind in types.items()):
-        raise UserError(f"{path} does not hold what nnU-Net's checkpoints hold. {remedy}")
+    if not complete or not all(isinstance(checkpoint.get(key), kind) for key, kind in types.items()):
+        raise UserError(f"{path} lacks keys of nnU-Net's checkpoints. {remedy}")
     open_plans(arguments["plans"], path, remedy)
     return checkpoint
 
 
-def _trainer_of(trained: Trained) -> str:
-    """The class that the checkpoints name."""
-    return _read_checkpoint(next(iter(trained.folds.values()))[0])["trainer_name"]
-
-
-def _require_vanilla(trainer: str) -> None:
-    folder = Path(nnunetv2.__path__[0]) / "training" / "nnUNetTrainer"
-    if recursive_find_python_class(str(folder), trainer, "nnunetv2.training.nnUNetTrainer") is None:
-        raise UserError(
-            f"nnU-Net itself has no trainer {trainer}, so it could not use the export. Name one whose network is the "
-            f"same, for example --trainer nnUNetTrainer"
-        )
-
-
-def _write_model(trained: Trained, folder: Path, trainer: str) -> ModelCard:
+def _write_model(trained: TrainedModel, folder: Path, trainer: str) -> ModelCard:
     cards = {}
     with ProgressBar(total=sum(map(len, trained.folds.values())), unit="checkpoint", desc="Exporting") as bar:
         for fold, checkpoints in trained.folds.items():
+            source, epochs = trained.folder / fold, {}
             (folder / fold).mkdir()
-            epochs = {}
             for path in checkpoints:
                 epochs[path.name] = _write_checkpoint(path, folder / fold / path.name, trainer)
                 bar.update()
-            _copy_beside(trained.folder / fold, folder / fold)
-            cards[fold.removeprefix("fold_")] = describe_fold(trained.folder / fold, epochs)
+            for name in (*_PICTURES, SYNTHETIC_DATA_FILE):
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, folder / fold / name)
+            _copy_results(source / "validation", folder / fold / "validation")
+            cards[fold.removeprefix("fold_")] = describe_fold(source, epochs)
     for path in trained.folder.glob("crossval_results_folds_*"):
         _copy_results(path, folder / path.name)
     card = ModelCard(
@@ -169,13 +165,17 @@ def _write_model(trained: Trained, folder: Path, trainer: str) -> ModelCard:
         release=version("nnunet-synth"),
     )
     card.save(folder / CARD_FILE)
-    _write_settings(trained, folder, card)
+    settings = dict(trained.settings)
+    settings["plans.json"] = without_block(settings["plans.json"])
+    settings["dataset.json"] = without_files(settings["dataset.json"]) | {CARD_KEY: card.model_dump(mode="json")}
+    for name, content in settings.items():
+        (folder / name).write_text(json.dumps(without_paths(content), indent=4))
     _require_loads(folder, trained)
     return card
 
 
 def _write_checkpoint(source: Path, path: Path, trainer: str) -> int:
-    """Copy a checkpoint without what is not to travel; the epochs that it was trained for."""
+    """Copy a checkpoint without paths, settings of the plugin and file lists; returns its number of epochs."""
     checkpoint = _read_checkpoint(source)
     arguments = checkpoint["init_args"]
     checkpoint["trainer_name"] = trainer
@@ -188,45 +188,21 @@ def _write_checkpoint(source: Path, path: Path, trainer: str) -> int:
     return int(checkpoint["current_epoch"])
 
 
-def _write_settings(trained: Trained, folder: Path, card: ModelCard) -> None:
-    changes: dict[str, Callable[[dict], dict]] = {
-        "plans.json": without_block,
-        "dataset.json": lambda content: without_files(content) | {CARD_KEY: card.model_dump(mode="json")},
-    }
-    for name, content in trained.settings.items():
-        content = changes.get(name, dict)(content)
-        (folder / name).write_text(json.dumps(without_paths(content), indent=4))
-
-
-def _copy_beside(source: Path, folder: Path) -> None:
-    """What nnU-Net's zip wants of a fold beside its checkpoints, and the record of synthetic data."""
-    for name in (*_PICTURES, SYNTHETIC_DATA_FILE):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    _copy_results(source / "validation", folder / "validation")
-
-
 def _copy_results(source: Path, folder: Path) -> None:
-    """Scores and postprocessing, without the segmentations that they are of."""
+    """Scores and postprocessing, without segmentations."""
     for path in (source / name for name in _POSTPROCESSING if (source / name).is_file()):
         folder.mkdir(exist_ok=True)
         if path.suffix == ".json":
-            (folder / path.name).write_text(json.dumps(without_paths(_read_json(path)), indent=4))
+            (folder / path.name).write_text(json.dumps(without_paths(_read_object(path)), indent=4))
         else:
             shutil.copyfile(path, folder / path.name)
 
 
-def _missing(fold: Path) -> list[str]:
-    """What nnU-Net's zip wants, by default, and training has not written."""
-    wanted = ("checkpoint_final.pth", "progress.png", "validation/summary.json")
-    return [name for name in wanted if not (fold / name).is_file()]
-
-
-def _require_loads(folder: Path, trained: Trained) -> None:
-    """Let nnU-Net's own predictor open every checkpoint.
+def _require_loads(folder: Path, trained: TrainedModel) -> None:
+    """Open every checkpoint with nnU-Net's own predictor.
 
     Raises:
-        UserError: the network of the named trainer does not take the weights.
+        UserError: the weights do not fit the network of the trainer.
     """
     for fold, checkpoints in trained.folds.items():
         for path in checkpoints:
@@ -238,5 +214,5 @@ def _require_loads(folder: Path, trained: Trained) -> None:
             except Exception as error:
                 raise UserError(
                     f"nnU-Net can't open {path} after the export ({type(error).__name__}: "
-                    f"{str(error).splitlines()[0]}). Is the network of the trainer named by --trainer another one?"
+                    f"{str(error).splitlines()[0]}). Does the trainer named by --trainer have another network?"
                 ) from error

@@ -1,4 +1,4 @@
-"""The card of an exported model: what synthetic data each fold saw, for whoever has to tell of it."""
+"""The card of an exported model: the synthetic data that each fold was trained with."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class FoldCard(BaseModel):
     """One fold.
 
     Attributes:
-        checkpoints: by file name, the epochs that each was trained for.
-        summary: what it saw, in a sentence.
-        uses: None where nothing was recorded.
+        checkpoints: number of epochs by file name.
+        summary: the synthetic data of this fold, in a sentence.
+        uses: None if there is no record.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,8 +33,8 @@ class ModelCard(Document):
     """`synthetic_data.json`.
 
     Attributes:
-        trainer: that vanilla nnU-Net knows the model by.
-        trained_by: the trainer that made it.
+        trainer: nnU-Net's own trainer, which the exported model names.
+        trained_by: the trainer that was used.
     """
 
     remedy: ClassVar[str] = "Export the model again: nnunet-synth export-model …"
@@ -49,26 +49,26 @@ class ModelCard(Document):
 
 
 def describe_fold(folder: Path, checkpoints: dict[str, int]) -> FoldCard:
-    """The card of a trained fold, from the record that its trainer left there, if it did."""
+    """The card of a trained fold, from the record of its trainer if there is one."""
     path = folder / SYNTHETIC_DATA_FILE
     try:
         uses = TrainingRecord.load(path).uses
-        summary = " ".join(_tell(use) for use in uses)
+        summary = " ".join(map(_summary, uses))
         if uses[0].first_epoch > 0:
-            summary = f"What epochs before {uses[0].first_epoch} saw was not recorded. {summary}"
+            summary = f"Epochs before {uses[0].first_epoch} were not recorded. {summary}"
     except UserError:
-        uses, state = None, "cannot be read" if path.exists() else "is not there"
-        summary = f"Not known: {folder.name}/{path.name}, which this release's trainers write, {state}."
+        uses, state = None, "cannot be read" if path.exists() else "does not exist"
+        summary = f"Unknown: {folder.name}/{path.name}, which this release's trainers write, {state}."
     return FoldCard(checkpoints=checkpoints, summary=summary, uses=uses)
 
 
-def _tell(use: Use) -> str:
+def _summary(use: Use) -> str:
     since = f"From epoch {use.first_epoch} on: " if use.first_epoch else ""
     if use.bank is None:
         return f"{since}No synthetic data (ratio 0)."
-    bank, drawn_by = use.bank, " and ".join(snapshot.weights_sha256[:12] for snapshot in use.bank.snapshots)
+    bank, weights = use.bank, " and ".join(snapshot.weights_sha256[:12] for snapshot in use.bank.snapshots)
     return (
-        f"{since}A share of {use.settings.ratio:g} of the training draws ({use.settings.schedule}) came from bank "
-        f"'{bank.name}': {bank.samples} samples, seed {bank.seed}, drawn by generators (weights {drawn_by}) "
-        f"that saw {len(bank.source.training_cases)} cases of {bank.source.dataset_name}, fold {bank.source.fold}."
+        f"{since}A fraction of {use.settings.ratio:g} of the training draws ({use.settings.schedule}) came from bank "
+        f"'{bank.name}': {bank.samples} samples, seed {bank.seed}, from generators (weights {weights}) trained on "
+        f"{len(bank.source.training_cases)} cases of {bank.source.dataset_name}, fold {bank.source.fold}."
     )

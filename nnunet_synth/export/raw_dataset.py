@@ -1,4 +1,4 @@
-"""The real cases of a dataset: the files that nnU-Net finds in nnUNet_raw, and the same beside synthetic ones."""
+"""Real cases of a raw dataset: the files that nnU-Net finds in nnUNet_raw."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from stylegan2_cond.errors import UserError
 
 
 @dataclass(frozen=True)
-class RealCase:
-    """Files of a case; its image is one file for each channel, or one for all."""
+class RawCase:
+    """Files of a case; the image is one file per channel, or one for all channels."""
 
     name: str
     images: tuple[Path, ...]
@@ -27,21 +27,22 @@ class RealCase:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """What lies in `$nnUNet_raw/DatasetXXX_Name`."""
+    """Content of `$nnUNet_raw/DatasetXXX_Name`; `cases` by name."""
 
     dataset_json: dict
-    cases: dict[str, RealCase]
+    cases: dict[str, RawCase]
 
     @property
     def ending(self) -> str:
+        """Of all image and label files, such as .nii.gz."""
         return self.dataset_json["file_ending"]
 
 
-def find_raw(preprocessed: Preprocessed, names: Sequence[str]) -> RawDataset:
+def find_raw_dataset(preprocessed: Preprocessed, names: Sequence[str]) -> RawDataset:
     """The raw files of these cases.
 
     Raises:
-        UserError: no raw dataset, or a case without files.
+        UserError: there is no raw dataset, or files of a case are missing.
     """
     folder = require_folder("nnUNet_raw") / preprocessed.dataset_name
     try:
@@ -49,39 +50,37 @@ def find_raw(preprocessed: Preprocessed, names: Sequence[str]) -> RawDataset:
         found = get_filenames_of_train_images_and_targets(str(folder), deepcopy(dataset_json))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"The raw dataset {folder} can't be read ({type(error).__name__}: {error}). New files are made like its "
-            f"own. Set nnUNet_raw to where it lies."
+            f"The raw dataset {folder} can't be read ({type(error).__name__}: {error}). Its files are the model for "
+            f"new ones. Set nnUNet_raw to the folder that holds it."
         ) from None
     cases = {
-        name: RealCase(name, tuple(map(Path, found[name]["images"])), Path(found[name]["label"]))
+        name: RawCase(name, tuple(map(Path, found[name]["images"])), Path(found[name]["label"]))
         for name in names
         if name in found
     }
-    whole = {
+    complete = {
         case.name for case in cases.values() if case.images and all(p.is_file() for p in (*case.images, case.label))
     }
-    if missing := sorted(set(names) - whole):
+    if missing := sorted(set(names) - complete):
         raise UserError(
-            f"{folder} lacks files of {len(missing)} of {len(names)} cases, the first is {missing[0]}. Put them back, "
-            f"or set nnUNet_raw to where they lie."
+            f"{folder} lacks files of {len(missing)} of {len(names)} cases, the first is {missing[0]}. Restore them, "
+            f"or set nnUNet_raw to the folder that holds them."
         )
     return RawDataset(dataset_json, cases)
 
 
-def put_case(case: RealCase, folder: Path, ending: str, *, link: bool) -> None:
-    """Copy or link a case's files to `folder`/imagesTr and labelsTr, by nnU-Net's names.
+def copy_case(case: RawCase, folder: Path, ending: str, *, link: bool) -> None:
+    """Copy or link a case's files to `folder`/imagesTr and labelsTr, with nnU-Net's names.
 
-    `Tiff3DIO` keeps spacings in JSON files beside images and labels; they come along.
+    This includes the JSON files in which `Tiff3DIO` keeps the spacing of images and labels.
     """
     images = [(path, f"{case.name}_{number:04d}{ending}") for number, path in enumerate(case.images)]
-    beside = case.images[0].name.removesuffix(ending)[: -len("_0000")]
-    images.append((case.images[0].with_name(f"{beside}.json"), f"{case.name}.json"))
+    stem = case.images[0].name.removesuffix(ending)[: -len("_0000")]
+    images.append((case.images[0].with_name(f"{stem}.json"), f"{case.name}.json"))
     labels = [(case.label, f"{case.name}{ending}"), (case.label.with_suffix(".json"), f"{case.name}.json")]
     for part, files in (("imagesTr", images), ("labelsTr", labels)):
         for source, name in files:
-            if not source.is_file():
-                continue
-            if link:
+            if source.is_file() and link:
                 os.symlink(source.resolve(), folder / part / name)
-            else:
+            elif source.is_file():
                 shutil.copyfile(source, folder / part / name)

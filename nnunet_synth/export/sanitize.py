@@ -1,4 +1,4 @@
-"""What an export leaves behind, paths of this machine and settings that only the plugin knows, and what it marks."""
+"""Removes from JSON what must not be exported: paths of this machine, and settings of the plugin."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 from nnunet_synth.training.settings import BLOCK
 
-CARD_KEY = "synthetic_data"  # of dataset.json, which nnU-Net hands on from dataset to model to zip
+CARD_KEY = "synthetic_data"  # in dataset.json, which nnU-Net copies from dataset to model to zip
 
 
 def without_paths(content: object) -> object:
-    """The same JSON; every string that is an absolute path keeps its last part only."""
+    """The same JSON, with every string that is an absolute path reduced to its last part."""
     if isinstance(content, dict):
         return {key: without_paths(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -23,7 +23,7 @@ def without_paths(content: object) -> object:
 
 
 def without_block(plans: dict) -> dict:
-    """The same plans; no configuration has a `synth` block. nnU-Net itself would not mind one."""
+    """The same plans, without the `synth` block of each configuration, which nnU-Net would ignore."""
     configurations = {
         name: {key: value for key, value in configuration.items() if key != BLOCK}
         for name, configuration in plans["configurations"].items()
@@ -32,5 +32,5 @@ def without_block(plans: dict) -> dict:
 
 
 def without_files(dataset_json: dict) -> dict:
-    """The same dataset.json, without the list of image files that it may hold (`dataset`)."""
+    """The same dataset.json, without its optional list of image files (`dataset`)."""
     return {key: value for key, value in dataset_json.items() if key != "dataset"}
