@@ -217,7 +217,7 @@ def test_new_plans_travel_with_the_settings_and_share_the_cases(preprocessed):
     try:
         found = open_preprocessed(preprocessed.dataset_name, "2d", "nnUNetPlansHalf")
         assert found.folder == preprocessed.folder
-        assert found.fingerprint == preprocessed.fingerprint
+        assert found.preprocessing_hash == preprocessed.preprocessing_hash
         assert found.plans_name == "nnUNetPlansHalf"
         assert read_settings(found.configuration.configuration, "here") == settings
         assert write_plans(preprocessed, settings, "nnUNetPlansHalf") == path

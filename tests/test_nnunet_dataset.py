@@ -11,7 +11,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetNumpy
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from stylegan2_cond.data import nnunet_dataset as module
-from stylegan2_cond.data.fingerprint import survey
+from stylegan2_cond.data.fingerprint import read_fingerprint
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 from stylegan2_cond.errors import UserError
 
@@ -74,7 +74,7 @@ def test_dataset_by_number_and_by_name_are_one(preprocessed):
 
 
 def test_plans_that_differ_in_the_network_alone_share_preprocessing(preprocessed):
-    assert open_preprocessed(901, "2d", TINY_PLANS).fingerprint == preprocessed.fingerprint
+    assert open_preprocessed(901, "2d", TINY_PLANS).preprocessing_hash == preprocessed.preprocessing_hash
 
 
 def test_other_normalisation_is_other_preprocessing(preprocessed):
@@ -83,7 +83,7 @@ def test_other_normalisation_is_other_preprocessing(preprocessed):
     (preprocessed.base / "nnUNetPlansCT.json").write_text(json.dumps(plans))
     changed = open_preprocessed(901, "2d", "nnUNetPlansCT")
     (preprocessed.base / "nnUNetPlansCT.json").unlink()
-    assert changed.fingerprint != preprocessed.fingerprint
+    assert changed.preprocessing_hash != preprocessed.preprocessing_hash
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_voxels_that_are_no_numbers_name_the_case(damaged_copy, value):
 
     rewrite(copy, name, spoil)
     with pytest.raises(UserError, match=rf"{name} .* 1 voxels that are NaN or infinite"):
-        survey(copy, copy.case_names())
+        read_fingerprint(copy, copy.case_names())
 
 
 def test_labels_outside_of_dataset_json_name_case_and_label(damaged_copy):
@@ -229,7 +229,7 @@ def test_labels_outside_of_dataset_json_name_case_and_label(damaged_copy):
 
     rewrite(copy, name, spoil)
     with pytest.raises(UserError, match=rf"{name} .* has label 7, .*grey_matter"):
-        survey(copy, copy.case_names())
+        read_fingerprint(copy, copy.case_names())
 
 
 def test_a_cut_off_case_names_file_and_command(damaged_copy):
@@ -237,4 +237,4 @@ def test_a_cut_off_case_names_file_and_command(damaged_copy):
     path = copy.folder / f"{name}.b2nd"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match=rf"Case {name} .*nnUNetv2_plan_and_preprocess"):
-        survey(copy, copy.case_names())
+        read_fingerprint(copy, copy.case_names())

@@ -17,7 +17,7 @@ from tiny import tiny_plan
 
 from stylegan2_cond import memory
 from stylegan2_cond.data.encoding import Codec
-from stylegan2_cond.data.fingerprint import survey
+from stylegan2_cond.data.fingerprint import read_fingerprint
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.memory import available_bytes, free_bytes
@@ -35,13 +35,13 @@ from stylegan2_cond.planning import (
 from stylegan2_cond.planning.heuristics import (
     FILLED_SHARE,
     FINEST_CHANNELS,
-    LARGEST_BASE,
-    TRAINING_CHOICES,
-    Facts,
+    MAX_BASE,
+    PlanInputs,
     check_patch_size,
     choose_channels,
     choose_factors,
     choose_patch_size,
+    training_settings,
 )
 from stylegan2_cond.planning.memory import activations_at_once, count_parameters
 from stylegan2_cond.planning.plan import BY_HAND, RunOptions, check_overrides
@@ -49,7 +49,7 @@ from stylegan2_cond.planning.table import table
 
 # --- patch
 
-surveys = st.tuples(st.integers(1, 45), st.integers(2, 3)).flatmap(
+fingerprints = st.tuples(st.integers(1, 45), st.integers(2, 3)).flatmap(
     lambda shape: st.tuples(
         st.tuples(*[st.integers(1, 60)] * shape[1]),
         hnp.arrays(np.int64, shape, elements=st.integers(1, 60)),
@@ -58,9 +58,9 @@ surveys = st.tuples(st.integers(1, 45), st.integers(2, 3)).flatmap(
 
 
 @settings(max_examples=150, deadline=None)
-@given(surveys)
-def test_the_patch_is_within_the_patch_and_nearly_all_images_fill_it(survey):
-    patch, sizes = survey
+@given(fingerprints)
+def test_the_patch_is_within_the_patch_and_nearly_all_images_fill_it(fingerprint):
+    patch, sizes = fingerprint
     patch_size = choose_patch_size(patch, sizes)
     assert len(patch_size) == len(patch)
     for length, limit, lengths in zip(patch_size, patch, sizes.T, strict=True):
@@ -69,9 +69,9 @@ def test_the_patch_is_within_the_patch_and_nearly_all_images_fill_it(survey):
 
 
 @settings(max_examples=150, deadline=None)
-@given(surveys)
-def test_no_larger_patch_would_be_filled_as_well(survey):
-    patch, sizes = survey
+@given(fingerprints)
+def test_no_larger_patch_would_be_filled_as_well(fingerprint):
+    patch, sizes = fingerprint
     for length, limit, lengths in zip(choose_patch_size(patch, sizes), patch, sizes.T, strict=True):
         assert length == limit or (lengths >= length + 1).mean() < FILLED_SHARE
 
@@ -106,7 +106,7 @@ def test_the_base_of_the_pyramid_is_small_but_no_axis_is_made_smaller_than_four(
     patch_size, strides = case
     factors = choose_factors(patch_size, strides)
     base = base_of(patch_size, factors)
-    assert max(base) <= LARGEST_BASE
+    assert max(base) <= MAX_BASE
     assert all(small >= min(4, length) for small, length in zip(base, patch_size, strict=True))
     assert all(any(factor > 1 for factor in stage) for stage in factors)  # no stage that changes nothing
 
@@ -389,19 +389,19 @@ def test_where_nobody_tells_nothing_is_known(monkeypatch, tmp_path):
 # --- choices about training
 
 
-def facts(**changes):
+def inputs(**changes):
     settings = {"variant": "pair", "patch_size": (64, 64), "patches": 5000, "device": torch.device("cpu")}
-    return Facts(**(settings | {"batch_size": 16} | changes))
+    return PlanInputs(**(settings | {"batch_size": 16} | changes))
 
 
 def chosen(key, **changes):
-    return TRAINING_CHOICES[key](facts(**changes)).value
+    return training_settings(inputs(**changes))[key].value
 
 
 def test_r1_grows_with_voxels_and_falls_with_the_batch_as_in_the_paper_but_never_vanishes():
     assert chosen("r1_weight", patch_size=(512, 512), batch_size=16) == pytest.approx(0.0002 * 512**2 / 16, rel=0.05)
     assert chosen("r1_weight", patch_size=(32, 64, 64), batch_size=8) == pytest.approx(0.0002 * 131072 / 8, rel=0.05)
-    assert chosen("r1_weight", patch_size=(16, 16)) == heuristics.LEAST_R1
+    assert chosen("r1_weight", patch_size=(16, 16)) == heuristics.MIN_R1
 
 
 @settings(max_examples=60, deadline=None)
@@ -547,7 +547,7 @@ def test_every_key_of_a_plan_has_its_reason(folders, variant, dims):
 def test_patches_are_counted_that_do_not_overlap(folders, dims, patch_size, patches):
     assert SHAPE == (4, 20, 18)
     preprocessed = preprocess(folders, cohort(5), LABELS, dims=dims)
-    seen = survey(preprocessed, preprocessed.case_names())
+    seen = read_fingerprint(preprocessed, preprocessed.case_names())
     assert seen.patches(patch_size) == patches
     assert seen.bytes == 5 * 4 * 20 * 18 * (2 * 4 + 2)
     assert f"{patches} patches" in planned(preprocessed, patch_size=patch_size).reasons["source"]
@@ -558,7 +558,7 @@ def test_the_survey_counts_cases_that_show_a_class_and_finds_constant_channels(f
     for image, _ in cases.values():
         image[0] = 3
     preprocessed = preprocess(folders, cases, LABELS)
-    seen = survey(preprocessed, preprocessed.case_names())
+    seen = read_fingerprint(preprocessed, preprocessed.case_names())
     assert seen.shown == {1: 5, 2: 1}
     assert seen.constant == (True, False)
 
@@ -571,7 +571,7 @@ def test_the_survey_of_many_cases_takes_no_more_memory_than_that_of_some_hundred
 
     def peak(cases):
         tracemalloc.start()
-        seen = survey(preprocessed, ["case"] * cases)
+        seen = read_fingerprint(preprocessed, ["case"] * cases)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert (seen.low[0], seen.high[0]) == pytest.approx(np.quantile(image, (0.005, 0.995)), abs=0.05)
@@ -596,7 +596,7 @@ def test_conditions_are_measured_on_patches_as_training_draws_them(folders):
 
 def test_large_patches_are_measured_on_fewer_so_that_memory_holds_them(folders, monkeypatch):
     monkeypatch.setattr(planner, "CONDITION_BYTES", 2 * 16 * 14 * 10)
-    monkeypatch.setattr(planner, "FEWEST_CONDITION_PATCHES", 5)
+    monkeypatch.setattr(planner, "MIN_CONDITION_PATCHES", 5)
     plan = planned(preprocess(folders, cohort(5), LABELS))
     assert sum(row[0] for row in plan.conditions.rows) == 10
 
@@ -605,10 +605,10 @@ def test_what_is_asked_for_is_taken_and_what_follows_from_it_follows(folders):
     preprocessed = preprocess(folders, cohort(5), LABELS)
     plan = planned(preprocessed, kimg=7.0, seed=5, patch_size=(8, 8), overrides={"batch_size": 4, "channels": [16, 8]})
     assert (plan.kimg, plan.seed, plan.patch_size, plan.batch_size, plan.channels) == (7.0, 5, (8, 8), 4, (16, 8))
-    assert {plan.reasons[key] for key in ("kimg", "seed", "patch_size")} == {planner.ASKED}
+    assert {plan.reasons[key] for key in ("kimg", "seed", "patch_size")} == {planner.REQUESTED}
     assert {plan.reasons[key] for key in ("batch_size", "channels")} == {BY_HAND}
     settings = {"variant": "pair", "patch_size": (8, 8), "patches": 80, "device": torch.device("cpu")}
-    assert plan.r1_weight == heuristics.choose_r1_weight(Facts(**settings, batch_size=4)).value
+    assert plan.r1_weight == training_settings(PlanInputs(**settings, batch_size=4))["r1_weight"].value
 
 
 def test_parts_that_a_batch_can_not_be_divided_into_are_refused(folders):
@@ -620,7 +620,7 @@ def test_parts_that_a_batch_can_not_be_divided_into_are_refused(folders):
 def test_cases_that_are_kept_in_memory_take_their_part_of_it(folders, monkeypatch):
     preprocessed = preprocess(folders, cohort(5), LABELS)
     plan = planned(preprocessed)
-    kept = survey(preprocessed, preprocessed.case_names()).bytes
+    kept = read_fingerprint(preprocessed, preprocessed.case_names()).bytes
     assert planned(preprocessed, budget=training_bytes(plan) + kept).accumulate == 1
     assert planned(preprocessed, budget=training_bytes(plan) + kept - 1).accumulate == 2
     monkeypatch.setattr(planner, "CACHE_BYTES", 1000)

@@ -44,9 +44,22 @@ def tiny_plan(variant: str = "pair", dims: int = 2, *, ignore: int | None = None
         conditions=Conditions.from_patches((1, 2), label, position if dims == 2 else None),
         latent_dim=6,
         style_dim=6,
+        mapping_layers=2,
+        apart_share=0.0,
+        foreground_share=0.5,
         batch_size=8,
+        accumulate=1,
+        precision="float32",
+        learning_rate=0.0025,
         r1_weight=1.0,
+        r1_interval=16,
+        feature_weight=0.0,
+        l1_weight=0.0,
+        ema_share=0.05,
         augment_target=None,
+        augment_kimg=100.0,
+        kimg=200.0,
+        seed=0,
     )
     return plan.model_copy(update=changes)
 

@@ -1,4 +1,4 @@
-"""One look at every training case: what the plan and the codec must know, and what would fail later if unseen."""
+"""Statistics of the training cases: what the plan and the codec follow from, and errors that would show later."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.progress_bar import ProgressBar
 
-VOXELS_PER_CASE = 50_000  # that the intensity quantiles are taken from, at most, and
+VOXELS_PER_CASE = 50_000  # at most, for the intensity quantiles, and
 VOXELS = 5_000_000  # of all cases together, a few hundred MB while they are sorted; quantiles vary by 1 % of a tail
 RANGE_QUANTILES = (0.005, 0.995)  # nnU-Net's CT clipping uses the same
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What the training cases are like.
+class Fingerprint:
+    """Statistics of the training cases.
 
     Attributes:
         sizes: `[cases, dims]` spatial sizes that a patch can fill; of a slice for 2-D configurations.
@@ -29,7 +29,7 @@ class Survey:
         has_outside: whether any voxel is labelled `OUTSIDE`.
         slices: `[cases]` images of that size in each case; 1 for volumes.
         constant: per channel, whether all voxels of all cases have one intensity.
-        shown: how many cases show each foreground label; without those that none shows.
+        shown: number of cases that show each foreground label; labels that none shows are left out.
     """
 
     sizes: np.ndarray
@@ -42,7 +42,7 @@ class Survey:
     shown: Mapping[int, int]
 
     def patches(self, patch_size: Sequence[int]) -> int:
-        """How many patches the cases hold that do not overlap; at least one of each slice, or volume."""
+        """Number of patches in the cases that do not overlap; at least one in each slice or volume."""
         return int((self.slices * np.maximum(self.sizes // np.array(patch_size), 1).prod(axis=1)).sum())
 
     @property
@@ -51,7 +51,7 @@ class Survey:
         return int((self.slices * self.sizes.prod(axis=1)).sum()) * (4 * len(self.low) + 2)
 
 
-def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
+def read_fingerprint(preprocessed: Preprocessed, names: Sequence[str]) -> Fingerprint:
     """Read every case once.
 
     Raises:
@@ -71,15 +71,15 @@ def survey(preprocessed: Preprocessed, names: Sequence[str]) -> Survey:
         slices.append(math.prod(image.shape[1:-dims]))
         shown.update(value for value in np.unique(label).tolist() if value > 0 and value != ignore)
         flat = image.reshape(len(image), -1)
-        drawn = rng.integers(flat.shape[1], size=most) if flat.shape[1] > most else slice(None)
-        samples.append(flat[:, drawn])
+        chosen = rng.integers(flat.shape[1], size=most) if flat.shape[1] > most else slice(None)
+        samples.append(flat[:, chosen])
         ranges.append((flat.min(axis=1), flat.max(axis=1)))
         if (beyond := label == OUTSIDE).any():
             values = image[:, beyond]
             outside_ranges.append((values.min(axis=1), values.max(axis=1)))
     low, high = np.quantile(np.concatenate(samples, axis=1), RANGE_QUANTILES, axis=1)
     high = np.where(high > low, high, low + 1)  # a constant channel stays constant
-    return Survey(
+    return Fingerprint(
         sizes=np.array(sizes),
         low=tuple(low.tolist()),
         high=tuple(high.tolist()),
@@ -102,13 +102,13 @@ def _check(preprocessed: Preprocessed, case: Case, image: np.ndarray, label: np.
     if not np.isfinite(image).all():
         count = int((~np.isfinite(image)).sum())
         raise UserError(
-            f"Case {case.name} in {preprocessed.folder} has {count} voxels that are NaN or infinite. Mend the image "
+            f"Case {case.name} in {preprocessed.folder} has {count} voxels that are NaN or infinite. Fix the image "
             f"in nnUNet_raw and preprocess again: {preprocessed.preprocess_command}"
         )
     if stray := sorted(set(np.unique(label).tolist()) - known):
         raise UserError(
             f"Case {case.name} in {preprocessed.folder} has label {stray[0]:g}, which dataset.json does not declare "
-            f"(it has {preprocessed.dataset_json['labels']}). Mend the label map or dataset.json in nnUNet_raw, then: "
+            f"(it has {preprocessed.dataset_json['labels']}). Fix the label map or dataset.json in nnUNet_raw, then: "
             f"{preprocessed.preprocess_command}"
         )
 

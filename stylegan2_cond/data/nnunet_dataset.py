@@ -108,7 +108,7 @@ class Preprocessed:
         return infer_dataset_class(str(self.folder))
 
     @property
-    def fingerprint(self) -> str:
+    def preprocessing_hash(self) -> str:
         """SHA-256 of everything in the plans that decides the values of preprocessed voxels, and of the labels."""
         relevant = {key: self.configuration.configuration.get(key) for key in _CONFIGURATION_KEYS}
         relevant |= {key: self.plans_manager.plans.get(key) for key in _PLANS_KEYS}

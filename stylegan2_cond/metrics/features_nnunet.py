@@ -249,7 +249,7 @@ def _model(folder: Path, source: Source) -> TrainedModel | None:
         manager = PlansManager(plans)
         theirs = Preprocessed(manager.dataset_name, manager, source.configuration, dataset_json)
         if source.configuration in manager.available_configurations:
-            theirs.fingerprint, theirs.label_manager.num_segmentation_heads, theirs.case_of("")
+            theirs.preprocessing_hash, theirs.label_manager.num_segmentation_heads, theirs.case_of("")
         return TrainedModel(theirs, checkpoint)
     except Exception as error:  # nnU-Net's classes do not check their input
         raise UserError(f"{files[0]} or {files[1].name} is damaged ({_first_line(error)}).") from None
@@ -274,7 +274,7 @@ def _mismatch(model: TrainedModel, source: Source) -> str | None:
         return f"was trained on {theirs.dataset_name}, the generator on {source.dataset_name}"
     if source.configuration not in theirs.plans_manager.available_configurations:
         return f"has no configuration {source.configuration}"
-    if theirs.fingerprint != source.preprocessing:
+    if theirs.preprocessing_hash != source.preprocessing:
         return "was trained on cases that were preprocessed differently than the generator's"
     if source.fold == FOLD_ALL:
         return None

@@ -1,8 +1,7 @@
-"""The generator's self-configuration: what nnU-Net's plans and one look at the training cases decide."""
+"""The generator's self-configuration: derived from nnU-Net's plans and the training cases."""
 
 from stylegan2_cond.planning.memory import fit_memory, next_smaller, smaller_patch_size, too_large, training_bytes
 from stylegan2_cond.planning.plan import (
-    DEFAULT_KIMG,
     SNAPSHOTS,
     Plan,
     RunOptions,
@@ -15,7 +14,6 @@ from stylegan2_cond.planning.plan import (
 from stylegan2_cond.planning.planner import condition_patches, make_plan
 
 __all__ = [
-    "DEFAULT_KIMG",
     "SNAPSHOTS",
     "Plan",
     "RunOptions",

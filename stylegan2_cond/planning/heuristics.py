@@ -1,9 +1,9 @@
-"""The plan's single choices: each follows from nnU-Net's plans, or from one look at the training cases."""
+"""Rules and defaults of the plan: each follows from nnU-Net's plans, the training cases or a published value."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,47 +11,62 @@ import numpy as np
 import torch
 
 from stylegan2_cond.data.encoding import Codec
-from stylegan2_cond.data.fingerprint import Survey
+from stylegan2_cond.data.fingerprint import Fingerprint
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.planning.plan import DEFAULT_KIMG, Plan, Variant
-
-FILLED_SHARE = 0.95  # of the training images must fill the patch along each axis
-LARGEST_BASE = 8  # voxels per axis of the coarsest stage, above which stages are added
-FINEST_CHANNELS = 32
-CHANNEL_LIMITS = ((64, 128), (128, 256), (math.inf, 512))  # up to which side of the patch, and how many channels
-
-BATCH_SIZE = {2: 16, 3: 8}  # by the number of axes; a volume holds as much as many slices
-R1_PER_VOXEL = 0.0002  # γ = γ0 · voxels / batch size (Karras et al. 2020b)
-LEAST_R1 = 1.0  # at 0.1, the relativistic loss grains
-APART_SHARE = 0.1
-AUGMENT_TARGET = 0.6  # Karras et al. 2020b, section 3.1
-AUGMENT_KIMG = (25.0, 100.0)  # of the ramp, at least and at most
-KNOWN_AFTER = 20  # times that the discriminator has seen each patch, by when it may know them by heart
-FEW_PATCHES = 1_000
-# Of the losses of Wang et al. 2018 (pix2pixHD), section 3.1, where the weight is 10. Four times as much as now left
-# images of Hippocampus smooth after 6,900 images; without them, edges were frayed, and masks fitted less.
-FEATURE_WEIGHT = 2.5
-L1_WEIGHT = 2.5
-SEEN_OFTEN = 300  # times that each patch is seen in a whole training
-LEAST_KIMG = 50.0
+from stylegan2_cond.planning.plan import Variant
 
 
-class Choice(NamedTuple):
+class Setting(NamedTuple):
     """A value for a key of the plan, and the reason for it."""
 
     value: object
     reason: str
 
 
+# The values of keys that do not depend on the data.
+DEFAULTS = {
+    "latent_dim": Setting(128, "enough for cohorts; faces need 512"),
+    "style_dim": Setting(128, "as long as the latent"),
+    "mapping_layers": Setting(2, "enough for small data (Karras et al. 2020b)"),
+    "apart_share": Setting(0.1, "share of the samples of which image or mask is judged alone"),
+    "foreground_share": Setting(0.5, "classes fill few voxels; half of the patches lie around one of them"),
+    "accumulate": Setting(1, "a whole batch at once fits the memory"),
+    "learning_rate": Setting(0.0025, "Karras et al. 2020; halved by each rollback"),
+    "r1_interval": Setting(16, "Karras et al. 2020, section 3.1"),
+    "ema_share": Setting(0.05, "a half-life that grows with training; a fixed one keeps the first weights too long"),
+    "augment_target": Setting(0.6, "Karras et al. 2020b, section 3.1; 'none' trains without augmentation"),
+    "seed": Setting(0, "of all randomness"),
+}
+BATCH_SIZE = {  # by the number of axes
+    2: Setting(16, "small, many steps an hour"),
+    3: Setting(8, "volumes hold as much as many slices"),
+}
+
+FILLED_SHARE = 0.95  # of the training images must fill the patch along each axis
+MAX_BASE = 8  # voxels per axis of the coarsest stage, above which stages are added
+FINEST_CHANNELS = 32
+CHANNEL_LIMITS = ((64, 128), (128, 256), (math.inf, 512))  # up to which side of the patch, and how many channels
+R1_PER_VOXEL = 0.0002  # γ = γ0 · voxels / batch size (Karras et al. 2020b)
+MIN_R1 = 1.0  # below, the relativistic loss produced grainy images
+AUGMENT_KIMG = (25.0, 100.0)  # limits of the ramp
+MEMORIZED_AFTER = 20  # passes over the patches after which the discriminator may have memorized them
+FEW_PATCHES = 1_000
+# Weight of both losses of Wang et al. 2018 (pix2pixHD), section 3.1, where it is 10. Four times as much left images of
+# Hippocampus smooth after 6,900 images; without these losses, edges were frayed, and masks fitted worse.
+PAIRED_WEIGHT = 2.5
+PASSES = 300  # over the patches in a whole training
+KIMG = (50.0, 200.0)  # limits
+
+
 @dataclass(frozen=True)
-class Facts:
-    """What choices about the training follow from.
+class PlanInputs:
+    """What settings of the training follow from.
 
     Attributes:
-        variant: what is drawn.
+        variant: what is generated.
         patch_size: spatial size in voxels.
-        patches: how many training patches there are that do not overlap.
+        patches: number of training patches that do not overlap.
         device: that trains.
         batch_size: images of a step.
     """
@@ -63,33 +78,34 @@ class Facts:
     batch_size: int
 
 
-def choose_patch_size(patch: Sequence[int], sizes: np.ndarray) -> tuple[int, ...]:
-    """Largest size within the patch that `FILLED_SHARE` of the images, `sizes` `[cases, dims]`, fill on each axis."""
+def choose_patch_size(limits: Sequence[int], sizes: np.ndarray) -> tuple[int, ...]:
+    """The largest size within `limits` that `FILLED_SHARE` of the images, of `sizes` `[cases, dims]`, fill."""
     exceptions = math.floor(len(sizes) * (1 - FILLED_SHARE) + 1e-9)  # images that need not fill an axis
     filled = np.sort(sizes, axis=0)[exceptions]
-    return tuple(int(min(limit, length)) for limit, length in zip(patch, filled, strict=True))
+    return tuple(int(min(limit, length)) for limit, length in zip(limits, filled, strict=True))
 
 
-def check_patch_size(patch_size: Sequence[int], patch: Sequence[int]) -> tuple[int, ...]:
-    """A patch that was asked for, if a pyramid can reach it within the patch.
+def check_patch_size(patch_size: Sequence[int], limits: Sequence[int]) -> tuple[int, ...]:
+    """A requested patch size, if it lies within `limits`, nnU-Net's patch size, and a pyramid can reach it.
 
     Raises:
         UserError: it has another number of axes, or is too large or too small.
     """
-    if len(patch_size) != len(patch):
+    if len(patch_size) != len(limits):
         raise UserError(
-            f"--patch-size has {len(patch_size)} sizes, the configuration has {len(patch)} dimensions: {list(patch)}."
+            f"--patch-size has {len(patch_size)} sizes, the configuration has {len(limits)} dimensions: {list(limits)}."
         )
-    least = [min(4, limit) for limit in patch]
-    if any(not low <= length <= limit for low, length, limit in zip(least, patch_size, patch, strict=True)):
+    least = [min(4, limit) for limit in limits]
+    if any(not low <= length <= limit for low, length, limit in zip(least, patch_size, limits, strict=True)):
         raise UserError(
-            f"--patch-size {list(patch_size)} must lie between {least} and the patch size {list(patch)} on each axis."
+            f"--patch-size {list(patch_size)} must lie between {least} and the patch size of nnU-Net {list(limits)} on "
+            f"each axis."
         )
     return tuple(patch_size)
 
 
 def choose_factors(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """Upsampling of each stage, coarse to fine: nnU-Net's strides, without such as would leave an axis below 4."""
+    """Upsampling of each stage, coarse to fine: nnU-Net's strides, except those that would leave an axis below 4."""
     lengths = list(patch_size)
     fine_to_coarse: list[tuple[int, ...]] = []
 
@@ -101,8 +117,8 @@ def choose_factors(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) 
 
     for stride in strides:
         descend(stride)
-    while max(lengths) > LARGEST_BASE:
-        descend([2 if length > LARGEST_BASE else 1 for length in lengths])
+    while max(lengths) > MAX_BASE:
+        descend([2 if length > MAX_BASE else 1 for length in lengths])
     return tuple(reversed(fine_to_coarse))
 
 
@@ -114,18 +130,18 @@ def choose_channels(patch_size: Sequence[int], stages: int) -> tuple[int, ...]:
 
 
 def choose_codec(
-    preprocessed: Preprocessed, seen: Survey, patch_size: Sequence[int], variant: Variant = "pair"
+    preprocessed: Preprocessed, fingerprint: Fingerprint, patch_size: Sequence[int], variant: Variant = "pair"
 ) -> Codec:
-    """Intensity range, label channels, and what lies outside of the images; no image channels for masks alone."""
-    padded = bool((seen.sizes < np.array(patch_size)).any())
-    constant = seen.outside if seen.has_outside else (0.0,) * len(seen.low)
+    """Intensity range, label channels, and values outside of the images; no image channels for masks alone."""
+    padded = bool((fingerprint.sizes < np.array(patch_size)).any())
+    constant = fingerprint.outside if fingerprint.has_outside else (0.0,) * len(fingerprint.low)
     if padded and constant is not None and any(abs(value) > 1e-6 for value in constant):
-        constant = None  # nnU-Net's padding (0) and the dataset's own outside differ: the networks draw both
-    has_outside = padded or seen.has_outside
+        constant = None  # nnU-Net's padding (0) and the dataset's own outside differ: the networks generate both
+    has_outside = padded or fingerprint.has_outside
     labels = tuple(int(label) for label in preprocessed.label_manager.all_labels)
     codec = Codec(
-        low=seen.low,
-        high=seen.high,
+        low=fingerprint.low,
+        high=fingerprint.high,
         labels=(*labels, OUTSIDE) if has_outside else labels,
         outside=constant if has_outside else None,
         ignore=preprocessed.label_manager.ignore_label,
@@ -138,100 +154,44 @@ def choose_codec(
     )
 
 
-def choose_batch_size(dims: int) -> Choice:
-    """Images of a step."""
-    return Choice(BATCH_SIZE[dims], "volumes hold as much as many slices" if dims == 3 else "small, many steps an hour")
+def training_settings(inputs: PlanInputs) -> dict[str, Setting]:
+    """The defaults, and the settings that follow from the data and the device."""
+    patches = inputs.patches
+    r1_weight = max(MIN_R1, R1_PER_VOXEL * math.prod(inputs.patch_size) / inputs.batch_size)
+    augment_kimg = np.clip(MEMORIZED_AFTER * patches / 1000, *AUGMENT_KIMG)
+    kimg = np.clip(PASSES * patches / 1000, *KIMG)
+    paired = Setting(0.0, "no mask is given, so there is no real image to compare with")
+    if inputs.variant == "image":  # with many patches, the adversarial loss teaches texture without it
+        weight = PAIRED_WEIGHT * min(1.0, math.sqrt(FEW_PATCHES / patches))
+        paired = Setting(
+            _two_digits(weight), f"{PAIRED_WEIGHT:g} up to {FEW_PATCHES:,} patches, less with more of them"
+        )
+    return DEFAULTS | {
+        "precision": choose_precision(inputs.device),
+        "r1_weight": Setting(_two_digits(r1_weight), f"{R1_PER_VOXEL:g} · voxels / batch size, at least {MIN_R1:g}"),
+        "augment_kimg": Setting(
+            _two_digits(augment_kimg),
+            f"the discriminator memorizes {patches:,} patches after about {MEMORIZED_AFTER} passes",
+        ),
+        "feature_weight": paired,
+        "l1_weight": paired,
+        "kimg": Setting(
+            _two_digits(kimg),
+            f"{PASSES} passes over {patches:,} patches, between {KIMG[0]:g} and {KIMG[1]:g}",
+        ),
+    }
 
 
-def choose_precision(facts: Facts) -> Choice:
-    """The fastest number format that the device computes in, and that training bears."""
-    device = facts.device
+def choose_precision(device: torch.device) -> Setting:
+    """The fastest precision that the device supports and training tolerates."""
     if device.type != "cuda":
-        return Choice("float32", f"the device, {device}, gains nothing by less")
+        return Setting("float32", f"lower precision is not faster on the device {device}")
     with torch.cuda.device(device):
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Choice("bfloat16", "the device has it")
+            return Setting("bfloat16", "supported by the device")
         if torch.cuda.get_device_capability(device) >= (8, 0):
-            return Choice("tf32", "the device has no bfloat16, but TF32")
-    return Choice("float32", "the device has neither bfloat16 nor TF32")
-
-
-def choose_r1_weight(facts: Facts) -> Choice:
-    """Gradients of a score add up over voxels, and so must their penalty."""
-    weight = max(LEAST_R1, R1_PER_VOXEL * math.prod(facts.patch_size) / facts.batch_size)
-    return Choice(_two_digits(weight), f"{R1_PER_VOXEL:g} · voxels / batch size, at least {LEAST_R1:g}")
-
-
-def choose_apart_share(facts: Facts) -> Choice:
-    """Share of the samples of which the judge is shown the image or the mask alone."""
-    return Choice(APART_SHARE, "of the samples, image or mask is judged alone")
-
-
-def choose_augment_target(facts: Facts) -> Choice:
-    """The overfitting signal that augmentation keeps to."""
-    return Choice(AUGMENT_TARGET, "Karras et al. 2020b; 'none' trains without augmentation")
-
-
-def choose_augment_kimg(facts: Facts) -> Choice:
-    """The fewer the patches, the sooner a discriminator knows them by heart."""
-    least, most = AUGMENT_KIMG
-    kimg = _two_digits(min(most, max(least, KNOWN_AFTER * facts.patches / 1000)))
-    return Choice(kimg, f"{facts.patches:,} patches are known by heart after {KNOWN_AFTER} looks or so")
-
-
-def choose_feature_weight(facts: Facts) -> Choice:
-    """Of the distance to the real image of a given mask, in the discriminator's features."""
-    return _paired_weight(facts, FEATURE_WEIGHT)
-
-
-def choose_l1_weight(facts: Facts) -> Choice:
-    """Of the distance to the real image of a given mask, voxel by voxel."""
-    return _paired_weight(facts, L1_WEIGHT)
-
-
-def choose_kimg(facts: Facts) -> Choice:
-    """Few patches are learnt, and then copied, sooner."""
-    kimg = _two_digits(min(DEFAULT_KIMG, max(LEAST_KIMG, SEEN_OFTEN * facts.patches / 1000)))
-    return Choice(
-        kimg,
-        f"{SEEN_OFTEN} looks at {facts.patches:,} patches, within {LEAST_KIMG:g} and {DEFAULT_KIMG:g}",
-    )
-
-
-TRAINING_CHOICES: dict[str, Callable[[Facts], Choice]] = {
-    "precision": choose_precision,
-    "r1_weight": choose_r1_weight,
-    "apart_share": choose_apart_share,
-    "augment_target": choose_augment_target,
-    "augment_kimg": choose_augment_kimg,
-    "feature_weight": choose_feature_weight,
-    "l1_weight": choose_l1_weight,
-    "kimg": choose_kimg,
-}
-
-# Keys whose default stands in the plan, since nothing in the data changes it.
-FIXED = {
-    "latent_dim": "enough for cohorts, not for faces (512 there)",
-    "style_dim": "as long as the latent",
-    "mapping_layers": "shallow ones suffice on small data (Karras et al. 2020b)",
-    "foreground_share": "classes fill few voxels; half of the patches lie around one of them",
-    "learning_rate": "Karras et al. 2020; halved by each return to a checkpoint",
-    "r1_interval": "Karras et al. 2020, section 3.1",
-    "ema_share": "a half-life that grows with training; a fixed one keeps the first weights too long",
-}
-
-
-def fixed_choices() -> dict[str, Choice]:
-    """The plan's defaults that do not depend on the data."""
-    return {key: Choice(Plan.model_fields[key].default, reason) for key, reason in FIXED.items()}
-
-
-def _paired_weight(facts: Facts, most: float) -> Choice:
-    """Full weight for few patches; with many, the adversarial loss teaches texture without such a crutch."""
-    if facts.variant != "image":
-        return Choice(0.0, "no mask is given, so there is no real image to compare with")
-    weight = most * min(1.0, math.sqrt(FEW_PATCHES / facts.patches))
-    return Choice(_two_digits(weight), f"{most:g} up to {FEW_PATCHES:,} patches, less the more there are")
+            return Setting("tf32", "the device supports TF32, but not bfloat16")
+    return Setting("float32", "the device supports neither bfloat16 nor TF32")
 
 
 def _two_digits(value: float) -> float:

@@ -22,8 +22,7 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document, explain
 
 Size = Annotated[int, Field(ge=1, le=2**20)]
-DEFAULT_KIMG = 200.0
-MOST_KIMG = 1e6
+MAX_KIMG = 1e6
 MAX_MEMORY_GB = 1e6
 SNAPSHOTS = 20  # of a whole training
 
@@ -59,8 +58,8 @@ class RunOptions:
     overrides: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kimg is not None and not 0 < self.kimg <= MOST_KIMG:
-            raise UserError(f"--kimg {self.kimg} must be above 0 and at most {MOST_KIMG:,.0f} (thousands of images).")
+        if self.kimg is not None and not 0 < self.kimg <= MAX_KIMG:
+            raise UserError(f"--kimg {self.kimg} must be above 0 and at most {MAX_KIMG:,.0f} (thousands of images).")
         if self.memory_gb is not None and not 0 < self.memory_gb <= MAX_MEMORY_GB:
             raise UserError(f"--memory-gb {self.memory_gb} must be above 0 and at most {MAX_MEMORY_GB:,.0f} (GiB).")
 
@@ -82,7 +81,7 @@ class Source(BaseModel):
     plans_name: str
     configuration: str
     data_identifier: str
-    preprocessing: str  # fingerprint of what decides the values of preprocessed voxels
+    preprocessing: str  # hash of what decides the values of preprocessed voxels
     fold: str
     training_cases: tuple[str, ...]
     training_sha256: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...]  # of each case's image
@@ -100,7 +99,7 @@ class Source(BaseModel):
             plans_name=preprocessed.plans_name,
             configuration=preprocessed.configuration_name,
             data_identifier=preprocessed.configuration.data_identifier,
-            preprocessing=preprocessed.fingerprint,
+            preprocessing=preprocessed.preprocessing_hash,
             fold=fold.name,
             training_cases=fold.training,
             training_sha256=tuple(case_hashes(preprocessed, fold.training).values()),
@@ -132,7 +131,7 @@ class Plan(Document):
 
     remedy: ClassVar[str] = "Mend the key, or delete the file; training then makes a new plan."
     format_version: int = 4
-    variant: Variant = "pair"
+    variant: Variant
     source: Source
     patch_size: tuple[Size, ...]
     spacing: tuple[Annotated[float, Field(gt=0)], ...]
@@ -140,24 +139,24 @@ class Plan(Document):
     channels: tuple[Size, ...]
     codec: Codec
     conditions: Conditions
-    latent_dim: Size = 128
-    style_dim: Size = 128
-    mapping_layers: int = Field(2, ge=1, le=64)
-    apart_share: float = Field(0.0, ge=0, le=1)
-    foreground_share: float = Field(0.5, ge=0, le=1)
-    batch_size: Size = 16
-    accumulate: Size = 1
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    learning_rate: float = Field(0.0025, gt=0)
-    r1_weight: float = Field(0.1, ge=0)
-    r1_interval: int = Field(16, ge=1)
-    feature_weight: float = Field(0.0, ge=0)
-    l1_weight: float = Field(0.0, ge=0)
-    ema_share: float = Field(0.05, gt=0)
-    augment_target: float | None = Field(0.6, ge=-1, le=1)
-    augment_kimg: float = Field(100.0, gt=0)
-    kimg: float = Field(DEFAULT_KIMG, gt=0, le=MOST_KIMG)
-    seed: int = Field(0, ge=0)
+    latent_dim: Size
+    style_dim: Size
+    mapping_layers: int = Field(ge=1, le=64)
+    apart_share: float = Field(ge=0, le=1)
+    foreground_share: float = Field(ge=0, le=1)
+    batch_size: Size
+    accumulate: Size
+    precision: Literal["float32", "tf32", "bfloat16"]
+    learning_rate: float = Field(gt=0)
+    r1_weight: float = Field(ge=0)
+    r1_interval: int = Field(ge=1)
+    feature_weight: float = Field(ge=0)
+    l1_weight: float = Field(ge=0)
+    ema_share: float = Field(gt=0)
+    augment_target: float | None = Field(ge=-1, le=1)
+    augment_kimg: float = Field(gt=0)
+    kimg: float = Field(gt=0, le=MAX_KIMG)
+    seed: int = Field(ge=0)
     reasons: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")

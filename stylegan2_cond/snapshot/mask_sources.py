@@ -140,7 +140,7 @@ def open_same_cases(plan: Plan) -> Preprocessed:
     """
     source = plan.source
     preprocessed = open_preprocessed(source.dataset_name, source.configuration, source.plans_name)
-    if preprocessed.fingerprint != source.preprocessing:
+    if preprocessed.preprocessing_hash != source.preprocessing:
         raise UserError(
             f"{preprocessed.folder} was preprocessed differently than the cases that this generator was trained on. "
             f"Restore the plans, or train the generator again: stylegan2-cond train {source.dataset_name} "

@@ -16,6 +16,7 @@ from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.memory import keep_freed_memory, peak_bytes
 from stylegan2_cond.planning import Plan, Source
+from stylegan2_cond.planning.heuristics import PlanInputs, training_settings
 from stylegan2_cond.speed.reference import reference_ops
 from stylegan2_cond.speed.timing import Timing, compare_times, time_calls
 from stylegan2_cond.training.state import TrainingState
@@ -29,7 +30,11 @@ def speed_plan(side: int, *, batch_size: int = 16, finest: int = 64, most: int =
     """A plan with one image channel, three labels, `finest` channels at the finest stage, and `most` at most."""
     stages = int(np.log2(side // 8))
     label, position = np.random.default_rng(0).choice(LABELS, (64, side, side)), np.linspace(0, 1, 64)
+    inputs = PlanInputs("pair", (side, side), patches=1000, device=torch.device("cpu"), batch_size=batch_size)
+    settings = {key: setting.value for key, setting in training_settings(inputs).items()}
+    values = settings | {"batch_size": batch_size, "augment_target": None}
     return Plan(
+        variant="pair",
         source=Source(
             dataset_name="Dataset000_Speed",
             plans_name="nnUNetPlans",
@@ -46,8 +51,7 @@ def speed_plan(side: int, *, batch_size: int = 16, finest: int = 64, most: int =
         channels=tuple(min(most, finest * 2**level) for level in reversed(range(stages + 1))),
         codec=Codec(low=(-2.0,), high=(2.0,), labels=LABELS),
         conditions=Conditions.from_patches(LABELS[1:], label.astype(np.int16), position.astype(np.float32)),
-        batch_size=batch_size,
-        augment_target=None,
+        **values,
     )
 
 
