@@ -37,7 +37,7 @@ from nnunet_synth.benchmark.collect import write_tables
 from nnunet_synth.benchmark.design import Design, load_or_create, make_design, make_training_sets
 from nnunet_synth.benchmark.options import BenchmarkOptions
 from nnunet_synth.benchmark.progress import ProgressTable, estimate, make_table, seconds_by_epochs
-from nnunet_synth.benchmark.scheduler import Resources, Scheduler, lock_folder, make_executor
+from nnunet_synth.benchmark.scheduler import Resources, Scheduler, make_executor
 from nnunet_synth.benchmark.scoring import hausdorff_95, read_rows, score_predictions, write_rows
 from nnunet_synth.benchmark.task_runner import last_error, read_record, run_task
 from nnunet_synth.benchmark.tasks import Task, commands, make_tasks
@@ -53,6 +53,7 @@ from nnunet_synth.launcher import ext_trainer_path
 from stylegan2_cond import io as documents
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.training.run_lock import lock_run
 
 ALONE = Arm(name="nnunet", title="nnU-Net alone", baseline=True)
 PAIR = Arm(name="pair", variant="pair")
@@ -182,8 +183,8 @@ def test_a_disk_that_cannot_be_written_to_is_told(tmp_path, monkeypatch):
     def refused(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(scheduler.FileLock, "acquire", refused)
-    with pytest.raises(UserError, match=str(tmp_path)), lock_folder(tmp_path):
+    monkeypatch.setattr(FileLock, "acquire", refused)
+    with pytest.raises(UserError, match=str(tmp_path)), lock_run(tmp_path):
         pass
 
 
@@ -205,12 +206,10 @@ def test_a_folder_with_other_things_is_left_alone(preprocessed, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_second_benchmark_in_a_folder_is_told_who_holds_it(tmp_path):
-    holder = r"Another benchmark runs in .*: process \d+ on "
-    with lock_folder(tmp_path), pytest.raises(UserError, match=holder), lock_folder(tmp_path):
-        pass
-    with lock_folder(tmp_path):
-        pass
+def test_a_second_process_in_a_folder_is_told_who_works_there(tmp_path):
+    for _ in range(2):
+        with lock_run(tmp_path), pytest.raises(UserError, match=r"process \d+ on .* since \d"), lock_run(tmp_path):
+            pass
 
 
 # --- arms

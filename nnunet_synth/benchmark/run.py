@@ -15,12 +15,13 @@ from nnunet_synth.benchmark.design import DESIGN_FILE, Design, load_or_create, m
 from nnunet_synth.benchmark.options import BenchmarkOptions
 from nnunet_synth.benchmark.progress import ProgressTable, estimate, seconds_by_steps
 from nnunet_synth.benchmark.report.examples import plot_examples
-from nnunet_synth.benchmark.scheduler import Resources, Scheduler, lock_folder
+from nnunet_synth.benchmark.scheduler import Resources, Scheduler
 from nnunet_synth.benchmark.tasks import commands, make_tasks
 from nnunet_synth.benchmark.workspace import prepare_workspace
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.snapshot import open_device
+from stylegan2_cond.training.run_lock import lock_run
 
 SLURM_JOBS, SLURM_THREADS = 16, 8
 MAX_CPU_JOBS = 8
@@ -60,7 +61,7 @@ def run_benchmark(options: BenchmarkOptions, *, dry: bool = False) -> Summary | 
         _print_plan(design, folder, options, resources)
         print(_estimate(design, preprocessed, resources))
         return None
-    with lock_folder(folder):
+    with lock_run(folder):
         design = load_or_create(design, folder)
         prepare_workspace(folder, design, preprocessed)
         for note in _notes(design, options):

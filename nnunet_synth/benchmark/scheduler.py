@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import platform
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import submitit
-from filelock import FileLock, Timeout
 
 from nnunet_synth.benchmark.design import Design
 from nnunet_synth.benchmark.progress import Estimate, ProgressTable, estimate, seconds_by_epochs
@@ -21,9 +18,7 @@ from nnunet_synth.benchmark.scoring import read_scores
 from nnunet_synth.benchmark.task_runner import Job, TaskRecord, log_path, read_record, record_path, scores_path
 from nnunet_synth.benchmark.tasks import Task, make_tasks
 from stylegan2_cond.errors import Stopped, UserError
-from stylegan2_cond.io import explained_write, write_atomically
 
-LOCK_FILE, HOLDER_FILE = ".lock", ".running.json"
 POLL_SECONDS = 0.5
 STOP_SECONDS = 20  # that cancelled jobs have to end
 LOCAL_HOURS, SLURM_HOURS = 24 * 14, 24  # time limit of a job; on a cluster, it continues in another one
@@ -236,36 +231,3 @@ def _stderr_to(path: Path) -> Iterator[None]:
     finally:
         os.dup2(before, 2)
         os.close(before)
-
-
-@contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder, in which one benchmark runs at a time.
-
-    Raises:
-        UserError: another one runs, which and since when; or the folder can't be written to.
-    """
-    holder, lock = folder / HOLDER_FILE, FileLock(folder / LOCK_FILE, timeout=0)
-    try:
-        with explained_write(folder / LOCK_FILE):
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-    except Timeout:
-        raise UserError(f"Another benchmark runs in {folder}{_describe(holder)}. Wait for it, or stop it.") from None
-    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"-o {folder}: the folder cannot be made ({error.strerror}). Choose another one.") from None
-    try:
-        content = {"process": os.getpid(), "machine": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M")}
-        with write_atomically(holder) as temporary:
-            temporary.write_text(json.dumps(content))
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
-
-
-def _describe(holder: Path) -> str:
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        content = json.loads(holder.read_text())
-        return f": process {content['process']} on {content['machine']}, since {content['since']}"
-    return ""

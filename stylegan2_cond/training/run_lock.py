@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +19,10 @@ LOCK_FILE = ".lock"
 
 @contextlib.contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in a run's folder; a killed process holds no lock.
+    """Keep other processes from working in a folder; a killed process holds no lock.
 
     Raises:
-        UserError: another process trains there, or the folder cannot be written to.
+        UserError: another process works there, or the folder cannot be written to.
     """
     path = folder / LOCK_FILE
     lock = FileLock(path, timeout=0)
@@ -29,7 +30,8 @@ def lock_run(folder: Path) -> Iterator[None]:
         with explained_write(path):
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-            path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            since = time.strftime("%Y-%m-%d %H:%M")
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}", encoding="utf-8")
     except Timeout:
         raise UserError(f"{folder} is in use by {_holder(path)}. Wait for it, or stop it.") from None
     try:
