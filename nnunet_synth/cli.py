@@ -10,6 +10,7 @@ import typer
 
 from nnunet_synth.bank import MARGIN
 from nnunet_synth.benchmark.options import BenchmarkOptions
+from nnunet_synth.training.schedule import DEFAULT_SCHEDULE
 from stylegan2_cond.cli import (
     Configuration,
     Dataset,
@@ -17,6 +18,7 @@ from stylegan2_cond.cli import (
     FoldName,
     Kimg,
     Plans,
+    SampleSeed,
     Version,
     default_device,
     run_app,
@@ -24,53 +26,103 @@ from stylegan2_cond.cli import (
 )
 from stylegan2_cond.errors import UserError
 
-BankVariant = Literal["pair", "image"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+Samples = Annotated[
+    int, typer.Option("-n", metavar="N", help="Number of samples in the bank.", min=1, show_default=False)
+]
+Snapshots = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATH[=W]", help="Snapshot, with a weight (repeatable; default: the fold's best).", show_default=False
+    ),
+]
+BankVariant = Annotated[
+    Literal["pair", "image"], typer.Option(metavar="V", help="Variant of that best snapshot: pair or image.")
+]
+Masks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="Masks for the variant image: deformed, real, generated, or a snapshot (default: deformed).",
+        show_default=False,
+    ),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILTER", help="Turn off finite, range, anatomy, fit, copy or all (repeatable).", show_default=False
+    ),
+]
+Margin = Annotated[
+    float, typer.Option(metavar="M", help="Tolerance of each filter, as a fraction of the real range.", min=0)
+]
+NnunetFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Trained nnU-Net for the filter fit (default: newest of the fold).", show_default=False
+    ),
+]
+BankName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Name of the bank (default: variant and images seen).", show_default=False),
+]
+Bank = Annotated[Path, typer.Argument(metavar="BANK", help="Folder of a bank, with bank.json.", show_default=False)]
+
+OutputFolder = Annotated[Path, typer.Option("-o", metavar="FOLDER", help="Output folder.")]
+Sizes = Annotated[
+    str | None,
+    typer.Option(metavar="N,…", help="Sizes of training sets (default: 4,8,16,32,all).", show_default=False),
+]
+TrainingSets = Annotated[int, typer.Option(metavar="N", help="Number of training sets of each size.", min=1)]
+TestCases = Annotated[
+    str | None, typer.Option(metavar="N|FILE", help="Number of test cases, or a file of names.", show_default=False)
+]
+Subjects = Annotated[
+    str | None,
+    typer.Option(metavar="REGEX", help="Regex for the subject in a case's name.", show_default=False),
+]
+ArmNames = Annotated[
+    list[str] | None, typer.Option("--arm", metavar="NAME", help="Run this arm (repeatable).", show_default=False)
+]
+ArmsFile = Annotated[
+    Path | None, typer.Option("--arms", metavar="FILE", help="TOML file with other arms.", show_default=False)
+]
+Epochs = Annotated[int | None, typer.Option(metavar="N", help="Epochs of nnU-Net.", min=1, show_default=False)]
+Iterations = Annotated[int | None, typer.Option(metavar="N", help="Iterations per epoch.", min=1, show_default=False)]
+Jobs = Annotated[int | None, typer.Option(metavar="J", help="Number of parallel jobs.", min=1, show_default=False)]
+Slurm = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE", help="sbatch option; submits the jobs to SLURM (repeatable).", show_default=False
+    ),
+]
 
 
 @app.callback()
 def _commands(version: Version = False) -> None:
-    """Synthetic image-mask pairs in nnU-Net's training."""
+    """Fill banks of synthetic image-mask pairs, and train nnU-Net with them."""
 
 
-@app.command(short_help="Fill a bank with drawn pairs.", epilog="Example: nnunet-synth bank 4 2d 0 -n 1000")
+@app.command(short_help="Fill a bank with synthetic pairs.", epilog="Example: nnunet-synth bank 4 2d 0 -n 1000")
 def bank(
     dataset: Dataset,
     configuration: Configuration,
     fold: FoldName,
-    samples: Annotated[
-        int, typer.Option("-n", metavar="N", help="samples that the bank is to hold", min=1, show_default=False)
-    ],
+    samples: Samples,
     plans: Plans = "nnUNetPlans",
-    snapshot: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATH[=W]", help="several are an ensemble; the fold's best if not given"),
-    ] = None,
-    variant: Annotated[BankVariant, typer.Option(metavar="V", help="whose best snapshot: pair or image")] = "pair",
-    masks: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE", help="for image: deformed, real, generated, or a mask snapshot", show_default=False
-        ),
-    ] = None,
-    balanced: Annotated[bool, typer.Option("--balanced", help="ask for each class equally often")] = False,
-    without: Annotated[
-        list[str] | None, typer.Option(metavar="FILTER", help="leave open: finite, range, anatomy, fit, copy or all")
-    ] = None,
-    margin: Annotated[
-        float, typer.Option(metavar="M", help="that filters give beyond what is real, as a share", min=0)
-    ] = MARGIN,
-    nnunet: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="trained nnU-Net for fit; the newest of the fold if not given", show_default=False
-        ),
-    ] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="of the bank", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(metavar="S", help="of the stream of samples", min=0)] = 0,
+    snapshot: Snapshots = None,
+    variant: BankVariant = "pair",
+    masks: Masks = None,
+    balanced: Annotated[bool, typer.Option("--balanced", help="Request each class equally often.")] = False,
+    without: Without = None,
+    margin: Margin = MARGIN,
+    nnunet: NnunetFolder = None,
+    name: BankName = None,
+    seed: SampleSeed = 0,
     device: Device = "",
 ) -> None:
-    """Fill a bank with drawn pairs, in nnU-Net's preprocessed format; after a stop, the same command goes on."""
+    """Fill a bank with synthetic pairs in nnU-Net's preprocessed format. To resume, run the same command again."""
     from nnunet_synth.bank.fill import fill_bank
     from nnunet_synth.bank.format import RECORD_FILE, BankRecord
     from nnunet_synth.bank.previews import PREVIEW, describe_filters
@@ -97,25 +149,22 @@ def bank(
 
 
 @app.command(
-    short_help="Check a bank, and show it on a page.",
+    short_help="Check a bank and write a page about it.",
     epilog="Example: nnunet-synth inspect $nnUNet_preprocessed/…/nnUNetPlans_2d_synth/fold_0/pair_200k",
 )
 def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="BANK", help="folder of the bank", show_default=False)],
+    bank: Bank,
     output: Annotated[
         Path | None,
-        typer.Option("-o", metavar="FILE.html", help="inspection.html in the bank, if not given", show_default=False),
+        typer.Option("-o", metavar="FILE.html", help="Page (default: BANK/inspection.html).", show_default=False),
     ] = None,
 ) -> None:
-    """Hold a bank's files against their checksums, and show what is in it on a page that needs nothing else.
-
-    Exit code 1 if a file is missing or damaged.
-    """
+    """Check every file of a bank, and write an HTML page about it. Exit code 1 if a file is missing or damaged."""
     from nnunet_synth.bank.inspection import inspect_bank
     from nnunet_synth.bank.verify import DamagedBank
 
     try:
-        path, page = inspect_bank(folder, output)
+        path, page = inspect_bank(bank, output)
     except DamagedBank as error:
         print(f"Error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -123,23 +172,29 @@ def inspect(
 
 
 @app.command(
-    short_help="Write a plans file that mixes as you say.",
+    short_help="Write plans that mix synthetic pairs into training.",
     epilog="Example: nnunet-synth plan 4 2d --ratio 0.5 --schedule cosine -o nnUNetPlansHalf",
 )
 def plan(
     dataset: Dataset,
     configuration: Configuration,
     ratio: Annotated[
-        float, typer.Option(metavar="R", help="probability that a draw is synthetic", min=0, max=1, show_default=False)
+        float, typer.Option(metavar="R", help="Probability of a synthetic draw.", min=0, max=1, show_default=False)
     ],
-    name: Annotated[str, typer.Option("-o", metavar="NEWPLANS", help="name of the new plans", show_default=False)],
-    schedule: Annotated[str, typer.Option(metavar="S", help="constant, linear, cosine or pretrain")] = "linear",
+    name: Annotated[str, typer.Option("-o", metavar="NEWPLANS", help="Name of the new plans.", show_default=False)],
+    schedule: Annotated[
+        str, typer.Option(metavar="S", help="How R changes over epochs: constant, linear, cosine or pretrain.")
+    ] = DEFAULT_SCHEDULE,
     bank_name: Annotated[
-        str | None, typer.Option("--bank", metavar="NAME", help="the newest if not given", show_default=False)
+        str | None,
+        typer.Option("--bank", metavar="NAME", help="Bank (default: newest of the fold).", show_default=False),
     ] = None,
     plans: Plans = "nnUNetPlans",
 ) -> None:
-    """Write a plans file that mixes as you say; no new preprocessing. Train with nnunet-synth train … -p NEWPLANS."""
+    """Write nnU-Net plans that mix synthetic pairs into training, for the same preprocessed cases.
+
+    Then train with: nnunet-synth train … -p NEWPLANS
+    """
     from nnunet_synth.bank.format import folds_with_bank
     from nnunet_synth.training.settings import make_settings, write_plans
     from stylegan2_cond.data.nnunet_dataset import open_preprocessed
@@ -150,30 +205,33 @@ def plan(
     print(f"Plans: {path}\nTrain: nnunet-synth train {dataset} {configuration} FOLD -p {name}")
     if bank_name and not folds_with_bank(preprocessed, bank_name):
         print(
-            f"No fold has a bank {bank_name} yet. Fill it before you train: "
+            f"No fold has a bank {bank_name} yet. Fill it before training: "
             f"nnunet-synth bank {dataset} {configuration} FOLD -n 1000 --name {bank_name}"
         )
 
 
 @app.command(
-    short_help="nnUNetv2_train with synthetic pairs.",
+    short_help="Run nnUNetv2_train with synthetic pairs.",
     # No -h here: it would be found in any of nnU-Net's options with one dash and an h, as -pretrained_weights.
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--help"]},
-    epilog="nnUNetv2_train -h lists the arguments. Example: nnunet-synth train 4 2d 0 -device cpu",
+    epilog="Example: nnunet-synth train 4 2d 0 -device cpu",
 )
 def train(context: typer.Context) -> None:
-    """nnUNetv2_train with synthetic pairs: the same arguments, -tr nnUNetTrainerSynth unless another is given."""
+    """Run nnUNetv2_train with synthetic pairs: same arguments, default -tr nnUNetTrainerSynth.
+
+    nnUNetv2_train -h lists the arguments.
+    """
     from nnunet_synth.launcher import launch_training
 
     launch_training(context.args)
 
 
 @app.command(
-    short_help="Let nnU-Net's own commands find the trainer.",
+    short_help="Make nnU-Net's own commands find the trainer.",
     epilog='Example: eval "$(nnunet-synth env)" && nnUNetv2_train 4 2d 0 -tr nnUNetTrainerSynth',
 )
 def env() -> None:
-    """Print the line that lets nnU-Net's own commands find nnUNetTrainerSynth."""
+    """Print a shell command that makes nnU-Net's own commands find nnUNetTrainerSynth."""
     from nnunet_synth.launcher import shell_line
 
     print(shell_line())
@@ -185,24 +243,29 @@ def env() -> None:
     epilog='Example: nnunet-synth export-dataset …/fold_0/pair_200k -o "$nnUNet_raw"',
 )
 def export_dataset(
-    bank: Annotated[Path, typer.Argument(metavar="BANK", help="folder with bank.json", show_default=False)],
+    bank: Bank,
     target: Annotated[
-        Path, typer.Option("-o", metavar="FOLDER", help="nnUNet_raw, or what stands for it", show_default=False)
+        Path, typer.Option("-o", metavar="FOLDER", help="nnUNet_raw, or a folder like it.", show_default=False)
     ],
     dataset_id: Annotated[
         int | None,
         typer.Option(
-            "--id", metavar="N", help="of the new dataset; free if not given", min=1, max=999, show_default=False
+            "--id",
+            metavar="N",
+            help="Number of the new dataset (default: a free one).",
+            min=1,
+            max=999,
+            show_default=False,
         ),
     ] = None,
-    synthetic_only: Annotated[bool, typer.Option("--synthetic-only", help="leave real cases out")] = False,
-    links: Annotated[bool, typer.Option("--links", help="link real cases instead of copying them")] = False,
+    synthetic_only: Annotated[bool, typer.Option("--synthetic-only", help="Leave out the real cases.")] = False,
+    links: Annotated[bool, typer.Option("--links", help="Link real cases instead of copying them.")] = False,
     stack: Annotated[
         int | None,
-        typer.Option(metavar="N", help="slices to a case; those of a volume if not given", min=1, show_default=False),
+        typer.Option(metavar="N", help="Slices in a case (default: as in a volume).", min=1, show_default=False),
     ] = None,
 ) -> None:
-    """Write a bank and the real cases of its fold as an nnU-Net raw dataset; after a stop, the same command goes on."""
+    """Write a bank and the real cases of its fold as an nnU-Net raw dataset. To resume, run the same command again."""
     from nnunet_synth.export.dataset import export_dataset as run
     from nnunet_synth.export.messages import describe_dataset
 
@@ -212,22 +275,23 @@ def export_dataset(
 
 @app.command(
     "export-model",
-    short_help="Write a model that needs no plugin.",
+    short_help="Write a trained model that needs no plugin.",
     epilog="Example: nnunet-synth export-model …/nnUNetTrainerSynth__nnUNetPlans__2d -o shared",
 )
 def export_model(
     folder: Annotated[
-        Path, typer.Argument(metavar="TRAINED_FOLDER", help="<trainer>__<plans>__<configuration>", show_default=False)
+        Path,
+        typer.Argument(metavar="MODEL", help="Folder <trainer>__<plans>__<configuration>.", show_default=False),
     ],
     target: Annotated[
-        Path, typer.Option("-o", metavar="FOLDER", help="stands for nnUNet_results elsewhere", show_default=False)
+        Path, typer.Option("-o", metavar="FOLDER", help="nnUNet_results, or a folder like it.", show_default=False)
     ],
     trainer: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="of nnU-Net's; the plain one of the model if not given", show_default=False),
+        typer.Option(metavar="NAME", help="Trainer of nnU-Net (default: the model's plain one).", show_default=False),
     ] = None,
 ) -> None:
-    """Write a trained folder as a model that nnU-Net alone uses, with a card of the synthetic data that it saw."""
+    """Write a trained model for use without the plugin, with a card of the synthetic data that it was trained on."""
     from nnunet_synth.export.messages import describe_model
     from nnunet_synth.export.model import export_model as run
 
@@ -235,43 +299,34 @@ def export_model(
 
 
 @app.command(
-    short_help="Do synthetic pairs help here?",
+    short_help="Measure whether synthetic pairs help.",
     epilog="Example: nnunet-synth benchmark 4 2d --quick -o hippocampus --sizes 4,8,16 --test-cases 40",
 )
 def benchmark(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="as for the other commands")] = "",
-    configuration: Annotated[str, typer.Argument(metavar="CONFIGURATION", help="e.g. 2d")] = "",
-    plans: Plans = "nnUNetPlans",
-    folder: Annotated[Path, typer.Option("-o", metavar="FOLDER", help="where everything goes")] = Path("benchmark"),
-    quick: Annotated[bool, typer.Option("--quick", help="narrow nnU-Net, short trainings: minutes on a CPU")] = False,
-    sizes: Annotated[
-        str | None, typer.Option(metavar="N,…", help="of training sets; 4,8,16,32,all", show_default=False)
-    ] = None,
-    training_sets: Annotated[
-        int, typer.Option(metavar="N", help="Number of training sets of each size.", min=1)
-    ] = BenchmarkOptions.training_sets,
-    test_cases: Annotated[
-        str | None, typer.Option(metavar="N|FILE", help="how many, or their names; drawn", show_default=False)
-    ] = None,
-    subjects: Annotated[
-        str | None, typer.Option(metavar="REGEX", help="finds a case's subject in its name", show_default=False)
-    ] = None,
-    arm: Annotated[list[str] | None, typer.Option(metavar="NAME", help="run this; repeatable")] = None,
-    arms: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="arms of your own, as TOML", show_default=False)
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", help="of nnU-Net", min=1, show_default=False)] = None,
-    iterations: Annotated[int | None, typer.Option(metavar="N", help="of an epoch", min=1, show_default=False)] = None,
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Number or name.")] = "",
+    configuration: Annotated[str, typer.Argument(metavar="CONFIGURATION", help="For example 2d.")] = "",
+    plans: Plans = BenchmarkOptions.plans,
+    folder: OutputFolder = BenchmarkOptions.folder,
+    quick: Annotated[bool, typer.Option("--quick", help="Narrow nnU-Net and short trainings, for CPUs.")] = False,
+    sizes: Sizes = None,
+    training_sets: TrainingSets = BenchmarkOptions.training_sets,
+    test_cases: TestCases = None,
+    subjects: Subjects = None,
+    arms: ArmNames = None,
+    arms_file: ArmsFile = None,
+    epochs: Epochs = None,
+    iterations: Iterations = None,
     kimg: Kimg = None,
-    jobs: Annotated[int | None, typer.Option(metavar="J", help="at a time", min=1, show_default=False)] = None,
-    slurm: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="of sbatch: run there")] = None,
+    jobs: Jobs = None,
+    slurm: Slurm = None,
     device: Device = "",
-    seed: Annotated[int, typer.Option(metavar="S", help="of all draws of cases", min=0)] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="tell what there is to do, do nothing")] = False,
-    report_only: Annotated[bool, typer.Option("--report-only", help="from FOLDER's tables alone")] = False,
-    show_arms: Annotated[bool, typer.Option("--show-arms", help="print the arms that there are, as TOML")] = False,
+    seed: SampleSeed = BenchmarkOptions.seed,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and exit.")] = False,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Write the report of FOLDER again.")] = False,
+    show_arms: Annotated[bool, typer.Option("--show-arms", help="Show the available arms as TOML, and exit.")] = False,
 ) -> None:
-    """Do synthetic pairs help here? Arms on equal cases, a report; after a stop, the same command goes on."""
+    """Measure whether synthetic pairs help, and write a report. To resume, run the same command again."""
+    arguments = dict(locals())
     from nnunet_synth.benchmark.arms import DEFAULT_ARMS
     from nnunet_synth.benchmark.run import describe_report, run_benchmark, write_report
 
@@ -282,28 +337,10 @@ def benchmark(
         print(describe_report(write_report(folder)))
         return
     if not (dataset and configuration):
-        raise UserError("Which data? Type for example: nnunet-synth benchmark 4 2d --quick -o hippocampus")
-    options = BenchmarkOptions(
-        dataset=dataset,
-        configuration=configuration,
-        plans=plans,
-        folder=folder,
-        arms_file=arms,
-        arms=tuple(arm or ()),
-        sizes=sizes,
-        training_sets=training_sets,
-        test_cases=test_cases,
-        subjects=subjects,
-        quick=quick,
-        epochs=epochs,
-        iterations=iterations,
-        kimg=kimg,
-        jobs=jobs,
-        slurm=tuple(slurm or ()),
-        device=device or default_device(),
-        seed=seed,
-    )
-    if (summary := run_benchmark(options, dry=dry_run)) is None:
+        raise UserError("DATASET and CONFIGURATION are missing. Example: nnunet-synth benchmark 4 2d --quick -o small")
+    options = {name: arguments[name] for name in BenchmarkOptions.__dataclass_fields__}
+    options |= {"arms": tuple(arms or ()), "slurm": tuple(slurm or ()), "device": device or default_device()}
+    if (summary := run_benchmark(BenchmarkOptions(**options), dry=dry_run)) is None:
         return
     print(describe_report(summary.report))
     if summary.without_result:
@@ -311,12 +348,13 @@ def benchmark(
         raise typer.Exit(1)
 
 
-@app.command(short_help="The whole way on virtual subjects.", epilog="Example: nnunet-synth demo --folder /tmp/demo")
+@app.command(
+    short_help="Try everything on virtual subjects, in minutes.", epilog="Example: nnunet-synth demo --folder /tmp/demo"
+)
 def demo(
-    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="where everything goes")] = Path("demo"),
-    device: Device = "",
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Output folder.")] = Path("demo"), device: Device = ""
 ) -> None:
-    """The whole way on virtual subjects, in minutes: generator, bank, nnU-Net with and without it."""
+    """Train a generator on virtual subjects, fill a bank, and train nnU-Net with and without it."""
     from nnunet_synth.demo.run import run_demo
 
     run_demo(folder, device or default_device())

@@ -168,7 +168,7 @@ def with_value(value):
         (".b2nd", lambda array: array.astype(np.float64), "float64"),
         (".b2nd", lambda array: array[:1], r"\(1, "),
         (".b2nd", lambda array: array[..., 1:], r"13\)"),
-        (".b2nd", lambda array: array[0], "as it should"),
+        (".b2nd", lambda array: array[0], r"\(2, 4, 16, 14\)"),
         (".b2nd", with_value(np.nan), "NaN"),
         (".b2nd", with_value(np.inf), "infinite"),
         ("_seg.b2nd", lambda array: array.astype(np.float32), "float32"),
@@ -216,7 +216,7 @@ def test_properties_that_nnunets_loader_could_not_use_are_refused(bank, properti
     path = bank / "synth_00000.pkl"
     path.write_bytes(pickle.dumps(properties))
     renew_checksums(bank)
-    with pytest.raises(UserError, match=r"synth_00000.pkl holds no 'class_locations'"):
+    with pytest.raises(UserError, match=r"synth_00000\.pkl .*'class_locations'"):
         verify_bank(bank)
 
 
