@@ -13,9 +13,8 @@ from tiny import Operations
 from tolerance import NETWORK, assert_rounded
 
 from stylegan2_cond.networks.discriminator import Discriminator, minibatch_stddev
-from stylegan2_cond.networks.generator import Generator, MaskModulation, Synthesis
+from stylegan2_cond.networks.generator import AVERAGE_DECAY, Generator, Mapping, MaskModulation, Synthesis
 from stylegan2_cond.networks.layers import Conv, Linear, ModulatedConv, pixel_norm, pyramid
-from stylegan2_cond.networks.mapping import AVERAGE_DECAY, Mapping
 
 LATENT, STYLE, CONDITION = 8, 12, 3
 IMAGES, LABELS = 2, 3  # channels
@@ -35,7 +34,7 @@ def _same_weights_each_time():
         yield
 
 
-def make_generator(patch_size, factors, output_channels=IMAGES + LABELS, condition_dim=CONDITION, given_channels=0):
+def make_generator(patch_size, factors, output_channels=IMAGES + LABELS, condition_dim=CONDITION, mask_channels=0):
     mapping = Mapping(latent_dim=LATENT, condition_dim=condition_dim, style_dim=STYLE, layers=2)
     synthesis = Synthesis(
         patch_size=patch_size,
@@ -43,7 +42,7 @@ def make_generator(patch_size, factors, output_channels=IMAGES + LABELS, conditi
         channels=[12, 8, 6][-len(factors) - 1 :],
         output_channels=output_channels,
         style_dim=STYLE,
-        given_channels=given_channels,
+        mask_channels=mask_channels,
     )
     return Generator(mapping, synthesis).eval()
 
@@ -54,7 +53,7 @@ def modulations(generator):
 
 def make_illustrator(patch_size, factors):
     """A generator of images for given masks, as after some training: new ones take no notice of the mask."""
-    generator = make_generator(patch_size, factors, output_channels=IMAGES, given_channels=LABELS)
+    generator = make_generator(patch_size, factors, output_channels=IMAGES, mask_channels=LABELS)
     for modulation in modulations(generator):
         for layer in (modulation.scale, modulation.shift):
             layer.weight.data.normal_()
@@ -151,7 +150,7 @@ def test_a_given_mask_scales_by_one_plus_gamma_and_shifts_by_beta(patch_size):
 
 def test_a_new_generator_takes_no_notice_of_the_mask():
     patch_size, factors = PATCHES[0]
-    generator = make_generator(patch_size, factors, output_channels=IMAGES, given_channels=LABELS)
+    generator = make_generator(patch_size, factors, output_channels=IMAGES, mask_channels=LABELS)
     inputs = draw_inputs(generator, 2)
     one, other = (generator(*inputs, mask=torch.randn(2, LABELS, *patch_size)) for _ in range(2))
     assert torch.equal(one, other)
@@ -220,9 +219,9 @@ def test_one_voxel_of_another_class_anywhere_changes_the_image_there(patch_size,
 def test_a_mask_that_is_missing_and_one_that_is_not_wanted_are_refused():
     patch_size, factors = PATCHES[0]
     illustrator, inputs, mask = draw_for_masks(patch_size, factors)
-    with pytest.raises(ValueError, match="draws images for given masks"):
+    with pytest.raises(ValueError, match="needs a mask"):
         illustrator(*inputs)
-    with pytest.raises(ValueError, match="no mask is wanted"):
+    with pytest.raises(ValueError, match="takes no mask"):
         make_generator(patch_size, factors)(*inputs, mask=mask)
 
 

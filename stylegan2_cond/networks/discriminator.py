@@ -1,4 +1,4 @@
-"""From an image with its mask, and the condition, to a score."""
+"""The discriminator: an image with its mask, and a condition, become a score."""
 
 from __future__ import annotations
 
@@ -11,19 +11,26 @@ from torch import nn
 from stylegan2_cond.networks.layers import Conv, Entry, Linear, pyramid, widened
 from stylegan2_cond.ops import downsample
 
-MINIBATCH_GROUP = 4  # samples that are compared with each other (Karras et al. 2018, section 3)
+MINIBATCH_GROUP = 4  # samples per group (Karras et al. 2018, section 3)
 
 
 def minibatch_stddev(x: torch.Tensor, group: int = MINIBATCH_GROUP) -> torch.Tensor:
-    """One more channel: the standard deviation over a group of samples, averaged over channels and voxels.
+    """Append a channel: the standard deviation over a group of samples, averaged over channels and voxels.
 
-    A group is `group` samples that follow each other, so a batch that is split between groups keeps its values; the
-    last group may be smaller. x: `[N, C, *spatial]` → `[N, C + 1, *spatial]`; Karras et al. 2018, section 3.
+    Karras et al. 2018 (arXiv 1710.10196), section 3. A group is `group` consecutive samples, so splitting a batch
+    between groups does not change values; the last group may be smaller.
+
+    Args:
+        x: `[N, C, *spatial]`.
+        group: samples per group.
+
+    Returns:
+        `[N, C + 1, *spatial]`.
     """
     statistic = []
     for members in x.split(group):
         members = members.float()
-        variance = (members - members.mean(dim=0)).square().mean(dim=0)  # torch's own var takes ten times as long
+        variance = (members - members.mean(dim=0)).square().mean(dim=0)  # torch.var takes ten times as long
         deviation = (variance + 1e-8).sqrt().mean()
         statistic.append(deviation.to(x.dtype).expand(len(members)))
     channel = torch.cat(statistic).reshape(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
@@ -31,7 +38,7 @@ def minibatch_stddev(x: torch.Tensor, group: int = MINIBATCH_GROUP) -> torch.Ten
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions and a downsampling beside a linear shortcut (Karras et al. 2020, figure 7c)."""
+    """Two convolutions and a downsampling, plus a linear shortcut (Karras et al. 2020, figure 7c)."""
 
     def __init__(self, inputs: int, outputs: int, *, factors: Sequence[int]):
         super().__init__()
@@ -42,18 +49,19 @@ class ResidualBlock(nn.Module):
         self.shortcut = Conv(inputs, outputs, spatial_dims=dims, kernel=1, activation="linear", bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[N, inputs, *spatial]` → `[N, outputs, *ceil(spatial / factors)]`."""
         shortcut = self.shortcut(downsample(x, self.factors), gain=math.sqrt(0.5))
         return self.second(downsample(self.first(x), self.factors), gain=math.sqrt(0.5)) + shortcut
 
 
 class Discriminator(nn.Module):
-    """Residual discriminator with minibatch standard deviation, and the condition by projection.
+    """Residual discriminator with minibatch standard deviation and projection of the condition.
 
-    The projection is that of Miyato and Koyama 2018 (arXiv 1802.05637), Eq. 3: the score is a linear function of the
-    features plus their inner product with an embedding of the condition.
+    Projection (Miyato and Koyama 2018, arXiv 1802.05637, Eq. 3): the score is a linear function of the features plus
+    their inner product with an embedding of the condition.
 
     Args:
-        patch_size, factors, channels: as for the synthesis network.
+        patch_size, factors, channels: as for `Synthesis`.
         input_channels: of image and mask together.
         condition_dim: length of the condition vector.
     """
@@ -85,18 +93,24 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """x: `[N, input_channels, *spatial]`, condition: `[N, condition_dim]` → scores `[N]`, each block's features."""
+        """Score pairs.
+
+        Args:
+            x: `[N, input_channels, *patch_size]`.
+            condition: `[N, condition_dim]`.
+
+        Returns:
+            Scores `[N]`, and the features of each block, fine to coarse.
+        """
         x, stages = self.entry(x), []
         for block in self.blocks:
             x = block(x)
             stages.append(x)
-        with torch.autocast(x.device.type, enabled=False):  # losses are of small differences between scores
-            return self._score(widened(x), condition), stages
-
-    def _score(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        features = self.features(self.last(minibatch_stddev(x)).flatten(1))
-        score = self.score(features).squeeze(1)
-        if self.embed is not None:
-            projection = (features * self.embed(condition)).sum(dim=1) / math.sqrt(features.shape[1])
-            score = score + projection
-        return score
+        with torch.autocast(x.device.type, enabled=False):  # losses depend on small differences between scores
+            x = self.last(minibatch_stddev(widened(x)))  # [N, width, *coarsest]
+            features = self.features(x.flatten(1))  # [N, width]
+            score = self.score(features).squeeze(1)  # [N]
+            if self.embed is not None:
+                projection = (features * self.embed(condition)).sum(dim=1) / math.sqrt(features.shape[1])
+                score = score + projection
+        return score, stages

@@ -1,4 +1,4 @@
-"""Layers with equalised learning rate: weights are drawn from N(0, 1) and scaled when used (Karras et al. 2018)."""
+"""Layers with equalized learning rate: weights start as N(0, 1) and are scaled when used (Karras et al. 2018)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stylegan2_cond.ops import IDENTITY, Epilogue, bias_act, convolve, modulated
 
 
 class Linear(nn.Module):
-    """`[N, I]` → `[N, O]`, with its own learning rate multiplier (0.01 in the mapping network)."""
+    """`[N, I]` → `[N, O]`, with a learning rate multiplier (0.01 in the mapping network)."""
 
     def __init__(
         self, inputs: int, outputs: int, *, activation: str = "linear", bias: float = 0.0, lr_multiplier: float = 1.0
@@ -31,7 +31,7 @@ class Linear(nn.Module):
 
 
 class Conv(nn.Module):
-    """`[N, I, *spatial]` → `[N, O, *spatial]`, plain convolution of the discriminator."""
+    """`[N, I, *spatial]` → `[N, O, *spatial]`: convolution, bias, activation."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Conv(nn.Module):
 
 
 class Entry(Conv):
-    """1×1 convolution of pairs, whose result alone is of half precision: it would round a CT to steps of 4 to 8 HU."""
+    """1×1 convolution of pairs. Its input keeps full precision, since half precision would round a CT to 4–8 HU."""
 
     def __init__(self, inputs: int, outputs: int, *, spatial_dims: int):
         super().__init__(inputs, outputs, spatial_dims=spatial_dims, kernel=1)
@@ -70,7 +70,7 @@ class Entry(Conv):
 
 
 class ModulatedConv(nn.Module):
-    """`[N, I, *spatial]`, style vector `[N, W]` → `[N, O, *spatial]`, or upsampled to `[N, O, *size]`."""
+    """`[N, I, *spatial]` and style `[N, W]` → `[N, O, *spatial]`, or upsampled to `[N, O, *size]`."""
 
     def __init__(
         self,
@@ -111,17 +111,17 @@ class ModulatedConv(nn.Module):
 
 
 def widened(x: torch.Tensor) -> torch.Tensor:
-    """x in float32, if it is of half precision."""
+    """x in float32 if it is of half precision, otherwise x."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def pixel_norm(x: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:
-    """Each vector scaled to unit second moment (Karras et al. 2018, section 4.2). x: `[N, C]`."""
+    """Scale each vector to unit second moment (Karras et al. 2018, section 4.2). x: `[N, C]`."""
     return x * (x.square().mean(dim=1, keepdim=True) + eps).rsqrt()
 
 
 def pyramid(patch_size: Sequence[int], factors: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """Spatial sizes from the coarsest stage to the patch; each is the next one divided by its factors, rounded up."""
+    """Spatial size of each stage, coarse to fine; each is the next divided by its factors, rounded up."""
     sizes = [tuple(patch_size)]
     for stage in reversed(factors):
         sizes.insert(0, tuple(-(-length // factor) for length, factor in zip(sizes[0], stage, strict=True)))
