@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import STRICT
+from conftest import STRICT, TINY_PLANS
 from tiny import tiny_plan
 from tolerance import NETWORK, assert_rounded
 
@@ -19,7 +19,7 @@ from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord
 from nnunet_synth.bank.request import FillRequest, parse_snapshot
 from nnunet_synth.bank.sample_stream import SampleStream
 from stylegan2_cond.data.conditioning import Conditions
-from stylegan2_cond.data.nnunet_dataset import Case
+from stylegan2_cond.data.nnunet_dataset import Case, open_preprocessed
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
@@ -222,6 +222,12 @@ def test_images_are_drawn_for_the_masks_that_are_wanted(preprocessed, image, mas
 )
 def test_the_name_of_a_bank_says_how_many_images_its_generator_saw(images, name):
     assert FillRequest(samples=1).default_name([SimpleNamespace(variant="pair", images_seen=images)]) == f"pair_{name}"
+
+
+def test_the_command_that_trains_a_missing_generator_names_the_plans(preprocessed):
+    tiny = open_preprocessed(preprocessed.dataset_name, preprocessed.configuration_name, TINY_PLANS)
+    with pytest.raises(UserError, match=rf"stylegan2-cond train .* -p {TINY_PLANS} --variant image"):
+        fill_bank(tiny, "0", FillRequest(samples=4, variant="image"))
 
 
 @pytest.mark.parametrize(
