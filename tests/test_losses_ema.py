@@ -12,12 +12,12 @@ from scipy.special import expit
 from tolerance import rounding
 from torch import nn
 
-from stylegan2_cond.training.ema import ema_decay, update_ema
 from stylegan2_cond.training.losses import (
     feature_matching,
     gradient_penalty,
     relativistic_loss,
 )
+from stylegan2_cond.training.state import ema_decay, update_ema
 
 scores = hnp.arrays(np.float64, st.integers(1, 8), elements=st.floats(-800, 800))
 

@@ -42,9 +42,9 @@ PLANS = {
 }
 
 
-def walk(plan, world):
+def walk(plan, distributed):
     """Weights after some steps of plain gradient descent, and what was told on the way."""
-    state = tiny_state(plan, world, descent=1e-3)
+    state = tiny_state(plan, distributed, descent=1e-3)
     state.adaptive.p = 0.5
     told = [step(state) for _ in range(STEPS)]
     return {"weights": weights(state), "told": told, "spread": state.spread}
@@ -176,7 +176,7 @@ def test_a_real_training_of_two_stops_goes_on_and_writes_each_file_once(folder):
 
     codes, printed, errors = end_of(start_two(*command))
     assert codes == "[0, 0]", errors
-    assert printed.count("Going on after") == 1
+    assert printed.count("Resuming after") == 1
     images = [json.loads(line)["images"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert images == sorted(set(images))
     assert [path.name for path in find_snapshots(folder)] == ["000000400"]
@@ -187,22 +187,22 @@ def test_a_real_training_of_two_stops_goes_on_and_writes_each_file_once(folder):
 
 
 def _take_steps(plans: list[Plan], folder: Path, rank: int) -> None:
-    with distributed_context(torch.device("cpu")) as world:
+    with distributed_context(torch.device("cpu")) as distributed:
         for number, plan in enumerate(plans):
-            found = walk(plan, world)
+            found = walk(plan, distributed)
             wishes = ((False, False), (False, True), (True, True))
-            found["agreed"] = [world.agree(wish[rank], torch.device("cpu")) for wish in wishes]
+            found["agreed"] = [distributed.any(wish[rank], torch.device("cpu")) for wish in wishes]
             if number == len(plans) - 1:
-                found["waited"] = _waits(world)
+                found["waited"] = _waits(distributed)
             torch.save(found, folder / f"{number}_{rank}.pt")
 
 
-def _waits(world: DistributedContext) -> bool:
+def _waits(distributed: DistributedContext) -> bool:
     """Whether a process can wait for a leader that has something to do."""
-    if world.leads:
+    if distributed.is_main:
         time.sleep(2 * DEFAULT_PATIENCE)
     try:
-        world.wait()
+        distributed.barrier()
     except RuntimeError:
         return False
     return True

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from stylegan2_cond.training.quality import describe_scores, snapshot_scores, verdict
+from stylegan2_cond.training.model_selection import assess_quality, describe_scores, snapshot_scores
 
 REAL = {"kid real": 0.01, "precision real": 0.92, "coverage real": 0.96}
 
@@ -16,7 +16,7 @@ REAL = {"kid real": 0.01, "precision real": 0.92, "coverage real": 0.96}
     [(0.0, "Far from real"), (0.239, "Far from real"), (0.3, "Not yet close"), (0.49, "Close to real")],
 )
 def test_a_sentence_says_how_far_samples_are_from_real(coverage, words):
-    text = verdict({"coverage": coverage} | REAL)
+    text = assess_quality({"coverage": coverage} | REAL)
     assert text.startswith(words)
     assert f"{coverage:.0%}" in text
     assert "96%" in text
@@ -25,7 +25,7 @@ def test_a_sentence_says_how_far_samples_are_from_real(coverage, words):
 
 @pytest.mark.parametrize("figures", [{}, {"coverage": 0.5}, {"coverage": 0.5, "coverage real": 0.0}, {"kid": 3.0}])
 def test_without_coverage_there_is_no_verdict(figures):
-    assert verdict(figures) is None
+    assert assess_quality(figures) is None
 
 
 def test_figures_stand_beside_those_of_real_data():

@@ -20,10 +20,10 @@ from stylegan2_cond.data.patch_sampler import PatchBatch
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.training import progress_plot
-from stylegan2_cond.training.board import Board, tag
-from stylegan2_cond.training.log_file import PREVIEW_SAMPLES, Averages, Log, read_log, save_preview
+from stylegan2_cond.training.log_file import Averages, Log, read_log
 from stylegan2_cond.training.model_selection import link_best
 from stylegan2_cond.training.progress_plot import MOST_POINTS, PANELS, find_curve, save_progress
+from stylegan2_cond.training.run_logger import PREVIEW_SAMPLES, Board, make_preview, tag
 from stylegan2_cond.training.snapshot_evaluation import SNAPSHOT_METRICS
 from stylegan2_cond.visualization import GAP, overlay_grid
 
@@ -111,8 +111,8 @@ def test_curves_stand_in_sections_over_the_images_seen(tmp_path):
     board.write(2000, {"kid": 0.5})
     board.close()
     events = read_board(tmp_path)
-    assert points(events, "judgement/kid") == [(1000, 0.25), (2000, 0.5)]
-    names = {"loss/generator", "score/real", "training/r1", "judgement/kid", "judgement/diversity-nearest"}
+    assert points(events, "evaluation/kid") == [(1000, 0.25), (2000, 0.5)]
+    names = {"loss/generator", "score/real", "training/r1", "evaluation/kid", "evaluation/diversity-nearest"}
     assert set(events.Tags()["scalars"]) == names | {"standard error/kid"}
 
 
@@ -125,7 +125,7 @@ def test_every_figure_has_a_curve_of_its_own():
 def test_the_preview_is_shown_as_it_is(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
     board = Board(tmp_path)
-    board.picture(2000, picture)
+    board.add_preview(2000, picture)
     (event,) = read_board(tmp_path).Images("preview")  # nothing is held back
     board.close()
     path = tmp_path / "preview.png"
@@ -297,17 +297,16 @@ class Canned:
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize(("variant", "channels"), [("pair", 2), ("mask", 0), ("image", 2)])
-def test_a_preview_shows_real_patches_above_drawn_ones(tmp_path, variant, channels, dims):
+def test_a_preview_shows_real_patches_above_generated_ones(variant, channels, dims):
     plan = tiny_plan(variant, dims, seed=5)
     generator, real = Canned(channels, plan.patch_size, 1), Canned(2, plan.patch_size, 2)
-    save_preview(tmp_path / "previews" / "1.png", generator, real, plan)
+    picture = make_preview(generator, real, plan)
     count = PREVIEW_SAMPLES[dims]
     assert generator.asked == [(count, 5)]
     style = {"low": plan.codec.low, "high": plan.codec.high, "labels": plan.codec.labels}
     patches, drawn = real.batch(0, count // 2), generator.batch(0, count)
     above = overlay_grid(patches.image[:, :channels], patches.label, **style)
     below = overlay_grid(drawn.image, drawn.label, **style)
-    picture = (imread(tmp_path / "previews" / "1.png")[..., :3] * 255).round().astype(np.uint8)
     assert np.array_equal(picture[: len(above)], above)
     assert np.array_equal(picture[-len(below) :], below)
     assert (picture[len(above) : -len(below)] == 255).all()

@@ -14,11 +14,12 @@ from tiny import tiny_plan
 
 from stylegan2_cond.cli import main
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.memory import is_out_of_memory
 from stylegan2_cond.planning import Plan, planner, training_bytes
 from stylegan2_cond.training import profile_step, run_setup
 from stylegan2_cond.training.augment.adaptive import LARGEST_P
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
-from stylegan2_cond.training.profile_step import OUT_OF_MEMORY, StepCost, is_out_of_memory, measure_step
+from stylegan2_cond.training.profile_step import OUT_OF_MEMORY, StepCost, measure_step
 from stylegan2_cond.training.run_setup import (
     MOST_TRIALS,
     describe_costs,
@@ -109,7 +110,7 @@ def steps(monkeypatch):
 def test_all_that_happens_now_and_then_happens_at_once_at_the_peak(steps, interval):
     seen = steps(5.0, 1.0, 3.0)
     plan = tiny_plan(r1_interval=interval, augment_target=0.6)
-    profile_step._measure(plan, CPU)
+    profile_step.measure_step_here(plan, CPU)
     assert len(seen) == 4
     _, number, p = seen[1]
     assert number % interval == 0
@@ -119,18 +120,18 @@ def test_all_that_happens_now_and_then_happens_at_once_at_the_peak(steps, interv
 @pytest.mark.parametrize("variant", ["pair", "mask", "image"])
 def test_the_mean_step_counts_what_is_rare_by_how_rare_it_is(steps, variant):
     steps(5.0, 1.0, 3.0)  # warming up, plain, with R1
-    found = profile_step._measure(tiny_plan(variant, r1_interval=16), CPU)
+    found = profile_step.measure_step_here(tiny_plan(variant, r1_interval=16), CPU)
     assert found.seconds_per_step == pytest.approx(1 + (3 - 1) / 16)
 
 
 def test_without_regularisation_every_step_is_alike(steps):
     steps(5.0, 1.0, 1.0)
-    assert profile_step._measure(tiny_plan(r1_weight=0.0), CPU).seconds_per_step == pytest.approx(1.0)
+    assert profile_step.measure_step_here(tiny_plan(r1_weight=0.0), CPU).seconds_per_step == pytest.approx(1.0)
 
 
 def test_a_step_that_takes_a_minute_is_not_taken_again(steps):
     seen = steps(61.0)
-    assert profile_step._measure(tiny_plan(), CPU).seconds_per_step == 61.0
+    assert profile_step.measure_step_here(tiny_plan(), CPU).seconds_per_step == 61.0
     assert len(seen) == 2
 
 
@@ -147,7 +148,7 @@ def test_a_trial_has_the_precision_of_training(monkeypatch, precision):
     torch.set_float32_matmul_precision("high")
     monkeypatch.setattr(profile_step, "take_step", take)
     try:
-        profile_step._measure(tiny_plan(precision=precision), CPU)
+        profile_step.measure_step_here(tiny_plan(precision=precision), CPU)
     finally:
         torch.set_float32_matmul_precision(before)
     assert set(found) == {(precision == "tf32", "highest")}

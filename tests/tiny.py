@@ -79,9 +79,9 @@ def tiny_patches(patch_size: tuple[int, ...], first: int, count: int) -> tuple[n
     return image.astype(np.float32), label.astype(np.int16), position.astype(np.float32)
 
 
-def tiny_state(plan: Plan, world: object = None, *, descent: float | None = None) -> TrainingState:
+def tiny_state(plan: Plan, distributed: object = None, *, descent: float | None = None) -> TrainingState:
     """A fresh state; with `descent`, plain gradient descent takes Adam's place, and weights tell gradients apart."""
-    state = TrainingState.start(plan, torch.device("cpu"), world)
+    state = TrainingState.start(plan, torch.device("cpu"), distributed)
     for network in (state.generator, state.average):  # noise is drawn from the start
         for conv in network.synthesis.convs:
             conv.noise_strength.data.fill_(0.5)
@@ -93,7 +93,7 @@ def tiny_state(plan: Plan, world: object = None, *, descent: float | None = None
 
 def step(state: TrainingState) -> dict[str, float]:
     """One step on the next patches, of which this process takes its share."""
-    plan, share = state.plan, state.world.share(state.plan.batch_size)
+    plan, share = state.plan, state.distributed.share(state.plan.batch_size)
     return take_step(
         state, *(part[share] for part in tiny_patches(plan.patch_size, state.images_seen, plan.batch_size))
     )

@@ -31,7 +31,7 @@ from stylegan2_cond.io import as_user_error
 from stylegan2_cond.ops import name_backend
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.progress_bar import ProgressBar, write_line
-from stylegan2_cond.training.quality import CLOSE, relative_coverage, snapshot_scores, verdict
+from stylegan2_cond.training.model_selection import CLOSE, assess_quality, relative_coverage, snapshot_scores
 
 SLICES_PER_SHARD = 64  # as one volume of a real case; a 3-D sample is a case of its own
 CHUNK = {2: 64, 3: 8}  # samples generated at once, by the number of axes
@@ -221,7 +221,7 @@ def _warn(ensemble: Ensemble, request: FillRequest) -> None:
     for snapshot in ensemble.snapshots:
         scores = snapshot_scores(Path(snapshot.path))
         if (coverage := relative_coverage(scores)) is not None and coverage < CLOSE:
-            write_line(f"Snapshot {snapshot.path}: {verdict(scores)}")
+            write_line(f"Snapshot {snapshot.path}: {assess_quality(scores)}")
 
 
 @contextmanager

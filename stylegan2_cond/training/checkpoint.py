@@ -1,4 +1,4 @@
-"""Checkpoints: what is needed to go on training, exactly."""
+"""Checkpoints: what is needed to resume training exactly."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import write_atomically
+from stylegan2_cond.memory import is_out_of_memory
 from stylegan2_cond.snapshot.snapshot import sha256
-from stylegan2_cond.training.profile_step import is_out_of_memory
 from stylegan2_cond.training.state import TrainingState
 
 CHECKPOINT_FILE = "checkpoint_latest.pt"
-GOOD_CHECKPOINT_FILE = "checkpoint_good.pt"  # of the newest snapshot; what a training that goes wrong returns to
-_MARK = b"sha256:"  # at the end of a checkpoint, where torch does not look; the checksum of all before follows it
+GOOD_CHECKPOINT_FILE = "checkpoint_good.pt"  # of the newest snapshot; a training that fails returns to it
+_MARK = b"sha256:"  # at the end of a checkpoint, which torch ignores; a checksum follows
 _SEAL_BYTES = len(_MARK) + 2 * hashlib.sha256().digest_size
 
 
 def save_checkpoint(folder: Path, state: TrainingState, name: str = CHECKPOINT_FILE) -> None:
-    """Replace a checkpoint in `folder`; killed at any moment, either the old or the new one is there."""
+    """Replace a checkpoint in `folder`; if the process is killed, either the old or the new one is there."""
     with write_atomically(folder / name) as temporary:
         torch.save(state.state_dict(), temporary)
         seal = _MARK + sha256(temporary).encode()
@@ -30,7 +30,7 @@ def save_checkpoint(folder: Path, state: TrainingState, name: str = CHECKPOINT_F
 
 
 def load_checkpoint(folder: Path, state: TrainingState, name: str = CHECKPOINT_FILE) -> bool:
-    """Take over a checkpoint in `folder`; False where there is none.
+    """Load a checkpoint from `folder` into `state`; False if there is none.
 
     Raises:
         UserError: the checkpoint is damaged or of another plan.
@@ -42,16 +42,16 @@ def load_checkpoint(folder: Path, state: TrainingState, name: str = CHECKPOINT_F
         raise UserError(f"{path} is damaged: its checksum differs. {_remedy(path)}")
     try:
         state.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch has no class of its own for what is wrong with a file
+    except Exception as error:  # torch has no exception class for damaged files
         if is_out_of_memory(error):
             raise
-        said = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path} does not fit {folder / 'plan.json'} ({said}). {_remedy(path)}") from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path} does not fit {folder / 'plan.json'} ({reason}). {_remedy(path)}") from None
     return True
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a checkpoint is as it was written, to the last bit."""
+    """Whether a checkpoint matches its checksum."""
     try:
         with path.open("rb") as file:
             digest, left = hashlib.sha256(), path.stat().st_size - _SEAL_BYTES
@@ -66,9 +66,9 @@ def _is_whole(path: Path) -> bool:
 def _remedy(path: Path) -> str:
     """How to continue without a checkpoint."""
     if path.name == GOOD_CHECKPOINT_FILE:
-        return "Delete it, and run the same command again: training then returns to its start."
+        return "Delete it and run the same command again: training then starts from the beginning."
     good = path.with_name(GOOD_CHECKPOINT_FILE)
-    again = f"Move the folder {path.parent} away to start again; its snapshots can still be drawn from."
+    again = f"Move the folder {path.parent} away to start again; its snapshots can still be sampled from."
     if not _is_whole(good):
         return again
     copy = shlex.join(["cp", str(good), str(path)])

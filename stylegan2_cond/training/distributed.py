@@ -1,4 +1,4 @@
-"""One process or many: which part of a batch is mine, and the mean over all of them."""
+"""Processes that train together: this one's share of a batch, and means over all of them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-from torch import distributed
+import torch.distributed as dist
 
 from stylegan2_cond.errors import UserError
 
-PATIENCE = timedelta(hours=12)  # of a process that waits while the leader reads all cases, or judges a snapshot
+TIMEOUT = timedelta(hours=12)  # for a process that waits while the main one reads all cases or evaluates a snapshot
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class DistributedContext:
     size: int = 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes files and speaks."""
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def share(self, batch_size: int) -> slice:
-        """Which samples of a batch are this process's.
+        """The samples of a batch that this process computes.
 
         Raises:
-            UserError: the batch can't be divided evenly.
+            UserError: the batch cannot be divided evenly.
         """
         if batch_size % self.size:
             raise UserError(f"batch_size {batch_size} can't be divided among {self.size} processes. Choose a multiple.")
@@ -44,29 +44,29 @@ class DistributedContext:
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        distributed.all_reduce(flat)
+        dist.all_reduce(flat)
         flat /= self.size
         for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(mean.reshape(tensor.shape))
 
-    def agree(self, wish: bool, device: torch.device) -> bool:
-        """Whether any process wishes so."""
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is set in any process."""
         if self.size == 1:
-            return wish
-        flag = torch.tensor(float(wish), device=device)
-        distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
-        return bool(flag.item())
+            return flag
+        shared = torch.tensor(float(flag), device=device)
+        dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+        return bool(shared.item())
 
-    def wait(self) -> None:
-        """Until all processes are here."""
+    def barrier(self) -> None:
+        """Wait for all processes."""
         if self.size > 1:
-            distributed.barrier()
+            dist.barrier()
 
 
 def process_device(name: str) -> str:
-    """The device of this process: `cuda` is the one of the same number as the process has on its machine.
+    """The device of this process: `cuda` becomes the GPU with the process's number on its machine.
 
-    To be asked before any device is touched, since each that is takes half a GiB.
+    Call it before any device is used, since each used device takes half a GiB.
 
     Raises:
         UserError: several processes of this machine would share one GPU.
@@ -80,28 +80,26 @@ def process_device(name: str) -> str:
     return name
 
 
-def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 @contextmanager
 def distributed_context(device: torch.device) -> Iterator[DistributedContext]:
-    """The processes that torchrun started; a world of one without it.
-
-    They part when all are done, so that what the one that leads has written is there for each.
+    """Join the processes that torchrun started, if any; at the end, wait until all are done.
 
     Args:
-        device: this process's own, as `process_device` names it.
+        device: of this process, as `process_device` names it.
     """
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     if _processes() == 1:
         yield DistributedContext()
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        world = DistributedContext(distributed.get_rank(), distributed.get_world_size())
-        yield world
-        world.wait()
+        context = DistributedContext(dist.get_rank(), dist.get_world_size())
+        yield context
+        context.barrier()
     finally:
-        distributed.destroy_process_group()
+        dist.destroy_process_group()
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,4 +1,4 @@
-"""The adversarial game, what keeps it stable, and what an image owes to the mask that it was drawn for."""
+"""The adversarial loss, its gradient penalty, and feature matching for images of given masks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from torch.nn import functional as F
 
 
 def relativistic_loss(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """Relativistic pairing loss (Huang et al. 2024, R3GAN, arXiv 2501.05441, Eq. 2), of either player.
+    """Relativistic pairing loss of either network (Huang et al. 2024, R3GAN, arXiv 2501.05441, Eq. 2).
 
-    The discriminator's side are the real scores, the generator's the drawn ones; each wants its own to exceed the
-    other's, pair by pair. Scores: `[N]` each → scalar.
+    Each raises its own scores above the other's, pair by pair: the discriminator those of real pairs, the generator
+    those of generated ones.
+
+    Args:
+        ours: scores `[N]` of the pairs that are to win.
+        theirs: scores `[N]` of the others.
+
+    Returns:
+        scalar.
     """
     return F.softplus(theirs - ours).mean()
 
@@ -20,11 +27,11 @@ def relativistic_loss(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
 def gradient_penalty(scores: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     """Half the squared gradient norm of the discriminator, without its weight.
 
-    At real pairs it is R1, at drawn ones R2 (Mescheder et al. 2018, Eqs. 9 and 10).
+    At real pairs it is R1, at generated ones R2 (Mescheder et al. 2018, Eqs. 9 and 10).
 
     Args:
         scores: `[N]`, computed from
-        inputs: `[N, C + K, *spatial]`, which must require a gradient.
+        inputs: `[N, C + K, *patch_size]`, which must require a gradient.
 
     Returns:
         scalar, the mean over samples; differentiable with respect to the weights.
@@ -33,9 +40,14 @@ def gradient_penalty(scores: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor
     return gradient.float().square().flatten(1).sum(dim=1).mean() / 2
 
 
-def feature_matching(real: Sequence[torch.Tensor], drawn: Sequence[torch.Tensor]) -> torch.Tensor:
+def feature_matching(real: Sequence[torch.Tensor], generated: Sequence[torch.Tensor]) -> torch.Tensor:
     """Mean absolute difference of a discriminator's features (Wang et al. 2018, pix2pixHD, arXiv 1711.11585, Eq. 4).
 
-    real, drawn: `[N, C, *size]` of each block, of pairs that share their masks → scalar; real ones are fixed.
+    Args:
+        real: features `[N, C, *size]` of each block for real pairs; no gradient reaches them.
+        generated: the same for generated pairs with the same masks.
+
+    Returns:
+        scalar.
     """
-    return torch.stack([F.l1_loss(ours, theirs.detach()) for ours, theirs in zip(drawn, real, strict=True)]).mean()
+    return torch.stack([F.l1_loss(ours, theirs.detach()) for ours, theirs in zip(generated, real, strict=True)]).mean()

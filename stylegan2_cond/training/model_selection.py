@@ -1,4 +1,4 @@
-"""What the judgements of a run's snapshots say: which one is best, and whether training copies its cases."""
+"""What the scores of a run's snapshots mean: which one is best, how good it is, and whether it copies its cases."""
 
 from __future__ import annotations
 
@@ -7,38 +7,45 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stylegan2_cond.io import explained_write
-from stylegan2_cond.metrics import Result
+from stylegan2_cond.metrics import METRICS, Result
 from stylegan2_cond.snapshot import BEST
+from stylegan2_cond.training.log_file import read_log
 
-CHOSEN_BY = ("kid", "kid-pair", "masks")
-ERROR = " error"  # after a figure's name: its standard error
-REAL = " real"  # after a figure's name: what other real patches get
-ALLOWED_COPIES = 1.0  # %; real patches of cases never seen get about half of it
+DECISIVE = ("kid", "kid-pair", "masks")
+ERROR = " error"  # suffix of a score's name: its standard error
+REAL = " real"  # suffix of a score's name: the score of other real patches
+ALLOWED_COPIES = 1.0  # %; real patches of unseen cases score about half of it
 CERTAIN = 2.0  # standard errors
+DESCRIBED = ("kid", "precision", "coverage", "masks", "copies")
+# Coverage, as a fraction of what real patches reach. It is the share of real patches with a sample among their five
+# nearest neighbours (Naeem et al. 2020); two sets of the same distribution reach about 1 - 2^-5 = 0.97.
+CLOSE = 0.5  # from here on, most real patches have a similar sample
+FAR = 0.25
 
+Scores = Mapping[str, object]
 History = Sequence[Mapping[str, float]]
 
 
 def flatten_results(results: Mapping[str, Result]) -> dict[str, float]:
-    """Each result under its metric's name, its standard error under `<name> error`; what is not finite is left out."""
-    figures = {}
+    """Each result under its metric's name, its standard error under `<name> error`; only what is finite."""
+    scores = {}
     for name, result in results.items():
-        figures |= {name: float(result.value), name + ERROR: float(result.standard_error)}
-    return {name: value for name, value in figures.items() if math.isfinite(value)}
+        scores |= {name: float(result.value), name + ERROR: float(result.standard_error)}
+    return {name: value for name, value in scores.items() if math.isfinite(value)}
 
 
 def choose_best(history: History) -> int:
-    """The snapshot that draws best: the smallest product of image distance, pair distance and mask distance.
+    """The best snapshot: the smallest product of image distance, pair distance and mask distance.
 
-    The three have units of their own, so that a sum would follow the largest; of a product, each halving counts the
-    same. A distance below its standard error can't be told from none, and counts as that error: otherwise one lucky
-    KID near 0, or below it, would outweigh everything. Nothing is said of copies here.
+    The three have different units, so the largest would dominate a sum; in a product, halving any of them counts the
+    same. A distance below its standard error cannot be told from 0 and counts as that error: otherwise one lucky KID
+    near or below 0 would outweigh everything. Copies do not count here.
 
     Args:
-        history: figures of each snapshot, as `flatten_results` names them; further keys do not matter.
+        history: scores of each snapshot, named as by `flatten_results`; other keys are ignored.
 
     Returns:
-        Index of the best one; the later one of equals. Whoever lacks a figure that others have comes after those.
+        Index of the best one; the later one of equals. One that lacks a score comes after all that have it.
 
     Raises:
         ValueError: the history is empty.
@@ -49,30 +56,30 @@ def choose_best(history: History) -> int:
 
 
 def memorization_warning(history: History) -> str | None:
-    """What to tell a user when the newest judged snapshot copies training cases; None where it can't be said to.
+    """A warning if the newest evaluated snapshot copies training cases; None otherwise.
 
-    It is said when the share of copies lies more than two standard errors above what is allowed.
+    It does if the share of copies is more than two standard errors above what is allowed.
 
     Args:
-        history: figures of each snapshot, oldest first, with `images`, which it is named by.
+        history: scores of each snapshot, oldest first, with the `images` seen.
     """
-    judged = [figures for figures in history if _finite(figures, "copies")]
-    if not judged or not _copies(judged[-1]):
+    evaluated = [scores for scores in history if _is_number(scores.get("copies"))]
+    if not evaluated or not _copies(evaluated[-1]):
         return None
-    newest = judged[-1]
+    newest = evaluated[-1]
     text = (
         f"After {newest['images']:,} images, {newest['copies']:.3g} % of the samples are copies of training cases "
         f"(real patches: about 0.5 %)."
     )
-    free = [figures for figures in judged if not _copies(figures)]
+    free = [scores for scores in evaluated if not _copies(scores)]
     if not free:
-        return f"{text} So it was at every snapshot. Train on more cases, or do not share what this generator draws."
+        return f"{text} So did every earlier snapshot. Train on more cases, or do not share samples of this generator."
     better = free[choose_best(free)]
-    return f"{text} Use an earlier snapshot, the best without copies is snapshots/{better['images']:09d}, or stop here."
+    return f"{text} Stop here, or use an earlier snapshot; the best without copies is snapshots/{better['images']:09d}."
 
 
 def link_best(folder: Path, snapshot: Path) -> None:
-    """Let `folder/best` be a relative link to a snapshot's folder; at any moment it leads to the old one or the new."""
+    """Make `folder/best` a relative link to a snapshot's folder; at any moment it leads to the old or the new one."""
     link, temporary = folder / BEST, folder / f".{BEST}.tmp"
     with explained_write(link):
         temporary.unlink(missing_ok=True)
@@ -81,28 +88,70 @@ def link_best(folder: Path, snapshot: Path) -> None:
 
 
 def best_snapshot_images(folder: Path) -> int | None:
-    """How many images the snapshot saw that `best` points to; None where there is no such link."""
+    """Number of images seen by the snapshot that `best` links to; None if there is no such link."""
     link = folder / BEST
     name = link.readlink().name if link.is_symlink() else ""
     return int(name) if name.isdecimal() else None
 
 
-def _badness(figures: Mapping[str, float]) -> tuple[int, float]:
-    """How many of the deciding figures are missing, and the sum of the logarithms of the others."""
-    found = [name for name in CHOSEN_BY if _finite(figures, name)]
-    return len(CHOSEN_BY) - len(found), sum(math.log(_at_least_its_error(figures, name)) for name in found)
+def snapshot_scores(snapshot: Path) -> Scores:
+    """The scores of a snapshot in its run's log; empty if it was not evaluated, or was moved out of its run."""
+    folder = snapshot.resolve()
+    lines = [line for line in read_log(folder.parent.parent) if f"{line['images']:09d}" == folder.name]
+    evaluated = [line for line in lines if METRICS.keys() & line.keys()]
+    return evaluated[-1] if evaluated else {}
 
 
-def _at_least_its_error(figures: Mapping[str, float], name: str) -> float:
-    error = figures[name + ERROR] if _finite(figures, name + ERROR) else 0.0
-    return max(figures[name], error, 1e-12)
+def describe_scores(scores: Scores) -> str:
+    """The main scores, each with that of other real patches."""
+    described = []
+    for name in DESCRIBED:
+        if _is_number(value := scores.get(name)):
+            real = scores.get(name + REAL)
+            reference = f" (real {_short(real)})" if _is_number(real) else ""
+            described.append(f"{METRICS[name].title} {_short(value)}{reference}")
+    return ", ".join(described) or "not evaluated, since its samples are not finite"
 
 
-def _copies(figures: Mapping[str, float]) -> bool:
-    error = figures[f"copies{ERROR}"] if _finite(figures, f"copies{ERROR}") else 0.0
-    return figures["copies"] - CERTAIN * error > ALLOWED_COPIES
+def assess_quality(scores: Scores) -> str | None:
+    """What the scores mean, in a sentence; None if coverage is unknown."""
+    if (relative := relative_coverage(scores)) is None:
+        return None
+    ours, real = scores["coverage"], scores["coverage" + REAL]
+    shares = f"{ours:.0%} of the real patches have a similar sample, {real:.0%} have a similar other real patch"
+    if relative < FAR:
+        return f"Far from real: {shares}. Train longer (--kimg) before you use it."
+    if relative < CLOSE:
+        return f"Not yet close to real: {shares}. Longer training (--kimg) may help."
+    return f"Close to real: {shares}."
 
 
-def _finite(figures: Mapping[str, float], name: str) -> bool:
-    value = figures.get(name)
+def relative_coverage(scores: Scores) -> float | None:
+    """Coverage as a fraction of what real patches reach; None if unknown."""
+    ours, real = scores.get("coverage"), scores.get("coverage" + REAL)
+    return ours / real if _is_number(ours) and _is_number(real) and real > 0 else None
+
+
+def _badness(scores: Mapping[str, float]) -> tuple[int, float]:
+    """How many of the decisive scores are missing, and the sum of the logarithms of the others."""
+    found = [name for name in DECISIVE if _is_number(scores.get(name))]
+    return len(DECISIVE) - len(found), sum(
+        math.log(max(scores[name], _standard_error(scores, name), 1e-12)) for name in found
+    )
+
+
+def _copies(scores: Mapping[str, float]) -> bool:
+    return scores["copies"] - CERTAIN * _standard_error(scores, "copies") > ALLOWED_COPIES
+
+
+def _standard_error(scores: Mapping[str, float], name: str) -> float:
+    error = scores.get(name + ERROR)
+    return error if _is_number(error) else 0.0
+
+
+def _short(value: float) -> str:
+    return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)

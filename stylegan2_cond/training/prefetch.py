@@ -1,4 +1,4 @@
-"""Real patches, read while the networks are busy with those before."""
+"""Batches of real patches, read by a thread while the networks train on the batch before."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ RealBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Prefetcher:
-    """Batches of a stream of patches; the one after the last is read by a thread.
+    """Reads the next batch of a stream of patches in a thread.
 
     Args:
         patches: the stream.
-        batch_size: patches of a step.
-        share: which of them are wanted here.
+        batch_size: number of patches in a step, over all processes.
+        share: those of them that this process needs.
     """
 
     def __init__(self, patches: PatchSampler, batch_size: int, share: slice):
@@ -29,7 +29,7 @@ class Prefetcher:
         self._ahead: tuple[int, Future[RealBatch]] | None = None
 
     def batch(self, first: int) -> RealBatch:
-        """Image `[N, C, *spatial]`, label `[N, *spatial]`, position `[N]` of the share of patches `first` and on."""
+        """Image `[N, C, *patch_size]`, label `[N, *patch_size]` and position `[N]`, from patch `first` on."""
         if self._ahead is not None and self._ahead[0] == first:
             found = self._ahead[1].result()
         else:

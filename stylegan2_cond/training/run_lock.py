@@ -1,4 +1,4 @@
-"""One process at a time works in a run's folder."""
+"""A lock on a folder, so that only one process works in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCK_FILE = ".lock"
 
 @contextlib.contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Keep other processes from working in a folder; a killed process holds no lock.
+    """Keep other processes from working in a folder; the lock of a killed process is released.
 
     Raises:
         UserError: another process works there, or the folder cannot be written to.
@@ -33,7 +33,7 @@ def lock_run(folder: Path) -> Iterator[None]:
             since = time.strftime("%Y-%m-%d %H:%M")
             path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}", encoding="utf-8")
     except Timeout:
-        raise UserError(f"{folder} is in use by {_holder(path)}. Wait for it, or stop it.") from None
+        raise UserError(f"{folder} is in use by {_holder(path)}. Wait until it ends, or stop it.") from None
     try:
         yield
     finally:

@@ -1,91 +1,166 @@
-"""What a running training writes for people: log, curves, snapshots with their judgement, pictures."""
+"""What a running training writes for people: log, TensorBoard, snapshots with their scores, previews, progress plot."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib.image import imread
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
 
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.patch_sampler import PatchSampler
+from stylegan2_cond.io import explained_write
 from stylegan2_cond.metrics import METRICS
+from stylegan2_cond.planning import Plan
 from stylegan2_cond.progress_bar import ProgressBar, write_line
-from stylegan2_cond.snapshot import CARD_FILE, Card, PairGenerator, save_snapshot
+from stylegan2_cond.snapshot import CARD_FILE, Card, MaskSource, PairGenerator, save_snapshot
 from stylegan2_cond.snapshot.mask_sources import RealMasks
-from stylegan2_cond.training.board import Board
-from stylegan2_cond.training.log_file import Averages, Log, save_preview
-from stylegan2_cond.training.model_selection import REAL, choose_best, flatten_results, link_best, memorization_warning
+from stylegan2_cond.training.log_file import Averages, Log
+from stylegan2_cond.training.model_selection import (
+    ERROR,
+    REAL,
+    choose_best,
+    describe_scores,
+    flatten_results,
+    link_best,
+    memorization_warning,
+)
 from stylegan2_cond.training.progress_plot import save_progress
-from stylegan2_cond.training.quality import describe_scores
 from stylegan2_cond.training.snapshot_evaluation import SnapshotEvaluator
 from stylegan2_cond.training.state import TrainingState
+from stylegan2_cond.visualization import GAP, overlay_grid, save_picture
+
+BOARD_FOLDER = "tensorboard"
+BOARD_SECTIONS = ("loss", "score")  # first words of scalars that share a section
+PREVIEW_SAMPLES = {2: 32, 3: 16}  # by the number of axes
 
 
 class RunLogger:
-    """Writes into the run's folder; only one process of a training has one."""
+    """Writes into a run's folder; only the main process of a training has one.
+
+    Args:
+        folder: of the run.
+        state: of the training; what was logged after its number of images is dropped.
+        preprocessed: dataset that snapshots are evaluated on.
+        real: sampler of the training patches.
+    """
 
     def __init__(self, folder: Path, state: TrainingState, preprocessed: Preprocessed, real: PatchSampler):
         self.folder = folder
         self.state = state
         self.real = real
         self.masks = RealMasks(real, state.plan, deformed=True) if state.plan.given_mask else None
-        self.judge = SnapshotEvaluator(preprocessed, state.plan)
-        self._begin()
+        self.evaluator = SnapshotEvaluator(preprocessed, state.plan)
+        self._open()
 
-    def _begin(self) -> None:
+    def _open(self) -> None:
         seen = self.state.images_seen
-        self._averages = Averages(self.state.figures)
+        self._averages = Averages(self.state.scalars)
         self._log, self._board = Log(self.folder, seen), Board(self.folder, seen)
 
-    def add(self, figures: dict[str, float], bar: ProgressBar) -> None:
-        """Take note of a step."""
-        self._averages.add(figures)
-        losses = {side: f"{figures[f'loss_{name}']:.2f}" for side, name in (("G", "generator"), ("D", "discriminator"))}
-        chance = {"p": f"{figures['augment_p']:.2f}"} if "augment_p" in figures else {}
-        bar.set_postfix(losses | chance, refresh=False)
+    def add_step(self, scalars: Mapping[str, float], bar: ProgressBar) -> None:
+        """Take the scalars of a step into the next log line, and show the losses in the progress bar."""
+        self._averages.add(scalars)
+        shown = {"G": scalars["loss_generator"], "D": scalars["loss_discriminator"], "p": scalars.get("augment_p")}
+        bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items() if value is not None}, refresh=False)
 
-    def log(self) -> None:
-        """Write the means since the last time."""
-        self._write(self._averages.take())
+    def write(self, scores: Mapping[str, float] | None = None) -> None:
+        """Log the means of all scalars since the last line, and the scores of a snapshot."""
+        scalars = self._averages.take() | dict(scores or {})
+        self._log.write(self.state.images_seen, scalars)
+        self._board.write(self.state.images_seen, scalars)
 
-    def snapshot(self) -> None:
-        """Save a snapshot, judge it, show it, and point to the best one."""
-        state, name = self.state, f"{self.state.images_seen:09d}"
-        path = self.folder / "snapshots" / name
+    def save_snapshot(self) -> None:
+        """Save a snapshot, evaluate and preview it, and link the best one so far."""
+        state, path = self.state, self._snapshot(self.state.images_seen)
         save_snapshot(path, state.average, state.plan, state.images_seen, state.backends)
         generator = PairGenerator(state.average, Card.load(path / CARD_FILE), state.device)
-        preview = self.folder / "previews" / f"{name}.png"
-        save_preview(preview, generator, self.real, state.plan, self.masks)
-        self._board.picture(state.images_seen, (imread(preview)[..., :3] * 255).astype("uint8"))
-        figures = flatten_results(self.judge.judge(generator, self.masks))
-        if figures:
-            figures |= flatten_results({name + REAL: result for name, result in self.judge.real.items()})
-        self._write(self._averages.take() | figures)
-        write_line(f"Snapshot after {state.images_seen:,} images: {describe_scores(figures)}")
-        self._point_best()
+        preview = make_preview(generator, self.real, state.plan, self.masks)
+        save_picture(self.folder / "previews" / f"{path.name}.png", preview)
+        self._board.add_preview(state.images_seen, preview)
+        scores = flatten_results(self.evaluator.evaluate(generator, self.masks))
+        if scores:
+            scores |= flatten_results({name + REAL: result for name, result in self.evaluator.real.items()})
+        self.write(scores)
+        write_line(f"Snapshot after {state.images_seen:,} images: {describe_scores(scores)}")
+        history = [line for line in self._log.lines() if METRICS.keys() & line.keys()]
+        if history := [line for line in history if self._snapshot(line["images"]).exists()]:
+            link_best(self.folder, self._snapshot(history[choose_best(history)]["images"]))
+            if warning := memorization_warning(history):
+                write_line(warning)
         save_progress(self.folder)
 
-    def _point_best(self) -> None:
-        history = [line for line in self._log.lines() if METRICS.keys() & line.keys() and self._path(line).exists()]
-        if not history:
-            return
-        link_best(self.folder, self._path(history[choose_best(history)]))
-        if warning := memorization_warning(history):
-            write_line(warning)
-
-    def _path(self, line: dict) -> Path:
-        return self.folder / "snapshots" / f"{line['images']:09d}"
-
-    def go_back(self, message: str) -> None:
-        """Say that training returned to an earlier state, and forget what came after it."""
+    def roll_back(self, message: str) -> None:
+        """Report that training returned to an earlier state, and drop what was logged after it."""
         write_line(message)
         self._board.close()
-        self._begin()
+        self._open()
 
     def close(self) -> None:
-        """Finish writing."""
+        """Write what is still buffered."""
         self._board.close()
 
-    def _write(self, figures: dict[str, float]) -> None:
-        self._log.write(self.state.images_seen, figures)
-        self._board.write(self.state.images_seen, figures)
+    def _snapshot(self, images: int) -> Path:
+        return self.folder / "snapshots" / f"{images:09d}"
+
+
+class Board:
+    """TensorBoard's curves and previews, over the number of real images seen.
+
+    Args:
+        folder: of the run; files are in its subfolder `tensorboard`.
+        images_seen: by the checkpoint that training continues from; whatever was written of later ones is hidden.
+    """
+
+    def __init__(self, folder: Path, images_seen: int = 0):
+        self.folder = folder / BOARD_FOLDER
+        with explained_write(self.folder):
+            self._writer = SummaryWriter(str(self.folder), purge_step=images_seen + 1)
+
+    def write(self, images_seen: int, scalars: Mapping[str, float]) -> None:
+        """Add a point to the curve of each scalar."""
+        with explained_write(self.folder):
+            for name, value in scalars.items():
+                self._writer.add_scalar(tag(name), value, images_seen)
+
+    def add_preview(self, images_seen: int, rgb: np.ndarray) -> None:
+        """Add a picture, `[height, width, 3]` uint8."""
+        with explained_write(self.folder):
+            self._writer.add_image("preview", rgb, images_seen, dataformats="HWC")
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is still buffered, unless the folder is gone."""
+        with explained_write(self.folder), contextlib.suppress(FileNotFoundError):
+            self._writer.close()
+
+
+def tag(name: str) -> str:
+    """Section and name of a scalar's curve: `loss/generator`, `evaluation/kid`, `standard error/kid`, `training/r1`."""
+    if name.endswith(ERROR):
+        return f"standard error/{name.removesuffix(ERROR)}"
+    if name.endswith(REAL):
+        return f"real/{name.removesuffix(REAL)}"
+    if (first := name.partition("_"))[0] in BOARD_SECTIONS and first[2]:
+        return f"{first[0]}/{first[2]}"
+    return f"{'evaluation' if name in METRICS else 'training'}/{name}"
+
+
+def make_preview(
+    generator: PairGenerator, real: PatchSampler, plan: Plan, masks: MaskSource | None = None
+) -> np.ndarray:
+    """A grid of training patches above a grid of generated ones, with the same latents each time.
+
+    Returns:
+        `[height, width, 3]` uint8.
+    """
+    count = PREVIEW_SAMPLES[len(plan.patch_size)]
+    generated = generator.sample(count, seed=plan.seed, masks=masks)
+    patches = real.batch(0, count // 2)
+    image = patches.image[:, : generated.image.shape[1]]  # no channels for a mask generator
+    style = {"low": plan.codec.low, "high": plan.codec.high, "labels": plan.codec.labels, "rgb": plan.codec.rgb}
+    above = overlay_grid(image, patches.label, **style)
+    below = overlay_grid(generated.image, generated.label, **style)
+    return np.concatenate([above, np.full((4 * GAP, above.shape[1], 3), 255, np.uint8), below])

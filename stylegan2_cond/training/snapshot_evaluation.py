@@ -1,4 +1,4 @@
-"""The judgement of each snapshot while training goes on: fixed latents, and training cases alone to compare with."""
+"""Evaluation of each snapshot during training: fixed latents, compared with the training cases alone."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ SNAPSHOT_METRICS = (
     "diversity-nearest",
     "copies",
 )
-OF_DRAWN_MASKS = ("masks", "conditions")  # not told of one that is given its masks
+OF_GENERATED_MASKS = ("masks", "conditions")  # not computed for a generator with given masks
 # By the number of axes. A snapshot of Hippocampus takes about 8 s on one core in 2-D (44×33), and 20 s in 3-D
 # (28×44×33); the first one, for which the training cases are read, 15 s more.
 SAMPLES = {2: 700, 3: 100}
-COPY_SAMPLES = {2: 200, 3: 50}  # the first of them, that copies are looked for among; each costs as much as 5 others
+COPY_SAMPLES = {2: 200, 3: 50}  # the first samples, which are searched for copies; each costs as much as 5 others
 SET_BYTES = 2**28  # of all generated images together
-FEWEST = 24
-COPY_VOXELS = 6000  # of the patches that copies are searched in; larger ones are averaged over blocks
-COVER_BYTES = 2**28  # of those patches together, beside all that training holds
+FEWEST_SAMPLES = 24
+COPY_VOXELS = 6000  # of patches that are searched for copies; larger ones are averaged over blocks
+COVER_BYTES = 2**28  # of those patches together, next to all that training holds
 
 
 class SnapshotEvaluator:
-    """Judges snapshots of one training by figures that `evaluate` shows too, of fewer samples.
+    """Evaluates the snapshots of one training with metrics of `evaluate`, on fewer samples.
 
-    Image features are always those of random filters, so that a curve means the same before and after an nnU-Net was
-    trained. Copies are looked for among the first few samples, and, where patches are large, in shrunken ones.
+    Image features are always those of random filters, so that a curve does not change when an nnU-Net was trained.
+    Copies are searched for among the first few samples, and at a lower resolution if patches are large.
 
     Args:
-        preprocessed: where the cases are; they are read when the first snapshot is judged.
+        preprocessed: dataset with the training cases; they are read when the first snapshot is evaluated.
         plan: of the generator.
-        samples: to draw, and real patches to compare them with; by the patch, when None.
+        samples: number of samples, and of real patches to compare them with; depends on the patch size if None.
     """
 
     def __init__(self, preprocessed: Preprocessed, plan: Plan, *, samples: int | None = None):
@@ -72,24 +72,26 @@ class SnapshotEvaluator:
             factors=block_factors(plan.patch_size, COPY_VOXELS),
             cover_bytes=COVER_BYTES,
         )
-        self._remembered: dict[str, torch.Tensor] = {}
+        self._real_features: dict[str, torch.Tensor] = {}
 
-    def judge(self, generator: PairGenerator, masks: MaskSource | None = None) -> dict[str, Result]:
-        """Figures by the metric's name, always of the same latents; what the data do not allow is left out."""
+    def evaluate(self, generator: PairGenerator, masks: MaskSource | None = None) -> dict[str, Result]:
+        """Results by metric, always with the same latents; metrics that the data do not allow are left out."""
         generated = generator.sample(self.samples, seed=self.plan.seed, masks=masks)
         if not np.isfinite(generated.image).all():
             return {}
-        names = self._names()
-        with np.errstate(over="ignore", invalid="ignore"):  # of samples that are far off
-            results = _told(self._comparison(generated), [name for name in names if name != "copies"])
+        names = self._metric_names()
+        with np.errstate(over="ignore", invalid="ignore"):  # for samples that are far off
+            results = _compute(self._comparison(generated), [name for name in names if name != "copies"])
             if "copies" in names:
                 results |= self._copies(generated)
         return {name: result for name, result in results.items() if math.isfinite(result.value)}
 
     @cached_property
     def real(self) -> dict[str, Result]:
-        """What other patches of the training cases get: the best that a generator can hope for. Without copies."""
-        results = _told(self._comparison(self.reference.again), [name for name in self._names() if name != "copies"])
+        """Results of other patches of the training cases, which a perfect generator would reach; without copies."""
+        results = _compute(
+            self._comparison(self.reference.again), [name for name in self._metric_names() if name != "copies"]
+        )
         return {name: result for name, result in results.items() if math.isfinite(result.value)}
 
     @cached_property
@@ -97,15 +99,15 @@ class SnapshotEvaluator:
         """The foreground labels that the real patches show."""
         return tuple(int(label) for label in np.unique(self.reference.real.label) if label > 0)
 
-    def _names(self) -> list[str]:
+    def _metric_names(self) -> list[str]:
         of_images = tuple(name for name in SNAPSHOT_METRICS if name in METRICS and "image" in METRICS[name].needs)
-        silent = {"mask": of_images, "image": OF_DRAWN_MASKS}.get(self.plan.variant, ())
-        silent += () if self.labels else ("kid-pair",)  # it would be the KID of images once more
-        return [name for name in SNAPSHOT_METRICS if name in METRICS and name not in silent]
+        skipped = {"mask": of_images, "image": OF_GENERATED_MASKS}.get(self.plan.variant, ())
+        skipped += () if self.labels else ("kid-pair",)  # it would equal the KID of images
+        return [name for name in SNAPSHOT_METRICS if name in METRICS and name not in skipped]
 
     def _comparison(self, generated: SampleSet) -> Comparison:
         generated = with_mask_images(generated, self.plan)
-        return _SameRealSide(self.reference.real, generated, self.labels, self.plan, self._remembered)
+        return _FixedReference(self.reference.real, generated, self.labels, self.plan, self._real_features)
 
     def _copies(self, generated: SampleSet) -> dict[str, Result]:
         real, reference = self._averaged(self.reference.real), self.reference.cover.patches
@@ -117,26 +119,26 @@ class SnapshotEvaluator:
             reference=reference,
             cache_folder=cache_folder(self.plan),
         )
-        # What is usual is the extreme of the real patches: so many that lie apart, which are few in volumes, are
-        # exceeded by a share of about 1 / (n + 1) of patches never seen. 13 % were, with 8 and 20 Hippocampus volumes.
+        # The limit is the extreme of n real patches, few in volumes; about 1 / (n + 1) of unseen patches exceed it.
+        # 13 % did with 8 and 20 Hippocampus volumes.
         unsure = 100 / (min(len(real), len(reference)) + 1)
         return {
             name: replace(result, standard_error=math.hypot(result.standard_error, unsure))
-            for name, result in _told(comparison, ["copies"]).items()
+            for name, result in _compute(comparison, ["copies"]).items()
         }
 
     def _averaged(self, samples: SampleSet) -> SampleSet:
-        """Images alone, at the resolution in which copies are searched for."""
+        """Images alone, at the resolution at which copies are searched for."""
         return SampleSet(average_blocks(samples.image, self.reference.factors), None, samples.case)
 
 
-def _told(comparison: Comparison, names: Sequence[str]) -> dict[str, Result]:
-    """The results of those metrics that the comparison allows."""
+def _compute(comparison: Comparison, names: Sequence[str]) -> dict[str, Result]:
+    """Results of the metrics that the comparison allows."""
     return compute_metrics(comparison, [name for name in names if name not in refusals(comparison, names)])
 
 
-class _SameRealSide(Comparison):
-    """A comparison that looks at the real patches once in a training, and always minds the same labels."""
+class _FixedReference(Comparison):
+    """A comparison that computes the features of the real patches once per training, with a fixed set of labels."""
 
     def __init__(
         self,
@@ -144,18 +146,18 @@ class _SameRealSide(Comparison):
         generated: SampleSet,
         labels: tuple[int, ...],
         plan: Plan,
-        remembered: dict[str, torch.Tensor],
+        real_features: dict[str, torch.Tensor],
     ):
         super().__init__(real, generated, features=RandomPyramid(), conditions=plan.conditions)
         self.labels = labels
-        self._remembered = remembered
+        self._real_features = real_features
 
     def vectors(self, extractor: FeatureExtractor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As every comparison has them, the real ones from memory."""
+        """As in the base class, with the real ones from memory."""
         key = extractor.identity()
-        if key not in self._remembered:
-            self._remembered[key] = extractor(self.real)
-        real, generated = self._remembered[key], extractor(self.generated)
+        if key not in self._real_features:
+            self._real_features[key] = extractor(self.real)
+        real, generated = self._real_features[key], extractor(self.generated)
         centre, scale = standardisation(real)
         return (real - centre) / scale, (generated - centre) / scale
 
@@ -163,4 +165,4 @@ class _SameRealSide(Comparison):
 def _affordable(plan: Plan) -> int:
     channels = len(plan.codec.labels) if plan.variant == "mask" else plan.codec.image_channels
     size = 4 * channels * math.prod(plan.patch_size)
-    return max(FEWEST, min(SAMPLES[len(plan.patch_size)], SET_BYTES // size))
+    return max(FEWEST_SAMPLES, min(SAMPLES[len(plan.patch_size)], SET_BYTES // size))

@@ -1,4 +1,4 @@
-"""Divergence and collapse: noticed, told, and answered by going back to where all was well."""
+"""Detect divergence or mode collapse, and what a rollback to the last good checkpoint reports."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.training.state import TrainingState
 
 MAX_ROLLBACKS = 3
-COLLAPSED_SPREAD = 0.1  # spread of the drawn pairs, as a share of the real ones', below which they are one picture
-GRACE_IMAGES = 5_000  # before which a generator has not spread out yet
+COLLAPSED_SPREAD = 0.1  # of generated pairs, as a fraction of that of real ones; less is mode collapse
+GRACE_IMAGES = 5_000  # at the start, when generated pairs hardly differ yet
 
 
-def detect_failure(state: TrainingState, figures: Mapping[str, float]) -> str | None:
-    """What is wrong with a training after a step that gave these figures; None where nothing is."""
-    broken = [name for name, value in figures.items() if not math.isfinite(value)]
+def detect_failure(state: TrainingState, scalars: Mapping[str, float]) -> str | None:
+    """What is wrong after a step that returned these scalars; None if nothing is."""
+    broken = [name for name, value in scalars.items() if not math.isfinite(value)]
     broken += [name for name in ("generator", "discriminator") if not _is_finite(getattr(state, name))]
     if broken:
         return f"diverged: {', '.join(broken)} not finite"
     if state.images_seen >= GRACE_IMAGES and state.spread < COLLAPSED_SPREAD:
-        return f"collapsed: drawn pairs differ from each other by {state.spread:.0%} of what real ones do"
+        return f"collapsed: generated pairs vary by only {state.spread:.0%} of the variation of real ones"
     return None
 
 
 def _is_finite(network: nn.Module) -> bool:
-    """Whether all weights are: a step may break them that gave finite figures itself, and be saved as a good one."""
+    """Whether all weights are finite: a step may break them although its own scalars are finite."""
     return bool(torch.stack([weight.detach().sum() for weight in network.parameters()]).isfinite().all())
 
 
 def rollback_message(failure: str, state: TrainingState) -> str:
-    """What a user is told when training goes back.
+    """What is printed when training returns to the last good checkpoint.
 
     Raises:
-        UserError: it went back often enough.
+        UserError: training was rolled back too often.
     """
     seen, plan = state.images_seen, state.plan
     if state.rollbacks >= MAX_ROLLBACKS:
         raise UserError(
-            f"Training {failure}, after {seen:,} images and {MAX_ROLLBACKS} returns to an earlier checkpoint, each "
-            f"with half the learning rate. Move the run folder away and start again with --set r1_weight="
-            f"{4 * plan.r1_weight or 1:g}. Until then its snapshots can be drawn from."
+            f"Training {failure}, after {seen:,} images and {MAX_ROLLBACKS} rollbacks, each of which halved the "
+            f"learning rate. Move the run folder away and start again with --set r1_weight="
+            f"{4 * plan.r1_weight or 1:g}. Its snapshots can still be sampled from."
         )
     rate = plan.learning_rate / 2 ** (state.rollbacks + 1)
-    return f"Training {failure}, after {seen:,} images. Going back to the last good checkpoint, learning rate {rate:g}."
+    return f"Training {failure}, after {seen:,} images. Back to the last good checkpoint, with learning rate {rate:g}."

@@ -1,4 +1,4 @@
-"""What training changes, and how it is kept: networks, optimizers, counts. All randomness is of seed and step."""
+"""The state of a training: networks, optimizers, moving average, counts. Randomness depends on seed and step alone."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from stylegan2_cond.training.distributed import DistributedContext
 ADAM_BETAS = (0.0, 0.99)
 ADAM_EPS = 1e-8
 SPREAD_IMAGES = 1_000
+LONGEST_HALF_LIFE = 20_000  # images, of the moving average; Karras et al. 2020b use 5,000 to 20,000
 
 
 @dataclass
@@ -27,18 +28,18 @@ class TrainingState:
     """Networks, optimizers and counts; a checkpoint holds what changes of them, and nothing else.
 
     Attributes:
-        average: the generator whose weights are the moving average; it is what draws.
-        adaptive: how probable augmentation is; None where the plan has none.
-        spread: running mean of how much drawn pairs differ from each other, as a share of how much real ones do.
-        images_seen: real images that training has seen.
-        rollbacks: how often training went back to an earlier checkpoint, each time to go on with half the step.
-        figures: values of each figure since the last log line.
-        backends: of the ops that computed this training, in the order of their use.
+        average: the generator with the moving average of the weights; samples come from it.
+        adaptive: probability of augmentation; None if the plan has no augmentation.
+        spread: running mean of how much generated pairs vary, as a fraction of how much real ones do.
+        images_seen: number of real images that training has seen.
+        rollbacks: how often training returned to an earlier checkpoint, each time halving the learning rate.
+        scalars: values of each scalar since the last log line.
+        backends: ops backends that computed this training, in the order of their use.
     """
 
     plan: Plan
     device: torch.device
-    world: DistributedContext
+    distributed: DistributedContext
     generator: Generator
     discriminator: Discriminator
     average: Generator
@@ -49,15 +50,15 @@ class TrainingState:
     spread: float = 1.0
     images_seen: int = 0
     rollbacks: int = 0
-    figures: dict[str, list[float]] = field(default_factory=dict)
+    scalars: dict[str, list[float]] = field(default_factory=dict)
     backends: tuple[str, ...] = ()
     _stateful: tuple[str, ...] = field(
         default=("generator", "discriminator", "average", "generator_optimizer", "discriminator_optimizer"), repr=False
     )
 
     @classmethod
-    def start(cls, plan: Plan, device: torch.device, world: DistributedContext | None = None) -> TrainingState:
-        """Fresh networks, drawn from the plan's seed; torch's global random state is left as it was."""
+    def start(cls, plan: Plan, device: torch.device, distributed: DistributedContext | None = None) -> TrainingState:
+        """Untrained networks, initialised from the plan's seed; torch's global random state does not change."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(plan.seed, RandomStream.INITIALISATION, 0))
             networks = [build_generator(plan), build_discriminator(plan)]
@@ -71,7 +72,7 @@ class TrainingState:
         return cls(
             plan=plan,
             device=device,
-            world=world or DistributedContext(),
+            distributed=distributed or DistributedContext(),
             generator=generator,
             discriminator=discriminator,
             average=copy.deepcopy(generator).eval().requires_grad_(False),
@@ -83,19 +84,20 @@ class TrainingState:
 
     @property
     def step_number(self) -> int:
+        """Number of steps taken so far."""
         return self.images_seen // self.plan.batch_size
 
     def rng(self, stream: RandomStream) -> torch.Generator:
-        """Random numbers of this step; others after a rollback, so that the same accident need not happen again."""
+        """Random numbers of this step; they depend on the number of rollbacks, so that a retry sees other noise."""
         seed = stream_seed(self.plan.seed, stream, self.step_number, self.rollbacks)
         return torch.Generator(self.device).manual_seed(seed)
 
     def autocast(self) -> torch.autocast:
-        """The networks' precision."""
+        """Context in which the networks compute in the plan's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16")
 
     def note_backend(self) -> str | None:
-        """Remember what computes the ops from here on; what computed them before, if that was something else."""
+        """Record the ops backend that is used from now on; returns the previous one if it was another."""
         before, now = self.backends[-1:], name_backend(self.device.type)
         if before == (now,):
             return None
@@ -103,33 +105,33 @@ class TrainingState:
         return before[0] if before else None
 
     def track_spread(self, spread: float) -> None:
-        """Move the running mean of the spread, over the last thousand images or so."""
+        """Update the running mean of the spread, over about the last `SPREAD_IMAGES` images."""
         self.spread += (spread - self.spread) * min(1.0, self.plan.batch_size / SPREAD_IMAGES)
 
     def apply_rollback(self, rollbacks: int) -> None:
-        """Go on from here for the so-many-th time, each time with half the step of the time before."""
+        """Continue after rollback number `rollbacks`, halving the learning rate each time."""
         for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
             for group in optimizer.param_groups:
                 group["lr"] /= 2 ** (rollbacks - self.rollbacks)
         self.rollbacks = rollbacks
 
     def state_dict(self) -> dict:
-        """All that `load_state_dict` needs to go on exactly."""
+        """Everything that `load_state_dict` needs to resume exactly."""
         return {
             "images_seen": self.images_seen,
             "rollbacks": self.rollbacks,
             "spread": self.spread,
-            "figures": {name: list(values) for name, values in self.figures.items()},
+            "scalars": {name: list(values) for name, values in self.scalars.items()},
             "backends": self.backends,
             "adaptive": self.adaptive.state_dict() if self.adaptive else None,
             **{name: getattr(self, name).state_dict() for name in self._stateful},
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over a state of the same plan.
+        """Load the state of a training with the same plan.
 
         Raises:
-            ValueError: a part is of another type or shape, or holds a number that is not finite.
+            ValueError: a part has another type or shape, or holds a number that is not finite.
             Exception: what torch raises when a part is missing.
         """
         _refuse_misfits(state, self.state_dict())
@@ -138,17 +140,36 @@ class TrainingState:
         for name in ("generator_optimizer", "discriminator_optimizer"):
             for weight, moments in getattr(self, name).state.items():
                 if any(moment.ndim and moment.shape != weight.shape for moment in moments.values()):
-                    raise ValueError(f"{name} is of other weights")
+                    raise ValueError(f"{name} belongs to other weights")
         if self.adaptive:
             self.adaptive.load_state_dict(state["adaptive"])
         self.images_seen, self.rollbacks, self.spread = state["images_seen"], state["rollbacks"], state["spread"]
-        self.figures.clear()
-        self.figures.update({name: list(values) for name, values in state["figures"].items()})
+        self.scalars.clear()
+        self.scalars.update({name: list(values) for name, values in state["scalars"].items()})
         self.backends = tuple(state["backends"])
 
 
+def ema_decay(images_seen: int, batch_size: int, share: float) -> float:
+    """Decay per step for a half-life of `share` of the images seen so far (ramp-up of Karras et al. 2020b).
+
+    A fixed half-life keeps the random first weights in the average for most of a short training; an unlimited one
+    averages over weights that are far apart in a long one.
+    """
+    half_life = min(max(images_seen * share, 1e-8), LONGEST_HALF_LIFE)
+    return 0.5 ** (batch_size / half_life)
+
+
+@torch.no_grad()
+def update_ema(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
+    """Move `average` towards `network`; buffers are copied."""
+    for mean, current in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(current, 1 - decay)
+    for mean, current in zip(average.buffers(), network.buffers(), strict=True):
+        mean.copy_(current)
+
+
 def _refuse_misfits(state: dict, expected: dict) -> None:
-    """Compare what both have; of a fresh optimizer that is not everything."""
+    """Compare what both have: a fresh optimizer lacks moments."""
     kinds = {place: _kind(value) for place, value in _leaves(expected)}
     for place, value in _leaves(state):
         if _kind(value) != kinds.get(place, _kind(value)):
@@ -157,13 +178,13 @@ def _refuse_misfits(state: dict, expected: dict) -> None:
             raise ValueError(f"{place} is not finite")
     if min(state["images_seen"], state["rollbacks"]) < 0:
         raise ValueError("images_seen or rollbacks is negative")
-    for name, values in state["figures"].items():
+    for name, values in state["scalars"].items():
         if not all(isinstance(value, (int, float)) for value in values):
-            raise ValueError(f"figures.{name} holds other things than numbers")
+            raise ValueError(f"scalars.{name} does not hold numbers only")
 
 
 def _leaves(content: object, place: str = "") -> Iterator[tuple[str, object]]:
-    """Every value of nested dictionaries, lists and tuples, by its place."""
+    """Every value of nested dictionaries, lists and tuples, with its place."""
     if not isinstance(content, (dict, list, tuple)):
         yield place, content
         return
@@ -182,7 +203,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _adam(network: torch.nn.Module, plan: Plan, interval: int = 0) -> torch.optim.Adam:
-    """Adam; one more step every `interval` makes steps and memory shorter (Karras et al. 2020, appendix B)."""
+    """Adam, adjusted for one more step every `interval` steps (lazy regularisation, Karras et al. 2020, appendix B)."""
     ratio = interval / (interval + 1) if interval else 1.0
     return torch.optim.Adam(
         network.parameters(),
@@ -193,15 +214,15 @@ def _adam(network: torch.nn.Module, plan: Plan, interval: int = 0) -> torch.opti
 
 
 def set_precision(plan: Plan) -> None:
-    """Let float32 be float32, but for convolutions where the plan has TF32.
+    """Compute float32 in full precision, except for convolutions if the plan says TF32.
 
-    Matrix products make warps, styles and their norms; they take no time, and TF32 would shift a warp by a tenth of a
-    pixel. The setting is this process's own.
+    Matrix products compute warps, styles and norms; they take little time, and TF32 would shift a warp by a tenth of a
+    pixel. The setting applies to this process.
     """
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = plan.precision == "tf32"
 
 
 def stream_seed(seed: int, *place: int) -> int:
-    """A seed for each place in each stream."""
+    """A seed for each place in each random stream."""
     return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0] >> 1)

@@ -11,11 +11,10 @@ from torch.nn import functional as F
 
 from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.training.augment import AugmentParameters
-from stylegan2_cond.training.ema import ema_decay, update_ema
 from stylegan2_cond.training.losses import feature_matching, gradient_penalty, relativistic_loss
-from stylegan2_cond.training.state import TrainingState
+from stylegan2_cond.training.state import TrainingState, ema_decay, update_ema
 
-Figures = dict[str, torch.Tensor]
+Scalars = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -63,15 +62,15 @@ def take_step(state: TrainingState, image: np.ndarray, label: np.ndarray, positi
         position: `[N]`, position of each 2-D patch in its volume, from 0 to 1.
 
     Returns:
-        losses, mean scores and other figures by name, averaged over all processes.
+        losses, mean scores and other scalars by name, averaged over all processes.
     """
     plan = state.plan
     parts = _prepare(state, image, label, position).split(plan.accumulate)
-    generated, figures = _train_generator(state, parts)
-    figures |= _train_discriminator(state, parts, generated)
+    generated, scalars = _train_generator(state, parts)
+    scalars |= _train_discriminator(state, parts, generated)
     if plan.r1_weight and state.step_number % plan.r1_interval == 0:
-        figures |= _penalize_gradients(state, parts, generated)
-    reported = _reduce(state, figures)
+        scalars |= _penalize_gradients(state, parts, generated)
+    reported = _reduce(state, scalars)
     if state.adaptive:
         state.adaptive.update(reported["sign_real"], plan.batch_size)
         reported["augment_p"] = state.adaptive.p
@@ -81,7 +80,7 @@ def take_step(state: TrainingState, image: np.ndarray, label: np.ndarray, positi
     return reported
 
 
-def _train_generator(state: TrainingState, parts: list[Batch]) -> tuple[list[torch.Tensor], Figures]:
+def _train_generator(state: TrainingState, parts: list[Batch]) -> tuple[list[torch.Tensor], Scalars]:
     """Raise the scores of generated pairs above those of real ones; returns what the discriminator saw of each part."""
     plan, channels = state.plan, state.plan.codec.image_channels
     views, found, previous = [], [], None
@@ -97,27 +96,27 @@ def _train_generator(state: TrainingState, parts: list[Batch]) -> tuple[list[tor
             with torch.no_grad():
                 real_score, real_features = _discriminate(state, part, _view(state, part, part.real))
             loss = relativistic_loss(score, real_score)
-            figures = {"loss_generator": loss.detach(), "spread": _spread(part.real, pairs, previous)}
+            scalars = {"loss_generator": loss.detach(), "spread": _spread(part.real, pairs, previous)}
             if plan.given_mask:  # the image should be near the real one of the same mask, in voxels and in features
                 l1 = F.l1_loss(pairs[:, :channels], part.real[:, :channels])
                 matching = feature_matching(real_features, features)
                 loss = loss + (plan.l1_weight * l1 + plan.feature_weight * matching)
-                figures |= {"l1": l1.detach(), "features": matching.detach()}
+                scalars |= {"l1": l1.detach(), "features": matching.detach()}
         (loss / len(parts)).backward()
         w_mean += w.detach().float().mean(dim=0) / len(parts)
         views.append(view.detach())
-        found.append(figures)
+        found.append(scalars)
         previous = part.real, pairs.detach()
     if len(parts[0].real) == 1:  # the first part had no other sample to be compared with
         found[0]["spread"] = found[min(1, len(found) - 1)]["spread"]
     _descend(state, state.generator, state.generator_optimizer)
     state.discriminator.requires_grad_(True)
-    state.world.average([w_mean])
+    state.distributed.average([w_mean])
     state.generator.mapping.track_average(w_mean)
     return views, _mean(found)
 
 
-def _train_discriminator(state: TrainingState, parts: list[Batch], generated: list[torch.Tensor]) -> Figures:
+def _train_discriminator(state: TrainingState, parts: list[Batch], generated: list[torch.Tensor]) -> Scalars:
     """Raise the scores of real pairs above those of generated ones."""
     found = []
     state.discriminator_optimizer.zero_grad(set_to_none=True)
@@ -139,19 +138,19 @@ def _train_discriminator(state: TrainingState, parts: list[Batch], generated: li
     return _mean(found)
 
 
-def _penalize_gradients(state: TrainingState, parts: list[Batch], generated: list[torch.Tensor]) -> Figures:
+def _penalize_gradients(state: TrainingState, parts: list[Batch], generated: list[torch.Tensor]) -> Scalars:
     """R1 and R2, every `r1_interval` steps with as many times the weight (Karras et al. 2020, section 3.1)."""
     plan, found = state.plan, []
     state.discriminator_optimizer.zero_grad(set_to_none=True)
     for part, view in zip(parts, generated, strict=True):
-        figures = {}
+        scalars = {}
         for name, pairs in (("r1", _view(state, part, part.real)), ("r2", view)):
             pairs = pairs.detach().requires_grad_(True)
             with state.autocast():
                 penalty = gradient_penalty(_discriminate(state, part, pairs)[0], pairs)
             (penalty * plan.r1_weight * plan.r1_interval / len(parts)).backward()
-            figures[name] = penalty.detach()
-        found.append(figures)
+            scalars[name] = penalty.detach()
+        found.append(scalars)
     _descend(state, state.discriminator, state.discriminator_optimizer)
     return _mean(found)
 
@@ -187,7 +186,7 @@ def _prepare(state: TrainingState, image: np.ndarray, label: np.ndarray, positio
     for target, *pair in zip(real.split(size), images.split(size), labels.split(size), strict=True):
         target.copy_(codec.encode(*pair))
     known = codec.known(labels)
-    rng, share = state.rng(RandomStream.LATENTS), state.world.share(plan.batch_size)
+    rng, share = state.rng(RandomStream.LATENTS), state.distributed.share(plan.batch_size)
     z = torch.randn(plan.batch_size, plan.latent_dim, generator=rng, device=device)
     sizes = state.generator.synthesis.noise_sizes
     noises = [torch.randn(plan.batch_size, 1, *size, generator=rng, device=device) for size in sizes]
@@ -243,19 +242,19 @@ def _spread(
 
 def _descend(state: TrainingState, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """One optimizer step along the gradient, averaged over all processes."""
-    state.world.average([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
+    state.distributed.average([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
     optimizer.step()
 
 
-def _mean(found: list[Figures]) -> Figures:
-    return {name: torch.stack([figures[name].float() for figures in found]).mean() for name in found[0]}
+def _mean(found: list[Scalars]) -> Scalars:
+    return {name: torch.stack([scalars[name].float() for scalars in found]).mean() for name in found[0]}
 
 
-def _reduce(state: TrainingState, figures: Figures) -> dict[str, float]:
-    """Figures as numbers, averaged over all processes; synchronises with the device once."""
-    values = torch.stack([value.float().reshape([]) for value in figures.values()])
-    state.world.average([values])
-    return dict(zip(figures, values.tolist(), strict=True))
+def _reduce(state: TrainingState, scalars: Scalars) -> dict[str, float]:
+    """Scalars as Python numbers, averaged over all processes; synchronises with the device once."""
+    values = torch.stack([value.float().reshape([]) for value in scalars.values()])
+    state.distributed.average([values])
+    return dict(zip(scalars, values.tolist(), strict=True))
 
 
 def _take(value: object, part: slice) -> object:
