@@ -53,7 +53,7 @@ def test_a_step_that_no_memory_could_hold_says_so_by_its_exit_code(monkeypatch):
 @pytest.mark.parametrize("code", [OUT_OF_MEMORY, -9, 137])
 def test_a_trial_that_ends_for_want_of_memory_is_told_as_such(monkeypatch, code):
     monkeypatch.setattr(profile_step.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code, "", ""))
-    with pytest.raises(MemoryError, match="batch 8 in 1 parts"):
+    with pytest.raises(MemoryError, match="8 in 1 parts"):
         measure_step(tiny_plan(), CPU)
 
 

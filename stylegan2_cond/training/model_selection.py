@@ -73,7 +73,7 @@ def memorization_warning(history: History) -> str | None:
     )
     free = [scores for scores in evaluated if not _copies(scores)]
     if not free:
-        return f"{text} So did every earlier snapshot. Train on more cases, or do not share samples of this generator."
+        return f"{text} This holds for every snapshot. Train on more cases, or do not share samples of this generator."
     better = free[choose_best(free)]
     return f"{text} Stop here, or use an earlier snapshot; the best without copies is snapshots/{better['images']:09d}."
 
