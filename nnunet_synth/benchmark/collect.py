@@ -43,7 +43,7 @@ def write_tables(folder: Path, design: Design, records: Mapping[str, TaskRecord]
             try:
                 scores += [key | row for row in read_scores(scores_path(folder, name), design.test_cases)]
             except UserError as error:
-                _warn(f"{error} {name} is left out; the same command repeats it.")
+                print(f"Warning: {error} {name} is left out; the same command repeats it.", file=sys.stderr)
                 records[name] = records[name].model_copy(update={"state": "missing", "error": str(error)})
         runs.append(key | _run_row(folder, design, task, records))
     write_rows(folder / SCORES_FILE, SCORE_COLUMNS, scores)
@@ -95,9 +95,5 @@ def _load(kind: type[_Kind], path: Path) -> _Kind | None:
     try:
         return kind.load(path) if path.exists() else None
     except UserError as error:
-        _warn(f"{error} Without it, its figures are left out.")
+        print(f"Warning: {error} Without it, its figures are left out.", file=sys.stderr)
         return None
-
-
-def _warn(text: str) -> None:
-    print(f"Warning: {text}", file=sys.stderr)

@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from nnunet_synth.benchmark.arms import choose_arms
 from nnunet_synth.benchmark.budget import apply_budget
 from nnunet_synth.benchmark.case_selection import ALL, DEFAULT_SIZES
@@ -98,7 +100,7 @@ def describe_report(path: Path) -> str:
 
 
 def choose_resources(options: BenchmarkOptions) -> Resources:
-    """As many parallel jobs as there are GPUs; without one, as many as leave each of them a CPU core.
+    """As many parallel jobs as there are GPUs (or one, for `cuda:N`); without a GPU, one for each CPU core.
 
     Raises:
         UserError: an sbatch option that is not KEY=VALUE, or the device is not available.
@@ -114,16 +116,9 @@ def choose_resources(options: BenchmarkOptions) -> Resources:
         return Resources(options.jobs or SLURM_JOBS, SLURM_THREADS, device, slurm, gpus)
     open_device(options.device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    gpus = _gpus(number) if device == "cuda" else ()
+    gpus = tuple([int(number)] if number else range(torch.cuda.device_count())) if device == "cuda" else ()
     jobs = options.jobs or len(gpus) or min(cores, MAX_CPU_JOBS)
     return Resources(jobs, max(1, cores // jobs), device, gpus=gpus)
-
-
-def _gpus(number: str) -> tuple[int, ...]:
-    """The GPU that was named, or all."""
-    import torch
-
-    return (int(number),) if number else tuple(range(torch.cuda.device_count()))
 
 
 def _notes(design: Design, options: BenchmarkOptions) -> list[str]:

@@ -40,8 +40,9 @@ def score_predictions(preprocessed: Preprocessed, predictions: Path, cases: Sequ
         truth, prediction, ignored, spacing = _read(preprocessed, predictions, case)
         for label, dice in found[case].items():
             masks = (region_or_label_to_mask(part, label) & ~ignored for part in (truth, prediction))
-            figures = {"dice": dice, "hd95": hausdorff_95(*masks, spacing)}
-            rows.append({"case": case, "label": label_key(label)} | {k: _text(v) for k, v in figures.items()})
+            scores = {"dice": dice, "hd95": hausdorff_95(*masks, spacing)}
+            texts = {metric: "" if math.isnan(value) else f"{value:.6g}" for metric, value in scores.items()}
+            rows.append({"case": case, "label": label_key(label)} | texts)
     return rows
 
 
@@ -73,9 +74,10 @@ def hausdorff_95(truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[fl
     if not (truth.any() and prediction.any()):
         return math.nan
     long = [axis for axis, length in enumerate(truth.shape) if length > 1 or truth.ndim <= 2]
-    box = _around(truth | prediction)
+    box = tuple(slice(int(where.min()), int(where.max()) + 1) for where in np.nonzero(truth | prediction))
+    masks = [np.squeeze(mask[box], tuple({*range(truth.ndim)} - {*long})) for mask in (truth, prediction)]
+    surfaces = [mask & ~ndimage.binary_erosion(mask, border_value=0) for mask in masks]
     spacing = [spacing[axis] for axis in long]
-    surfaces = [_surface(np.squeeze(mask[box], tuple({*range(truth.ndim)} - {*long}))) for mask in (truth, prediction)]
     return max(_directed(*surfaces, spacing), _directed(*surfaces[::-1], spacing))
 
 
@@ -110,15 +112,6 @@ def read_scores(path: Path, cases: Sequence[str]) -> list[dict]:
     return rows
 
 
-def _around(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around a mask."""
-    return tuple(slice(int(where.min()), int(where.max()) + 1) for where in np.nonzero(mask))
-
-
-def _surface(mask: np.ndarray) -> np.ndarray:
-    return mask & ~ndimage.binary_erosion(mask, border_value=0)
-
-
 def _directed(of: np.ndarray, to: np.ndarray, spacing: Sequence[float]) -> float:
     """95th percentile of the distances from each voxel of one surface to the nearest of another.
 
@@ -136,7 +129,3 @@ def _read(preprocessed: Preprocessed, predictions: Path, case: str) -> tuple[np.
     ignore = preprocessed.label_manager.ignore_label
     ignored = truth[0] == ignore if ignore is not None else np.zeros(truth[0].shape, dtype=bool)
     return truth[0], prediction[0], ignored, properties["spacing"]
-
-
-def _text(value: float) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.6g}"

@@ -32,17 +32,13 @@ class Spread:
 
     def p(self, estimate: float) -> float:
         """Two-sided p-value of Student's t test."""
-        if not np.isfinite(self.variance) or self.dof <= 0:
-            return np.nan
-        if self.variance == 0:
+        if self.dof > 0 and self.variance == 0:
             return float(estimate == 0)
-        return float(2 * stats.t.sf(abs(estimate) / np.sqrt(self.variance), self.dof))
+        return float(2 * stats.t.sf(abs(estimate) / np.sqrt(self.variance), self.dof)) if self.dof > 0 else np.nan
 
     def half_width(self, level: float = LEVEL) -> float:
         """Half the width of the interval around the estimate."""
-        if not np.isfinite(self.variance) or self.dof <= 0:
-            return np.nan
-        return float(stats.t.ppf((1 + level) / 2, self.dof) * np.sqrt(self.variance))
+        return float(stats.t.ppf((1 + level) / 2, self.dof) * np.sqrt(self.variance)) if self.dof > 0 else np.nan
 
 
 @dataclass(frozen=True)

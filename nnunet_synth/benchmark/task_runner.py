@@ -50,10 +50,6 @@ class TaskRecord(Document):
     error: str = ""
 
 
-class TaskFailed(Exception):
-    """A command of a task ended with an error."""
-
-
 def record_path(folder: Path, name: str) -> Path:
     """The record of a task."""
     return folder / "tasks" / f"{name}.json"
@@ -150,7 +146,7 @@ def _run_commands(task: Task, design: Design, folder: Path, threads: int, device
         start = log.stat().st_size if log.exists() else 0
         if code := run_logged(command, log, environment, detached=True, each_second=stop_if_orphaned):
             what, refused, _ = (last_error(log, start) or f"ended with code {code}").partition(IF_REFUSED)
-            raise TaskFailed(f"{command[0]}: {what}{ADVICE_IF_REFUSED if refused else ''}")
+            raise UserError(f"{command[0]}: {what}{ADVICE_IF_REFUSED if refused else ''}")
 
 
 def score_run(task: Task, design: Design, folder: Path) -> None:
