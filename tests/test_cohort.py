@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_synth.demo.cohort import draw_displacement, draw_subject, jacobian_determinant, write_cohort
+from nnunet_synth.demo.cohort import jacobian_determinant, sample_displacement, sample_subject, write_cohort
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_deformations_fold_nowhere(seed):
-    assert jacobian_determinant(draw_displacement(np.random.default_rng(seed))).min() > 0
+    assert jacobian_determinant(sample_displacement(np.random.default_rng(seed))).min() > 0
 
 
 def test_the_jacobian_of_a_known_stretch():
@@ -19,11 +19,11 @@ def test_the_jacobian_of_a_known_stretch():
 
 
 def test_a_subject_depends_on_seed_and_number_alone():
-    images, labels = draw_subject(1, 4)
-    again, same = draw_subject(1, 4)
+    images, labels = sample_subject(1, 4)
+    again, same = sample_subject(1, 4)
     assert np.array_equal(images["T1"], again["T1"])
     assert np.array_equal(labels, same)
-    other, _ = draw_subject(1, 5)
+    other, _ = sample_subject(1, 5)
     assert other["T1"].shape != images["T1"].shape or not np.array_equal(other["T1"], images["T1"])
 
 

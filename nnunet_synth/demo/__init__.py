@@ -1,1 +1,1 @@
-"""The whole way on data that comes with a dependency."""
+"""Every step, from raw images to a trained nnU-Net, on virtual subjects."""

@@ -30,7 +30,7 @@ LABELS = {"background": 0, "grey_matter": 1, "white_matter": 2}
 
 
 class Template(NamedTuple):
-    """Average brain: ``maps`` (4, X, Y, Z) = T1 in [0, 1] and GM, WM, CSF probabilities; ``origin`` of voxel 0, mm."""
+    """Average brain: `maps` (4, X, Y, Z) = T1 in [0, 1] and GM, WM, CSF probabilities; `origin` of voxel 0, mm."""
 
     maps: np.ndarray
     origin: np.ndarray
@@ -50,7 +50,7 @@ def load_template() -> Template:
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: tuple[float, ...]) -> np.ndarray:
-    """Gaussian-smoothed white noise of ``shape`` with zero mean and unit standard deviation; ``sigma`` in voxels."""
+    """Gaussian-smoothed white noise of `shape` with zero mean and unit standard deviation; `sigma` in voxels."""
     noise = gaussian_filter(rng.standard_normal(shape), sigma, mode="wrap")
     return (noise - noise.mean()) / noise.std()
 
@@ -58,8 +58,8 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: tuple[
 def exponentiate(velocity: np.ndarray, squarings: int = 6) -> np.ndarray:
     """Displacement (3, X, Y, Z) at time 1 of a stationary velocity field of that shape, both in voxels of their grid.
 
-    Scaling and squaring (Arsigny et al. 2006): the velocity is divided by ``2**squarings``, so that the first small
-    step is invertible, and the step is then composed with itself ``squarings`` times; a composition of invertible
+    Scaling and squaring (Arsigny et al. 2006): the velocity is divided by `2**squarings`, so that the first small
+    step is invertible, and the step is then composed with itself `squarings` times; a composition of invertible
     maps is invertible.
     """
     grid = np.indices(velocity.shape[1:]).astype(float)
@@ -69,12 +69,12 @@ def exponentiate(velocity: np.ndarray, squarings: int = 6) -> np.ndarray:
     return displacement
 
 
-def draw_displacement(rng: np.random.Generator, amplitude: float = 3.0, smoothness: float = 14.0) -> np.ndarray:
+def sample_displacement(rng: np.random.Generator, amplitude: float = 3.0, smoothness: float = 14.0) -> np.ndarray:
     """Random diffeomorphism as displacement (3, X, Y, Z), in voxels of the control grid over the template's volume.
 
-    ``amplitude`` is the velocity's standard deviation per component and ``smoothness`` the standard deviation of its
+    `amplitude` is the velocity's standard deviation per component and `smoothness` the standard deviation of its
     Gaussian kernel, both in mm. At the defaults the Jacobian determinant stays positive everywhere (between about
-    0.29 and 3.2 over 200 draws); `jacobian_determinant` verifies it.
+    0.29 and 3.2 over 200 samples); `jacobian_determinant` verifies it.
     """
     extent = np.array(load_template().maps.shape[1:]) * TEMPLATE_SPACING
     shape = (3, *np.ceil(extent / CONTROL_SPACING).astype(int))
@@ -83,17 +83,17 @@ def draw_displacement(rng: np.random.Generator, amplitude: float = 3.0, smoothne
 
 
 def jacobian_determinant(displacement: np.ndarray) -> np.ndarray:
-    """Determinant (X, Y, Z) of the Jacobian of ``x + displacement(x)``, displacement (3, X, Y, Z) in voxels."""
+    """Determinant (X, Y, Z) of the Jacobian of `x + displacement(x)`, displacement (3, X, Y, Z) in voxels."""
     jacobian = np.stack([np.stack(np.gradient(component)) for component in displacement])  # (3, 3, X, Y, Z)
     return np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1)) + np.eye(3))
 
 
 def interpolate(maps: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Linear interpolation of ``maps`` (C, X, Y, Z) at ``points`` (3, ...) in voxels; returns (C, ...)."""
+    """Linear interpolation of `maps` (C, X, Y, Z) at `points` (3, ...) in voxels; returns (C, ...)."""
     return np.stack([map_coordinates(channel, points, order=1, mode="nearest") for channel in maps])
 
 
-def draw_affine(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def sample_affine(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Random matrix (3, 3) and shift (3,) in mm, from subject to template coordinates.
 
     Rotations of 4 degrees and shifts of 2 mm (standard deviations), scales within 6 % per axis.
@@ -109,15 +109,15 @@ def warp_template(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.n
     fine_spacing = VOXEL_SPACING / (1, 1, SUBSLICES)
     fine_shape = np.array(shape) * (1, 1, SUBSLICES)
     offsets = (np.indices(fine_shape) - (fine_shape[:, None, None, None] - 1) / 2) * fine_spacing[:, None, None, None]
-    matrix, shift = draw_affine(rng)
+    matrix, shift = sample_affine(rng)
     points = np.tensordot(matrix, offsets, 1) + (VOLUME_CENTRE + shift)[:, None, None, None]
     points -= template.origin[:, None, None, None]
-    points += CONTROL_SPACING * interpolate(draw_displacement(rng), points / CONTROL_SPACING)
+    points += CONTROL_SPACING * interpolate(sample_displacement(rng), points / CONTROL_SPACING)
     return interpolate(template.maps, points / TEMPLATE_SPACING).reshape(4, *shape, SUBSLICES).mean(-1)
 
 
 def acquire(rng: np.random.Generator, signal: np.ndarray) -> np.ndarray:
-    """Scanner image (int16, arbitrary units) of ``signal`` in [0, 1]: bias field, receiver noise, random scale.
+    """Scanner image (int16, arbitrary units) of `signal` in [0, 1]: bias field, receiver noise, random scale.
 
     The bias field is smooth and multiplicative (standard deviation 12 %). The noise is Gaussian in the real and the
     imaginary part of the complex signal, so that the magnitude is Rician (Gudbjartsson & Patz 1995).
@@ -127,8 +127,8 @@ def acquire(rng: np.random.Generator, signal: np.ndarray) -> np.ndarray:
     return np.rint(rng.uniform(300, 700) * np.hypot(signal * bias + real, imaginary)).astype(np.int16)
 
 
-def draw_subject(seed: int, subject: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Channel images by name (int16) and labels (uint8), all (X, Y, Z), a function of ``(seed, subject)`` alone."""
+def sample_subject(seed: int, subject: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Channel images by name (int16) and labels (uint8), all (X, Y, Z), a function of `(seed, subject)` alone."""
     rng = np.random.default_rng([seed, subject])
     width, depth = rng.integers(-2, 3, 2)
     shape = (MEDIAN_SHAPE[0] + int(width), MEDIAN_SHAPE[1] + int(depth), MEDIAN_SHAPE[2])
@@ -140,7 +140,7 @@ def draw_subject(seed: int, subject: int) -> tuple[dict[str, np.ndarray], np.nda
 
 
 def write_volume(path: Path, volume: np.ndarray) -> None:
-    """Write ``volume`` (X, Y, Z) in RAS+ order as NIfTI, centred on `VOLUME_CENTRE`."""
+    """Write `volume` (X, Y, Z) in RAS+ order as NIfTI, centred on `VOLUME_CENTRE`."""
     image = sitk.GetImageFromArray(volume.transpose(2, 1, 0))
     first_voxel = VOLUME_CENTRE - (np.array(volume.shape) - 1) / 2 * VOXEL_SPACING
     image.SetSpacing(VOXEL_SPACING.tolist())
@@ -150,20 +150,20 @@ def write_volume(path: Path, volume: np.ndarray) -> None:
 
 
 def write_cohort(folder: Path, *, training: int = 16, test: int = 8, seed: int = 0) -> None:
-    """Write ``training`` and ``test`` virtual subjects as the nnU-Net raw dataset ``folder`` (DatasetXXX_Name).
+    """Write `training` and `test` virtual subjects as the nnU-Net raw dataset `folder` (DatasetXXX_Name).
 
-    The test subjects' labels go to ``labelsTs``, which nnU-Net itself never reads.
+    The test subjects' labels go to `labelsTs`, which nnU-Net itself never reads.
     """
     from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty: delete it or choose another dataset name, then write again.")
+        raise FileExistsError(f"{folder} is not empty. Delete it, or choose another dataset name.")
     for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for subject in ProgressBar(range(training + test), desc="virtual subjects", unit="subject"):
         suffix = "Tr" if subject < training else "Ts"
-        images, labels = draw_subject(seed, subject)
+        images, labels = sample_subject(seed, subject)
         for channel, name in enumerate(CHANNELS):
             write_volume(folder / f"images{suffix}" / f"virtual_{subject:03d}_{channel:04d}.nii.gz", images[name])
         write_volume(folder / f"labels{suffix}" / f"virtual_{subject:03d}.nii.gz", labels)
