@@ -1,4 +1,4 @@
-"""A conditional StyleGAN2 that learns from one nnU-Net fold to draw images with their masks."""
+"""A conditional StyleGAN2 that is trained on one nnU-Net fold and generates images with their masks."""
 
 from typing import Literal
 

@@ -7,6 +7,7 @@ import errno
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,56 +20,28 @@ from stylegan2_cond.memory import keep_freed_memory
 if TYPE_CHECKING:
     from stylegan2_cond.planning import RunOptions
 
-PATH_ERRORS = (
-    errno.ENAMETOOLONG,
-    errno.ENOTDIR,
-    errno.ELOOP,
-    errno.EISDIR,
-    errno.EACCES,
-    errno.EROFS,
-    errno.EPERM,
-)
+PATH_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EACCES, errno.EROFS, errno.EPERM)
+_argument, _option = (partial(kind, show_default=False) for kind in (typer.Argument, typer.Option))
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-Dataset = Annotated[
-    str, typer.Argument(metavar="DATASET", help="Number or name, e.g. 4 or Dataset004_Hippocampus.", show_default=False)
-]
-Configuration = Annotated[
-    str, typer.Argument(metavar="CONFIGURATION", help="Configuration of nnU-Net, e.g. 2d.", show_default=False)
-]
-FoldName = Annotated[str, typer.Argument(metavar="FOLD", help="Fold, 0 to 4, or all.", show_default=False)]
-Snapshot = Annotated[
-    Path, typer.Argument(metavar="SNAPSHOT", help="Folder of a snapshot, with card.json.", show_default=False)
-]
+Dataset = Annotated[str, _argument(metavar="DATASET", help="Dataset, e.g. 4 or Dataset004_Hippocampus.")]
+Configuration = Annotated[str, _argument(metavar="CONFIGURATION", help="Configuration of nnU-Net, e.g. 2d.")]
+FoldName = Annotated[str, _argument(metavar="FOLD", help="Fold, 0 to 4, or all.")]
+Snapshot = Annotated[Path, _argument(metavar="SNAPSHOT", help="Folder of a snapshot, with card.json.")]
 Plans = Annotated[str, typer.Option("-p", "--plans", metavar="PLANS", help="Name of nnU-Net's plans.")]
-Device = Annotated[
-    str,
-    typer.Option(metavar="D", help="Device, e.g. cpu or cuda:1 (default: cuda if available).", show_default=False),
-]
-VariantName = Annotated[Variant, typer.Option(metavar="V", help="Output: pair, mask, or image for given masks.")]
+Device = Annotated[str, _option(metavar="D", help="Device, e.g. cpu or cuda:1 (default: cuda if available).")]
+VariantName = Annotated[Variant, typer.Option(metavar="V", help="Output: pair, mask, or image for masks.")]
 Memory = Annotated[
-    float | None,
-    typer.Option("--memory-gb", metavar="G", help="Memory budget in GiB (default: free memory).", show_default=False),
+    float | None, _option("--memory-gb", metavar="G", help="Memory budget in GiB (default: free memory).")
 ]
 Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the plan (repeatable).", show_default=False),
+    list[str] | None, _option("--set", metavar="KEY=VALUE", help="Set a key of the plan (repeatable).")
 ]
-Kimg = Annotated[
-    float | None,
-    typer.Option(
-        metavar="N",
-        help="Thousands of training images (default: from the data).",
-        min=0.001,
-        max=1e6,
-        show_default=False,
-    ),
-]
+Kimg = Annotated[float | None, _option(metavar="N", help="Thousands of training images (default: from the data).")]
 PatchSize = Annotated[
-    str | None,
-    typer.Option(metavar="H,W", help="Size of the generated patches (default: from the data).", show_default=False),
+    str | None, _option(metavar="H,W", help="Size of the generated patches (default: from the data).")
 ]
-Seed = Annotated[int | None, typer.Option(metavar="S", help="Random seed (default: 0).", min=0, show_default=False)]
+Seed = Annotated[int | None, _option(metavar="S", help="Random seed (default: 0).", min=0)]
 SampleSeed = Annotated[int, typer.Option("--seed", metavar="S", help="Random seed.", min=0)]
 
 
@@ -81,7 +54,7 @@ def _show_version(shown: bool) -> None:
 
 
 Version = Annotated[
-    bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    bool, _option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
 ]
 
 
@@ -106,9 +79,7 @@ def plan(
     memory_gb: Memory = None,
     settings: Settings = None,
     device: Device = "",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the plan, if training has not begun.")
-    ] = False,
+    overwrite: Annotated[bool, _option("--overwrite", help="Replace the plan, if training has not begun.")] = False,
 ) -> None:
     """Make a plan for training, show the reason for each choice, try one training step, and write plan.json."""
     arguments = dict(locals())
@@ -167,29 +138,19 @@ def _run_options(*, patch_size: str | None, settings: list[str] | None, device: 
 )
 def generate(
     snapshot: Snapshot,
-    samples: Annotated[int, typer.Option("-n", metavar="N", help="Number of samples.", min=1, show_default=False)],
-    folder: Annotated[
-        Path, typer.Option("-o", metavar="FOLDER", help="Folder for images, labels and preview.", show_default=False)
-    ],
+    samples: Annotated[int, _option("-n", metavar="N", help="Number of samples.", min=1)],
+    folder: Annotated[Path, _option("-o", metavar="FOLDER", help="Folder for images, labels and preview.")],
     seed: SampleSeed = 0,
     truncation: Annotated[float, typer.Option(metavar="T", help="Below 1: more typical, less diverse.", min=0)] = 1.0,
     with_class: Annotated[
-        list[int] | None,
-        typer.Option(metavar="L", help="Show this class and no other (repeatable).", show_default=False),
+        list[int] | None, _option(metavar="L", help="Show this class and no other (repeatable).")
     ] = None,
-    position: Annotated[
-        float | None,
-        typer.Option(metavar="P", help="Position of slices in their volume, 0 to 1.", show_default=False),
-    ] = None,
+    position: Annotated[float | None, _option(metavar="P", help="Position of slices in their volume, 0 to 1.")] = None,
     area: Annotated[
-        list[str] | None,
-        typer.Option(metavar="L=SHARE", help="Share of the patch for a class (repeatable).", show_default=False),
+        list[str] | None, _option(metavar="L=SHARE", help="Share of the patch for a class (repeatable).")
     ] = None,
     masks: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SOURCE", help="Masks for images: deformed (default), real, or a snapshot.", show_default=False
-        ),
+        str | None, _option(metavar="SOURCE", help="Masks for images: deformed (default), real, or a snapshot.")
     ] = None,
     device: Device = "",
 ) -> None:
@@ -216,26 +177,20 @@ def generate(
 def evaluate(
     snapshot: Snapshot,
     metric: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Metric, e.g. kid (repeatable; default: all).", show_default=False),
+        list[str] | None, _option(metavar="NAME", help="Metric, e.g. kid (repeatable; default: all).")
     ] = None,
     samples: Annotated[
-        int | None,
-        typer.Option(
-            "-n", metavar="N", help="Number of samples (default: 2000; 3-D: 300).", min=20, show_default=False
-        ),
+        int | None, _option("-n", metavar="N", help="Number of samples (default: 2000; 3-D: 300).", min=20)
     ] = None,
     seed: SampleSeed = 0,
     features: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Features: nnunet, random or e.g. inception-v3-compat.", show_default=False),
+        str | None, _option(metavar="NAME", help="Features: nnunet, random or e.g. inception-v3-compat.")
     ] = None,
     nnunet: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Trained nnU-Net (default: the newest of the fold).", show_default=False),
+        Path | None, _option(metavar="FOLDER", help="Trained nnU-Net (default: the newest of the fold).")
     ] = None,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Also compare with validation cases; never select by them.")
+        bool, _option("--held-out", help="Also compare with validation cases; never select by them.")
     ] = False,
     device: Device = "",
 ) -> None:
@@ -262,10 +217,8 @@ def evaluate(
 
 @app.command(short_help="Measure the speed on this machine.", epilog="Example: stylegan2-cond bench --json speed.json")
 def bench(
-    json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the results to this file.", show_default=False)
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Small shapes and few repetitions; takes minutes.")] = False,
+    json: Annotated[Path | None, _option(metavar="FILE", help="Also write the results to this file.")] = None,
+    quick: Annotated[bool, _option("--quick", help="Small shapes and few repetitions; takes minutes.")] = False,
     device: Device = "",
 ) -> None:
     """Measure the speed of the ops, a training step and sampling, compared with plain PyTorch."""
@@ -282,7 +235,7 @@ def bench(
     short_help="Show available devices, compilers and backends.", epilog="Example: stylegan2-cond doctor --build"
 )
 def doctor(
-    build: Annotated[bool, typer.Option("--build", help="Compile the ops now, even if that failed before.")] = False,
+    build: Annotated[bool, _option("--build", help="Compile the ops now, even if that failed before.")] = False,
 ) -> None:
     """Show available devices and compilers, and the state of each backend of the ops."""
     from stylegan2_cond.ops.doctor import diagnose

@@ -1,9 +1,9 @@
-"""The one kind of error that a user is meant to read."""
+"""Exceptions whose message is meant for the user."""
 
 
 class UserError(Exception):
-    """Something that the user can mend: says what is wrong, in which file or argument, and what to type instead."""
+    """Something that the user can fix: says what is wrong, in which file or argument, and what to type instead."""
 
 
 class Stopped(Exception):
-    """Work was asked to stop, and did so with everything saved; the message says how to go on."""
+    """Work was stopped on request, with everything saved; the message says how to resume."""

@@ -1,4 +1,4 @@
-"""JSON files as checked models, and files that are either whole or not there."""
+"""JSON files as validated models, and atomic writes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from typing_extensions import Self
 from stylegan2_cond.errors import UserError
 
 DISK_IS_FULL = 64 * 1024  # bytes left
-OUTDATED_SECONDS = 24 * 3600  # after which another machine's temporary file is taken for a leftover
+OUTDATED_SECONDS = 24 * 3600  # after which another machine's temporary file counts as a leftover
 _LIST_OF_NUMBERS = re.compile(r"\[\n\s+[-+.\de]+(?:,\n\s+(?:[-+.\de]+|null))*\n\s+\]")  # goes in one line of a file
 _SHORT = reprlib.Repr()
 _SHORT.maxother = 80
@@ -35,11 +35,11 @@ _SHORT.maxother = 80
 class Document(BaseModel):
     """A JSON file with a `format_version`; unknown keys and wrong types are errors that name file, key and remedy.
 
-    All its numbers are finite: JSON knows no others.
+    All its numbers are finite, since JSON has no others.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    remedy: ClassVar[str] = "Mend the file, or delete it and run the command that writes it again."
+    remedy: ClassVar[str] = "Fix the file, or delete it and run the command that writes it again."
     format_version: int = 1
 
     @model_validator(mode="after")
@@ -53,7 +53,7 @@ class Document(BaseModel):
         """Read and check `path`.
 
         Raises:
-            UserError: the file can't be read, is of another format version, or a key or type is wrong.
+            UserError: the file cannot be read, has another format version, or a key or type is wrong.
         """
         content = read_json(path, cls.remedy)
         version = content.get("format_version") if isinstance(content, dict) else None
@@ -88,19 +88,19 @@ class Document(BaseModel):
 
     @classmethod
     def _opened(cls, content: dict, path: str | os.PathLike) -> dict:
-        """What of a file's content the document itself is."""
+        """The document in the content of a file."""
         return content
 
     @classmethod
     def _closed(cls, content: dict) -> dict:
-        """What a file holds for the document."""
+        """The content of the file for a document."""
         return content
 
 
 class Record(Document):
-    """A document of which the file holds a checksum over the rest of itself, against accidents.
+    """A document whose file holds a checksum of the rest, against accidental changes.
 
-    It does not protect against someone who edits on purpose: whoever can change the file can renew the checksum.
+    It does not protect against deliberate ones: whoever can change the file can renew the checksum.
     """
 
     @classmethod
@@ -121,10 +121,10 @@ def checksum(content: Mapping[str, object]) -> str:
 
 
 def read_json(path: str | os.PathLike, remedy: str) -> Any:
-    """The content of a JSON file, whatever it is; NaN and Infinity pass, since nnU-Net writes them.
+    """The content of a JSON file of any type; NaN and Infinity are allowed, since nnU-Net writes them.
 
     Raises:
-        UserError: the file is missing, can't be read or is not valid JSON; `remedy` ends the message.
+        UserError: the file is missing, cannot be read or is not valid JSON; `remedy` ends the message.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -134,12 +134,12 @@ def read_json(path: str | os.PathLike, remedy: str) -> Any:
         raise UserError(f"{path} cannot be read ({error.strerror}). {remedy}") from None
     except RecursionError:
         raise UserError(f"{path} is not valid JSON (nested too deeply). {remedy}") from None
-    except ValueError as error:  # also: no UTF-8, an integer of thousands of digits, a NUL in the path
+    except ValueError as error:  # also not UTF-8, an integer of thousands of digits, a NUL in the path
         raise UserError(f"{path!s} is not valid JSON, perhaps cut off ({error}). {remedy}") from None
 
 
 def _not_finite(part: object, key: str = "") -> Iterator[tuple[str, float]]:
-    """Where in a document a number is infinite or NaN, and which."""
+    """The keys and values of numbers in a document that are infinite or NaN."""
     if isinstance(part, float) and not math.isfinite(part):
         yield key, part
     inside = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, (list, tuple)) else ()
@@ -148,7 +148,7 @@ def _not_finite(part: object, key: str = "") -> Iterator[tuple[str, float]]:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Every problem of a validation, in one line; unknown keys with the nearest key that exists."""
+    """All problems of a validation in one line; unknown keys with the nearest existing key."""
     problems = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
@@ -157,18 +157,18 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             nearest = difflib.get_close_matches(str(own), _keys(model, inside), n=1)
             problems.append(f"unknown key '{key}'" + (f" (did you mean '{nearest[0]}'?)." if nearest else "."))
         else:
-            said = problem["msg"].removeprefix("Value error, ")  # what a validator of ours says
+            said = problem["msg"].removeprefix("Value error, ")  # the prefix of our own validators
             problems.append(f"key '{key}': {said}, got {_short(problem.get('input'))}.")
     return " ".join(" ".join(problems).split())  # a key may hold line breaks
 
 
 def _short(value: object) -> str:
-    """What fits a line; also of lists within lists that Python itself refuses to write out."""
+    """A value in one line; also of lists nested more deeply than Python can print."""
     return value[:80] if isinstance(value, str) else _SHORT.repr(value)
 
 
 def _keys(part: object, inside: Sequence[int | str]) -> list[str]:
-    """The keys of the part of a document that `inside` leads to; none where that is no model."""
+    """The keys of the part of a document at `inside`; none if it is not a model."""
     for step in inside:
         fields = getattr(part, "model_fields", {})
         part = fields[step].annotation if step in fields else next(iter(typing.get_args(part)), None)
@@ -177,9 +177,9 @@ def _keys(part: object, inside: Sequence[int | str]) -> list[str]:
 
 @contextlib.contextmanager
 def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary name beside `path`; rename it when the block ends well, remove it when it does not.
+    """A temporary path next to `path` that is renamed to it when the block succeeds, and removed when it fails.
 
-    After a power cut, the old or the new content is there. What killed processes left of the same file is removed.
+    After a power cut, `path` has the old or the new content. Leftovers of killed processes are removed.
 
     Raises:
         UserError: the disk is full, or the path cannot be written to.
@@ -193,7 +193,7 @@ def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
             yield temporary
             _sync(temporary)
             os.replace(temporary, path)
-            with contextlib.suppress(OSError):  # not every file system knows it for folders
+            with contextlib.suppress(OSError):  # not every file system supports it for folders
                 _sync(path.parent)
     finally:
         with contextlib.suppress(OSError):  # a read-only disk refuses to remove even what is not there
@@ -201,7 +201,7 @@ def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def copy_atomically(source: str | os.PathLike, target: str | os.PathLike) -> None:
-    """Copy a file's content; killed at any moment, `target` is whole or as it was before.
+    """Copy a file's content; if interrupted at any moment, `target` is complete or unchanged.
 
     Raises:
         UserError: the disk is full, or `target` cannot be written to.
@@ -211,7 +211,7 @@ def copy_atomically(source: str | os.PathLike, target: str | os.PathLike) -> Non
 
 
 def _sync(path: Path) -> None:
-    """Have the disk hold what was written."""
+    """Flush what was written to the disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -220,7 +220,7 @@ def _sync(path: Path) -> None:
 
 
 def _sweep(path: Path) -> None:
-    """Remove the temporary files for `path` of processes that are no more."""
+    """Remove the temporary files for `path` of processes that have ended."""
     start = f".{path.name}."
     for entry in os.scandir(path.parent):
         if entry.name.startswith(start) and entry.name.endswith(".tmp"):
@@ -246,7 +246,7 @@ def _is_outdated(entry: os.DirEntry) -> bool:
 
 @contextlib.contextmanager
 def explained_write(path: Path) -> Iterator[None]:
-    """Turn errors of writing `path` into such as a user can read, where a user can mend them."""
+    """Turn errors of writing `path` that a user can fix into a `UserError`."""
     try:
         yield
     except Exception as error:
@@ -256,9 +256,9 @@ def explained_write(path: Path) -> Iterator[None]:
 
 
 def as_user_error(error: Exception, path: Path) -> Exception:
-    """Say what a failed write means; errors that a user can't mend come back unchanged.
+    """The error of a failed write as a `UserError`, or unchanged if the user cannot fix it.
 
-    torch, safetensors and blosc2 report a full disk by errors of their own, so the disk itself is asked as well.
+    torch, safetensors and blosc2 report a full disk by errors of their own, so free space is checked as well.
     """
     number = getattr(error, "errno", None)
     full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or _free_bytes(path) < DISK_IS_FULL

@@ -1,4 +1,4 @@
-"""Memory of this process and its device: what is free, and keeping what was freed for the next step."""
+"""Free memory of devices, and settings of the allocator."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch  # loaded only where it is used, since --help takes seconds with it
+    import torch  # imported only where needed, since it takes seconds
 
 # Parameters of glibc's mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST = 2**31 - 1
 CUDA_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # the old name, which all releases read, first
-_FROM_HEAP = 2**30  # bytes; larger blocks are mapped one by one still
+_FROM_HEAP = 2**30  # bytes; larger blocks are still mapped one by one
 
 MEMINFO = Path("/proc/meminfo")
 OWN_CGROUP = Path("/proc/self/cgroup")
-CGROUPS = Path("/sys/fs/cgroup")  # Linux' control groups, version 2: the limits of containers and of a cluster's jobs
+CGROUPS = Path("/sys/fs/cgroup")  # control groups, version 2: limits of containers and cluster jobs
 NO_MEMORY = (  # PyTorch's messages; cuBLAS and cuDNN also fail in these ways if no memory is left for their workspaces
     "can't allocate memory",
     "not enough memory",
@@ -32,14 +32,14 @@ GPU_SHARE = 0.92  # of a GPU's free memory; the rest is for gaps between blocks,
 
 
 def keep_freed_memory() -> bool:
-    """Let this process reuse large blocks instead of giving them back to the kernel; False where that can't be told.
+    """Let this process reuse large blocks instead of returning them to the kernel; False if that is not possible.
 
-    By default glibc maps every block above 32 MiB afresh, and the kernel clears it page by page: two thirds of the time
-    that `bias_act` and its backward pass take on `[8, 64, 256, 256]` on a CPU. Memory that was used once stays with the
-    process; its peak is about the same.
+    By default, glibc maps every block above 32 MiB anew, and the kernel clears it page by page: two thirds of the time
+    of `bias_act` and its backward pass on `[8, 64, 256, 256]` on a CPU. Freed memory stays with the process; its peak
+    is about the same.
 
-    On a GPU, PyTorch keeps freed memory itself. Unless the user has other settings for it, its blocks may grow, since
-    steps of two kinds would leave gaps between blocks of a fixed size. It must be called before CUDA is used.
+    On a GPU, PyTorch keeps freed memory itself. Unless the user has set something else, its blocks may grow, since
+    alternating steps would leave gaps between blocks of a fixed size. Call it before CUDA is used.
     """
     if not any(name in os.environ for name in CUDA_SETTINGS):
         os.environ[CUDA_SETTINGS[0]] = "expandable_segments:True"
@@ -50,7 +50,7 @@ def keep_freed_memory() -> bool:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What training may take of a device now; None where it can't be told."""
+    """Memory that training may take on a device now, in bytes; None if unknown."""
     if device.type != "cuda":
         return available_bytes()
     import torch
@@ -59,7 +59,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def available_bytes() -> int | None:
-    """What this machine, and the container or job that we are in, give without swapping; None where none tells."""
+    """Memory that the machine, and the container or job of this process, can give without swapping; None if unknown."""
     return min((number for number in (_of_machine(), *_of_cgroups()) if number is not None), default=None)
 
 
@@ -72,7 +72,7 @@ def _of_machine() -> int | None:
 
 
 def _of_cgroups() -> list[int | None]:
-    """Of our control group and of each that it is part of."""
+    """Of the control group of this process and its parents."""
     try:
         own = next(line[3:] for line in OWN_CGROUP.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
@@ -82,17 +82,17 @@ def _of_cgroups() -> list[int | None]:
 
 
 def _of_cgroup(folder: Path) -> int | None:
-    """The limit less what is used, file caches that can be dropped not counted; None without a limit."""
+    """The limit minus what is used, except file caches that can be dropped; None without a limit."""
     try:
         limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
         kept = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # "max" is no number
+    except (OSError, ValueError):  # "max" is not a number
         return None
     return max(0, limit - used + int(kept.get("inactive_file", 0)))
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held; 0 where no system call tells."""
+    """Peak memory of this process, in bytes; 0 if unknown."""
     status = Path("/proc/self/status")
     if status.exists():  # ru_maxrss would count the parent's, before the fork
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))

@@ -1,4 +1,4 @@
-"""Progress bars; where there is no terminal, as in the log of a batch job, lines in their place."""
+"""Progress bars, which become lines where there is no terminal, as in the log of a batch job."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from tqdm import tqdm
 
 LINE_SECONDS = 30.0  # between two lines
 LINE = (
-    "{desc}: {n_fmt} of {total_fmt} {unit} ({percentage:.0f}%), {elapsed} passed, {remaining} left, {rate_fmt}{postfix}"
+    "{desc}: {n_fmt} of {total_fmt} {unit} ({percentage:.0f}%), {elapsed} elapsed, "
+    "{remaining} left, {rate_fmt}{postfix}"
 )
 
 
 class ProgressBar(tqdm):
     """tqdm's bar on a terminal; elsewhere, a line every half minute, and one at the end unless `leave` is False.
 
-    The lines come from a thread, so that a long step does not look like a process that hangs. Arguments are tqdm's.
+    The lines come from a thread, so that a long step does not look like a hang. Arguments are tqdm's.
     """
 
     def __init__(self, iterable: Iterable | None = None, **options: object):
@@ -35,7 +36,7 @@ class ProgressBar(tqdm):
             print(self, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Remove the bar, or leave it as it is; as tqdm."""
+        """Remove the bar or leave it, as tqdm does."""
         last = self._as_lines and self.leave and not self.disable
         self._closed.set()
         super().close()
@@ -44,7 +45,7 @@ class ProgressBar(tqdm):
 
 
 def write_line(text: str) -> None:
-    """Print a line above the bar; at once, also into a file."""
+    """Print a line above the bar, unbuffered."""
     tqdm.write(text)
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Pictures of pairs: grey images with their masks drawn over them."""
+"""Grids of images with their masks as overlays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALLEST_TILE = 96  # pixels; smaller patches are magnified by a whole number
 GAP = 2
 FRAME = 0.3  # grey of the gaps around volumes and bare masks
 COLUMNS = {2: 8, 3: 4}  # samples per row, by the number of axes
-_COLOURS = [c for c in matplotlib.colormaps["tab10"].colors if len(set(c)) > 1]  # its grey would not be seen
+_COLOURS = [c for c in matplotlib.colormaps["tab10"].colors if len(set(c)) > 1]  # grey is not visible
 
 
 def overlay_grid(
@@ -29,20 +29,18 @@ def overlay_grid(
     rgb: Sequence[int] | None = None,
     columns: int | None = None,
 ) -> np.ndarray:
-    """Tiles of every channel beside the first channel with the mask over it; without channels, the mask on black.
+    """A grid of samples: each channel next to the first channel with the mask as overlay; masks alone on black.
 
-    Of colour images, a tile in colour stands next to the same with the mask over it.
-
-    Of a volume, the middle cuts across the first, second and third axis stand side by side, each channel in a row of
-    its own and the mask in the last; the lower ones are padded.
+    Colour images are shown in colour, next to the same with the overlay. Volumes are shown by their middle slices
+    along the three axes, side by side, with the channels and the overlay in rows.
 
     Args:
         image: `[N, C, *spatial]`.
         label: `[N, *spatial]` integers.
-        low, high: per channel, the intensities drawn black and white.
-        labels: label values in the order of their colours; the background 0 and -1 stay uncoloured.
-        rgb: the channels that are red, green and blue; None where the image is not a colour image.
-        columns: samples per row; 8 slices or 4 volumes, or as many as there are, when None.
+        low, high: per channel, the intensities shown as black and white.
+        labels: label values in the order of their colours; 0 and -1 are not coloured.
+        rgb: the channels that are red, green and blue; None if the image is not in colour.
+        columns: samples per row; up to 8 slices or 4 volumes if None.
 
     Returns:
         `[height, width, 3]` uint8.
@@ -53,7 +51,7 @@ def overlay_grid(
     show = {2: _slice_tile, 3: _volume_tile}[dims]
     tiles = [show(sample, mask, labels, rgb) for sample, mask in zip(grey, label, strict=True)]
     scale = max(1, math.ceil(SMALLEST_TILE / max(label.shape[1:])))
-    frame = 0.0 if dims == 2 and image.shape[1] else FRAME  # what is black itself needs another
+    frame = 0.0 if dims == 2 and image.shape[1] else FRAME  # black tiles need another
     tiles = [_framed(tile.repeat(scale, 0).repeat(scale, 1), ((GAP, GAP), (GAP, GAP)), frame) for tile in tiles]
     columns = columns or min(COLUMNS[dims], len(tiles))
     tiles += [np.full_like(tiles[0], frame)] * (-len(tiles) % columns)
@@ -64,7 +62,7 @@ def overlay_grid(
 def scaled(
     image: np.ndarray, low: Sequence[float], high: Sequence[float], rgb: Sequence[int] | None = None
 ) -> np.ndarray:
-    """`[C, *spatial]` → the same between 0 and 1; of a colour image, all channels by one scale, or grey has a tint."""
+    """`[C, *spatial]` → the same between 0 and 1; all channels of a colour image by one scale, which keeps its hue."""
     if rgb is not None:
         low, high = [min(low)] * len(low), [max(high)] * len(high)
     low, high = (np.reshape(bound, (-1, *[1] * (image.ndim - 1))) for bound in (low, high))
@@ -112,7 +110,7 @@ def colour_mask(image: np.ndarray, mask: np.ndarray, labels: Sequence[int], opac
 
 
 def save_picture(path: str | Path, picture: np.ndarray) -> None:
-    """Write a `[height, width, 3]` uint8 array as PNG, whole or not at all."""
+    """Write a `[height, width, 3]` uint8 array as PNG, atomically."""
     with write_atomically(path) as temporary:
         imsave(temporary, picture, format="png")
 

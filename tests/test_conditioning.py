@@ -391,7 +391,7 @@ def test_what_cannot_be_is_refused_in_words(asked, said):
 
 def test_volumes_have_no_position_to_ask_for():
     conditions = Conditions.from_patches(CLASSES, patches({1: 0.1}), None)
-    with pytest.raises(ValueError, match="can't be asked for a position"):
+    with pytest.raises(ValueError, match="has no positions"):
         conditions.sample(np.random.default_rng(0), position=0.5)
 
 

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from stylegan2_cond.data.mask_deformation import (
-    LEAST_LEFT,
-    SPECK,
-    STEEPEST,
+    MAX_SLOPE,
+    MIN_PIECE,
+    MIN_SHARE_LEFT,
     Deformation,
     deform,
-    draw_deformation,
+    remove_specks,
     resample,
+    sample_deformation,
     smooth_noise,
     source_coordinates,
-    without_specks,
 )
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE
 
@@ -55,7 +55,7 @@ def draw_organ(patch_size, dtype=np.int16):
 
 def draw_parts(patch_size, seed, strength, spacing=None):
     spacing = np.ones(len(patch_size)) if spacing is None else np.array(spacing, float)
-    return draw_deformation(patch_size, np.random.default_rng(seed), strength, spacing)
+    return sample_deformation(patch_size, np.random.default_rng(seed), strength, spacing)
 
 
 def count_pieces(mask):
@@ -218,7 +218,7 @@ def test_however_strong_a_deformation_is_it_folds_nowhere(patch_size, seed, elas
     spacing = np.array([first, *[1.0] * (len(patch_size) - 1)])
     strength = replace(Deformation(), elastic=elastic, smoothness=smoothness)
     drawn = draw_parts(patch_size, seed, strength, spacing)
-    least = (1 - STEEPEST) ** len(patch_size) * np.exp(-len(patch_size) * strength.scale)
+    least = (1 - MAX_SLOPE) ** len(patch_size) * np.exp(-len(patch_size) * strength.scale)
     for share in (1, 0.5):  # a weaker one of the same kind folds as little
         coordinates = source_coordinates(*(share * part for part in drawn), spacing)
         assert corner_determinants(coordinates).min() >= least * (1 - 1e-6)
@@ -232,7 +232,7 @@ def test_no_two_voxels_come_from_near_the_same_place(patch_size):
     for seed in range(10):
         _, _, elastic = draw_parts(patch_size, seed, WILD, spacing)
         moved = places + elastic.reshape(len(patch_size), -1).T
-        assert (np.abs(moved[:, None] - moved).max(axis=-1) >= (1 - STEEPEST) * apart - 1e-9).all()
+        assert (np.abs(moved[:, None] - moved).max(axis=-1) >= (1 - MAX_SLOPE) * apart - 1e-9).all()
 
 
 @pytest.mark.parametrize("patch_size", PATCHES)
@@ -293,9 +293,9 @@ def test_no_class_is_lost_and_no_specks_are_won(shape, seed, grain, strength):
     deformed = deform(label, np.random.default_rng(seed), strength)
     for value in np.unique(label):
         if value != OUTSIDE:
-            assert (deformed == value).sum() >= LEAST_LEFT * (label == value).sum()
+            assert (deformed == value).sum() >= MIN_SHARE_LEFT * (label == value).sum()
         pieces, count = ndimage.label(deformed == value)
-        larger = (np.bincount(pieces.ravel())[1:] >= SPECK).sum()
+        larger = (np.bincount(pieces.ravel())[1:] >= MIN_PIECE).sum()
         assert count <= max(count_pieces(label == value), larger)
 
 
@@ -309,7 +309,7 @@ def test_single_voxels_lines_and_what_lies_at_the_rim_never_vanish(patch_size):
         for strength in (Deformation(), WILD):
             deformed = deform(label, np.random.default_rng(seed), strength)
             assert set(np.unique(deformed)) == {0, 1, 2, 3}
-            assert (deformed == 3).sum() >= LEAST_LEFT * (label == 3).sum()
+            assert (deformed == 3).sum() >= MIN_SHARE_LEFT * (label == 3).sum()
 
 
 def test_what_would_lose_a_class_is_done_by_half():
@@ -357,7 +357,7 @@ def test_specks_get_the_label_around_them_and_other_pieces_stay():
     deformed[15:17, 15:17] = 1  # four voxels
     expected = label.copy()
     expected[15:17, 15:17] = 1
-    assert np.array_equal(without_specks(deformed, label), expected)
+    assert np.array_equal(remove_specks(deformed, label), expected)
 
 
 def test_specks_that_were_there_before_stay_and_of_too_many_the_smallest_go():
@@ -365,10 +365,10 @@ def test_specks_that_were_there_before_stay_and_of_too_many_the_smallest_go():
     label[2:8, 2:8] = 1
     label[12, 3:5] = 1
     moved = np.roll(label, 3, axis=1)
-    assert np.array_equal(without_specks(moved, label), moved)
+    assert np.array_equal(remove_specks(moved, label), moved)
     crowded = moved.copy()
     crowded[17, 17] = 1
-    assert np.array_equal(without_specks(crowded, label), moved)
+    assert np.array_equal(remove_specks(crowded, label), moved)
 
 
 # --- the outside

@@ -120,7 +120,7 @@ def test_a_fold_that_does_not_exist_is_refused(preprocessed, fold):
 def test_a_split_of_another_shape_is_told(damaged_copy, content):
     copy, _ = damaged_copy
     (copy.base / "splits_final.json").write_text(content)
-    with pytest.raises(UserError, match=r"splits_final.json is no list of folds"):
+    with pytest.raises(UserError, match=r"splits_final.json is not a list of folds"):
         copy.fold(0)
 
 

@@ -477,7 +477,7 @@ def test_keys_are_read_as_they_are_typed(text, key, value):
         ("kimg=5", "'kimg' has an option of its own: --kimg"),
         ("patch_size=8,8", "--patch-size"),
         ("source=x", "'source' is derived from the data and can't be set"),
-        ("batch_size", "--set batch_size is no key=value. Type for example --set batch_size=8"),
+        ("batch_size", "--set batch_size is not key=value. Type for example --set batch_size=8"),
     ],
 )
 def test_a_wrong_key_is_answered_with_the_right_one(text, words):

@@ -1,4 +1,4 @@
-"""Checksums of preprocessed images, by which a case is known whatever it is called."""
+"""Checksums of preprocessed images, which identify a case whatever its name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Record
 from stylegan2_cond.progress_bar import ProgressBar
 
-_AT_ONCE = 2**24  # voxels that are read together
+_CHUNK = 2**24  # voxels that are read at once
 _ENDINGS = (".b2nd", ".npz")  # of nnU-Net's formats; the file that holds the image
 _FileState = tuple[str, int, int]  # path, size, time of the last change in ns
-_computed: dict[_FileState, str] = {}  # by this process; the file below cannot always be written
+_computed: dict[_FileState, str] = {}  # by this process, since the file below cannot always be written
 
 
 class CaseHashes(Record):
@@ -28,12 +28,12 @@ class CaseHashes(Record):
 
 
 def case_hashes(preprocessed: Preprocessed, names: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of the voxels of each case's image, whatever the case is called and however it is compressed.
+    """SHA-256 of the voxels of each case's image, independent of its name and compression.
 
-    They are kept next to the folder of cases, where it can be written to, and computed again for files that changed.
+    They are stored next to the folder of cases, if it is writable, and computed again for files that changed.
 
     Raises:
-        UserError: a case is not there or cannot be read.
+        UserError: a case is missing or cannot be read.
     """
     path = preprocessed.base / f"case_hashes_{preprocessed.configuration.data_identifier}.json"
     cases = _read(path)
@@ -69,7 +69,7 @@ def _state(preprocessed: Preprocessed, name: str) -> _FileState:
 def _hash(image: np.ndarray) -> str:
     """image: `[C, z, y, x]`."""
     digest = hashlib.sha256(f"{image.shape} {image.dtype}".encode())
-    step = max(1, _AT_ONCE // int(np.prod(image.shape[2:])))
+    step = max(1, _CHUNK // int(np.prod(image.shape[2:])))
     for channel in range(image.shape[0]):
         for first in range(0, image.shape[1], step):
             digest.update(np.ascontiguousarray(image[channel, first : first + step]))

@@ -200,7 +200,7 @@ class _Request:
         if unknown := sorted({*(classes or ()), *areas} - set(known)):
             raise ValueError(f"class {unknown[0]} is not one that this generator knows: {list(known)}")
         if position is not None and not conditions.has_position:
-            raise ValueError("this generator can't be asked for a position: its patches are not slices of volumes")
+            raise ValueError("this generator has no positions, since its patches are not slices of volumes")
         if position is not None and not 0 <= position <= 1:
             raise ValueError(f"position {position:g} is not between 0, the first slice, and 1, the last")
         for label, area in areas.items():

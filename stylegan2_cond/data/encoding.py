@@ -1,4 +1,4 @@
-"""A pair as the networks see it, and back: `[N, C + K, *spatial]`, everything near [-1, 1]."""
+"""Encodes pairs for the networks, `[N, C + K, *spatial]` with values near [-1, 1], and decodes them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pydantic import BaseModel, ConfigDict
 
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE
 
-# What a voxel keeps of its own class when a one-hot mask is softened. Above one half, so that argmax undoes the
-# softening exactly, whatever the mask; the softer the real masks, the less their coding gives them away.
-_KEPT = 0.55
+# Weight of a voxel's own class when a one-hot mask is softened. Above one half, so that argmax undoes the softening
+# exactly; the softer the real masks, the less the discriminator can tell them by their encoding.
+_OWN_CLASS = 0.55
 
 
 class Codec(BaseModel):
-    """How image intensities and labels are coded; kept in the card, since samples are decoded with it.
+    """How image intensities and labels are encoded; stored in the card, since samples are decoded with it.
 
     Attributes:
         low: per image channel, the value (in nnU-Net's normalised units) that becomes -1.
-        high: per image channel, the value that becomes 1. Values beyond are kept, not clipped.
+        high: per image channel, the value that becomes 1. Values beyond are not clipped.
         labels: the integer of each label channel, in order; `OUTSIDE` among them where patches show it.
-        outside: per image channel, the value of every voxel that is `OUTSIDE`, where there is just one.
-        ignore: the integer of voxels whose label is not known.
-        channel_names: of the image channels, as in dataset.json; empty where they are not known.
+        outside: per image channel, the value of all voxels that are `OUTSIDE`; None if it varies.
+        ignore: the integer of voxels whose label is unknown.
+        channel_names: of the image channels, as in dataset.json; empty if unknown.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,7 +36,7 @@ class Codec(BaseModel):
 
     @property
     def rgb(self) -> tuple[int, int, int] | None:
-        """The channels that are red, green and blue, by their names; None where there are others, too."""
+        """The channels that are red, green and blue, by their names; None if there are others, too."""
         names = [name.strip().lower() for name in self.channel_names]
         for colours in (("r", "g", "b"), ("red", "green", "blue")):
             if sorted(names) == sorted(colours):
@@ -61,14 +61,14 @@ class Codec(BaseModel):
         return torch.cat([self._scale(image.float()), self.encode_label(label)], dim=1)
 
     def activate(self, raw: torch.Tensor, given: torch.Tensor | None = None) -> torch.Tensor:
-        """The synthesis network's raw output as `encode` codes real pairs, `[N, C + K, *spatial]`.
+        """Turn raw outputs of the generator into encoded pairs, `[N, C + K, *spatial]`.
 
-        Label channels become probabilities (softmax); voxels outside get their one value by composition, so that no
-        network has to learn it.
+        Label channels become probabilities (softmax); voxels outside get their one value by composition, so that the
+        network need not learn it.
 
         Args:
-            raw: `[N, C + K, *spatial]`, or `[N, C, *spatial]` where the mask is given.
-            given: coded label channels of the mask, `[N, K, *spatial]`.
+            raw: `[N, C + K, *spatial]`, or `[N, C, *spatial]` if the mask is given.
+            given: encoded label channels of the mask, `[N, K, *spatial]`.
         """
         if given is None:
             image, logits = raw.float().split([self.image_channels, len(self.labels)], dim=1)
@@ -97,7 +97,7 @@ class Codec(BaseModel):
         return soft * 2 - 1
 
     def decode(self, coded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Coded pairs → image `[N, C, *spatial]` float32 in nnU-Net's units, label `[N, *spatial]` int16."""
+        """Encoded pairs → image `[N, C, *spatial]` float32 in nnU-Net's units, label `[N, *spatial]` int16."""
         image, probabilities = coded.split([self.image_channels, len(self.labels)], dim=1)
         label = torch.tensor(self.labels, dtype=torch.int16, device=coded.device)[probabilities.argmax(dim=1)]
         low, high = self._per_channel(self.low, image), self._per_channel(self.high, image)
@@ -107,11 +107,11 @@ class Codec(BaseModel):
         return image, label
 
     def known(self, label: torch.Tensor) -> torch.Tensor | None:
-        """`[N, 1, *spatial]`, 0 where the label is to be ignored; None where no label ever is."""
+        """`[N, 1, *spatial]`, 0 where the label is to be ignored; None if there is no ignore label."""
         return None if self.ignore is None else (~self._ignored(label)).unsqueeze(1).float()
 
     def hide(self, coded: torch.Tensor, known: torch.Tensor | None) -> torch.Tensor:
-        """Coded pairs whose label channels are 0 wherever `known` is; unchanged for None."""
+        """Encoded pairs with label channels 0 wherever `known` is 0; unchanged for None."""
         if known is None:
             return coded
         image, label = coded.split([self.image_channels, len(self.labels)], dim=1)
@@ -130,11 +130,12 @@ class Codec(BaseModel):
 
 
 def soften(one_hot: torch.Tensor) -> torch.Tensor:
-    """Blur a one-hot mask as far as argmax can still undo it, edges repeated. one_hot: `[N, K, *spatial]`, float.
+    """Blur a one-hot mask `[N, K, *spatial]`, float, as far as argmax can still undo it; edges are repeated.
 
-    Sums of slices, no convolution: a GPU's would round the taps to TF32, so that real channels no longer sum to one.
+    Sums of slices instead of a convolution, which would round the taps to TF32 on a GPU, so that real channels would
+    no longer sum to one.
     """
-    centre = _KEPT ** (1 / (one_hot.ndim - 2))
+    centre = _OWN_CLASS ** (1 / (one_hot.ndim - 2))
     for axis in range(2, one_hot.ndim):
         one_hot = _blur(one_hot, axis, centre, (1 - centre) / 2)
     return one_hot

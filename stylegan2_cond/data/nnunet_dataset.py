@@ -1,4 +1,4 @@
-"""nnU-Net's preprocessed folder: which dataset, which fold, which cases. All reading is done by nnunetv2's classes."""
+"""nnU-Net's preprocessed datasets: folds and cases, read by nnunetv2's own classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stylegan2_cond.data.nnunet_files import check_configuration, open_plans
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import read_json, write_atomically
 
-# What decides the values that a preprocessed voxel has; two plans that agree in these can share cases.
+# What determines the values of preprocessed voxels; two plans that agree in these can share cases.
 _CONFIGURATION_KEYS = (
     "spacing",
     "normalization_schemes",
@@ -41,7 +41,7 @@ FOLD_ALL = "all"
 
 @dataclass(frozen=True)
 class Fold:
-    """Which cases may be learnt from, and which are held out; the same list twice for fold `all`."""
+    """The training and validation cases of a fold; all cases in both for fold `all`."""
 
     name: str
     training: tuple[str, ...]
@@ -50,7 +50,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Case:
-    """A preprocessed case: image `[C, z, y, x]` float32, label `[1, z, y, x]` integers, and where each class lies.
+    """A preprocessed case: image `[C, z, y, x]` float32, label `[1, z, y, x]` integers, and voxels of each class.
 
     The arrays may be memory-mapped; slicing them gives numpy arrays. A 2-D dataset has z = 1.
     """
@@ -72,7 +72,7 @@ class Preprocessed:
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        """As dataset.json has them, in the order of the channels."""
+        """Names in dataset.json, in the order of the channels."""
         names = self.dataset_json.get("channel_names") or self.dataset_json.get("modality") or {}
         return tuple(str(names[key]) for key in sorted(names, key=int))
 
@@ -109,7 +109,7 @@ class Preprocessed:
 
     @property
     def preprocessing_hash(self) -> str:
-        """SHA-256 of everything in the plans that decides the values of preprocessed voxels, and of the labels."""
+        """SHA-256 of everything in the plans that determines the values of preprocessed voxels, and of the labels."""
         relevant = {key: self.configuration.configuration.get(key) for key in _CONFIGURATION_KEYS}
         relevant |= {key: self.plans_manager.plans.get(key) for key in _PLANS_KEYS}
         relevant |= {key: self.dataset_json.get(key) for key in ("labels", "channel_names", "modality")}
@@ -120,7 +120,7 @@ class Preprocessed:
         return sorted(self.dataset_class.get_identifiers(str(self.folder)))
 
     def case_of(self, file: str) -> str:
-        """The case that a raw file, or a prediction of nnU-Net's, is named after."""
+        """The case to which a raw file or a prediction of nnU-Net belongs, by its name."""
         return Path(file).name.removesuffix(self.dataset_json["file_ending"])
 
     def load(self, name: str) -> Case:
@@ -148,7 +148,7 @@ class Preprocessed:
         `splits_final.json` is written where it is absent, with nnU-Net's own function and seed.
 
         Raises:
-            UserError: no such fold, or too few cases to split, or a split that names cases which are not there.
+            UserError: no such fold, too few cases to split, or a split that names missing cases.
         """
         names = self.case_names()
         if str(fold) == FOLD_ALL:
@@ -163,7 +163,7 @@ class Preprocessed:
         if missing := sorted({*training, *validation} - set(names)):
             raise UserError(
                 f"{self.base / 'splits_final.json'}, fold {fold}, names {len(missing)} cases that are not in "
-                f"{self.folder}, the first is {missing[0]}. Preprocess them ({self.preprocess_command}) or mend the "
+                f"{self.folder}, the first is {missing[0]}. Preprocess them ({self.preprocess_command}) or fix the "
                 f"split."
             )
         if both := sorted(set(training) & set(validation)):
@@ -181,10 +181,10 @@ class Preprocessed:
     def _splits(self, names: list[str]) -> list[dict[str, list[str]]]:
         path = self.base / "splits_final.json"
         if path.exists():
-            remedy = "Mend it, or delete it; nnU-Net and this command make it again."
+            remedy = "Fix or delete it; nnU-Net and this command write it again."
             splits = read_json(path, remedy)
             if not _is_split(splits):
-                raise UserError(f"{path} is no list of folds, each with the lists 'train' and 'val' of names. {remedy}")
+                raise UserError(f"{path} is not a list of folds, each with lists 'train' and 'val' of names. {remedy}")
             return splits
         if len(names) < 5:
             raise UserError(
@@ -249,7 +249,7 @@ def require_folder(variable: str) -> Path:
 
 
 def preprocess_command(dataset_name: str, configuration: str, plans_name: str = "nnUNetPlans") -> str:
-    """The nnU-Net command that makes what was missing."""
+    """The nnU-Net command that preprocesses a dataset."""
     number = (
         dataset_name.removeprefix("Dataset")[:3].lstrip("0") if dataset_name.startswith("Dataset") else dataset_name
     )

@@ -1,4 +1,4 @@
-"""Holds nnU-Net's plans and dataset.json against what is read of them, before anything depends on it."""
+"""Checks nnU-Net's plans and dataset.json for the keys that are read."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def check_configuration(plans: PlansManager, name: str, dataset_json: object, pl
     """Let nnU-Net's classes read a configuration and dataset.json once.
 
     Raises:
-        UserError: a key is missing or of a wrong type, or nnU-Net can't use the labels.
+        UserError: a key is missing or of a wrong type, or nnU-Net cannot use the labels.
     """
     path = plans_path.with_name("dataset.json")
     _check(_Dataset, dataset_json, path, remedy)
     try:
         configuration = plans.get_configuration(name)
-    except Exception as error:  # parents that are not there, or of each other
+    except Exception as error:  # missing or circular parents
         raise UserError(f"{plans_path}, configuration {name}, can't be read ({_first_line(error)}). {remedy}") from None
     where = f"{plans_path}, configuration {name}"
     _check(_Configuration, configuration.configuration, where, remedy)

@@ -1,4 +1,4 @@
-"""Patches cut from the training cases, as nnU-Net's loader cuts its patches."""
+"""Patches of the training cases, sampled as nnU-Net's loader samples its patches."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, Preprocessed
 
-CACHE_BYTES = 2 * 2**30  # cases are kept in memory up to this many bytes, and read from disk beyond
-IMAGE_PADDING = 0  # what nnU-Net's loader pads images with
+CACHE_BYTES = 2 * 2**30  # of cases kept in memory; others are read from disk each time
+IMAGE_PADDING = 0  # as nnU-Net's loader pads images
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,18 +54,18 @@ class PatchBatch:
 
 
 class PatchSampler:
-    """Patch number i of an endless stream; it depends on the seed and on i alone.
+    """An endless stream of patches; number i depends on the seed and on i alone.
 
-    A case is drawn at random; then, with probability `foreground_share`, a voxel of a class that it shows, around
-    which the patch lies (nnU-Net's foreground oversampling), else any place, or any annotated place where a dataset
-    has an ignore label. Where an image is smaller than the patch, it lies in the middle, the rest is `OUTSIDE`.
+    A case is chosen at random; then, with probability `foreground_share`, a voxel of a class that it shows, around
+    which the patch lies (nnU-Net's foreground oversampling), else any place, or any annotated place if the dataset
+    has an ignore label. An image smaller than the patch lies in the middle, and the rest is `OUTSIDE`.
 
     Args:
         preprocessed: where the cases are.
-        names: the cases to draw from.
+        names: the cases.
         patch_size: spatial size; 2-D patches are slices along the first axis, as nnU-Net's are.
         foreground_share: between 0 and 1.
-        seed: of the stream.
+        seed: of the random stream.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class PatchSampler:
         return _cut(case, self.patch_size, self._place(case, _size(self.patch_size), rng), with_image=with_image)
 
     def with_seed(self, seed: int) -> PatchSampler:
-        """The stream of another seed; both keep the same cases in memory."""
+        """The stream of another seed, with the same cases in memory."""
         other = copy.copy(self)
         other.seed = seed
         return other
@@ -110,7 +110,7 @@ class PatchSampler:
 
     @staticmethod
     def _voxel(case: Case, rng: np.random.Generator, *, annotated: bool) -> np.ndarray | None:
-        """A voxel `[z, y, x]` of a class that the case shows, the class drawn first; None where it shows none.
+        """A voxel `[z, y, x]` of a class that the case shows, the class chosen first; None if it shows none.
 
         With an ignore label, nnU-Net lists all annotated voxels under a key that holds `OUTSIDE`: `annotated` ones.
         """
@@ -137,10 +137,10 @@ class PatchSampler:
 
 
 def cover(case: Case, patch_size: Sequence[int], *, reach: int, margin: int = 0, every: int = 1) -> Iterator[Patch]:
-    """Patches of a case such that any place of one lies within `reach` voxels, along each axis, of one of these.
+    """Patches of a case such that each possible patch lies within `reach` voxels of one of them, along each axis.
 
-    2-D patches are cut from every slice. Each comes with a `margin` of so many voxels around it, padded where the
-    image ends. Where the image is smaller than the patch, it lies in the middle. `every` thins them out.
+    2-D patches are cut from every slice. Each has a margin of `margin` voxels, padded where the image ends. An image
+    smaller than the patch lies in the middle. Only every `every`-th patch is returned.
     """
     wide = [length + 2 * margin for length in patch_size]
     before = _size(wide) // 2 - _size(patch_size) // 2
@@ -160,7 +160,7 @@ def covering_places(shape: Sequence[int], patch_size: Sequence[int], reach: int)
 
 
 def _size(patch_size: Sequence[int]) -> np.ndarray:
-    """Of a patch within a case; a 2-D patch is one slice thick."""
+    """Size of a patch in a case `[z, y, x]`; a 2-D patch is one slice thick."""
     return np.array((1,) * (3 - len(patch_size)) + tuple(patch_size))
 
 

@@ -29,7 +29,7 @@ DEFAULTS = {
     "latent_dim": Setting(128, "enough for cohorts; faces need 512"),
     "style_dim": Setting(128, "as long as the latent"),
     "mapping_layers": Setting(2, "enough for small data (Karras et al. 2020b)"),
-    "apart_share": Setting(0.1, "share of the samples of which image or mask is judged alone"),
+    "apart_share": Setting(0.1, "share of the samples of which the discriminator sees image or mask alone"),
     "foreground_share": Setting(0.5, "classes fill few voxels; half of the patches lie around one of them"),
     "accumulate": Setting(1, "a whole batch at once fits the memory"),
     "learning_rate": Setting(0.0025, "Karras et al. 2020; halved by each rollback"),

@@ -12,14 +12,14 @@ from stylegan2_cond.planning.plan import BY_HAND, Plan
 
 GENERATOR_COPIES = 5  # of its weights: gradient, two moments of Adam, moving average
 DISCRIMINATOR_COPIES = 4
-LARGE_BLOCK = 2**25  # bytes; a CPU's heap gives larger blocks back, and what lies in them takes
-LARGE_SHARE = 0.65  # of the copies
-BFLOAT16_SHARE = 0.6  # of the activations' memory that is left with half precision; 0.58 on a CPU
-MASK_WIDTH = 32  # of what modulates by a given mask, as the networks have it
+LARGE_BLOCK = 2**25  # bytes; a CPU's heap returns larger blocks; what they hold counts
+LARGE_SHARE = 0.65
+BFLOAT16_SHARE = 0.6  # of the activations' memory in float32; measured 0.58 on a CPU
+MASK_WIDTH = 32  # channels of the modulation by a given mask, as in the networks
 
-# Channels that a stage keeps, fine to coarse. The finest stages take nearly all the memory; what the coarse ones, of an
-# eighth of the resolution and below, hold decides what is drawn.
-FEWEST_CHANNELS = (16, 32, 64, 128)
+# Fewest channels of each stage, fine to coarse. The finest stages take nearly all the memory; the coarse ones, of an
+# eighth of the resolution and below, determine what is generated.
+MIN_CHANNELS = (16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Copies:
 
 COPIES = {
     # The resident memory of a process, where gaps of the heap come on top of what is in use. Measured: 0.77 to 1.03 of
-    # what this foretells (47×34 at batch 16, 64×64 at 8, 160×128 with 4 channels at 4, 256×320 at 4, 32×32×32 at 4,
+    # this estimate (47×34 at batch 16, 64×64 at 8, 160×128 with 4 channels at 4, 256×320 at 4, 32×32×32 at 4,
     # 28×44×33 at 8; three variants, 2 parts, 31 and 100 labels);
-    # 1.35 for 64×64 at 8 parts of one sample, where 100 MiB are not much.
+    # 1.35 for 64×64 at 8 parts of one sample, where 100 MiB matter little.
     "cpu": Copies(33, 11, coded=0, kept=16, large_share=LARGE_SHARE),
     # Not confirmed by a GPU. Of all tensors that live at once, as a CPU computes the same step in bfloat16, with a
     # quarter more for gaps and libraries: 5.9 of 10 · 0.6 activations for pairs, 6.7 coded, 2.7 kept (48×48, 32×32×32,
@@ -55,7 +55,7 @@ COPIES = {
 
 
 def training_bytes(plan: Plan, device: str = "cpu") -> int:
-    """Estimated peak memory of a training step: weights, and activations at the hungriest moment.
+    """Estimated peak memory of a training step, in bytes: weights, and activations at their peak.
 
     Args:
         plan: of the samples that one process computes.
@@ -71,7 +71,7 @@ def training_bytes(plan: Plan, device: str = "cpu") -> int:
 
 
 def part_size(plan: Plan) -> int:
-    """Samples that are computed at once."""
+    """Number of samples that are computed at once."""
     return -(-plan.batch_size // plan.accumulate)
 
 
@@ -85,13 +85,13 @@ def _sizes(plan: Plan) -> list[int]:
 
 
 def activations_at_once(plan: Plan, large_share: float = 1.0) -> float:
-    """One number for each sample of a part, channel and voxel of each stage; of large blocks, a share."""
+    """Number of activations of all stages for the samples of a part; large blocks count by a share."""
     counts = [part_size(plan) * width * voxels for width, voxels in zip(plan.channels, _sizes(plan), strict=True)]
     return sum(count * (large_share if 4 * count > LARGE_BLOCK else 1.0) for count in counts)
 
 
 def count_parameters(plan: Plan) -> tuple[int, int]:
-    """Weights of generator and discriminator, but for such as hardly count."""
+    """Approximate number of weights of the generator and the discriminator."""
     kernel, base, channels = 3 ** len(plan.patch_size), _sizes(plan)[0], plan.channels
     still = kernel * sum(width * width for width in channels)
     between = kernel * sum(coarse * fine for coarse, fine in itertools.pairwise(channels))
@@ -102,36 +102,36 @@ def count_parameters(plan: Plan) -> tuple[int, int]:
 
 
 def fit_memory(plan: Plan, budget: int | None, processes: int = 1, device: str = "cpu") -> Plan:
-    """The same plan, its batch computed in parts, and its channels fewer, as far as the budget, in bytes, demands.
+    """The plan with a batch in more parts, and fewer channels, as far as the budget demands.
 
     Args:
-        plan: may need more than there is.
-        budget: of each process.
+        plan: may need more memory than there is.
+        budget: of each process, in bytes.
         processes: that each compute an equal share of the batch.
         device: type.
 
     Raises:
-        UserError: it would not fit however it were done.
+        UserError: no such plan fits.
     """
     if budget is None:
         return plan
     share = smallest = plan.model_copy(update={"batch_size": -(-plan.batch_size // processes)})
-    for smallest in _ever_smaller(share):
+    for smallest in _smaller_plans(share):
         if training_bytes(smallest, device) <= budget:
             return _with_reasons(share, smallest, budget, device).model_copy(update={"batch_size": plan.batch_size})
     raise too_large(smallest, training_bytes(smallest, device), budget)
 
 
 def next_smaller(plan: Plan, device: str = "cpu") -> Plan | None:
-    """The next plan with fewer activations at once, whatever estimates say; None where there is none left."""
+    """The next plan with fewer activations at once, whatever the estimate; None if there is none."""
     smaller = next(
-        (other for other in _ever_smaller(plan) if activations_at_once(other) < activations_at_once(plan)), None
+        (other for other in _smaller_plans(plan) if activations_at_once(other) < activations_at_once(plan)), None
     )
     return smaller and _with_reasons(plan, smaller, None, device)
 
 
 def too_large(plan: Plan, needed: int, budget: int) -> UserError:
-    """What to tell of a plan that takes more than there is."""
+    """The error for a plan that needs more memory than there is."""
     return UserError(
         f"Training at patch {list(plan.patch_size)} needs about {needed / 2**30:.3g} GiB, {budget / 2**30:.3g} GiB are "
         f"free. Close other programs, or train on smaller patches: --patch-size {smaller_patch_size(plan.patch_size)}"
@@ -139,12 +139,12 @@ def too_large(plan: Plan, needed: int, budget: int) -> UserError:
 
 
 def smaller_patch_size(patch_size: Sequence[int]) -> str:
-    """Half the patch, as the option is typed."""
+    """Half the patch size, as an argument of --patch-size."""
     return ",".join(str(max(4, length // 2)) for length in patch_size)
 
 
-def _ever_smaller(plan: Plan) -> Iterator[Plan]:
-    """The plan, and others with more parts, then with fewer channels; what was set by hand stays."""
+def _smaller_plans(plan: Plan) -> Iterator[Plan]:
+    """The plan, then plans with more parts, then with fewer channels; what was set by hand stays."""
     for channels in _fewer_channels(plan.channels) if plan.reasons.get("channels") != BY_HAND else (plan.channels,):
         accumulate = plan.accumulate
         while True:
@@ -155,11 +155,11 @@ def _ever_smaller(plan: Plan) -> Iterator[Plan]:
 
 
 def _fewer_channels(channels: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """One stage after the other, from the finest on, in two steps to half its channels."""
+    """Halve the channels of one stage after the other, from the finest, in two steps each."""
     widths = list(channels)
     yield channels
     for level, width in enumerate(reversed(channels)):
-        floor = FEWEST_CHANNELS[min(level, len(FEWEST_CHANNELS) - 1)]
+        floor = MIN_CHANNELS[min(level, len(MIN_CHANNELS) - 1)]
         stage = len(channels) - 1 - level
         while widths[stage] > floor:
             widths[stage] = max(floor, widths[stage] - max(1, width // 4))

@@ -1,4 +1,4 @@
-"""The plan: everything that training a generator depends on, as one file, with reasons."""
+"""The plan of a generator, what a user may ask of it, and the folder of its run."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class RunOptions:
 
 
 class Source(BaseModel):
-    """Where a generator's training cases came from; a bank carries it on, and the leak guard reads it."""
+    """Origin of a generator's training cases; stored in banks and read by the leak guard."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dataset_name: str
@@ -107,15 +107,15 @@ class Source(BaseModel):
 
 
 class Plan(Document):
-    """Everything that training a generator depends on, and the reason for each choice that was made.
+    """Everything that the training of a generator depends on, with the reason for each setting.
 
     Attributes:
-        variant: `pair` draws image and mask, `mask` a mask alone, `image` an image for a given mask.
+        variant: the output: `pair` is image and mask, `mask` a mask alone, `image` an image for a given mask.
         patch_size: spatial size in voxels.
         spacing: of the voxels, in mm along the patch's axes.
         factors: upsampling per axis of each stage after the first, coarse to fine.
         channels: of each stage, coarse to fine; one more than `factors`.
-        apart_share: of the samples of which the discriminator is shown the image or the mask alone.
+        apart_share: of the samples of which the discriminator sees the image or the mask alone.
         foreground_share: of the patches that lie around a voxel of a class.
         batch_size: images of a step, on all devices together.
         accumulate: parts that a batch is computed in, one after the other, to save memory.
@@ -129,7 +129,7 @@ class Plan(Document):
         kimg: thousands of real images to see in all.
     """
 
-    remedy: ClassVar[str] = "Mend the key, or delete the file; training then makes a new plan."
+    remedy: ClassVar[str] = "Fix the key, or delete the file; training then makes a new plan."
     format_version: int = 4
     variant: Variant
     source: Source
@@ -178,7 +178,7 @@ class Plan(Document):
 
     @property
     def given_mask(self) -> bool:
-        """Whether the generator draws images for masks that it is given."""
+        """Whether the generator makes images for given masks."""
         return self.variant == "image"
 
 
@@ -197,10 +197,10 @@ def run_folder_in(
 
 
 BY_HAND = "set by hand"
-WITH_OPTION = ("variant", "patch_size", "kimg", "seed")
+OWN_OPTION = ("variant", "patch_size", "kimg", "seed")
 DERIVED = ("format_version", "source", "spacing", "factors", "codec", "conditions", "reasons")
-FREE = tuple(name for name in Plan.model_fields if name not in (*WITH_OPTION, *DERIVED))
-OTHER_NAMES = {  # that the field has for some keys
+FREE = tuple(name for name in Plan.model_fields if name not in (*OWN_OPTION, *DERIVED))
+OTHER_NAMES = {  # of keys, common in the literature
     "ada_target": "augment_target",
     "ada_kimg": "augment_kimg",
     "dtype": "precision",
@@ -222,7 +222,7 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"--set {text} is no key=value. Type for example --set batch_size=8")
+            raise UserError(f"--set {text} is not key=value. Type for example --set batch_size=8")
         values[_known(key.strip())] = _value(value.strip())
     return values
 
@@ -265,7 +265,7 @@ def check_batch(batch_size: int, accumulate: int) -> None:
 def _known(key: str) -> str:
     if key in FREE:
         return key
-    if key in WITH_OPTION:
+    if key in OWN_OPTION:
         raise UserError(f"'{key}' has an option of its own: --{key.replace('_', '-')}")
     if key in DERIVED:
         raise UserError(f"'{key}' is derived from the data and can't be set. Keys that can: {', '.join(FREE)}.")
@@ -280,7 +280,7 @@ def _value(text: str) -> object:
     plain = {"none": "null", "true": "true", "false": "false"}.get(text.lower(), text)
     for attempt in (plain, f"[{text}]" if "," in text else plain):
         try:
-            return json.loads(attempt, parse_constant=str)  # Infinity and NaN are no numbers of JSON
+            return json.loads(attempt, parse_constant=str)  # JSON has no Infinity and NaN
         except (ValueError, RecursionError):  # also: thousands of digits, or of brackets
             continue
     return text

@@ -1,4 +1,4 @@
-"""A plan as people read it: a line for each choice, with its reason."""
+"""A plan as a table: one line for each setting, with its reason."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.planning.plan import Plan
 
-UNTOLD = ("format_version", "source", "reasons")
+HIDDEN = ("format_version", "source", "reasons")
 
 
 def table(plan: Plan, width: int = 120) -> str:
-    """Key, value and reason in lines of at most `width` characters; keys that change nothing are left out."""
+    """Key, value and reason in lines of at most `width` characters; keys without effect are left out."""
     rows = [
-        (key, tell_value(getattr(plan, key)), plan.reasons.get(key, ""))
+        (key, format_value(getattr(plan, key)), plan.reasons.get(key, ""))
         for key in type(plan).model_fields
-        if key not in UNTOLD and key not in _idle(plan)
+        if key not in HIDDEN and key not in _unused(plan)
     ]
     first, second = (max(len(row[column]) for row in rows) for column in range(2))
     indent = " " * (first + second + 4)
@@ -32,8 +32,8 @@ def table(plan: Plan, width: int = 120) -> str:
     )
 
 
-def tell_value(value: object) -> str:
-    """A value as `--set` takes it, where it is a number or word; else in few words."""
+def format_value(value: object) -> str:
+    """A value as `--set` takes it if it is a number or word; else a short description."""
     if isinstance(value, Codec):
         return f"{_count(value.image_channels, 'channel')}, {_count(len(value.labels), 'label')}"
     if isinstance(value, Conditions):
@@ -47,8 +47,8 @@ def tell_value(value: object) -> str:
     return "none" if value is None else str(value).lower()
 
 
-def _idle(plan: Plan) -> list[str]:
-    """Keys that change nothing, as other keys are."""
+def _unused(plan: Plan) -> list[str]:
+    """Keys without effect, given the others."""
     return [
         *(["r1_interval"] if not plan.r1_weight else []),
         *(["feature_weight", "l1_weight"] if not plan.given_mask else []),
