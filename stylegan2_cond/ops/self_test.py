@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch.nn import functional as F
@@ -56,33 +56,25 @@ def _results(x: torch.Tensor, *, fused: bool) -> Iterator[tuple[str, torch.Tenso
     noise = _whole_numbers((n, 1, *size), x.device).to(x.dtype)
     full = Epilogue(learnt(c, value=1 / 32), learnt(n, c, value=2.0), noise, learnt(value=0.5), activation="lrelu")
     plain = Epilogue(learnt(c, value=1 / 32), activation="lrelu")
-    functions = _kernels(full, plain, size) if fused else _references(full, plain)
-    for name, parameters in (
-        ("bias_act", [full.bias, full.scale, full.strength]),
-        ("upsample", [plain.bias]),
-        ("downsample", []),
-    ):
+    twice, half = [2 * length for length in size], [-(-length // 2) for length in size]
+    ops = {
+        "bias_act": (lambda x: fused_bias_act(x, full), full.apply, [full.bias, full.scale, full.strength]),
+        "upsample": (
+            lambda x: fused_resample(x, LINEAR, (2, 2), twice, plain),
+            lambda x: plain.apply(F.interpolate(x, scale_factor=2, mode="bilinear")),
+            [plain.bias],
+        ),
+        "downsample": (
+            lambda x: fused_resample(x, MEAN, (2, 2), half, IDENTITY),
+            lambda x: F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False),
+            [],
+        ),
+    }
+    for name, (kernel, reference, parameters) in ops.items():
         source = x.detach().clone().requires_grad_()
-        y = functions[name](source)
+        y = (kernel if fused else reference)(source)
         yield name, y
         first = torch.autograd.grad(y.square().sum(), [source, *parameters], create_graph=True)
         yield from ((f"gradient {number} of {name}", gradient) for number, gradient in enumerate(first))
         second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), source)
         yield f"second derivative of {name}", second[0]
-
-
-def _kernels(full: Epilogue, plain: Epilogue, size: list[int]) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    twice, half = [2 * length for length in size], [-(-length // 2) for length in size]
-    return {
-        "bias_act": lambda x: fused_bias_act(x, full),
-        "upsample": lambda x: fused_resample(x, LINEAR, (2, 2), twice, plain),
-        "downsample": lambda x: fused_resample(x, MEAN, (2, 2), half, IDENTITY),
-    }
-
-
-def _references(full: Epilogue, plain: Epilogue) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    return {
-        "bias_act": full.apply,
-        "upsample": lambda x: plain.apply(F.interpolate(x, scale_factor=2, mode="bilinear")),
-        "downsample": lambda x: F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False),
-    }

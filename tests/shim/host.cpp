@@ -1,7 +1,7 @@
-// Runs the CUDA kernels on the CPU: each thread of a block is a thread of the host, blocks follow each other.
+// Runs the CUDA kernels on the CPU: one host thread per thread of a block, one block after the other.
 //
-// Shared memory lies on the heap, exactly as large as was asked for and full of NaN, so that sanitizers and results
-// show what reads or writes where it must not, or before a barrier.
+// Shared memory is on the heap, exactly as large as requested and full of NaN, so that sanitizers and results reveal
+// accesses outside of it or before a barrier.
 #include <atomic>
 #include <barrier>
 #include <cstdint>
@@ -21,10 +21,10 @@ struct Dim {
 static thread_local Dim threadIdx, blockIdx;
 static Dim blockDim, gridDim;
 static unsigned char* shared_room;
-static std::barrier<>* filter;
+static std::barrier<>* barrier;
 static std::atomic<int64_t> loaded, stored;
 
-static void __syncthreads() { filter->arrive_and_wait(); }
+static void __syncthreads() { barrier->arrive_and_wait(); }
 #define TOUCH_LOAD(bytes) loaded.fetch_add(bytes, std::memory_order_relaxed)
 #define TOUCH_STORE(bytes) stored.fetch_add(bytes, std::memory_order_relaxed)
 #define SHARED(type) reinterpret_cast<type*>(shared_room)
@@ -37,7 +37,7 @@ static auto launched(void (*kernel)(Parameters...), unsigned grid, unsigned bloc
     std::unique_ptr<unsigned char, decltype(&std::free)> room(static_cast<unsigned char*>(std::malloc(shared)), &std::free);
     shared_room = room.get();
     std::barrier<> together(block);
-    filter = &together;
+    barrier = &together;
     std::vector<std::thread> threads;
     for (unsigned thread = 0; thread < block; ++thread)
       threads.emplace_back([&, thread] {
@@ -63,7 +63,7 @@ const char* stylegan2_cond_error(int code) {
   return code == FILTER_TOO_LONG ? "the filter does not fit into shared memory" : "unknown type of numbers";
 }
 
-// Bytes that kernels loaded and stored since the last call.
+// Bytes that kernels have loaded and stored since the last call.
 INTERFACE void stylegan2_cond_moved(int64_t* loads, int64_t* stores) {
   *loads = loaded.exchange(0), *stores = stored.exchange(0);
 }

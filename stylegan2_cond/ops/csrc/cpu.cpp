@@ -1,4 +1,4 @@
-// Kernels for the CPU: OpenMP over samples and voxels, inner loops that compilers vectorise.
+// Kernels for the CPU: OpenMP over samples and voxels, inner loops that compilers vectorize.
 #include <algorithm>
 #include <vector>
 
@@ -7,8 +7,8 @@
 
 namespace {
 
-constexpr int64_t PARALLEL_FROM = 16384;  // elements, below which threads cost more than they save
-constexpr int64_t BLOCK = 2048;           // elements that a thread takes at a time
+constexpr int64_t PARALLEL_FROM = 16384;  // elements; with fewer, threads cost more than they save
+constexpr int64_t BLOCK = 2048;           // elements per turn of a thread
 
 template <class A>
 const A* or_constant(const A* given, std::vector<A>& room, int64_t count, A constant) {
@@ -171,7 +171,7 @@ int launch_bias_act_grad_grad(Sizes z, int64_t chunks, T* ddy, T* dy_y, Acc<T>* 
   return 0;
 }
 
-// One row of the last axis, already resampled along the others: row [inputs, width] → to [outputs, width].
+// Resamples along the last axis: row [inputs, width], already resampled along the others → to [outputs, width].
 template <class T, int TAPS>
 void last_axis(const Band<Acc<T>>& band, int64_t width, const Acc<T>* row, T* to, const Acc<T>* scale,
                const Acc<T>* bias, const T* noise, Acc<T> strength, const Activation<Acc<T>>& act) {
@@ -206,7 +206,7 @@ void last_axis(const Band<Acc<T>>& band, int64_t width, const Acc<T>* row, T* to
   }
 }
 
-// The rows that an output row is made of, weighted and added; `from` is the first of them.
+// Weighted sum of the input rows of an output row; `from` is the first of them.
 template <class T>
 void gather_row(const Band<Acc<T>>& deep, int64_t d, const Band<Acc<T>>& high, int64_t h, int64_t length, const T* from,
                 Acc<T>* row) {

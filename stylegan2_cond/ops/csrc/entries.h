@@ -1,4 +1,4 @@
-// The interface, once the four `launch_…` functions are there: types out of numbers, and pointers to them.
+// The interface, from the four `launch_…` functions: turns type numbers and plain pointers into typed ones.
 #pragma once
 #include "interface.h"
 

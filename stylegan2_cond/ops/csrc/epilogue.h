@@ -1,8 +1,8 @@
-// What happens to an activation between two convolutions, voxel by voxel: one meaning for all kernels.
+// What happens to each voxel of an activation between two convolutions; all kernels share this definition.
 //
 //   p = scale[n, c] · x + strength · noise[n, s] + bias[c]        y = gain · (p > 0 ? p : slope · p)
 //
-// With slope > 0 and gain > 0, y tells the sign of p, so p is not kept, and gain · a'(p) · p = y.
+// With slope > 0 and gain > 0, y has the sign of p, so p need not be kept, and gain · a'(p) · p = y.
 #pragma once
 #include "number.h"
 
@@ -14,7 +14,7 @@ struct Activation {
   HOST_DEVICE A derivative(A y) const { return y > A(0) ? gain : gain * slope; }
 };
 
-// Pointers may be null: no scale is 1, no bias and no noise are 0.
+// Pointers may be null: scale is then 1, bias and noise are 0.
 template <class T>
 struct Epilogue {
   const Acc<T>* scale;     // [n, c]
@@ -24,7 +24,7 @@ struct Epilogue {
   Activation<Acc<T>> activation;
 };
 
-// Sizes of an activation whose voxels are flattened: [n, c, s], or [n, s, c] where channels come last.
+// Sizes of an activation with flattened voxels: [n, c, s], or [n, s, c] if channels are last.
 struct Sizes {
   int64_t n, c, s;
   bool channels_last;

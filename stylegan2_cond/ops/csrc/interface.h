@@ -1,6 +1,6 @@
-// What a library of kernels offers: plain pointers and sizes, so that no header of torch is wanted.
+// Functions of a library of kernels; plain pointers and sizes, so no header of torch is needed.
 //
-// All return 0, or an error code that `stylegan2_cond_error` explains. `number` is the type of x, y, dy, dx and noise;
+// All return 0 or an error code, which `stylegan2_cond_error` explains. `number` is the type of x, y, dy, dx and noise;
 // scale, bias, strength, weights and sums are of its accumulator. Pointers that are optional may be null. `stream` is
 // CUDA's, and ignored on the CPU.
 #pragma once
@@ -26,8 +26,8 @@ INTERFACE int stylegan2_cond_bias_act_grad_grad(int number, int channels_last, i
                                                 const void* dsums, const void* dy, const void* y, const void* scale,
                                                 const void* noise, double slope, double gain, void* stream);
 
-// y [n, c, *outputs] = epilogue((band0 ⊗ band1 ⊗ band2) x [n, c, *inputs]); arrays of three: one for each axis.
-// steps: by how much starts grow from one output to the next, at most; starts never fall.
+// y [n, c, *outputs] = epilogue((band0 ⊗ band1 ⊗ band2) x [n, c, *inputs]); arrays have three entries, one per axis.
+// steps: largest growth of `start` from one output to the next; it never falls.
 INTERFACE int stylegan2_cond_resample(int number, int channels_last, int64_t n, int64_t c, const int64_t* inputs,
                                       const int64_t* outputs, const int* taps, const int* steps,
                                       const void* const* starts, const void* const* weights, void* y, const void* x,

@@ -1,21 +1,21 @@
-// Kernels for CUDA. tests/shim runs this very file on the CPU, where each thread of a block is a thread of the host.
+// Kernels for CUDA. tests/shim runs this file on the CPU, with one host thread per thread of a block.
 //
-// Whoever includes it provides: LAUNCH(kernel, grid, block, shared bytes, stream) (arguments), SHARED(type), and
-// TOUCH_LOAD / TOUCH_STORE(bytes), which count what moves.
+// The including file provides LAUNCH(kernel, grid, block, shared bytes, stream) (arguments), SHARED(type), and
+// TOUCH_LOAD / TOUCH_STORE(bytes), which count bytes moved.
 #pragma once
 #include "epilogue.h"
 #include "interface.h"
 
 #ifndef THREADS
-#define THREADS 256  // of a block: a power of two, 32 or more
+#define THREADS 256  // per block: a power of two, at least 32
 #endif
 #ifndef MOST_BLOCKS
-#define MOST_BLOCKS (1 << 20)  // a block takes several turns where there is more to do
+#define MOST_BLOCKS (1 << 20)  // if there is more to do, blocks take several turns
 #endif
 constexpr int64_t MOST_SHARED = 48 * 1024;
 constexpr int UNKNOWN_NUMBER = 1, FILTER_TOO_LONG = 2, CUDA_ERRORS = 1000;
 
-// V neighbours, moved at once.
+// V neighbours, moved by one instruction.
 template <class T, int V>
 struct alignas(sizeof(T) * V) Vector {
   T at[V];
@@ -60,7 +60,7 @@ struct Neighbours {
   __device__ __forceinline__ Neighbours(const Sizes& z, const Place<LAST>& place, const Epilogue<T>& e) {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const bool again = v > 0;  // what V neighbours share is read once
+      const bool again = v > 0;  // what neighbours share is read once
       const int64_t c = place.channel(v);
       scale[v] = again && !LAST ? scale[0] : load_or(e.scale, place.n * z.c + c, A(1));
       bias[v] = again && !LAST ? bias[0] : load_or(e.bias, c, A(0));
@@ -89,7 +89,7 @@ __global__ void bias_act_kernel(Sizes z, T* y, const T* x, Epilogue<T> e) {
   }
 }
 
-// Adds up `value` over the threads of equal `lane`; thread `lane` gets the sum. All threads of the block must call it.
+// Sum of `value` over the threads of equal `lane`, returned to thread `lane`. All threads of the block must call it.
 template <class A>
 __device__ __forceinline__ A sum_over_threads(A value, int lanes, A* room) {
   const int thread = threadIdx.x;
@@ -103,7 +103,7 @@ __device__ __forceinline__ A sum_over_threads(A value, int lanes, A* room) {
   return room[thread % lanes];
 }
 
-// A block's share of a reduction over voxels. Threads are `lanes` wide along what is not summed, V channels each.
+// A block's part of a reduction over voxels. `lanes` threads, V channels each, lie along the axis that is not summed.
 struct Task {
   int64_t n, chunk, c, begin, end;
   __device__ __forceinline__ Task(const Sizes& z, int64_t chunks, int64_t number, int64_t columns, int width) {
@@ -115,7 +115,7 @@ struct Task {
   }
 };
 
-// Calls `step(offset of V elements, their place, lane's sums)` for each of this thread's voxels of a task.
+// Calls `step(offset of V elements, their place)` for each of this thread's voxels of a task.
 template <int V, bool LAST, class Step>
 __device__ __forceinline__ void for_each_voxel(const Sizes& z, const Task& task, int lanes, const Step& step) {
   const int lane = threadIdx.x % lanes, row = threadIdx.x / lanes, rows = int(blockDim.x) / lanes;
@@ -208,11 +208,11 @@ __global__ void bias_act_grad_grad_kernel(Sizes z, int64_t chunks, int lanes, T*
 
 // --- resample
 
-// How outputs are cut into tiles, and how much of the input a tile reaches.
+// How outputs are divided into tiles, and how much of the input a tile needs.
 struct Tiling {
-  int rows, columns, channels;      // of a tile of outputs
-  int high, wide;                   // of the inputs that it reaches, at most
-  int64_t down, across, deep;       // tiles along each axis, and channel tiles
+  int rows, columns, channels;      // of a tile of the output
+  int high, wide;                   // of the largest region of the input that it needs
+  int64_t down, across, deep;       // number of tiles along each axis, and along channels
 };
 
 template <class T>
@@ -235,7 +235,7 @@ __global__ void resample_kernel(int64_t n, int64_t c, bool last, Band<Acc<T>> de
     const int channels = step - c0 < k ? int(step - c0) : k;
     const int top = height.start[h0], left = width.start[w0];
     const int high = height.start[h0 + rows - 1] + height.taps - top, wide = width.start[w0 + columns - 1] + width.taps - left;
-    __syncthreads();  // the tile of the turn before may still be read
+    __syncthreads();  // other threads may still read the previous tile
     for (int i = threadIdx.x; i < high * wide * channels; i += threads) {
       const int channel = i % channels, w = i / channels % wide, h = i / channels / wide;
       A sum = 0;
@@ -275,7 +275,7 @@ __global__ void resample_kernel(int64_t n, int64_t c, bool last, Band<Acc<T>> de
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline unsigned blocks(int64_t wanted) { return unsigned(wanted < 1 ? 1 : wanted < MOST_BLOCKS ? wanted : MOST_BLOCKS); }
 
-// Whether rows of `inner` elements can be moved V at a time: no vector may straddle rows, chunks or alignment.
+// Whether rows of `inner` elements can be moved V at a time, without crossing rows, chunks or alignment.
 template <class T, int V, class... Pointers>
 bool fits(int64_t inner, int64_t chunks, Pointers... pointers) {
   bool aligned = true;
@@ -283,7 +283,7 @@ bool fits(int64_t inner, int64_t chunks, Pointers... pointers) {
   return aligned && inner % (chunks * V) == 0;
 }
 
-// Threads side by side along the channels: a power of two, as many as there are groups of V channels.
+// Threads along the channels: a power of two, up to the number of groups of V channels.
 inline int lanes_for(const Sizes& z, int vector) {
   int lanes = 1;
   while (z.channels_last && lanes < 32 && lanes * vector < z.c) lanes *= 2;

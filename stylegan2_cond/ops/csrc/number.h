@@ -1,4 +1,4 @@
-// The four floating-point types that activations come in, and the type that each is computed in.
+// The four floating-point types of activations, and the type that each is computed in.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -24,7 +24,7 @@ struct Float16 {
 #endif
 };
 
-// Sums of float64 are taken in float64, all others in float32.
+// float64 is summed in float64, all others in float32.
 template <class T>
 struct Accumulator {
   using type = float;
@@ -68,7 +68,7 @@ HOST_DEVICE void store(Float16* to, float value) {
 #endif
 }
 
-// Calls `RUN(T)` with the type that a number stands for; an unknown one is answered by 1, as all errors are.
+// Calls `RUN(T)` with the type of a number; returns the error code 1 if the number is unknown.
 #define WITH_NUMBER(number, RUN)   \
   switch (number) {                \
     case FLOAT32: RUN(float);      \
