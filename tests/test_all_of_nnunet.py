@@ -148,7 +148,7 @@ def test_each_worker_draws_for_itself(folders, monkeypatch):
         trainer.dataloader_train._finish()
         trainer.dataloader_val._finish()
     assert len({batch.tobytes() for batch in batches}) == 6
-    real, synthetic = trainer._control.take().draws
+    real, synthetic = trainer._control.take()
     assert real > 0
     assert synthetic > 0
     assert np.isfinite(batches).all()
