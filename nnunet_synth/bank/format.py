@@ -92,8 +92,8 @@ class FilterRecord(BaseModel):
     off: str | None = None
 
 
-class BankRecord(Record):
-    """`bank.json`: provenance and contents. A bank is complete when its shards hold as many samples as requested.
+class BankDescription(BaseModel):
+    """Where a bank's samples come from.
 
     Attributes:
         source: the cases that all of the bank's generators were trained on.
@@ -107,8 +107,7 @@ class BankRecord(Record):
         backends: of the ops that computed the samples (`name_backend`), in the order of their use.
     """
 
-    remedy: ClassVar[str] = "Delete the bank's folder and fill it again: nnunet-synth bank …"
-    format_version: int = 4
+    model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     source: Source
     snapshots: tuple[SnapshotReference, ...] = Field(min_length=1)
@@ -117,8 +116,6 @@ class BankRecord(Record):
     balanced: bool = False
     patch_size: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=2, max_length=3)
     seed: int = Field(ge=0)
-    requested: int = Field(ge=1)
-    shards: tuple[Shard, ...] = ()
     filters: dict[str, FilterRecord] = Field(default_factory=dict)
     margin: float = Field(default=0.0, ge=0)
     backends: tuple[str, ...] = Field(min_length=1)
@@ -132,15 +129,22 @@ class BankRecord(Record):
             raise ValueError("must be a plain name, not a path")
         return name
 
+
+class BankRecord(BankDescription, Record):
+    """`bank.json`: the description and the shards. A bank is complete when it has as many samples as requested."""
+
+    remedy: ClassVar[str] = "Delete the bank's folder and fill it again: nnunet-synth bank …"
+    format_version: int = 4
+    requested: int = Field(ge=1)
+    shards: tuple[Shard, ...] = ()
+
     @field_validator("shards")
     @classmethod
     def _in_order(cls, shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
         first = 0
         for place, shard in enumerate(shards):
             if shard.name != shard_name(place) or shard.numbers[0] < first:
-                raise ValueError(
-                    f"shard {place} must be {shard_name(place)}, with samples after those of the shard before it"
-                )
+                raise ValueError(f"shard {place} must be {shard_name(place)}, with samples after the previous ones")
             first = shard.next_sample
         return shards
 
@@ -226,12 +230,14 @@ def write_shard(
     scratch = Path(tempfile.mkdtemp(prefix=".filling_", dir=folder))
     try:
         with explained_write(folder / name):
-            _save_case(scratch, name, image, label, properties, preprocessed)
+            sizes = {}
+            for array, suffix in ((image, ""), (label, "_seg")):
+                blocks, chunks = comp_blosc2_params(array.shape, preprocessed.patch_size, array.itemsize)
+                sizes |= {f"blocks{suffix}": blocks, f"chunks{suffix}": chunks}
+            nnUNetDatasetBlosc2.save_case(image, label, properties, str(scratch / name), **sizes)
             read_image, read_label, _, _ = nnUNetDatasetBlosc2(str(scratch), [name]).load_case(name)
             if not (np.array_equal(read_image[:], image, equal_nan=True) and np.array_equal(read_label[:], label)):
-                raise UserError(
-                    f"{folder / name} could not be read back as it was written. Is the disk full or damaged?"
-                )
+                raise UserError(f"{folder / name} could not be read back unchanged. Is the disk full or damaged?")
             for ending in SHARD_ENDINGS:
                 os.replace(scratch / (name + ending), folder / (name + ending))
     finally:
@@ -267,20 +273,3 @@ class BankDataset(nnUNetDatasetBlosc2):
 def _open_arrays(base: str, written: int, **mapping: str) -> tuple[blosc2.NDArray, ...]:
     """Image and label of a shard, opened but not read; `written` changes when a shard is replaced."""
     return tuple(open_plain(base + ending, **mapping) for ending in SHARD_ENDINGS[:2])
-
-
-def _save_case(
-    folder: Path, name: str, image: np.ndarray, label: np.ndarray, properties: dict, preprocessed: Preprocessed
-) -> None:
-    blocks, chunks = comp_blosc2_params(image.shape, preprocessed.patch_size, image.itemsize)
-    blocks_seg, chunks_seg = comp_blosc2_params(label.shape, preprocessed.patch_size, label.itemsize)
-    nnUNetDatasetBlosc2.save_case(
-        image,
-        label,
-        properties,
-        str(folder / name),
-        chunks=chunks,
-        blocks=blocks,
-        chunks_seg=chunks_seg,
-        blocks_seg=blocks_seg,
-    )

@@ -5,40 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from nnunetv2 import paths as nnunet_paths
-from pydantic import BaseModel, ConfigDict
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, FilterRecord, SnapshotReference
-from stylegan2_cond.planning import Source
+from nnunet_synth.bank.format import RECORD_FILE, BankDescription, BankRecord, SnapshotReference
 from stylegan2_cond.snapshot import sha256
 
 
-class BankProvenance(BaseModel):
-    """`bank.json` without the shards.
+class BankProvenance(BankDescription):
+    """A bank's description without its shards, in a form that can be shared.
 
     Attributes:
         record_sha256: checksum of `bank.json`, which has the checksums of all shards.
-        source: the cases that the bank's generators were trained on.
         snapshots, mask_snapshot: with paths relative to `$nnUNet_results`; elsewhere only the folder's name.
         samples, generated: number of samples in the bank, and of all that were generated for it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str
     record_sha256: str
-    source: Source
-    snapshots: tuple[SnapshotReference, ...]
-    masks: str | None
-    mask_snapshot: SnapshotReference | None
-    balanced: bool
-    patch_size: tuple[int, ...]
-    seed: int
     samples: int
     generated: int
-    filters: dict[str, FilterRecord]
-    margin: float
-    backends: tuple[str, ...]
-    created: str
-    release: str
 
 
 def provenance(folder: Path) -> BankProvenance:
@@ -48,13 +31,10 @@ def provenance(folder: Path) -> BankProvenance:
         UserError: `bank.json` is missing or cannot be read.
     """
     record = BankRecord.load(folder / RECORD_FILE)
-    kept = BankProvenance.model_fields.keys() & BankRecord.model_fields.keys()
-    found = {key: getattr(record, key) for key in kept} | {
+    found = {key: getattr(record, key) for key in (*BankDescription.model_fields, "samples", "generated")} | {
         "record_sha256": sha256(folder / RECORD_FILE),
         "snapshots": tuple(_portable(snapshot) for snapshot in record.snapshots),
         "mask_snapshot": record.mask_snapshot and _portable(record.mask_snapshot),
-        "samples": record.samples,
-        "generated": record.generated,
     }
     return BankProvenance(**found)
 

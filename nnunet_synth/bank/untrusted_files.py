@@ -115,17 +115,10 @@ class _PlainUnpickler(pickle.Unpickler):
     """Loads numpy arrays and refuses every other class or function."""
 
     _KNOWN: ClassVar[set[tuple[str, str]]] = {
-        (module, name)
-        for module, name in (
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "scalar"),
-            ("numpy.core.multiarray", "scalar"),
-            ("numpy._core.numeric", "_frombuffer"),
-            ("numpy.core.numeric", "_frombuffer"),
-        )
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+        *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
     }
 
     def find_class(self, module: str, name: str) -> object:

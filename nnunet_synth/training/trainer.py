@@ -56,15 +56,11 @@ class SyntheticDataMixin:
         try:
             return self._datasets()
         except UserError:
-            self._remove_empty_folders()
+            Path(self.log_file).unlink(missing_ok=True)
+            for folder in (Path(self.output_folder), Path(self.output_folder_base)):
+                with suppress(OSError):  # not empty: more than what nnU-Net makes before it trains
+                    folder.rmdir()
             raise
-
-    def _remove_empty_folders(self) -> None:
-        """Remove the log and the folders that nnU-Net makes before it trains, unless they hold anything else."""
-        Path(self.log_file).unlink(missing_ok=True)
-        for folder in (Path(self.output_folder), Path(self.output_folder_base)):
-            with suppress(OSError):  # not empty
-                folder.rmdir()
 
     def _datasets(self) -> tuple:
         training, validation = super().get_tr_and_val_datasets()
