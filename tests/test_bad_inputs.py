@@ -53,7 +53,7 @@ def goes_the_whole_way(preprocessed, fold="0", variant="pair", overrides=None):
     drawn = load_generator(snapshot).sample(12, seed=1)
     assert np.isfinite(drawn.image).all()
     found = evaluation.evaluate(snapshot, samples=40)
-    assert found.drawn
+    assert found.generated
     plan = Plan.load(folder / "plan.json")
     assert set(np.unique(drawn.label)) <= set(plan.codec.labels)
     return plan, drawn
