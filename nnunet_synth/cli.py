@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from typer.models import OptionInfo
 
 from nnunet_synth.bank import MARGIN
 from nnunet_synth.benchmark.options import BenchmarkOptions
@@ -28,75 +29,42 @@ from stylegan2_cond.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-Samples = Annotated[
-    int, typer.Option("-n", metavar="N", help="Number of samples in the bank.", min=1, show_default=False)
-]
+
+def _option(metavar: str, text: str, *names: str, **limits: float) -> OptionInfo:
+    """An option without a default value, or whose help names it."""
+    return typer.Option(*names, metavar=metavar, help=text, show_default=False, **limits)
+
+
+Samples = Annotated[int, _option("N", "Number of samples in the bank.", "-n", min=1)]
 Snapshots = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="PATH[=W]", help="Snapshot, with a weight (repeatable; default: the fold's best).", show_default=False
-    ),
+    list[str] | None, _option("PATH[=W]", "Snapshot, with a weight (repeatable; default: the fold's best).")
 ]
 BankVariant = Annotated[
     Literal["pair", "image"], typer.Option(metavar="V", help="Variant of that best snapshot: pair or image.")
 ]
 Masks = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SOURCE",
-        help="Masks for the variant image: deformed, real, generated, or a snapshot (default: deformed).",
-        show_default=False,
-    ),
+    str | None, _option("SOURCE", "Masks for images: deformed, real, generated, or a snapshot (default: deformed).")
 ]
 Without = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="FILTER", help="Turn off finite, range, anatomy, fit, copy or all (repeatable).", show_default=False
-    ),
+    list[str] | None, _option("FILTER", "Turn off finite, range, anatomy, fit, copy or all (repeatable).")
 ]
 Margin = Annotated[
     float, typer.Option(metavar="M", help="Tolerance of each filter, as a fraction of the real range.", min=0)
 ]
-NnunetFolder = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER", help="Trained nnU-Net for the filter fit (default: newest of the fold).", show_default=False
-    ),
-]
-BankName = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Name of the bank (default: variant and images seen).", show_default=False),
-]
+Nnunet = Annotated[Path | None, _option("FOLDER", "Trained nnU-Net for the filter fit (default: newest of the fold).")]
+BankName = Annotated[str | None, _option("NAME", "Name of the bank (default: variant and images seen).")]
 Bank = Annotated[Path, typer.Argument(metavar="BANK", help="Folder of a bank, with bank.json.", show_default=False)]
-
 OutputFolder = Annotated[Path, typer.Option("-o", metavar="FOLDER", help="Output folder.")]
-Sizes = Annotated[
-    str | None,
-    typer.Option(metavar="N,…", help="Sizes of training sets (default: 4,8,16,32,all).", show_default=False),
-]
+Sizes = Annotated[str | None, _option("N,…", "Sizes of training sets (default: 4,8,16,32,all).")]
 TrainingSets = Annotated[int, typer.Option(metavar="N", help="Number of training sets of each size.", min=1)]
-TestCases = Annotated[
-    str | None, typer.Option(metavar="N|FILE", help="Number of test cases, or a file of names.", show_default=False)
-]
-Subjects = Annotated[
-    str | None,
-    typer.Option(metavar="REGEX", help="Regex for the subject in a case's name.", show_default=False),
-]
-ArmNames = Annotated[
-    list[str] | None, typer.Option("--arm", metavar="NAME", help="Run this arm (repeatable).", show_default=False)
-]
-ArmsFile = Annotated[
-    Path | None, typer.Option("--arms", metavar="FILE", help="TOML file with other arms.", show_default=False)
-]
-Epochs = Annotated[int | None, typer.Option(metavar="N", help="Epochs of nnU-Net.", min=1, show_default=False)]
-Iterations = Annotated[int | None, typer.Option(metavar="N", help="Iterations per epoch.", min=1, show_default=False)]
-Jobs = Annotated[int | None, typer.Option(metavar="J", help="Number of parallel jobs.", min=1, show_default=False)]
-Slurm = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="KEY=VALUE", help="sbatch option; submits the jobs to SLURM (repeatable).", show_default=False
-    ),
-]
+TestCases = Annotated[str | None, _option("N|FILE", "Number of test cases, or a file of names.")]
+Subjects = Annotated[str | None, _option("REGEX", "Regular expression for the subject in a case's name.")]
+ArmNames = Annotated[list[str] | None, _option("NAME", "Run this arm (repeatable).", "--arm")]
+ArmsFile = Annotated[Path | None, _option("FILE", "TOML file with other arms.", "--arms")]
+Epochs = Annotated[int | None, _option("N", "Epochs of nnU-Net.", min=1)]
+Iterations = Annotated[int | None, _option("N", "Iterations per epoch.", min=1)]
+Jobs = Annotated[int | None, _option("J", "Number of parallel jobs.", min=1)]
+Slurm = Annotated[list[str] | None, _option("KEY=VALUE", "sbatch option; submits the jobs to SLURM (repeatable).")]
 
 
 @app.callback()
@@ -117,7 +85,7 @@ def bank(
     balanced: Annotated[bool, typer.Option("--balanced", help="Request each class equally often.")] = False,
     without: Without = None,
     margin: Margin = MARGIN,
-    nnunet: NnunetFolder = None,
+    nnunet: Nnunet = None,
     name: BankName = None,
     seed: SampleSeed = 0,
     device: Device = "",
@@ -154,10 +122,7 @@ def bank(
 )
 def inspect(
     bank: Bank,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", metavar="FILE.html", help="Page (default: BANK/inspection.html).", show_default=False),
-    ] = None,
+    output: Annotated[Path | None, _option("FILE.html", "Page (default: BANK/inspection.html).", "-o")] = None,
 ) -> None:
     """Check every file of a bank, and write an HTML page about it. Exit code 1 if a file is missing or damaged."""
     from nnunet_synth.bank.inspection import inspect_bank
@@ -178,17 +143,12 @@ def inspect(
 def plan(
     dataset: Dataset,
     configuration: Configuration,
-    ratio: Annotated[
-        float, typer.Option(metavar="R", help="Probability of a synthetic draw.", min=0, max=1, show_default=False)
-    ],
-    name: Annotated[str, typer.Option("-o", metavar="NEWPLANS", help="Name of the new plans.", show_default=False)],
+    ratio: Annotated[float, _option("R", "Probability of a synthetic draw.", min=0, max=1)],
+    name: Annotated[str, _option("NEWPLANS", "Name of the new plans.", "-o")],
     schedule: Annotated[
         str, typer.Option(metavar="S", help="How R changes over epochs: constant, linear, cosine or pretrain.")
     ] = DEFAULT_SCHEDULE,
-    bank_name: Annotated[
-        str | None,
-        typer.Option("--bank", metavar="NAME", help="Bank (default: newest of the fold).", show_default=False),
-    ] = None,
+    bank_name: Annotated[str | None, _option("NAME", "Bank (default: newest of the fold).", "--bank")] = None,
     plans: Plans = "nnUNetPlans",
 ) -> None:
     """Write nnU-Net plans that mix synthetic pairs into training, for the same preprocessed cases.
@@ -244,26 +204,13 @@ def env() -> None:
 )
 def export_dataset(
     bank: Bank,
-    target: Annotated[
-        Path, typer.Option("-o", metavar="FOLDER", help="nnUNet_raw, or a folder like it.", show_default=False)
-    ],
+    target: Annotated[Path, _option("FOLDER", "nnUNet_raw, or a folder like it.", "-o")],
     dataset_id: Annotated[
-        int | None,
-        typer.Option(
-            "--id",
-            metavar="N",
-            help="Number of the new dataset (default: a free one).",
-            min=1,
-            max=999,
-            show_default=False,
-        ),
+        int | None, _option("N", "Number of the new dataset (default: a free one).", "--id", min=1, max=999)
     ] = None,
     synthetic_only: Annotated[bool, typer.Option("--synthetic-only", help="Leave out the real cases.")] = False,
     links: Annotated[bool, typer.Option("--links", help="Link real cases instead of copying them.")] = False,
-    stack: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Slices in a case (default: as in a volume).", min=1, show_default=False),
-    ] = None,
+    stack: Annotated[int | None, _option("N", "Slices in a case (default: as in a volume).", min=1)] = None,
 ) -> None:
     """Write a bank and the real cases of its fold as an nnU-Net raw dataset. To resume, run the same command again."""
     from nnunet_synth.export.dataset import export_dataset as run
@@ -283,13 +230,8 @@ def export_model(
         Path,
         typer.Argument(metavar="MODEL", help="Folder <trainer>__<plans>__<configuration>.", show_default=False),
     ],
-    target: Annotated[
-        Path, typer.Option("-o", metavar="FOLDER", help="nnUNet_results, or a folder like it.", show_default=False)
-    ],
-    trainer: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Trainer of nnU-Net (default: the model's plain one).", show_default=False),
-    ] = None,
+    target: Annotated[Path, _option("FOLDER", "nnUNet_results, or a folder like it.", "-o")],
+    trainer: Annotated[str | None, _option("NAME", "Trainer of nnU-Net (default: the model's plain one).")] = None,
 ) -> None:
     """Write a trained model for use without the plugin, with a card of the synthetic data that it was trained on."""
     from nnunet_synth.export.messages import describe_model
