@@ -23,7 +23,7 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-NUMERICAL := $(addprefix tests/test_,augment.py bench.py codec.py conditioning.py deformation.py health.py \
+NUMERICAL := $(addprefix tests/test_,augment.py bench.py conditioning.py encoding.py health.py mask_deformation.py \
 	losses_ema.py many_processes.py metric_conditions.py metric_copies.py metric_distances.py metric_fidelity.py \
 	metric_inputs.py metric_masks.py metric_patches.py networks.py ops.py ops_backends.py snapshot.py step.py)
 

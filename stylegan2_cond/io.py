@@ -158,13 +158,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             problems.append(f"unknown key '{key}'" + (f" (did you mean '{nearest[0]}'?)." if nearest else "."))
         else:
             said = problem["msg"].removeprefix("Value error, ")  # the prefix of our own validators
-            problems.append(f"key '{key}': {said}, got {_short(problem.get('input'))}.")
+            value = problem.get("input")  # also lists nested more deeply than Python can print
+            got = value[:80] if isinstance(value, str) else _SHORT.repr(value)
+            problems.append(f"key '{key}': {said}, got {got}.")
     return " ".join(" ".join(problems).split())  # a key may hold line breaks
-
-
-def _short(value: object) -> str:
-    """A value in one line; also of lists nested more deeply than Python can print."""
-    return value[:80] if isinstance(value, str) else _SHORT.repr(value)
 
 
 def _keys(part: object, inside: Sequence[int | str]) -> list[str]:
@@ -226,7 +223,8 @@ def _sweep(path: Path) -> None:
         if entry.name.startswith(start) and entry.name.endswith(".tmp"):
             pid, _, host = entry.name[len(start) : -len(".tmp")].partition(".")
             with contextlib.suppress(OSError, ValueError, OverflowError):
-                if _has_ended(int(pid)) if host == socket.gethostname() else _is_outdated(entry):
+                outdated = time.time() - entry.stat().st_mtime > OUTDATED_SECONDS
+                if _has_ended(int(pid)) if host == socket.gethostname() else outdated:
                     os.unlink(entry.path)
 
 
@@ -238,10 +236,6 @@ def _has_ended(pid: int) -> bool:
     except PermissionError:  # another user's
         pass
     return False
-
-
-def _is_outdated(entry: os.DirEntry) -> bool:
-    return time.time() - entry.stat().st_mtime > OUTDATED_SECONDS
 
 
 @contextlib.contextmanager

@@ -48,8 +48,11 @@ def overlay_grid(
     dims = label.ndim - 1
     rgb = rgb if image.shape[1] == 3 else None
     grey = np.stack([scaled(one, low, high, rgb) for one in image])
-    show = {2: _slice_tile, 3: _volume_tile}[dims]
-    tiles = [show(sample, mask, labels, rgb) for sample, mask in zip(grey, label, strict=True)]
+    pairs = zip(grey, label, strict=True)
+    if dims == 2:
+        tiles = [np.concatenate(_views(sample, mask, labels, rgb), axis=1) for sample, mask in pairs]
+    else:
+        tiles = [_volume_tile(sample, mask, labels, rgb) for sample, mask in pairs]
     scale = max(1, math.ceil(SMALLEST_TILE / max(label.shape[1:])))
     frame = 0.0 if dims == 2 and image.shape[1] else FRAME  # black tiles need another
     tiles = [_framed(tile.repeat(scale, 0).repeat(scale, 1), ((GAP, GAP), (GAP, GAP)), frame) for tile in tiles]
@@ -70,10 +73,6 @@ def scaled(
 
 
 _Rgb = Sequence[int] | None
-
-
-def _slice_tile(grey: np.ndarray, mask: np.ndarray, labels: Sequence[int], rgb: _Rgb) -> np.ndarray:
-    return np.concatenate(_views(grey, mask, labels, rgb), axis=1)
 
 
 def _volume_tile(grey: np.ndarray, mask: np.ndarray, labels: Sequence[int], rgb: _Rgb) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -36,7 +35,9 @@ def case_hashes(preprocessed: Preprocessed, names: Sequence[str]) -> dict[str, s
         UserError: a case is missing or cannot be read.
     """
     path = preprocessed.base / f"case_hashes_{preprocessed.configuration.data_identifier}.json"
-    cases = _read(path)
+    cases: dict[str, tuple[int, int, str]] = {}
+    with contextlib.suppress(UserError):
+        cases = CaseHashes.load(path).cases
     states = {name: _state(preprocessed, name) for name in names}
     known = {name: entry[2] for name, entry in cases.items() if entry[:2] == states.get(name, ())[1:]}
     missing = [name for name in names if name not in known]
@@ -49,13 +50,6 @@ def case_hashes(preprocessed: Preprocessed, names: Sequence[str]) -> dict[str, s
         with contextlib.suppress(UserError, OSError):
             CaseHashes(cases=cases | new).save(path)
     return {name: known[name] for name in names}
-
-
-def _read(path: Path) -> dict[str, tuple[int, int, str]]:
-    try:
-        return CaseHashes.load(path).cases
-    except UserError:
-        return {}
 
 
 def _state(preprocessed: Preprocessed, name: str) -> _FileState:

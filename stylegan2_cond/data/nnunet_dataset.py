@@ -153,33 +153,31 @@ class Preprocessed:
         names = self.case_names()
         if str(fold) == FOLD_ALL:
             return Fold(FOLD_ALL, tuple(names), tuple(names))
-        splits = self._splits(names)
+        path = self.base / "splits_final.json"
+        splits = self._splits(path, names)
         if str(fold) not in map(str, range(len(splits))):
             raise UserError(
-                f"Fold {fold} does not exist: {self.base / 'splits_final.json'} has folds 0 to {len(splits) - 1}. "
-                f"Choose one of them, or 'all'."
+                f"Fold {fold} does not exist: {path} has folds 0 to {len(splits) - 1}. Choose one of them, or 'all'."
             )
         training, validation = (tuple(splits[int(fold)][part]) for part in ("train", "val"))
+        where = f"{path}, fold {fold},"
         if missing := sorted({*training, *validation} - set(names)):
             raise UserError(
-                f"{self.base / 'splits_final.json'}, fold {fold}, names {len(missing)} cases that are not in "
-                f"{self.folder}, the first is {missing[0]}. Preprocess them ({self.preprocess_command}) or fix the "
-                f"split."
+                f"{where} names {len(missing)} cases that are not in {self.folder}, e.g. {missing[0]}. Preprocess them "
+                f"({self.preprocess_command}) or fix the split."
             )
         if both := sorted(set(training) & set(validation)):
             raise UserError(
-                f"{self.base / 'splits_final.json'}, fold {fold}, has {len(both)} cases in both 'train' and 'val', the "
-                f"first is {both[0]}: validation would be worth nothing. Take them out of one of the lists."
+                f"{where} has {len(both)} cases in both 'train' and 'val', e.g. {both[0]}, which makes validation "
+                f"worthless. Remove them from one of the lists."
             )
-        if len(set(training)) < len(training):
-            twice = next(name for name in training if training.count(name) > 1)
-            raise UserError(f"{self.base / 'splits_final.json'}, fold {fold}, names {twice} twice. Take it out once.")
+        if twice := [name for name in training if training.count(name) > 1]:
+            raise UserError(f"{where} names {twice[0]} twice. Remove it once.")
         if not training:
-            raise UserError(f"Fold {fold} of {self.base / 'splits_final.json'} has no training case.")
+            raise UserError(f"{where} has no training case.")
         return Fold(str(fold), training, validation)
 
-    def _splits(self, names: list[str]) -> list[dict[str, list[str]]]:
-        path = self.base / "splits_final.json"
+    def _splits(self, path: Path, names: list[str]) -> list[dict[str, list[str]]]:
         if path.exists():
             remedy = "Fix or delete it; nnU-Net and this command write it again."
             splits = read_json(path, remedy)

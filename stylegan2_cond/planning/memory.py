@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning.plan import BY_HAND, Plan
+from stylegan2_cond.planning.table import format_value
 
 GENERATOR_COPIES = 5  # of its weights: gradient, two moments of Adam, moving average
 DISCRIMINATOR_COPIES = 4
@@ -171,10 +172,6 @@ def _with_reasons(before: Plan, after: Plan, budget: int | None, device: str) ->
     changed = [key for key in ("accumulate", "channels") if getattr(before, key) != getattr(after, key)]
     needed = training_bytes(before, device) / 2**30
     reasons = {
-        key: f"instead of {_text(getattr(before, key))}, which takes {needed:.3g} GiB: {room}" for key in changed
+        key: f"instead of {format_value(getattr(before, key))}, which takes {needed:.3g} GiB: {room}" for key in changed
     }
     return after.model_copy(update={"reasons": after.reasons | reasons})
-
-
-def _text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

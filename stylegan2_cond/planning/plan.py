@@ -250,18 +250,6 @@ def check_overrides(values: Mapping[str, object], *, stages: int | None = None) 
     return found
 
 
-def check_batch(batch_size: int, accumulate: int) -> None:
-    """A batch that can be computed in so many parts.
-
-    Raises:
-        UserError: its parts would differ in length.
-    """
-    if batch_size % accumulate:
-        raise UserError(
-            f"--set: a batch_size of {batch_size} can't be computed in {accumulate} equal parts (accumulate)."
-        )
-
-
 def _known(key: str) -> str:
     if key in FREE:
         return key

@@ -15,7 +15,7 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import heuristics
 from stylegan2_cond.planning.heuristics import BATCH_SIZE, PlanInputs, Setting, training_settings
 from stylegan2_cond.planning.memory import fit_memory
-from stylegan2_cond.planning.plan import BY_HAND, Plan, RunOptions, Source, Variant, check_batch, check_overrides
+from stylegan2_cond.planning.plan import BY_HAND, Plan, RunOptions, Source, Variant, check_overrides
 
 CONDITION_PATCHES = 2000  # on which conditions are measured
 CONDITION_BYTES = 2**28  # of their labels together; large patches are fewer, but at least
@@ -60,7 +60,11 @@ def make_plan(
     requested = {"kimg": options.kimg, "seed": options.seed}
     settings |= {key: Setting(value, REQUESTED) for key, value in requested.items() if value is not None}
     values = {key: setting.value for key, setting in settings.items()}
-    check_batch(values["batch_size"], values["accumulate"])
+    if values["batch_size"] % values["accumulate"]:
+        raise UserError(
+            f"--set: a batch_size of {values['batch_size']} cannot be computed in {values['accumulate']} equal parts "
+            f"(accumulate)."
+        )
     plan = Plan(
         source=Source.of(preprocessed, fold),
         conditions=_conditions(preprocessed, fold, patch_size, values["foreground_share"], values["seed"]),
