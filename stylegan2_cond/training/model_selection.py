@@ -52,7 +52,15 @@ def choose_best(history: History) -> int:
     """
     if not history:
         raise ValueError("there is no snapshot to choose from")
-    return min(range(len(history)), key=lambda index: (*_badness(history[index]), -index))
+
+    def badness(index: int) -> tuple[int, float, int]:
+        """Number of missing scores, sum of the logarithms of the others, age."""
+        scores = history[index]
+        found = [name for name in DECISIVE if _is_number(scores.get(name))]
+        logarithms = (math.log(max(scores[name], _standard_error(scores, name), 1e-12)) for name in found)
+        return len(DECISIVE) - len(found), sum(logarithms), -index
+
+    return min(range(len(history)), key=badness)
 
 
 def memorization_warning(history: History) -> str | None:
@@ -130,14 +138,6 @@ def relative_coverage(scores: Scores) -> float | None:
     """Coverage as a fraction of what real patches reach; None if unknown."""
     ours, real = scores.get("coverage"), scores.get("coverage" + REAL)
     return ours / real if _is_number(ours) and _is_number(real) and real > 0 else None
-
-
-def _badness(scores: Mapping[str, float]) -> tuple[int, float]:
-    """How many of the decisive scores are missing, and the sum of the logarithms of the others."""
-    found = [name for name in DECISIVE if _is_number(scores.get(name))]
-    return len(DECISIVE) - len(found), sum(
-        math.log(max(scores[name], _standard_error(scores, name), 1e-12)) for name in found
-    )
 
 
 def _copies(scores: Mapping[str, float]) -> bool:

@@ -56,7 +56,10 @@ def measure_step(plan: Plan, device: torch.device | str) -> StepCost:
 def measure_step_here(plan: Plan, device: torch.device) -> StepCost:
     """Train on random patches for a few steps, in this process."""
     set_precision(plan)
-    _take_small_step(plan, device)  # the first step loads libraries, 180 MiB on a CPU
+    patch_size = tuple(min(8, length) for length in plan.patch_size)
+    small = {"patch_size": patch_size, "factors": ((2,) * len(patch_size),), "channels": (8, 8), "accumulate": 1}
+    small_plan = plan.model_copy(update={**small, "batch_size": 4})
+    take_step(TrainingState.start(small_plan, device), *_random_patches(small_plan))  # loads libraries, 180 MiB
     before = peak_bytes()
     state = TrainingState.start(plan, device)
     if state.adaptive:
@@ -68,14 +71,6 @@ def measure_step_here(plan: Plan, device: torch.device) -> StepCost:
     rest = max(0.0, full - plain) / (plan.r1_interval if plan.r1_weight else 1)
     peak = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else peak_bytes() - before
     return StepCost(peak_bytes=peak, seconds_per_step=plain + rest)
-
-
-def _take_small_step(plan: Plan, device: torch.device) -> None:
-    """A step of networks with two small stages."""
-    patch_size = tuple(min(8, length) for length in plan.patch_size)
-    small = {"patch_size": patch_size, "factors": ((2,) * len(patch_size),), "channels": (8, 8)}
-    plan = plan.model_copy(update={**small, "batch_size": 4, "accumulate": 1})
-    take_step(TrainingState.start(plan, device), *_random_patches(plan))
 
 
 def _timed_step(state: TrainingState, number: int, batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> float:

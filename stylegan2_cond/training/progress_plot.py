@@ -1,4 +1,4 @@
-"""The picture of a training's course: `progress.png`, drawn from its log."""
+"""`progress.png`: the curves of a training, plotted from its log."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from stylegan2_cond.training.snapshot_evaluation import SNAPSHOT_METRICS
 
 PROGRESS_FILE = "progress.png"
 COLUMNS = 3
-PANEL = (4.4, 2.6)  # inches
+PANEL_SIZE = (4.4, 2.6)  # inches
 MOST_POINTS = 600  # of a curve; more are averaged
-LARGEST = 1e30  # value that is drawn
+LARGEST = 1e30  # value that is plotted
+DASHED = (0, (4, 3))
 COLOURS = ("#0b6fb8", "#d1582a", "#3a8f3a", "#8059a8")
 BEST_COLOUR = "#b8860b"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Some curves that share an axis.
+    """Curves that share an axis.
 
     Attributes:
-        title: above it.
-        curves: what each is called, by the name of its figure.
-        level: a value to compare with, drawn as a line.
-        logarithmic: whether the axis is, where all values allow it.
-        limits: that the axis shows at least.
+        title: of the panel.
+        curves: label of each curve, by the name of its scalar.
+        level: a value to compare with, plotted as a line.
+        logarithmic: use a logarithmic axis if all curves have positive values.
+        limits: range that the axis shows at least.
     """
 
     title: str
@@ -47,7 +48,7 @@ class Panel:
 
 PANELS = (
     Panel("losses", {"loss_generator": "generator", "loss_discriminator": "discriminator"}),
-    Panel("scores of the discriminator", {"score_real": "real", "score_generated": "drawn"}),
+    Panel("scores of the discriminator", {"score_real": "real", "score_generated": "generated"}),
     Panel(
         "augmentation",
         {"augment_p": "probability", "sign_real": "sign of real scores"},
@@ -72,7 +73,7 @@ PANELS = (
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure over the images seen: `[N]` each; `error` is NaN where it is not known."""
+    """A scalar over the images seen: `[N]` each; `error` is NaN if unknown."""
 
     images: np.ndarray
     value: np.ndarray
@@ -80,20 +81,18 @@ class Curve:
 
 
 def save_progress(folder: Path) -> None:
-    """Draw `progress.png` anew from the run's log: a panel for each kind of figure that the log has.
+    """Plot `progress.png` from the run's log: a panel for each group of scalars in the log; no file without any.
 
-    Grey lines are snapshots, the golden one is what `best` points to; bands are one standard error to each side; a
-    dashed line in a curve's colour is what other real data get. Lines
-    of the log that can't be read, and figures that are no finite numbers, are passed over. Without any, nothing is
-    drawn.
+    Grey lines mark snapshots, the golden one the best; bands are one standard error to each side; a dashed line in a
+    curve's colour is the score of other real data. Unreadable lines and values that are not finite are skipped.
     """
-    lines = sorted(filter(_placed, read_log(folder)), key=lambda line: line["images"])
+    lines = sorted((line for line in read_log(folder) if 0 <= line["images"] < 10**15), key=lambda line: line["images"])
     curves = {name: curve for panel in PANELS for name in panel.curves if (curve := find_curve(lines, name))}
     panels = [panel for panel in PANELS if any(name in curves for name in panel.curves)]
     if not panels:
         return
     rows = -(-len(panels) // COLUMNS)
-    width, height = PANEL[0] * COLUMNS, PANEL[1] * rows + 0.6
+    width, height = PANEL_SIZE[0] * COLUMNS, PANEL_SIZE[1] * rows + 0.6
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(0.55 / width, 0.35 / height, 1 - 0.2 / width, 1 - 0.85 / height, 0.18, 0.42)
     best = best_snapshot_images(folder)
@@ -104,14 +103,14 @@ def save_progress(folder: Path) -> None:
         figure.text(1 - 0.2 / width, 1 - 0.3 / height, text, fontsize=11, va="center", ha="right", color=BEST_COLOUR)
     for number, panel in enumerate(panels, start=1):
         axis = figure.add_subplot(rows, COLUMNS, number)
-        _draw(axis, panel, curves, lines)
+        _plot_panel(axis, panel, {name: curves[name] for name in panel.curves if name in curves}, lines)
         _mark_snapshots(axis, lines, best)
     with write_atomically(folder / PROGRESS_FILE) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
 
 def find_curve(lines: Sequence[Mapping[str, object]], name: str) -> Curve | None:
-    """The course of a figure; None where no line has it. Of many points, neighbours are averaged."""
+    """The curve of a scalar; None if no line has it. Neighbouring points are averaged if there are many."""
     found = [(line["images"], line[name], line.get(name + ERROR)) for line in lines if _is_number(line.get(name))]
     if not found:
         return None
@@ -120,40 +119,39 @@ def find_curve(lines: Sequence[Mapping[str, object]], name: str) -> Curve | None
     return Curve(*np.array([part.mean(axis=0) for part in parts], float).T)
 
 
-def _draw(axis: Axes, panel: Panel, curves: Mapping[str, Curve], lines: Sequence[Mapping[str, object]]) -> None:
-    shown = {name: curves[name] for name in panel.curves if name in curves}
-    logarithmic = panel.logarithmic and all((curve.value > 0).any() for curve in shown.values())
+def _plot_panel(axis: Axes, panel: Panel, curves: Mapping[str, Curve], lines: Sequence[Mapping[str, object]]) -> None:
+    logarithmic = panel.logarithmic and all((curve.value > 0).any() for curve in curves.values())
     if panel.level is not None:
-        axis.axhline(panel.level, color="0.55", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    for colour, (name, curve) in zip(COLOURS, shown.items(), strict=False):
-        floor = _floor(curve) if logarithmic else -math.inf
+        axis.axhline(panel.level, color="0.55", linewidth=1, linestyle=DASHED, zorder=1)
+    for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
+        shown = np.fmax(curve.value, curve.error)  # a value below its standard error is not distinguishable from 0
+        floor = shown[shown > 0].min() / 2 if logarithmic else -math.inf
         values, error = np.maximum(curve.value, floor), np.nan_to_num(curve.error)
         marker = {"marker": "o", "markersize": 3} if len(curve.images) <= 40 else {}
-        axis.fill_between(
-            curve.images,
-            np.maximum(curve.value - error, floor),
-            np.maximum(curve.value + error, floor),
-            color=colour,
-            alpha=0.2,
-            linewidth=0,
-            zorder=2,
-        )
+        band = (np.maximum(curve.value + side, floor) for side in (-error, error))
+        axis.fill_between(curve.images, *band, color=colour, alpha=0.2, linewidth=0, zorder=2)
         axis.plot(curve.images, values, color=colour, linewidth=1.4, label=panel.curves[name], zorder=3, **marker)
         if panel.level is None and (real := find_curve(lines, name + REAL)):
             level = np.fmax(real.value, real.error)[-1] if logarithmic else real.value[-1]
-            if logarithmic and level <= 0:
-                continue
-            axis.axhline(level, color=colour, linewidth=1, linestyle=(0, (4, 3)), label="real data", zorder=1)
+            if level > 0 or not logarithmic:
+                axis.axhline(level, color=colour, linewidth=1, linestyle=DASHED, label="real data", zorder=1)
     if panel.limits:
-        low, high = min(curve.value.min() for curve in shown.values()), axis.get_ylim()[1]
+        low, high = min(curve.value.min() for curve in curves.values()), axis.get_ylim()[1]
         axis.set_ylim(min(low, panel.limits[0]), max(high, panel.limits[1]))
     if logarithmic:
         _make_logarithmic(axis)
-    _dress(axis, len(axis.get_legend_handles_labels()[1]) > 1, panel.title)
+    axis.set_title(panel.title, fontsize=10, loc="left", y=1.02)  # a fixed place, since automatic placement is slow
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda images, _: f"{images / 1000:g}k" if images else "0"))
+    axis.tick_params(labelsize=8)
+    axis.grid(axis="y", color="0.92", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(axis.get_legend_handles_labels()[1]) > 1:
+        axis.legend(fontsize=8, frameon=False, loc="best", handlelength=1.2)
 
 
 def _make_logarithmic(axis: Axes) -> None:
-    """Ticks as plain numbers, and at least a decade."""
+    """A logarithmic axis of at least a decade, with plain numbers."""
     axis.set_yscale("log")
     low, high = axis.get_ylim()
     widen = max(1.0, math.sqrt(10 * low / high))
@@ -163,17 +161,6 @@ def _make_logarithmic(axis: Axes) -> None:
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _dress(axis: Axes, legend: bool, title: str) -> None:
-    axis.set_title(title, fontsize=10, loc="left", y=1.02)  # fixed, since to look for a place takes long
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda images, _: f"{images / 1000:g}k" if images else "0"))
-    axis.tick_params(labelsize=8)
-    axis.grid(axis="y", color="0.92", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    if legend:
-        axis.legend(fontsize=8, frameon=False, loc="best", handlelength=1.2)
-
-
 def _mark_snapshots(axis: Axes, lines: Sequence[Mapping[str, object]], best: int | None) -> None:
     snapshots = {line["images"] for line in lines if any(name in line for name in SNAPSHOT_METRICS)}
     axis.vlines(list(snapshots), 0, 1, transform=axis.get_xaxis_transform(), color="0.85", linewidth=0.6, zorder=0)
@@ -181,16 +168,6 @@ def _mark_snapshots(axis: Axes, lines: Sequence[Mapping[str, object]], best: int
         axis.axvline(best, color=BEST_COLOUR, linewidth=1.4, alpha=0.7, zorder=1)
     last = max(line["images"] for line in lines)
     axis.set_xlim(0, last or 1)
-
-
-def _floor(curve: Curve) -> float:
-    """The lowest value that a logarithmic axis need show: what is below its standard error can't be told from none."""
-    told = np.fmax(curve.value, curve.error)
-    return float(told[told > 0].min()) / 2
-
-
-def _placed(line: Mapping[str, object]) -> bool:
-    return 0 <= line["images"] < 10**15
 
 
 def _is_number(value: object) -> bool:

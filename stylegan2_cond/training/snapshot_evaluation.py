@@ -64,7 +64,9 @@ class SnapshotEvaluator:
     def __init__(self, preprocessed: Preprocessed, plan: Plan, *, samples: int | None = None):
         self.preprocessed = preprocessed
         self.plan = plan
-        self.samples = samples or _affordable(plan)
+        channels = len(plan.codec.labels) if plan.variant == "mask" else plan.codec.image_channels
+        affordable = SET_BYTES // (4 * channels * math.prod(plan.patch_size))
+        self.samples = samples or max(FEWEST_SAMPLES, min(SAMPLES[len(plan.patch_size)], affordable))
         self.reference = ReferenceSet(
             preprocessed,
             plan,
@@ -160,9 +162,3 @@ class _FixedReference(Comparison):
         real, generated = self._real_features[key], extractor(self.generated)
         centre, scale = standardisation(real)
         return (real - centre) / scale, (generated - centre) / scale
-
-
-def _affordable(plan: Plan) -> int:
-    channels = len(plan.codec.labels) if plan.variant == "mask" else plan.codec.image_channels
-    size = 4 * channels * math.prod(plan.patch_size)
-    return max(FEWEST_SAMPLES, min(SAMPLES[len(plan.patch_size)], SET_BYTES // size))

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.training.state import TrainingState
@@ -19,17 +18,14 @@ GRACE_IMAGES = 5_000  # at the start, when generated pairs hardly differ yet
 def detect_failure(state: TrainingState, scalars: Mapping[str, float]) -> str | None:
     """What is wrong after a step that returned these scalars; None if nothing is."""
     broken = [name for name, value in scalars.items() if not math.isfinite(value)]
-    broken += [name for name in ("generator", "discriminator") if not _is_finite(getattr(state, name))]
+    for name in ("generator", "discriminator"):  # a step may break weights although its own scalars are finite
+        sums = torch.stack([weight.detach().sum() for weight in getattr(state, name).parameters()])
+        broken += [] if sums.isfinite().all() else [name]
     if broken:
         return f"diverged: {', '.join(broken)} not finite"
     if state.images_seen >= GRACE_IMAGES and state.spread < COLLAPSED_SPREAD:
         return f"collapsed: generated pairs vary by only {state.spread:.0%} of the variation of real ones"
     return None
-
-
-def _is_finite(network: nn.Module) -> bool:
-    """Whether all weights are finite: a step may break them although its own scalars are finite."""
-    return bool(torch.stack([weight.detach().sum() for weight in network.parameters()]).isfinite().all())
 
 
 def rollback_message(failure: str, state: TrainingState) -> str:

@@ -41,7 +41,12 @@ class Batch:
 
     def __getitem__(self, part: slice) -> Batch:
         values = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(_take(value, part) for value in values))
+        return Batch(
+            *(
+                [one[part] for one in value] if isinstance(value, list) else None if value is None else value[part]
+                for value in values
+            )
+        )
 
     def split(self, count: int) -> list[Batch]:
         """The batch in `count` parts of equal size, or in the next larger number of parts that divides it."""
@@ -70,7 +75,9 @@ def take_step(state: TrainingState, image: np.ndarray, label: np.ndarray, positi
     scalars |= _train_discriminator(state, parts, generated)
     if plan.r1_weight and state.step_number % plan.r1_interval == 0:
         scalars |= _penalize_gradients(state, parts, generated)
-    reported = _reduce(state, scalars)
+    values = torch.stack([value.float().reshape([]) for value in scalars.values()])
+    state.distributed.average([values])
+    reported = dict(zip(scalars, values.tolist(), strict=True))  # waits for the device
     if state.adaptive:
         state.adaptive.update(reported["sign_real"], plan.batch_size)
         reported["augment_p"] = state.adaptive.p
@@ -248,16 +255,3 @@ def _descend(state: TrainingState, network: nn.Module, optimizer: torch.optim.Op
 
 def _mean(found: list[Scalars]) -> Scalars:
     return {name: torch.stack([scalars[name].float() for scalars in found]).mean() for name in found[0]}
-
-
-def _reduce(state: TrainingState, scalars: Scalars) -> dict[str, float]:
-    """Scalars as Python numbers, averaged over all processes; synchronises with the device once."""
-    values = torch.stack([value.float().reshape([]) for value in scalars.values()])
-    state.distributed.average([values])
-    return dict(zip(scalars, values.tolist(), strict=True))
-
-
-def _take(value: object, part: slice) -> object:
-    if isinstance(value, list):
-        return [one[part] for one in value]
-    return None if value is None else value[part]

@@ -89,9 +89,13 @@ def train(options: RunOptions) -> Path:
             try:
                 return _train(plan, preprocessed, fold, device, distributed)
             except (RuntimeError, MemoryError) as error:
-                if is_out_of_memory(error):
-                    raise _out_of_memory(plan, error) from error
-                raise
+                if not is_out_of_memory(error):
+                    raise
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise UserError(
+                    f"Out of memory at patch {list(plan.patch_size)}, batch size {plan.batch_size} ({reason}). Raise "
+                    f"accumulate in plan.json, or start again with --patch-size {smaller_patch_size(plan.patch_size)}"
+                ) from error
 
 
 def _train(
@@ -207,14 +211,6 @@ def _headline(folder: Path, state: TrainingState, resumed: bool, fold: Fold) -> 
     elif find_snapshots(folder):
         lines.append("No checkpoint found: training starts from the beginning and replaces the snapshots.")
     return "\n".join(lines)
-
-
-def _out_of_memory(plan: Plan, error: BaseException) -> UserError:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return UserError(
-        f"Out of memory at patch size {list(plan.patch_size)}, batch size {plan.batch_size} ({reason}). Raise "
-        f"accumulate in plan.json, or start again with --patch-size {smaller_patch_size(plan.patch_size)}"
-    )
 
 
 def _passed(before: int, after: int, interval: int) -> bool:
