@@ -26,7 +26,7 @@ from nnunet_synth.export.sanitize import without_paths
 from nnunet_synth.training.settings import SynthSettings
 from nnunet_synth.training.usage_record import SYNTHETIC_DATA_FILE, TrainingRecord, record_use
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.features_nnunet import find_nnunet
+from stylegan2_cond.metrics.features_nnunet import find_nnunets
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import find_snapshots, sha256
 
@@ -231,11 +231,11 @@ def test_an_exported_model_is_not_taken_for_one_that_saw_real_cases_alone(export
     shutil.copytree(exported[0], folder, ignore=shutil.ignore_patterns("synthetic_data.json"))  # as out of a zip
     source = Source.of(preprocessed, preprocessed.fold(0))
     try:
-        assert find_nnunet(source) is None
+        assert not find_nnunets(source).models
         dataset_json = json.loads((folder / "dataset.json").read_text())
         del dataset_json["synthetic_data"]
         (folder / "dataset.json").write_text(json.dumps(dataset_json))
-        assert find_nnunet(source).folder == folder
+        assert find_nnunets(source).models[0].folder == folder
     finally:
         shutil.rmtree(folder)
 

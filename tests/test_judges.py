@@ -13,7 +13,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from raw_cases import LABELS, cohort, own_folders, preprocess
 
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.features_nnunet import find_nnunet, find_nnunets, open_newest
+from stylegan2_cond.metrics.features_nnunet import find_nnunets, open_newest
 from stylegan2_cond.planning import Source
 
 SPLITS = [{"train": ["case_0", "case_1"], "val": ["case_2"]}]
@@ -150,20 +150,20 @@ def test_the_record_of_a_fold_says_whether_it_saw_synthetic_pairs(results, data,
     folder = save_model(results / f"{name}__nnUNetPlans__2d", data)
     if record is not None:
         (folder / "fold_0" / "synthetic_data.json").write_text(record)
-    assert (find_nnunet(source).folder == folder) == taken
+    assert (find_nnunets(source).models[0].folder == folder) == taken
 
 
 def test_a_model_that_is_older_than_the_splits_is_not_taken_without_its_validation(results, data, source):
     """What it was trained on is known no more."""
     shutil.rmtree(results)
     folder = save_model(results / "nnUNetTrainer__nnUNetPlans__2d", data, summary=None)
-    assert find_nnunet(source).folder == folder
+    assert find_nnunets(source).models[0].folder == folder
     later = (folder / "fold_0" / "checkpoint_final.pth").stat().st_mtime + 9
     os.utime(data.base / "splits_final.json", (later, later))
     with pytest.raises(UserError, match=r"splits_final\.json.*--val"):
         open_newest(source)
     (folder / "fold_0" / "validation" / "summary.json").write_text(json.dumps(SUMMARY))
-    assert find_nnunet(source).folder == folder
+    assert find_nnunets(source).models[0].folder == folder
 
 
 def test_why_no_nnunet_is_taken_is_said_for_each(results, data, source):

@@ -19,7 +19,7 @@ from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.evaluate import evaluate
-from stylegan2_cond.metrics.features_nnunet import NnUNet, find_nnunet, open_nnunet
+from stylegan2_cond.metrics.features_nnunet import find_nnunets, open_nnunet
 from stylegan2_cond.metrics.segmentation_agreement import dice, overlaps
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import find_snapshots
@@ -32,7 +32,7 @@ def source(preprocessed):
 
 @pytest.fixture(scope="module")
 def network(model, source):
-    return NnUNet(open_nnunet(model[0], source))
+    return open_nnunet(model[0], source)
 
 
 @pytest.fixture
@@ -51,10 +51,10 @@ def patches(preprocessed, size, count=24, names=None):
 
 
 def test_a_model_that_saw_synthetic_pairs_is_not_found_and_a_plain_one_is(model, source, plain_model):
-    assert find_nnunet(source).folder == plain_model
+    assert find_nnunets(source).models[0].folder == plain_model
     shutil.move(plain_model, plain_model.with_name("away"))
     try:
-        assert find_nnunet(source) is None
+        assert not find_nnunets(source).models
     finally:
         shutil.move(plain_model.with_name("away"), plain_model)
 
@@ -82,13 +82,13 @@ def test_a_bank_asks_the_nnunet_that_was_named(preprocessed, generator_run, mode
 
 def test_a_model_of_another_fold_or_preprocessing_is_not_taken(source, plain_model):
     other_fold = source.model_copy(update={"fold": "1"})
-    assert find_nnunet(other_fold) is None
+    assert not find_nnunets(other_fold).models
     with pytest.raises(UserError, match="no trained nnU-Net of fold 1"):
         open_nnunet(plain_model, other_fold)
     plans = json.loads((plain_model / "plans.json").read_text())
     plans["configurations"]["2d"]["spacing"] = [9.0, 9.0]
     (plain_model / "plans.json").write_text(json.dumps(plans))
-    assert find_nnunet(source) is None
+    assert not find_nnunets(source).models
     with pytest.raises(UserError, match="preprocessed differently"):
         open_nnunet(plain_model, source)
 
@@ -96,11 +96,11 @@ def test_a_model_of_another_fold_or_preprocessing_is_not_taken(source, plain_mod
 def test_a_model_of_older_splits_is_not_taken(model, source, plain_model):
     """It may have been trained on cases that are kept for validation now."""
     shutil.copytree(model[0] / "fold_0" / "validation", plain_model / "fold_0" / "validation")
-    assert find_nnunet(source).folder == plain_model
+    assert find_nnunets(source).models[0].folder == plain_model
     summary = json.loads((plain_model / "fold_0" / "validation" / "summary.json").read_text())
     name = Path(summary["metric_per_case"][0]["prediction_file"]).name.split(".")[0]
     resplit = source.model_copy(update={"training_cases": (*source.training_cases, name)})
-    assert find_nnunet(resplit) is None
+    assert not find_nnunets(resplit).models
     with pytest.raises(UserError, match=f"other splits: it was validated on {name}"):
         open_nnunet(plain_model, resplit)
 
@@ -109,7 +109,7 @@ def test_a_model_of_older_splits_is_not_taken(model, source, plain_model):
 def test_a_model_whose_splits_cannot_be_read_is_not_taken(source, plain_model, content):
     (plain_model / "fold_0" / "validation").mkdir()
     (plain_model / "fold_0" / "validation" / "summary.json").write_text(content)
-    assert find_nnunet(source) is None
+    assert not find_nnunets(source).models
     with pytest.raises(UserError, match=r"validation/summary\.json .*--val"):
         open_nnunet(plain_model, source)
 
@@ -122,7 +122,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(source, plain_model, tmp_pa
     path = plain_model / "fold_0" / "checkpoint_final.pth"
     torch.save({"network_weights": Trap()}, path, pickle_module=pickle)
     with pytest.raises(UserError, match=r"checkpoint_final.pth can't be read"):
-        NnUNet(open_nnunet(plain_model, source))
+        open_nnunet(plain_model, source)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -132,7 +132,7 @@ def test_a_network_that_is_not_the_plans_is_refused(source, plain_model):
     network["features_per_stage"] = [4] * network["n_stages"]
     (plain_model / "plans.json").write_text(json.dumps(plans))
     with pytest.raises(UserError, match="can't be read as the network of its plans"):
-        NnUNet(open_nnunet(plain_model, source))
+        open_nnunet(plain_model, source)
 
 
 def test_a_network_that_cannot_be_read_is_left_out_unless_it_is_wanted(generator_run, plain_model, tmp_path):

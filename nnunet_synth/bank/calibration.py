@@ -55,7 +55,7 @@ def open_calibration(
     """
     network = None
     if fit and nnunet is not None:
-        network = NnUNet(open_nnunet(nnunet, plan.source), device)
+        network = open_nnunet(nnunet, plan.source, device)
     elif fit:
         try:
             network = open_newest(plan.source, device)

@@ -32,6 +32,7 @@ class ConditionAccuracy(Metric):
     needs = ("label",)
 
     def refusal(self, comparison: Comparison) -> str | None:
+        """Needs conditions on the generated side."""
         conditions, sides = comparison.conditions, (comparison.real, comparison.generated)
         if reason := super().refusal(comparison):
             return reason

@@ -95,6 +95,7 @@ class Diversity(_Diversity):
     default = False
 
     def figure(self, distances: torch.Tensor, combination: torch.Tensor | None) -> float:
+        """Mean distance."""
         return mean_distance(distances)
 
 
@@ -107,6 +108,7 @@ class DiversityWithin(_Diversity):
     needs = ("label",)
 
     def figure(self, distances: torch.Tensor, combination: torch.Tensor | None) -> float:
+        """Mean distance within combinations."""
         return mean_distance(distances, combination.unsqueeze(0) == combination.unsqueeze(1))
 
 
@@ -118,4 +120,5 @@ class DiversityNearest(_Diversity):
     title = "diversity, nearest"
 
     def figure(self, distances: torch.Tensor, combination: torch.Tensor | None) -> float:
+        """Mean distance to the nearest neighbour."""
         return mean_nearest(distances)

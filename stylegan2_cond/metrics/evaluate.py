@@ -97,17 +97,12 @@ def evaluate(
         snapshot=str(snapshot),
         images_seen=generator.card.images_seen,
         samples=samples,
-        seed=seed,
-        features=setup.extractor.name,
-        nnunet=setup.network and setup.network.model.folder.name,
-        training_cases=len(generator.plan.source.training_cases),
-        reference_patches=len(setup.reference.cover.patches),
         generated={name: generated[name] for name in METRICS if name in generated},
         real=baseline.real,
         held_out={name: figure for name, figure in baseline.held_out.items() if held_out or name == "agreement"},
         copy_candidates=candidates,
         missing=missing,
-        notes=setup.notes(held_out=held_out),
+        **setup.describe(held_out=held_out),
         seconds=round(time.monotonic() - started, 1),
         peak_bytes=peak_bytes(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -163,6 +158,7 @@ class _Setup:
         return cls(plan, reference, masks, extractor, network, no_network, seed)
 
     def comparison(self, generated: SampleSet) -> Comparison:
+        """Of the reference's real patches and others."""
         return Comparison(
             self.reference.real,
             generated,
@@ -184,20 +180,28 @@ class _Setup:
         conditions = self.plan.conditions.model_dump_json()
         return _digest(REVISION, *contents, self.extractor.identity(), network, conditions, str(self.seed))
 
-    def notes(self, *, held_out: bool) -> tuple[str, ...]:
-        notes, thinned = [], self.reference.cover.thinned
+    def describe(self, *, held_out: bool) -> dict[str, object]:
+        """What an `Evaluation` says about it."""
+        notes, cover = [], self.reference.cover
         if self.network is None:
             notes.append(
                 f"Features are those of random filters, and the fit of masks was not evaluated: {self.no_network}"
             )
-        if thinned > 1:
-            notes.append(f"Copies were searched for in one of {thinned} patches of the training cases only.")
+        if cover.thinned > 1:
+            notes.append(f"Copies were searched for in one of {cover.thinned} patches of the training cases only.")
         if held_out:
             notes.append(
                 "The validation cases were compared as well: if you choose a snapshot by these figures, validation "
                 "scores on them are no longer trustworthy."
             )
-        return tuple(notes)
+        return {
+            "seed": self.seed,
+            "features": self.extractor.name,
+            "nnunet": self.network and self.network.model.folder.name,
+            "training_cases": len(self.plan.source.training_cases),
+            "reference_patches": len(cover.patches),
+            "notes": tuple(notes),
+        }
 
 
 def _names(metrics: Sequence[str] | None, plan: Plan) -> tuple[str, ...]:
@@ -225,7 +229,7 @@ def _find_network(plan: Plan, folder: Path | None, device: str, *, required: boo
         return None, "a mask snapshot has no images."
     try:
         if folder is not None:
-            return NnUNet(open_nnunet(folder, plan.source), device), ""
+            return open_nnunet(folder, plan.source, device), ""
         return open_newest(plan.source, device), ""
     except UserError as error:
         if required or folder is not None:

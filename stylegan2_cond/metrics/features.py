@@ -119,6 +119,7 @@ class RandomPyramid(FeatureExtractor):
         self.seed = seed
 
     def identity(self) -> str:
+        """Depends on all arguments."""
         return f"{self.name}-{self.channels}-{self.labels}-{self.seed}"
 
     def __call__(self, samples: SampleSet) -> torch.Tensor:
@@ -168,6 +169,7 @@ class CachedExtractor(FeatureExtractor):
         self.standardised = extractor.standardised
 
     def identity(self) -> str:
+        """That of the extractor."""
         return self.extractor.identity()
 
     def __call__(self, samples: SampleSet) -> torch.Tensor:

@@ -95,11 +95,6 @@ def find_nnunets(source: Source) -> FoundModels:
     return FoundModels(tuple(newest_first), tuple(damaged), tuple(unsuitable))
 
 
-def find_nnunet(source: Source) -> TrainedModel | None:
-    """The newest nnU-Net of a fold that was trained on the same preprocessed data, and on real cases only."""
-    return next(iter(find_nnunets(source).models), None)
-
-
 def open_newest(source: Source, device: str | torch.device = "cpu") -> NnUNet:
     """The newest nnU-Net of a fold that can be opened; damaged ones are skipped with a warning.
 
@@ -124,11 +119,11 @@ def open_newest(source: Source, device: str | torch.device = "cpu") -> NnUNet:
     )
 
 
-def open_nnunet(folder: Path, source: Source) -> TrainedModel:
+def open_nnunet(folder: Path, source: Source, device: str | torch.device = "cpu") -> NnUNet:
     """The nnU-Net in a folder.
 
     Raises:
-        UserError: there is none for the fold, or it is of another dataset, configuration or preprocessing.
+        UserError: there is none for the fold, it is damaged, or of another dataset, configuration or preprocessing.
     """
     model = _model(folder, source)
     if model is None:
@@ -139,7 +134,7 @@ def open_nnunet(folder: Path, source: Source) -> TrainedModel:
         )
     if reason := _mismatch(model, source):
         raise UserError(f"The nnU-Net in {folder} {reason}. Name another one, or remove the option.")
-    return model
+    return NnUNet(model, device)
 
 
 @register_features("nnunet")
@@ -157,11 +152,13 @@ class NnUNet(FeatureExtractor):
 
     @classmethod
     def build(cls, name: str, settings: ExtractorSettings) -> FeatureExtractor:
+        """The nnU-Net of the settings."""
         if settings.nnunet is None:
             raise UserError("There is no nnU-Net to take features from. Name one, or use --features random")
         return settings.nnunet
 
     def identity(self) -> str:
+        """The checksum of the checkpoint."""
         return f"{self.name}-{self._sha256}"
 
     @torch.inference_mode()

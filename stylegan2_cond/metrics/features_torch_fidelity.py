@@ -79,9 +79,11 @@ class TorchFidelity(FeatureExtractor):
 
     @classmethod
     def build(cls, name: str, settings: ExtractorSettings) -> FeatureExtractor:
+        """The network of that name, with the intensity ranges of the settings."""
         return cls(name, low=settings.low, high=settings.high, device=settings.device)
 
     def identity(self) -> str:
+        """Depends on the weights, the library's version and the intensity ranges."""
         return f"{self.name}-{self._source}-{self.low}-{self.high}"
 
     @torch.inference_mode()

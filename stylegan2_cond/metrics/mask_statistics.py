@@ -103,6 +103,7 @@ class Masks(Metric):
     needs = ("label",)
 
     def refusal(self, comparison: Comparison) -> str | None:
+        """Needs a foreground class."""
         reason = super().refusal(comparison)
         return reason or (None if comparison.labels else "needs masks with a foreground class")
 

@@ -225,6 +225,7 @@ class Copies(_Copies):
     title = "copies, %"
 
     def search(self, comparison: Comparison) -> CopySearch:
+        """In pixels."""
         return comparison.cached(copies_in_pixels)
 
 
@@ -237,4 +238,5 @@ class FeatureCopies(_Copies):
     default = False
 
     def search(self, comparison: Comparison) -> CopySearch:
+        """In features."""
         return comparison.cached(copies_in_features)

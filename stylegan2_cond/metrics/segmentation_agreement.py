@@ -37,6 +37,7 @@ class SegmentationAgreement(Metric):
     needs = ("image", "label", "nnunet")
 
     def refusal(self, comparison: Comparison) -> str | None:
+        """Needs a foreground class."""
         reason = super().refusal(comparison)
         return reason or (None if comparison.labels else "needs masks with a foreground class")
 

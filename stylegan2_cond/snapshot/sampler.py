@@ -29,6 +29,7 @@ class PairGenerator:
 
     @property
     def plan(self) -> Plan:
+        """The plan of the training."""
         return self.card.plan
 
     def sample(

@@ -1,4 +1,4 @@
-"""A snapshot: what is needed to draw pairs, and nothing that could run code. Safe to share."""
+"""Snapshots: what is needed to generate samples, in files that can't run code and are safe to share."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from stylegan2_cond.planning import Plan
 
 WEIGHTS_FILE = "generator.safetensors"
 CARD_FILE = "card.json"
-BEST = "best"  # the link in a run's folder
+BEST = "best"  # link in a run's folder
 
 
 class Card(Record):
-    """What a generator is: its plan, which cases it saw, how far it was trained, and the checksum of its weights.
+    """A generator's plan, with its training cases, the number of images it was trained on, and its weights' checksum.
 
-    `backends` are those of the ops that trained it, as `name_backend` names them, in the order of their use.
+    `backends` are those of the ops in training, as `name_backend` names them, in the order of their use.
     """
 
     remedy: ClassVar[str] = "Choose another snapshot, or train the generator again: stylegan2-cond train …"
@@ -37,10 +37,10 @@ class Card(Record):
 
 
 def save_snapshot(folder: Path, network: Generator, plan: Plan, images_seen: int, backends: Sequence[str] = ()) -> None:
-    """Write weights and card into `folder`; the card last, so that a folder with a card is whole."""
+    """Write weights and card to `folder`; the card last, so that a folder with a card is complete."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with write_atomically(folder / WEIGHTS_FILE) as temporary:
-        temporary.write_bytes(save(state))  # save_file would leave it unreadable for others
+        temporary.write_bytes(save(state))  # save_file makes it unreadable for other users
     Card(
         plan=plan,
         images_seen=images_seen,
@@ -52,12 +52,12 @@ def save_snapshot(folder: Path, network: Generator, plan: Plan, images_seen: int
 
 
 def find_snapshots(run_folder: Path) -> list[Path]:
-    """The whole snapshots of a generator run, oldest first."""
+    """The complete snapshots of a generator run, oldest first."""
     return sorted(card.parent for card in (run_folder / "snapshots").glob(f"*/{CARD_FILE}"))
 
 
 def find_best(run_folder: Path) -> Path | None:
-    """The snapshot that training judged best, or else the newest; None where there is no snapshot."""
+    """The best snapshot according to training, or else the newest; None where there is no snapshot."""
     best = run_folder / BEST
     if (best / CARD_FILE).exists():
         return best.resolve()

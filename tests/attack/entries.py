@@ -377,7 +377,7 @@ def find_judge(victims: Victims) -> None:
 
 def open_judge(victims: Victims) -> None:
     """What `evaluate --nnunet FOLDER` does."""
-    segment(NnUNet(open_nnunet(victims.judge, source_of(victims))))
+    segment(open_nnunet(victims.judge, source_of(victims)))
 
 
 def segment(network: NnUNet) -> None:
