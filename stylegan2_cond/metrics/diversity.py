@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,19 +13,6 @@ from stylegan2_cond.metrics.registry import Metric, Result, register
 
 GROUPS = 10
 MOST = 4000  # patches of each side; the matrix of distances grows with the square
-
-
-@dataclass(frozen=True)
-class Distances:
-    """Distances among the patches of one side.
-
-    Attributes:
-        matrix: `[N, N]`, of the features; infinite between patches of one case, which are not independent.
-        chosen: `[N]`, indices of the patches.
-    """
-
-    matrix: torch.Tensor
-    chosen: np.ndarray
 
 
 def mean_distance(distances: torch.Tensor, pairs: torch.Tensor | None = None) -> float:
@@ -48,42 +34,41 @@ class _Diversity(Metric):
         raise NotImplementedError
 
     def __call__(self, comparison: Comparison) -> Result:
-        sides = comparison.cached(_distances)
-        combinations = comparison.cached(_combinations)
+        sides = comparison.cached(_sides)
 
         def ratio(*keep: np.ndarray) -> np.ndarray:
             figures = []
-            for side, combination, kept in zip(sides, combinations, keep, strict=True):
-                rows = torch.from_numpy(kept[side.chosen])
-                own = None if combination is None else combination[torch.from_numpy(side.chosen)][rows]
-                figures.append(self.figure(side.matrix[rows][:, rows], own))
+            for (chosen, distances, combination), kept in zip(sides, keep, strict=True):
+                rows = torch.from_numpy(kept[chosen])
+                figures.append(
+                    self.figure(distances[rows][:, rows], None if combination is None else combination[rows])
+                )
             return np.array([figures[1] / figures[0] if figures[0] else math.nan, *figures])
 
         values, errors = jackknife(ratio, *comparison.jackknife_groups(GROUPS))
         return Result(float(values[0]), float(errors[0]), {"real": float(values[1]), "generated": float(values[2])})
 
 
-def _distances(comparison: Comparison) -> list[Distances]:
-    found = []
+def _sides(comparison: Comparison) -> list[tuple[np.ndarray, torch.Tensor, torch.Tensor | None]]:
+    """Of each side, the indices of some patches, their distances, and a number for the classes that each shows.
+
+    Distances `[n, n]` are infinite between patches of one case, which are not independent. Without masks, there are no
+    numbers of classes.
+    """
+    sides = []
     for features, samples in zip(comparison.features, (comparison.real, comparison.generated), strict=True):
         chosen = np.sort(comparison.rng(5).permutation(len(features))[:MOST])
-        matrix = torch.cdist(features[chosen], features[chosen])
+        distances = torch.cdist(features[chosen], features[chosen])
         case = torch.from_numpy(samples.case_numbers()[chosen])
-        found.append(Distances(matrix.masked_fill(case.unsqueeze(0) == case.unsqueeze(1), torch.inf), chosen))
-    return found
-
-
-def _combinations(comparison: Comparison) -> list[torch.Tensor | None]:
-    """`[N]` of each side: the number of the combination of classes that each patch shows; None without masks."""
-    if comparison.real.label is None or comparison.generated.label is None:
-        return [None, None]
-    shown = []
-    for samples in (comparison.real, comparison.generated):
-        flat = samples.label.reshape(len(samples), -1)
-        shows = [(flat == label).any(axis=1) for label in comparison.labels]
-        shown.append(np.stack([np.ones(len(flat), bool), *shows]))
-    numbers = np.unique(np.concatenate(shown, axis=1), axis=1, return_inverse=True)[1].reshape(-1)
-    return list(torch.from_numpy(numbers).split([len(comparison.real), len(comparison.generated)]))
+        distances = distances.masked_fill(case.unsqueeze(0) == case.unsqueeze(1), torch.inf)
+        combination = None
+        if comparison.real.label is not None and comparison.generated.label is not None:
+            flat = samples.label[chosen].reshape(len(chosen), -1)
+            shown = [(flat == label).any(axis=1) for label in comparison.labels]
+            shown = np.stack([np.ones(len(flat), bool), *shown])
+            combination = torch.from_numpy(np.unique(shown, axis=1, return_inverse=True)[1].reshape(-1))
+        sides.append((chosen, distances, combination))
+    return sides
 
 
 @register

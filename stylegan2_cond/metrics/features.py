@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -175,13 +176,23 @@ class CachedExtractor(FeatureExtractor):
     def __call__(self, samples: SampleSet) -> torch.Tensor:
         if samples.case is None:
             return self.extractor(samples)
-        path = self.folder / f"features_{content_key(samples, self.identity())}.npy"
-        with suppress(OSError, ValueError, EOFError):  # missing or damaged
-            return torch.from_numpy(np.load(path, allow_pickle=False))
-        vectors = self.extractor(samples)
-        with suppress(UserError, OSError), write_atomically(path) as temporary, temporary.open("wb") as file:
-            np.save(file, vectors.numpy(), allow_pickle=False)
-        return vectors
+        path = self.folder / f"features_{content_key(samples, self.identity())}.npz"
+        found = cached_arrays(path, ["features"], lambda: {"features": self.extractor(samples).numpy()})
+        return torch.from_numpy(found["features"])
+
+
+def cached_arrays(
+    path: Path | None, names: Sequence[str], compute: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Arrays of an `.npz` file; computed, and written if possible, where it is missing or damaged, or path is None."""
+    if path is None:
+        return compute()
+    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in names}
+    found = compute()
+    with suppress(UserError, OSError), write_atomically(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **found)
+    return found
 
 
 def content_key(samples: SampleSet, *further: str) -> str:

@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
 from stylegan2_cond.data.sample_set import SampleSet
-from stylegan2_cond.errors import UserError
-from stylegan2_cond.io import write_atomically
 from stylegan2_cond.metrics.comparison import Comparison
-from stylegan2_cond.metrics.features import content_key
+from stylegan2_cond.metrics.features import cached_arrays, content_key
 from stylegan2_cond.metrics.ncc import CANDIDATES, QUERIES, best_of_cases, nearest_cases
 from stylegan2_cond.metrics.registry import Metric, Result, register
 
@@ -106,14 +102,8 @@ def nearest_other_cases(
         cache_folder: None to cache nothing.
     """
     path = cache_folder and cache_folder / f"nearest_{content_key(real, name, content_key(reference))}.npz"
-    if path and path.exists():
-        with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(path, allow_pickle=False) as arrays:
-            return Nearest(arrays["score"], arrays["nearness"], arrays["index"])
-    found = search(real, own_cases(reference, real))
-    if path:
-        with suppress(UserError, OSError), write_atomically(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, score=found.score, nearness=found.nearness, index=found.index)
-    return found
+    names = [field.name for field in fields(Nearest)]
+    return Nearest(**cached_arrays(path, names, lambda: vars(search(real, own_cases(reference, real)))))
 
 
 def own_cases(reference: SampleSet, samples: SampleSet) -> np.ndarray:

@@ -20,7 +20,7 @@ from stylegan2_cond.planning import Plan, run_folder
 from stylegan2_cond.progress_bar import ProgressBar
 from stylegan2_cond.random_streams import RandomStream
 
-COVER_BYTES = 2**30  # images of the cover; beyond, only every so-many-th patch is kept
+COVER_BYTES = 2**30  # of the images of the cover; where they take more, only every n-th patch is kept
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Cover:
     Attributes:
         patches: `[M, C, *size]`, in the order of the cases.
         corners: `[M, 3]`, the lower corner of each patch, without its margin, in voxels of the (averaged) case.
-        thinned: every so-many-th patch is kept; 1 where all are.
+        thinned: every n-th patch is kept; 1 where all are.
     """
 
     patches: SampleSet

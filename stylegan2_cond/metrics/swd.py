@@ -5,13 +5,11 @@ Descriptors are small neighbourhoods of voxels, which Karras et al. also call lo
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
 from stylegan2_cond.metrics.comparison import Comparison
-from stylegan2_cond.metrics.jackknife import group_count, measurable, spread
+from stylegan2_cond.metrics.jackknife import jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
 from stylegan2_cond.ops import downsample, upsample
 
@@ -63,20 +61,18 @@ def sliced_distances(
     directions = torch.from_numpy(rng.standard_normal((real.shape[2], PROJECTIONS), dtype=np.float32))
     directions /= directions.norm(dim=0)
     sides = []
-    for descriptors, groups in ((real, real_groups), (generated, generated_groups)):
+    for descriptors in (real, generated):
         values, order = (descriptors.flatten(0, 1) @ directions).T.sort(dim=1)  # [directions, N · P]
-        owner = torch.arange(len(descriptors)).repeat_interleave(descriptors.shape[1])
-        sides.append((values, torch.from_numpy(groups)[owner[order]]))
+        sides.append((values, order // descriptors.shape[1]))  # and the patch that each value is from
 
-    def distance(ordered: list[torch.Tensor]) -> float:
-        return float((_quantiles(ordered[0]) - _quantiles(ordered[1])).abs().mean())
+    def distance(*keep: np.ndarray) -> float:
+        parts = [
+            values[torch.from_numpy(kept)[patch]].reshape(len(values), -1)
+            for (values, patch), kept in zip(sides, keep, strict=True)
+        ]
+        return float((_quantiles(parts[0]) - _quantiles(parts[1])).abs().mean())
 
-    value = distance([values for values, _ in sides])
-    without = []
-    for group in range(group_count(real_groups, generated_groups)):
-        rest = [values[owner != group].reshape(len(values), -1) for values, owner in sides]
-        without.append(distance(rest) if measurable(real_groups != group, generated_groups != group) else math.nan)
-    return value, spread(without)
+    return jackknife(distance, real_groups, generated_groups)
 
 
 def _quantiles(ordered: torch.Tensor) -> torch.Tensor:
