@@ -1,4 +1,4 @@
-"""`stylegan2-cond evaluate`: a table, a file and a picture; what was found before is not computed again."""
+"""`stylegan2-cond evaluate`: a table, a file and a figure; known results are not computed again."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def printed(snapshot, model):
     return run("stylegan2-cond", "evaluate", str(snapshot), "-n", str(SAMPLES), "--nnunet", str(model[0])).stdout
 
 
-def test_the_command_shows_every_default_metric_beside_what_real_patches_get(printed, snapshot):
+def test_the_command_shows_every_default_metric_next_to_that_of_real_patches(printed, snapshot):
     for name in default_metrics():
         assert METRICS[name].title in printed
     found = Evaluation.load(snapshot / "evaluation.json")
@@ -43,7 +43,7 @@ def test_the_command_shows_every_default_metric_beside_what_real_patches_get(pri
     assert found.peak_bytes > 2**27
 
 
-def test_nnunets_word_on_validation_cases_stands_beside_that_on_samples(printed, snapshot):
+def test_dice_on_validation_cases_stands_next_to_that_on_samples(printed, snapshot):
     found = Evaluation.load(snapshot / "evaluation.json")
     assert set(found.held_out) == {"agreement"}
     assert found.held_out["agreement"].value > found.generated["agreement"].value
@@ -81,7 +81,7 @@ def test_what_was_found_is_not_computed_again(printed, snapshot, model, monkeypa
         evaluate(snapshot, samples=SAMPLES, nnunet=model[0], seed=1)
 
 
-def test_held_out_cases_are_looked_at_when_asked_and_said_aloud(printed, snapshot):
+def test_held_out_cases_are_compared_on_request_with_a_warning(printed, snapshot):
     done = run("stylegan2-cond", "evaluate", str(snapshot), "-n", "60", "--features", "random", "--held-out",
                "--metric", "kid", "--metric", "swd")  # fmt: skip
     assert "held-out" in done.stdout.splitlines()[0]
@@ -135,7 +135,7 @@ def test_cases_that_are_not_those_of_the_training_are_refused(snapshot):
         open_same_cases(plan.model_copy(update={"source": more}))
 
 
-def test_a_damaged_file_of_results_is_told(printed, snapshot, tmp_path, model):
+def test_a_damaged_file_of_results_is_named(printed, snapshot, tmp_path, model):
     copy = shutil.copytree(snapshot, tmp_path / "copy")
     content = json.loads((copy / "evaluation.json").read_text())
     content["drwan"] = content.pop("generated")

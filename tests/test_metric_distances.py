@@ -60,7 +60,7 @@ def test_kernel_distance_of_one_distribution_is_zero_on_average_however_few_the_
 
 
 @pytest.mark.parametrize("shift", [0, 0.7])
-def test_kernel_distance_knows_how_much_it_would_differ_on_other_draws(shift):
+def test_the_error_of_kernel_distance_is_its_spread_over_other_samples(shift):
     found = []
     for i in range(200):
         x, y = normal(100, 6, seed=2 * i), normal(100, 6, seed=2 * i + 1) + shift

@@ -77,13 +77,13 @@ def test_readers_of_patches_of_several_sizes_are_refused():
 @pytest.mark.parametrize(
     ("typed", "meant"), [("KID", "kid"), ("frechet-distance", "frechet"), ("diversity-narest", "diversity-nearest")]
 )
-def test_an_unknown_metric_is_told_the_nearest_name(typed, meant):
+def test_for_an_unknown_metric_the_nearest_name_is_suggested(typed, meant):
     with pytest.raises(UserError, match=f"no metric '{typed}'.*Available: kid, kid-pair") as refusal:
         compare(images(), images(), [typed])
     assert f"Did you mean {meant}?" in str(refusal.value)
 
 
-def test_a_metric_that_was_asked_for_says_what_it_lacks():
+def test_a_chosen_metric_names_what_it_needs():
     few = images(30)
     for name, match in {
         "frechet": "frechet needs 100 patches .*30",
@@ -99,7 +99,7 @@ def test_a_metric_that_was_asked_for_says_what_it_lacks():
         compare(images(), images(19), ["frechet", "kid"])
 
 
-def test_metrics_that_were_not_asked_for_are_left_out_in_silence():
+def test_default_metrics_that_need_more_are_left_out_silently():
     results = compare(images(), images(seed=1))
     assert set(results) == set(default_metrics()) - NEEDS_MASKS - {"frechet"}
     both = compare((images(), masks()), (images(seed=1), masks(seed=1)))

@@ -172,13 +172,13 @@ def test_dice_is_counted_voxel_by_voxel(label, seed):
 
 
 class Parrot:
-    """In place of an nnU-Net: says what it was told."""
+    """In place of an nnU-Net: returns a given segmentation."""
 
-    def __init__(self, said):
-        self.said = said
+    def __init__(self, segmentation):
+        self.segmentation = segmentation
 
     def segment(self, samples):
-        return self.said
+        return self.segmentation
 
     def __call__(self, samples):
         raise AssertionError("agreement needs no features")

@@ -1,4 +1,4 @@
-"""On real slices: what is made worse must look worse to the metrics that can see it, and to no others."""
+"""On real slices: each degradation worsens the metrics that can see it, and no others."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A snapshot draws the same samples everywhere, and says when it is damaged."""
+"""A snapshot generates the same samples everywhere, and damage is detected."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def snapshot(generator_run, tmp_path):
 
 
 def renew(snapshot, **changes):
-    """Edit a card as someone does who renews its checksum as well."""
+    """Edit a card and renew its checksum."""
     path = snapshot / "card.json"
     card = json.loads(path.read_text()) | changes
     path.write_text(json.dumps(card | {"checksum": checksum(card)}))
@@ -119,7 +119,7 @@ def test_classes_that_the_generator_does_not_know_are_refused(snapshot):
         generator.sample(1, request=SampleRequest([7]))
 
 
-def test_a_sample_tells_what_it_was_asked_to_be(snapshot):
+def test_a_sample_comes_with_its_condition(snapshot):
     generator = load_generator(snapshot)
     conditions = generator.plan.conditions
     ask = {"classes": [1], "position": 0.75, "areas": {1: 0.05}}
@@ -132,7 +132,7 @@ def test_a_sample_tells_what_it_was_asked_to_be(snapshot):
     np.testing.assert_allclose(position, 0.75, rtol=1e-6)
 
 
-def test_what_is_asked_changes_the_sample_and_not_its_latent(snapshot):
+def test_a_request_changes_the_sample_and_not_its_latent(snapshot):
     generator, entering = load_generator(snapshot), []
     generator.network.mapping.register_forward_pre_hook(lambda _, taken: entering.append(taken))
     one, other = (generator.sample(1, request=SampleRequest(classes)) for classes in ([1], [1, 2]))
@@ -142,6 +142,6 @@ def test_what_is_asked_changes_the_sample_and_not_its_latent(snapshot):
     assert not np.array_equal(one.image, other.image)
 
 
-def test_a_device_that_is_not_there_is_told(snapshot):
+def test_an_unavailable_device_is_named(snapshot):
     with pytest.raises(UserError, match="Device 'cuda:99'"):
         load_generator(snapshot, "cuda:99")

@@ -1,4 +1,4 @@
-"""Pairs, masks alone, images for given masks: each is trained by the same command, and drawn as it was asked for."""
+"""Pairs, masks alone, images for given masks: each is trained by the same command and generated on request."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ SHOWN = [1, 2]
 
 @pytest.fixture(scope="module")
 def runs(preprocessed, tmp_path_factory):
-    """The folder of a run of each variant, that of images begun by the command; all of a few steps."""
+    """The folder of a run of each variant, that of images by the command; all of a few steps."""
     stages = len(choose_factors(PATCH_SIZE, preprocessed.configuration.pool_op_kernel_sizes)) + 1
     narrow = {"batch_size": 8, "latent_dim": 8, "style_dim": 8, "channels": [8] * stages}
     typed = [part for key, value in narrow.items() for part in ("--set", f"{key}={json.dumps(value)}")]
@@ -70,7 +70,7 @@ def illustrator(snapshots):
 
 
 def real_patches(preprocessed, plan, seed, count):
-    """Labels and positions, as training draws patches."""
+    """Labels and positions, as training samples patches."""
     names, share = plan.source.training_cases, plan.foreground_share
     stream = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=share, seed=seed)
     patches = stream.batch(0, count)
@@ -94,10 +94,10 @@ def test_each_variant_has_a_run_of_its_own_with_everything_in_it(runs, variant):
     assert ("l1" in figures) == (variant == "image")
 
 
-# --- drawing
+# --- sampling
 
 
-def test_a_mask_snapshot_draws_masks_and_no_image(snapshots):
+def test_a_mask_snapshot_generates_masks_without_images(snapshots):
     drawn = load_generator(snapshots["mask"]).sample(5, seed=1)
     assert drawn.image.shape == (5, 0, *PATCH_SIZE)
     assert drawn.label.shape == (5, *PATCH_SIZE)
@@ -114,7 +114,7 @@ def test_no_samples_are_empty_arrays_of_the_same_shape(snapshots, variant):
         assert empty.dtype == full.dtype
 
 
-def test_for_real_masks_images_are_drawn_with_exactly_those_masks(illustrator, preprocessed):
+def test_images_for_real_masks_come_with_exactly_those_masks(illustrator, preprocessed):
     plan = illustrator.plan
     drawn = illustrator.sample(10, seed=3, masks=open_masks("real", plan))
     label, position = real_patches(preprocessed, plan, 3, 10)
@@ -157,7 +157,7 @@ def test_sample_i_depends_on_seed_and_i_alone_whatever_the_masks(illustrator, sn
         assert not np.array_equal(illustrator.sample(1, seed=6, first=9, masks=chosen).image, alone.image)
 
 
-def test_masks_of_a_mask_snapshot_are_those_that_it_draws(illustrator, snapshots):
+def test_masks_of_a_mask_snapshot_are_those_that_it_generates(illustrator, snapshots):
     chosen, author = open_masks(str(snapshots["mask"]), illustrator.plan), load_generator(snapshots["mask"])
     drawn = illustrator.sample(4, seed=7, first=2, masks=chosen)
     for number in range(4):
@@ -165,10 +165,10 @@ def test_masks_of_a_mask_snapshot_are_those_that_it_draws(illustrator, snapshots
         np.testing.assert_array_equal(drawn.label[number], own.label[0])
 
 
-# --- asking
+# --- requests
 
 
-def test_classes_are_asked_of_whoever_draws_the_mask(illustrator, snapshots):
+def test_classes_are_requested_of_the_source_of_masks(illustrator, snapshots):
     request, deformed = SampleRequest(SHOWN), open_masks("deformed", illustrator.plan)
     drawn = illustrator.sample(4, seed=1, request=request, masks=deformed)
     assert all(set(np.unique(label)) - {-1, 0} == set(SHOWN) for label in drawn.label)
@@ -181,7 +181,7 @@ def test_classes_are_asked_of_whoever_draws_the_mask(illustrator, snapshots):
     assert asked[0]["request"] == request
 
 
-def test_what_real_masks_cannot_be_asked_is_refused(illustrator, monkeypatch):
+def test_a_request_that_real_masks_cannot_meet_is_refused(illustrator, monkeypatch):
     real = open_masks("real", illustrator.plan)
     with pytest.raises(ValueError, match="areas and positions"):
         illustrator.sample(1, request=SampleRequest(areas={1: 0.1}), masks=real)
@@ -197,7 +197,7 @@ def test_what_real_masks_cannot_be_asked_is_refused(illustrator, monkeypatch):
 
 
 @pytest.mark.parametrize("variant", ["pair", "mask"])
-def test_who_draws_masks_is_given_none(snapshots, illustrator, variant):
+def test_masks_for_a_snapshot_that_generates_its_own_are_refused(snapshots, illustrator, variant):
     generator = load_generator(snapshots[variant])
     with pytest.raises(ValueError, match=f"the variant '{variant}'"):
         generator.sample(1, masks=open_masks("real", illustrator.plan))
@@ -238,7 +238,7 @@ def test_masks_of_cases_that_are_gone_or_changed_are_refused(illustrator):
         open_masks("deformed", plan.model_copy(update={"source": changed}))
 
 
-def test_a_run_is_not_gone_on_with_as_another_variant(runs, monkeypatch):
+def test_a_run_is_not_continued_as_another_variant(runs, monkeypatch):
     monkeypatch.setenv("nnUNet_results", str(runs["mask"].parents[2]))
     plan = Plan.load(runs["mask"] / "plan.json")
     (runs["mask"] / "plan.json").rename(runs["mask"] / "kept.json")

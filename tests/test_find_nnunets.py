@@ -1,4 +1,4 @@
-"""nnU-Nets in `$nnUNet_results`: the newest that fits and can be opened is taken, whatever lies next to it."""
+"""nnU-Nets in `$nnUNet_results`: the newest suitable one that can be opened is used, whatever lies next to it."""
 
 import json
 import os
@@ -85,7 +85,7 @@ def test_a_damaged_model_is_left_out_with_a_warning_that_names_the_file(results,
 
 @pytest.mark.parametrize("file", FILES[:3])
 def test_no_damage_of_a_neighbour_keeps_the_others_from_being_found(results, newer, source, file):
-    """One value of the file at a time is replaced, or taken out."""
+    """One value of the file at a time is replaced or removed."""
     path, chance = newer / file, random.Random(0)
     whole = path.read_text()
     for _ in range(60):
@@ -154,7 +154,7 @@ def test_the_record_of_a_fold_says_whether_it_saw_synthetic_pairs(results, data,
 
 
 def test_a_model_that_is_older_than_the_splits_is_not_taken_without_its_validation(results, data, source):
-    """What it was trained on is known no more."""
+    """Its training cases are no longer known."""
     shutil.rmtree(results)
     folder = save_model(results / "nnUNetTrainer__nnUNetPlans__2d", data, summary=None)
     assert find_nnunets(source).models[0].folder == folder
@@ -166,7 +166,7 @@ def test_a_model_that_is_older_than_the_splits_is_not_taken_without_its_validati
     assert find_nnunets(source).models[0].folder == folder
 
 
-def test_why_no_nnunet_is_taken_is_said_for_each(results, data, source):
+def test_the_reason_is_named_for_each_nnunet_that_is_skipped(results, data, source):
     save_model(results / "nnUNetTrainerSynth__nnUNetPlans__2d", data)
     other = data.plans_manager.plans["configurations"]["2d"] | {"spacing": [9.0, 9.0]}
     plans = data.plans_manager.plans | {"configurations": {"2d": other}}

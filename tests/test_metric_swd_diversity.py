@@ -1,4 +1,4 @@
-"""Sliced Wasserstein distance, its pyramid and its patches; and the ratios that tell collapse."""
+"""Sliced Wasserstein distance, its pyramid and descriptors; and diversity, which reveals collapse."""
 
 import math
 
@@ -26,7 +26,7 @@ def distance(real, generated, seed=0, groups=10):
     return sliced_distances(real, generated, *sides, np.random.default_rng(seed))
 
 
-# --- pyramid and patches
+# --- pyramid and descriptors
 
 
 @settings(max_examples=25, deadline=None)
@@ -50,7 +50,7 @@ def test_a_pyramid_takes_the_smooth_part_out_of_the_finest_level():
 
 
 @pytest.mark.parametrize(("size", "patch"), [((20, 12), (7, 7)), ((20, 5), (7, 5)), ((9, 8, 3), (5, 5, 3))])
-def test_a_patch_is_a_window_of_its_own_patch(size, patch):
+def test_a_descriptor_is_a_window_of_its_own_patch(size, patch):
     level = torch.arange(3 * 2 * math.prod(size), dtype=torch.float32).reshape(3, 2, *size)
     patches = sample_descriptors(level, 40, np.random.default_rng(0)).reshape(3, 40, 2, *patch)
     corners = set()
@@ -93,14 +93,14 @@ def test_a_set_has_no_distance_to_itself():
     assert distance(patches, patches.clone()) == (0, 0)
 
 
-def test_its_error_is_the_spread_over_other_draws():
+def test_its_error_is_the_spread_over_other_samples():
     draws = range(60)
     found = [distance(normal(60, 8, 5, seed=2 * i), normal(60, 8, 5, seed=2 * i + 1) + 1, groups=20) for i in draws]
     values, errors = np.array(found).T
     assert 1 / 1.5 < np.sqrt(np.square(errors).mean()) / values.std() < 1.5
 
 
-def test_noise_moves_the_level_that_it_lives_on_and_two_draws_of_one_kind_are_near():
+def test_noise_changes_its_own_level_and_two_samples_of_one_distribution_are_near():
     real, again, noisy = (normal(60, 1, 64, 64, seed=i).cumsum(2).cumsum(3).numpy() / 50 for i in range(3))
     noisy = noisy + 0.3 * normal(60, 1, 64, 64, seed=9).numpy()
     same, other = (compare(real, generated, ["swd"])["swd"] for generated in (again, noisy))
@@ -180,7 +180,7 @@ def test_diversity_is_no_number_where_the_real_patches_are_all_the_same():
     assert not np.isfinite(diversity(SampleSet(real), SampleSet(generated))["diversity"].value)
 
 
-def test_combinations_of_many_classes_are_told_apart():
+def test_combinations_of_many_classes_are_distinguished():
     label = np.zeros((30, 10, 10), np.int16)
     label[:, 0:7] = np.arange(1, 71).reshape(7, 10)  # TotalSegmentator has 117
     label[15:, 6, 9] = 0

@@ -1,4 +1,4 @@
-"""`stylegan2-cond generate`: files hold the generator's samples; going on is not to be told from not having stopped."""
+"""`stylegan2-cond generate`: files hold the generator's samples; continuing equals not having stopped."""
 
 import errno
 import json
@@ -100,7 +100,7 @@ def call(monkeypatch, *arguments):
 # --- files
 
 
-def test_files_hold_what_the_generator_draws_for_nnunets_own_reader(drawn, pair_snapshot):
+def test_files_hold_the_generators_samples_for_nnunets_own_reader(drawn, pair_snapshot):
     pairs = load_generator(pair_snapshot).sample(20, seed=3, truncation=0.9)
     for number in (0, 7, 8, 19):
         image, geometry = SimpleITKIO().read_images(image_files(drawn, number, pairs.image.shape[1]))
@@ -142,10 +142,10 @@ def test_the_picture_shows_the_first_samples(drawn, pair_plan):
     assert np.ptp(picture[..., :3], axis=-1).max() > 0.1
 
 
-# --- the list
+# --- the manifest
 
 
-def test_the_list_says_what_each_sample_was_asked_to_be_and_what_it_shows(drawn, pair_snapshot, pair_plan):
+def test_the_manifest_lists_the_condition_and_content_of_each_sample(drawn, pair_snapshot, pair_plan):
     record, conditions = Manifest.load(drawn / MANIFEST_FILE), pair_plan.conditions
     vectors = load_generator(pair_snapshot).sample(20, seed=3).condition
     labels, count = read_labels(drawn), len(conditions.classes)
@@ -162,7 +162,7 @@ def test_the_list_says_what_each_sample_was_asked_to_be_and_what_it_shows(drawn,
         assert sample.condition.position == pytest.approx((vector[-1] + 1) / 2, abs=1e-4)
 
 
-def test_the_list_says_where_samples_come_from_and_names_no_training_case(drawn, pair_snapshot, pair_plan):
+def test_the_manifest_names_the_origin_of_samples_and_no_training_case(drawn, pair_snapshot, pair_plan):
     text = (drawn / MANIFEST_FILE).read_text()
     record = Manifest.load(drawn / MANIFEST_FILE)
     assert (record.snapshot, record.seed, record.truncation) == (str(pair_snapshot), 3, 0.9)
@@ -171,11 +171,11 @@ def test_the_list_says_where_samples_come_from_and_names_no_training_case(drawn,
     assert not any(case in text for case in pair_plan.source.training_cases)
 
 
-# --- going on
+# --- continuing
 
 
 def stop_at(monkeypatch, number, error):
-    """Whatever writes sample `number` is stopped in between, its first file written."""
+    """Writing sample `number` is stopped after its first file."""
     write = sitk.WriteImage
 
     def stopping(image, path):
@@ -201,7 +201,7 @@ def test_stopped_and_started_again_equals_uninterrupted(drawn, pair_snapshot, tm
     assert (folder / "labels" / "sample_00000.nii.gz").stat().st_mtime_ns == before
 
 
-def test_a_kill_that_left_no_word_is_gone_on_from_as_well(drawn, pair_snapshot, tmp_path, monkeypatch):
+def test_a_folder_is_continued_after_a_kill_as_well(drawn, pair_snapshot, tmp_path, monkeypatch):
     folder = tmp_path / "drawn"
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", lambda *_, **__: None)  # no cleaning up after a kill
@@ -217,7 +217,7 @@ def test_a_kill_that_left_no_word_is_gone_on_from_as_well(drawn, pair_snapshot, 
     assert not list(folder.glob(".*"))
 
 
-def test_a_folder_that_is_full_is_not_drawn_again_and_can_be_asked_for_more(pair_snapshot, tmp_path, monkeypatch):
+def test_a_complete_folder_is_not_generated_again_and_can_be_extended(pair_snapshot, tmp_path, monkeypatch):
     folder = tmp_path / "drawn"
     generate(pair_snapshot, folder, samples=10)
     before = contents(folder)
@@ -275,7 +275,7 @@ def test_a_folder_that_is_empty_is_taken(pair_snapshot, tmp_path):
     assert len(generate(pair_snapshot, tmp_path, samples=1).samples) == 1
 
 
-def test_a_full_disk_leaves_whole_samples_and_can_be_gone_on_from(drawn, pair_snapshot, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_whole_samples_and_can_be_continued(drawn, pair_snapshot, tmp_path, monkeypatch):
     stop_at(monkeypatch, 9, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     with pytest.raises(UserError, match=r"No space left while writing .*sample_00009_0001"):
         generate(pair_snapshot, tmp_path, samples=20, seed=3, truncation=0.9)
@@ -300,7 +300,7 @@ def test_a_file_that_was_stored_wrongly_gets_no_name(pair_snapshot, tmp_path, mo
     assert set(contents(tmp_path)) == {MANIFEST_FILE}
 
 
-def test_a_folder_that_may_not_be_written_to_is_told(pair_snapshot, tmp_path, monkeypatch):
+def test_a_folder_without_write_permission_is_named(pair_snapshot, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -309,10 +309,10 @@ def test_a_folder_that_may_not_be_written_to_is_told(pair_snapshot, tmp_path, mo
         generate(pair_snapshot, tmp_path / "drawn", samples=2)
 
 
-# --- what is asked
+# --- requests
 
 
-def test_what_is_asked_is_asked_of_every_sample(pair_snapshot, pair_plan, tmp_path):
+def test_a_request_holds_for_every_sample(pair_snapshot, pair_plan, tmp_path):
     request = SampleRequest(classes=[1, 2], areas={2: 0.07}, position=0.4)
     record = generate(pair_snapshot, tmp_path, samples=9, request=request)
     assert {sample.condition.classes for sample in record.samples} == {(1, 2)}
@@ -335,7 +335,7 @@ def test_a_combination_of_classes_that_no_training_patch_shows_is_named(make_sna
     assert "class 1 + 2 (80%), class 1 (20%)" in told
 
 
-def test_the_summary_counts_how_often_what_was_asked_was_met(pair_snapshot, tmp_path, monkeypatch):
+def test_the_summary_counts_how_often_the_request_is_met(pair_snapshot, tmp_path, monkeypatch):
     labels = np.zeros((4, 10, 10), np.int16)
     labels[:, :2] = 1  # 20 % each
     labels[0, 5:, 0] = 2
@@ -405,7 +405,7 @@ def test_numbers_that_are_none_are_refused_from_python_too(pair_snapshot, tmp_pa
 # --- masks alone, and images for masks
 
 
-def test_a_mask_snapshot_draws_masks_and_no_image(mask_snapshot, tmp_path):
+def test_a_mask_snapshot_generates_masks_without_images(mask_snapshot, tmp_path):
     generate(mask_snapshot, tmp_path, samples=3, seed=1)
     assert np.array_equal(read_labels(tmp_path), load_generator(mask_snapshot).sample(3, seed=1).label)
     assert not (tmp_path / "images").exists()
@@ -414,7 +414,7 @@ def test_a_mask_snapshot_draws_masks_and_no_image(mask_snapshot, tmp_path):
 
 
 @pytest.mark.parametrize("masks", ["real", "deformed"])
-def test_images_are_drawn_for_the_masks_that_were_chosen(image_snapshot, tmp_path, masks):
+def test_images_are_generated_for_the_chosen_masks(image_snapshot, tmp_path, masks):
     record = generate(image_snapshot, tmp_path, samples=3, seed=2, masks=masks, request=SampleRequest(classes=[1, 2]))
     generator = load_generator(image_snapshot)
     source = open_masks(masks, generator.plan)
@@ -435,7 +435,7 @@ def test_masks_read_their_cases_once(image_snapshot, monkeypatch):
     assert len(read) == before
 
 
-def test_masks_are_deformed_if_nothing_is_said(image_snapshot, tmp_path):
+def test_masks_are_deformed_by_default(image_snapshot, tmp_path):
     assert generate(image_snapshot, tmp_path / "drawn", samples=2).masks == "deformed"
     generate(image_snapshot, tmp_path / "deformed", samples=2, masks="deformed")
     assert contents(tmp_path / "drawn") == contents(tmp_path / "deformed")
@@ -443,7 +443,7 @@ def test_masks_are_deformed_if_nothing_is_said(image_snapshot, tmp_path):
         generate(image_snapshot, tmp_path / "drawn", samples=2, masks="real")
 
 
-def test_images_are_drawn_for_masks_of_a_mask_snapshot(
+def test_images_are_generated_for_masks_of_a_mask_snapshot(
     image_snapshot, mask_snapshot, mask_plan, make_snapshot, tmp_path
 ):
     request = SampleRequest(position=0.3)

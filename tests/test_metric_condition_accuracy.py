@@ -1,4 +1,4 @@
-"""Whether samples are what they were asked to be: counted one by one, ranked by scipy, placed by planted features."""
+"""Condition accuracy: against counting one by one, scipy's rank correlation, and planted positions."""
 
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ CLASSES = (1, 2)
 
 
 class MeanIntensity(FeatureExtractor):
-    """A patch is what its mean intensity is."""
+    """The mean intensity of each patch."""
 
     name = "mean"
     standardised = False
@@ -119,7 +119,7 @@ def test_the_error_is_that_of_a_share():
     assert 0.6 < result.standard_error / np.sqrt(result.value * (1 - result.value) / 25) < 1.5
 
 
-def test_what_no_sample_tells_is_not_told():
+def test_details_that_no_sample_determines_are_left_out():
     wanted = np.zeros((40, 12, 12), np.int16)
     wanted[:, 0, :3] = 1  # always, and always as large
     wanted[:9, 6, :5] = 2  # in too few samples to rank
@@ -144,25 +144,25 @@ def placed(count=200, seed=0):
 
 
 @pytest.mark.parametrize(("tell", "expected"), [(lambda place: place, 1.0), (lambda place: 1 - place, -1.0)])
-def test_position_is_told_by_the_real_patches_that_look_most_alike(tell, expected):
+def test_position_is_estimated_from_the_most_similar_real_patches(tell, expected):
     conditions, real, places = placed()
     generated = samples_of(real.label, measured(conditions, real.label, places), value=tell(places))
     assert judged(real, generated, conditions).details["position"] == pytest.approx(expected, abs=0.02)
 
 
-def test_samples_that_do_not_mind_their_position_get_none():
+def test_samples_that_ignore_their_position_have_no_correlation():
     conditions, real, places = placed()
     values = np.random.default_rng(9).random(200)
     generated = samples_of(real.label, measured(conditions, real.label, places), value=values)
     assert abs(judged(real, generated, conditions).details["position"]) < 0.25
     nearest = np.abs(values[:, None] - real.image[:, 0, 0, 0]).argsort(axis=1)[:, :5]
-    seeming = (real.condition[:, -1][nearest].mean(axis=1) + 1) / 2
-    expected = spearmanr(places, seeming).statistic
+    estimated = (real.condition[:, -1][nearest].mean(axis=1) + 1) / 2
+    expected = spearmanr(places, estimated).statistic
     found = judged(real, generated, conditions).details["position"]
     assert found == pytest.approx(expected, abs=5e-3)  # which of two neighbours is nearer may be left to rounding
 
 
-def test_a_case_does_not_tell_where_its_own_patches_lie():
+def test_a_case_does_not_estimate_the_position_of_its_own_patches():
     conditions, real, places = placed()
     cases = np.array(list("abcd")).repeat(50)
     values = 10.0 * np.arange(4).repeat(50)  # nearest beside the own case are the ends of the next ones
@@ -178,29 +178,29 @@ def test_a_case_does_not_tell_where_its_own_patches_lie():
     assert "position" not in judged(one_case, samples_of(label, generated, case=alone), conditions).details
 
 
-def test_of_few_other_cases_all_patches_tell(monkeypatch):
+def test_all_patches_of_few_other_cases_are_used(monkeypatch):
     conditions, real, _ = placed()
     cases = np.array(["a"] * 197 + ["b"] * 3)
     real = samples_of(real.label, real.condition, value=real.image[:, 0, 0, 0], case=cases)
     comparison = Comparison(real, real, features=MeanIntensity(), conditions=conditions)
     monkeypatch.setattr("stylegan2_cond.metrics.condition_accuracy.CHUNK", 7)
-    seeming, places = estimate_positions(comparison), (real.condition[:, -1] + 1) / 2
-    np.testing.assert_allclose(seeming[:197], places[197:].mean(), rtol=1e-5)
+    estimated, places = estimate_positions(comparison), (real.condition[:, -1] + 1) / 2
+    np.testing.assert_allclose(estimated[:197], places[197:].mean(), rtol=1e-5)
     for number in (197, 198, 199):
         nearest = np.abs(places[:197] - places[number]).argsort()[:5]
-        assert seeming[number] == pytest.approx(places[nearest].mean(), abs=1e-4)
+        assert estimated[number] == pytest.approx(places[nearest].mean(), abs=1e-4)
 
 
-def test_without_positions_of_real_patches_there_is_no_word_on_positions():
+def test_without_positions_of_real_patches_position_is_left_out():
     conditions, real, places = placed()
     generated = samples_of(real.label, measured(conditions, real.label, places), value=places)
     assert "position" not in judged(samples_of(real.label), generated, conditions).details
 
 
-# --- what it needs
+# --- requirements
 
 
-def test_samples_that_do_not_know_what_they_were_asked_for_are_refused():
+def test_samples_without_conditions_are_refused():
     asked = measured(CONDITIONS, REAL)
     known, unknown = samples_of(REAL, asked), samples_of(REAL)
     for generated, conditions in ((unknown, CONDITIONS), (known, None)):
@@ -216,7 +216,7 @@ def test_samples_that_do_not_know_what_they_were_asked_for_are_refused():
         compare(unknown, known.image, ["conditions"], conditions=CONDITIONS)
 
 
-def test_it_is_shown_unasked_of_slices_and_volumes_where_samples_know():
+def test_it_is_a_default_metric_of_slices_and_volumes_with_conditions():
     assert "conditions" in default_metrics()
     for label in (REAL[:30], np.stack([blobs(4, seed=seed) for seed in range(30)])):
         conditions = Conditions.from_patches(CLASSES, label, None)
@@ -229,7 +229,7 @@ def test_it_is_shown_unasked_of_slices_and_volumes_where_samples_know():
         assert "conditions" not in compare(pairs, pairs)
 
 
-def test_samples_carry_what_they_were_asked_for():
+def test_sample_sets_carry_conditions():
     asked = measured(CONDITIONS, REAL)
     pairs = SimpleNamespace(image=samples_of(REAL).image, label=REAL, condition=torch.from_numpy(asked))
     whole = as_sample_set(pairs)

@@ -1,4 +1,4 @@
-"""The nnU-Net of the same fold: found by nnU-Net's own folders, read safely, and heard as nnU-Net itself would be."""
+"""The nnU-Net of the same fold: found in nnU-Net's own folders, read safely, and evaluated as nnU-Net does."""
 
 import json
 import pickle
@@ -37,7 +37,7 @@ def network(model, source):
 
 @pytest.fixture
 def plain_model(model, nnunet_folders):
-    """The same weights under the name of a trainer that knows no synthetic pairs, and without a record of any."""
+    """The same weights under the name of a trainer without synthetic pairs, and without a record of any."""
     folder = nnunet_folders / "nnUNet_results" / DATASET / f"nnUNetTrainer_1epoch__{TINY_PLANS}__2d"
     yield shutil.copytree(model[0], folder, ignore=shutil.ignore_patterns("validation", "synthetic_data.json"))
     shutil.rmtree(folder)

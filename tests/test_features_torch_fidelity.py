@@ -187,7 +187,7 @@ def test_the_network_does_not_learn_and_torchs_random_state_is_left_alone(weight
     assert not any(parameter.requires_grad for parameter in extractor.network.parameters())
 
 
-def test_the_identity_tells_apart_networks_weights_and_ranges_and_nothing_else(tmp_path):
+def test_the_identity_depends_on_network_weights_and_ranges_only(tmp_path):
     def identity(path, name="clip-vit-b-32", low=LOW):
         return TorchFidelity(name, low=low, high=HIGH, weights=path).identity()
 
@@ -209,7 +209,7 @@ def test_the_identity_tells_apart_networks_weights_and_ranges_and_nothing_else(t
         ("clip-vit-b-32", "clip-vit-b-32-40d36571", "openaipublic.azureedge.net/clip/models/40d36571"),
     ],
 )
-def test_missing_weights_are_not_fetched_but_their_address_and_place_are_told(name, file, url, tmp_path, monkeypatch):
+def test_missing_weights_are_named_with_address_and_place(name, file, url, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError, match="not downloaded") as error:
         TorchFidelity(name, low=LOW, high=HIGH)
@@ -219,7 +219,7 @@ def test_missing_weights_are_not_fetched_but_their_address_and_place_are_told(na
 
 
 @pytest.mark.parametrize("name", [INCEPTION, "vgg16", "clip-vit-b-32"])
-def test_the_place_that_is_told_is_the_one_from_which_the_library_would_load(name, tmp_path, monkeypatch):
+def test_the_named_place_is_where_the_library_loads_from(name, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError) as error:
         TorchFidelity(name, low=LOW, high=HIGH)
@@ -290,7 +290,7 @@ def test_reading_a_file_of_weights_runs_no_code(name, write, tmp_path):
 # --- what is refused
 
 
-def test_without_the_library_what_to_type_is_told(weights, monkeypatch):
+def test_without_the_library_the_command_to_install_it_is_named(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(UserError, match=r'pip install "nnunet-synth\[fidelity\]"'):
         TorchFidelity(low=LOW, high=HIGH, weights=weights)
@@ -317,6 +317,6 @@ def test_networks_that_can_not_be_had_without_a_download_are_refused(weights):
         TorchFidelity("dinov2-vit-s-14", low=LOW, high=HIGH, weights=weights)
 
 
-def test_the_nearest_name_is_told():
+def test_the_nearest_name_is_suggested():
     with pytest.raises(UserError, match=r"Did you mean clip-vit-b-32\?"):
         TorchFidelity("clip-vit-b32", low=LOW, high=HIGH)
