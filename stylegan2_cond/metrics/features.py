@@ -124,29 +124,25 @@ class RandomPyramid(FeatureExtractor):
         return f"{self.name}-{self.channels}-{self.labels}-{self.seed}"
 
     def __call__(self, samples: SampleSet) -> torch.Tensor:
-        size = max(1, BATCH_VOXELS // math.prod(samples.patch_size))
-        return torch.cat([self._responses(self._inputs(part)) for part in samples.batches(size)])
-
-    def _inputs(self, samples: SampleSet) -> torch.Tensor:
-        image = torch.from_numpy(samples.image)
-        masks = [torch.from_numpy(samples.label == label).unsqueeze(1).float() for label in self.labels]
-        return torch.cat([image, *masks], dim=1)
+        found = []
+        for part in samples.batches(max(1, BATCH_VOXELS // math.prod(samples.patch_size))):
+            masks = [torch.from_numpy(part.label == label).unsqueeze(1).float() for label in self.labels]
+            found.append(self._responses(torch.cat([torch.from_numpy(part.image), *masks], dim=1)))
+        return torch.cat(found)
 
     def _responses(self, x: torch.Tensor) -> torch.Tensor:
         rng = torch.Generator().manual_seed(self.seed)
         found = []
         while True:
-            x = F.leaky_relu(convolve(x, self._filters(x.shape[1], x.ndim - 2, rng)), 0.2)
+            inputs, dims = x.shape[1], x.ndim - 2
+            filters = torch.randn(self.channels, inputs, *[3] * dims, generator=rng) / math.sqrt(inputs * 3**dims)
+            x = F.leaky_relu(convolve(x, filters), 0.2)
             flat = x.flatten(2)
             found += [flat.mean(dim=2), flat.std(dim=2)]
             factors = [2 if length > self.COARSEST else 1 for length in x.shape[2:]]
             if max(factors) == 1:
                 return torch.cat(found, dim=1)
             x = downsample(x, factors)
-
-    def _filters(self, inputs: int, dims: int, rng: torch.Generator) -> torch.Tensor:
-        weight = torch.randn(self.channels, inputs, *[3] * dims, generator=rng)
-        return weight / math.sqrt(inputs * 3**dims)
 
 
 def project(features: torch.Tensor, most: int = MOST_FEATURES) -> torch.Tensor:

@@ -98,17 +98,18 @@ class TorchFidelity(FeatureExtractor):
                 f"The patches have {samples.channels} channels, low and high have {len(self.low)}. Give "
                 f"{self.name} one range for each channel."
             )
-        return torch.cat([self._vectors(self._pixels(part)) for part in samples.batches(BATCH)])
+        found = []
+        for part in samples.batches(BATCH):
+            pixels = self._pixels(part)
+            shown = [pixels] if samples.channels == 3 else [one.expand(-1, 3, -1, -1) for one in pixels.split(1, dim=1)]
+            found.append(torch.cat([self.network(rgb)[0].cpu() for rgb in shown], dim=1))
+        return torch.cat(found)
 
     def _pixels(self, samples: SampleSet) -> torch.Tensor:
         """`[N, C, H, W]` uint8."""
         image = torch.from_numpy(samples.image).to(self.device)
         low, high = (image.new_tensor(bound).reshape(1, -1, 1, 1) for bound in (self.low, self.high))
         return ((image - low) / (high - low) * 255).clamp(0, 255).round().to(torch.uint8)
-
-    def _vectors(self, pixels: torch.Tensor) -> torch.Tensor:
-        shown = [pixels] if pixels.shape[1] == 3 else [grey.expand(-1, 3, -1, -1) for grey in pixels.split(1, dim=1)]
-        return torch.cat([self.network(rgb)[0].cpu() for rgb in shown], dim=1)
 
 
 def _library():

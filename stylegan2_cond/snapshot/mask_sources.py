@@ -80,7 +80,8 @@ class RealMasks:
         surplus = (~wanted & self._catalogue).sum(axis=1)
         best = np.lexsort((surplus, missing))[0]
         nearest = np.flatnonzero((missing == missing[best]) & (surplus == surplus[best]))
-        if missing[best] + surplus[best] and not self._is_known(wanted):
+        seen = (self.plan.conditions.table.shown == wanted).all(axis=1).any()
+        if missing[best] + surplus[best] and not seen:
             raise ValueError(f"none of {TRIES + len(missing)} patches shows exactly the classes {sorted(classes)}")
         return self.patches, int(np.random.default_rng([seed, RandomStream.MASK_CHOICE, number]).choice(nearest))
 
@@ -93,11 +94,6 @@ class RealMasks:
     def _shown(self, label: np.ndarray) -> np.ndarray:
         """`[classes]` booleans."""
         return np.isin(self.plan.conditions.classes, np.unique(label))
-
-    def _is_known(self, wanted: np.ndarray) -> bool:
-        conditions = self.plan.conditions
-        table = conditions.table
-        return bool((table.shown == wanted).all(axis=1).any())
 
 
 class GeneratedMasks:
