@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,17 @@ from stylegan2_cond.metrics.jackknife import make_groups
 T = TypeVar("T")
 
 SMALLEST_SPREAD = 0.01  # of a feature, as a fraction of the typical one; below, it counts as constant
+
+
+class MetricStream(IntEnum):
+    """The random streams of a comparison, separate from `RandomStream`. Other values would change all figures."""
+
+    JACKKNIFE = 1  # which patches form a group
+    EXTRAPOLATION = 2  # subsets for the Fréchet distance
+    PRDC = 3  # which of many patches are compared
+    DESCRIPTORS = 4
+    DIVERSITY = 5  # which of many patches are compared
+    FIGURE = 6  # random samples in the figure
 
 
 class Comparison:
@@ -62,13 +74,13 @@ class Comparison:
             self._cache[compute] = compute(self)
         return self._cache[compute]
 
-    def rng(self, purpose: int = 0) -> np.random.Generator:
-        """A random stream for each purpose."""
-        return np.random.default_rng([self.seed, purpose])
+    def rng(self, stream: MetricStream) -> np.random.Generator:
+        """The start of a random stream."""
+        return np.random.default_rng([self.seed, stream])
 
     def jackknife_groups(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """`[N]` and `[M]` group numbers of real and generated patches: as many on both sides, at most `count`."""
-        rng, members = self.rng(1), [self.real.case_numbers(), self.generated.case_numbers()]
+        rng, members = self.rng(MetricStream.JACKKNIFE), [self.real.case_numbers(), self.generated.case_numbers()]
         count = min(count, *(len(np.unique(side)) for side in members))
         return make_groups(members[0], rng, count), make_groups(members[1], rng, count)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from stylegan2_cond.metrics.comparison import Comparison
+from stylegan2_cond.metrics.comparison import Comparison, MetricStream
 from stylegan2_cond.metrics.jackknife import jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
 
@@ -57,7 +57,7 @@ def _sides(comparison: Comparison) -> list[tuple[np.ndarray, torch.Tensor, torch
     """
     sides = []
     for features, samples in zip(comparison.features, (comparison.real, comparison.generated), strict=True):
-        chosen = np.sort(comparison.rng(5).permutation(len(features))[:MOST])
+        chosen = np.sort(comparison.rng(MetricStream.DIVERSITY).permutation(len(features))[:MOST])
         distances = torch.cdist(features[chosen], features[chosen])
         case = torch.from_numpy(samples.case_numbers()[chosen])
         distances = distances.masked_fill(case.unsqueeze(0) == case.unsqueeze(1), torch.inf)

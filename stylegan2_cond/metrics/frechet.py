@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.stats import linregress
 
-from stylegan2_cond.metrics.comparison import Comparison
+from stylegan2_cond.metrics.comparison import Comparison, MetricStream
 from stylegan2_cond.metrics.jackknife import jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
 
@@ -57,7 +57,7 @@ class FrechetDistance(Metric):
             lambda keep_real, keep_generated: frechet_distance(real[keep_real], generated[keep_generated]),
             *comparison.jackknife_groups(GROUPS),
         )
-        intercept, intercept_error = extrapolate(real, generated, comparison.rng(2))
+        intercept, intercept_error = extrapolate(real, generated, comparison.rng(MetricStream.EXTRAPOLATION))
         fewest = min(len(real), len(generated))
         return Result(
             value,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from stylegan2_cond.metrics.comparison import Comparison
+from stylegan2_cond.metrics.comparison import Comparison, MetricStream
 from stylegan2_cond.metrics.jackknife import jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
 
@@ -72,7 +72,7 @@ def _figures(comparison: Comparison) -> tuple[np.ndarray, np.ndarray, str | None
     """All four figures, their standard errors, and a warning where patches were left out."""
     sides, groups, warning = [], [], None
     for features, group in zip(comparison.features, comparison.jackknife_groups(GROUPS), strict=True):
-        chosen = np.sort(comparison.rng(3).permutation(len(features))[:MOST])
+        chosen = np.sort(comparison.rng(MetricStream.PRDC).permutation(len(features))[:MOST])
         sides.append(features[chosen])
         groups.append(group[chosen])
         warning = f"based on {MOST} patches per side" if len(features) > MOST else warning

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Self
 
 from stylegan2_cond.io import Document, write_atomically
-from stylegan2_cond.metrics.comparison import Comparison
+from stylegan2_cond.metrics.comparison import Comparison, MetricStream
 from stylegan2_cond.metrics.memorization import CopySearch
 from stylegan2_cond.metrics.ncc import RIM, align, rims
 from stylegan2_cond.metrics.registry import METRICS, Result
@@ -165,7 +165,7 @@ def save_neighbours(path: Path, comparison: Comparison, found: CopySearch, plan:
     Below each is the training patch that correlates best with it, shifted to match, and the difference. Colour images
     are shown in colour, of others the first channel. Red titles are alarms.
     """
-    typical = comparison.rng(6).permutation(len(comparison.generated))[:COLUMNS]
+    typical = comparison.rng(MetricStream.FIGURE).permutation(len(comparison.generated))[:COLUMNS]
     figure = Figure(figsize=(1.3 * COLUMNS, 9), layout="constrained")
     axes = figure.subplots(6, COLUMNS, squeeze=False)
     for axis in axes.flat:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from stylegan2_cond.metrics.comparison import Comparison
+from stylegan2_cond.metrics.comparison import Comparison, MetricStream
 from stylegan2_cond.metrics.jackknife import jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
 from stylegan2_cond.ops import downsample, upsample
@@ -92,7 +92,7 @@ class SlicedWasserstein(Metric):
 
     def __call__(self, comparison: Comparison) -> Result:
         groups = comparison.jackknife_groups(GROUPS)
-        rng = comparison.rng(4)
+        rng = comparison.rng(MetricStream.DESCRIPTORS)
         sides = comparison.real, comparison.generated
         pyramids = [laplacian_pyramid(torch.from_numpy(side.image)) for side in sides]
         values, errors = [], []
