@@ -81,7 +81,7 @@ def plan(
     device: Device = "",
     overwrite: Annotated[bool, _option("--overwrite", help="Replace the plan, if training has not begun.")] = False,
 ) -> None:
-    """Make a plan for training, show the reason for each choice, try one training step, and write plan.json."""
+    """Make a plan for training, show the reason for each choice, measure one training step, and write plan.json."""
     arguments = dict(locals())
     import shutil
 

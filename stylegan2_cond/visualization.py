@@ -12,7 +12,7 @@ from matplotlib.image import imsave
 
 from stylegan2_cond.io import write_atomically
 
-SMALLEST_TILE = 96  # pixels; smaller patches are magnified by a whole number
+MIN_TILE = 96  # pixels; smaller patches are magnified by a whole number
 GAP = 2
 FRAME = 0.3  # grey of the gaps around volumes and bare masks
 COLUMNS = {2: 8, 3: 4}  # samples per row, by the number of axes
@@ -53,7 +53,7 @@ def overlay_grid(
         tiles = [np.concatenate(_views(sample, mask, labels, rgb), axis=1) for sample, mask in pairs]
     else:
         tiles = [_volume_tile(sample, mask, labels, rgb) for sample, mask in pairs]
-    scale = max(1, math.ceil(SMALLEST_TILE / max(label.shape[1:])))
+    scale = max(1, math.ceil(MIN_TILE / max(label.shape[1:])))
     frame = 0.0 if dims == 2 and image.shape[1] else FRAME  # black tiles need another
     tiles = [_framed(tile.repeat(scale, 0).repeat(scale, 1), ((GAP, GAP), (GAP, GAP)), frame) for tile in tiles]
     columns = columns or min(COLUMNS[dims], len(tiles))

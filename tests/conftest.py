@@ -76,7 +76,7 @@ def same_threads():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_trial():
+def no_measured_step():
     """Trainings in this process make their plans without a real step, which takes seconds each time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_setup, "measure_step", lambda plan, device: StepCost(peak_bytes=0, seconds_per_step=1.0))

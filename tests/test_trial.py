@@ -21,7 +21,7 @@ from stylegan2_cond.training.augment.adaptive import LARGEST_P
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
 from stylegan2_cond.training.profile_step import OUT_OF_MEMORY, StepCost, measure_step
 from stylegan2_cond.training.run_setup import (
-    MOST_TRIALS,
+    MAX_ATTEMPTS,
     describe_costs,
     load_or_make_plan,
     measure_until_it_fits,
@@ -199,7 +199,7 @@ def test_trials_come_to_an_end(device):
     device.peaks = (3 * 2**30,) * 20
     with pytest.raises(UserError, match=r"needs about 3 GiB, 1 GiB are free.*--patch-size 4,4"):
         measure_until_it_fits(tiny_plan(batch_size=2**9), CPU, 2**30)
-    assert len(device.tried) == MOST_TRIALS
+    assert len(device.tried) == MAX_ATTEMPTS
 
 
 def test_a_plan_that_can_not_be_made_smaller_is_tried_once(device):
@@ -280,7 +280,7 @@ def test_the_plan_of_a_training_that_has_begun_stays(data, sign):
     path = plan_run(run_options(data, overrides=NARROW)).path
     (path.parent / sign).parent.mkdir(parents=True, exist_ok=True)
     (path.parent / sign).write_text("")
-    with pytest.raises(UserError, match=r"Training has begun in .*Move the folder away"):
+    with pytest.raises(UserError, match=r"Training by the plan .*Move the folder away"):
         plan_run(run_options(data), overwrite=True)
     with pytest.raises(UserError, match="another seed: 0, not 4") as caught:
         plan_run(run_options(data, seed=4))
@@ -342,7 +342,7 @@ def test_memory_is_told_as_estimated_measured_and_given(data):
     text = describe_costs(found)
     assert f"{training_bytes(found.plan) / 2**30:.2g} GiB estimated" in text
     assert f"{2**20 / 2**30:.2g} GiB at the peak" in text
-    assert "2 GiB may be taken" in text
+    assert "2 GiB are available" in text
 
 
 @pytest.mark.parametrize(
@@ -370,4 +370,4 @@ def test_bad_settings_end_with_one_paragraph_and_code_2(data, monkeypatch, capsy
 )
 def test_hours_are_told_for_short_and_long_trainings(data, kimg, seconds, text):
     found = plan_run(run_options(data, overrides=NARROW | {"batch_size": 16}, kimg=kimg))
-    assert text in describe_costs(replace(found, trial=StepCost(2**20, seconds)))
+    assert text in describe_costs(replace(found, cost=StepCost(2**20, seconds)))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from stylegan2_cond.visualization import COLUMNS, FRAME, GAP, SMALLEST_TILE, colour_mask, overlay_grid, save_picture
+from stylegan2_cond.visualization import COLUMNS, FRAME, GAP, MIN_TILE, colour_mask, overlay_grid, save_picture
 
 
 def make_pairs(count, channels, patch_size, seed=0):
@@ -45,7 +45,7 @@ def test_small_patches_are_magnified_by_a_whole_number(patch_size):
     height, width = (length - 2 * GAP for length in picture.shape[:2])
     scale = height // patch_size[-2]
     assert (height, width) == (scale * patch_size[-2], scale * 2 * patch_size[-1])
-    assert max(patch_size[-2:]) * scale >= SMALLEST_TILE > max(patch_size[-2:]) * (scale - 1)
+    assert max(patch_size[-2:]) * scale >= MIN_TILE > max(patch_size[-2:]) * (scale - 1)
     inner = picture[GAP:-GAP, GAP:-GAP]
     assert np.array_equal(inner, inner[::scale, ::scale].repeat(scale, 0).repeat(scale, 1))
 

@@ -1,4 +1,4 @@
-"""The plan of a run: the one in its folder, or a new one, of which one real step is tried."""
+"""The plan of a run: the one in its folder, or a new one for which one training step is measured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from stylegan2_cond.training.profile_step import StepCost, measure_step
 from stylegan2_cond.training.run_lock import lock_run
 
 PLAN_FILE = "plan.json"
-MOST_TRIALS = 6
+MAX_ATTEMPTS = 6
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,20 @@ class PlannedRun:
 
     Attributes:
         path: of `plan.json`.
-        is_new: whether the plan was made now; else it was in the folder.
+        is_new: whether the plan was made now; else it was already in the folder.
         budget: memory that training may take, in bytes; None if unknown.
-        trial: what one step takes; None if it was not tried.
+        cost: of one training step; None if it was not measured.
     """
 
     plan: Plan
     path: Path
     is_new: bool
     budget: int | None
-    trial: StepCost | None = None
+    cost: StepCost | None = None
 
 
 def plan_run(options: RunOptions, *, overwrite: bool = False) -> PlannedRun:
-    """Load or make the plan of a run, and try one real step by it.
+    """Load or make the plan of a run, and measure one training step.
 
     Args:
         options: what the user asks for.
@@ -64,19 +64,19 @@ def plan_run(options: RunOptions, *, overwrite: bool = False) -> PlannedRun:
     device = open_device(options.device)
     folder = run_folder(Source.of(preprocessed, fold), options.variant)
     may_write = folder.exists() and (overwrite or options.kimg is not None)
-    with lock_run(folder) if may_write else contextlib.nullcontext():  # a training that runs there follows its plan
+    with lock_run(folder) if may_write else contextlib.nullcontext():  # a running training follows its plan
         found = load_or_make_plan(options, preprocessed, fold, device, overwrite=overwrite)
-        return found if found.trial else replace(found, trial=_try_as_it_is(found.plan, device))
+        return found if found.cost else replace(found, cost=_measure_as_it_is(found.plan, device))
 
 
 @contextlib.contextmanager
 def lead_run(
     options: RunOptions, preprocessed: Preprocessed, fold: Fold, device: torch.device, processes: int
 ) -> Iterator[None]:
-    """Have a plan in the run's folder, and keep other trainings out of it."""
+    """Make sure that a plan is in the run's folder, and lock the folder."""
     folder = run_folder(Source.of(preprocessed, fold), options.variant)
     if not folder.exists():
-        load_or_make_plan(options, preprocessed, fold, device, processes)  # a run that can't be planned has no folder
+        load_or_make_plan(options, preprocessed, fold, device, processes)  # without a plan, no folder is left
     with lock_run(folder):
         load_or_make_plan(options, preprocessed, fold, device, processes)
         yield
@@ -91,7 +91,7 @@ def load_or_make_plan(
     *,
     overwrite: bool = False,
 ) -> PlannedRun:
-    """The plan in the run's folder, whose `kimg` alone may change, or a new one of which a real step fits the memory.
+    """The plan in the run's folder, of which `kimg` alone may change, or a new one for which a step fits the memory.
 
     Raises:
         UserError: the folder's plan was made of other data or options, or no plan fits.
@@ -100,7 +100,7 @@ def load_or_make_plan(
     path, has_begun = folder / PLAN_FILE, (folder / CHECKPOINT_FILE).exists() or bool(find_snapshots(folder))
     budget = free_bytes(device) if options.memory_gb is None else int(options.memory_gb * 2**30)
     if overwrite and has_begun:
-        raise UserError(f"Training has begun in {folder}, by the plan there. Move the folder away to start again.")
+        raise UserError(f"Training by the plan in {folder} has begun. Move the folder away to start again.")
     if path.exists() and not overwrite:
         try:
             return PlannedRun(_load(path, options, Source.of(preprocessed, fold)), path, False, budget)
@@ -110,15 +110,15 @@ def load_or_make_plan(
     if has_begun:
         raise UserError(f"{folder} has a checkpoint but no {PLAN_FILE}. Move the folder away to start again.")
     plan = make_plan(options, preprocessed, fold, budget=budget, processes=processes)
-    plan, trial = measure_until_it_fits(plan, device, budget, processes)
+    plan, cost = measure_until_it_fits(plan, device, budget, processes)
     plan.save(path)
-    return PlannedRun(plan, path, True, budget, trial)
+    return PlannedRun(plan, path, True, budget, cost)
 
 
 def _load(path: Path, options: RunOptions, source: Source) -> Plan:
     plan = Plan.load(path)
-    asked = {"variant": options.variant, "seed": options.seed, "patch_size": options.patch_size}
-    given = {key: value for key, value in asked.items() if value is not None} | dict(options.overrides)
+    requested = {"variant": options.variant, "seed": options.seed, "patch_size": options.patch_size}
+    given = {key: value for key, value in requested.items() if value is not None} | dict(options.overrides)
     changed = [key for key, value in given.items() if _plain(value) != _plain(getattr(plan, key))]
     if source != plan.source:
         raise UserError(
@@ -145,7 +145,7 @@ def _plain(value: object) -> object:
 def measure_until_it_fits(
     plan: Plan, device: torch.device, budget: int | None, processes: int = 1
 ) -> tuple[Plan, StepCost]:
-    """A plan of which one real step fits the budget, in bytes: with more parts, then fewer channels, if needed.
+    """A plan for which one step fits the budget, in bytes, with more parts, then fewer channels, as needed.
 
     Of several processes, each takes a share of the batch, and on a CPU a share of the budget.
 
@@ -156,25 +156,25 @@ def measure_until_it_fits(
     if budget is not None and device.type == "cpu":
         budget //= processes
     peak = training_bytes(share, device.type)
-    for _ in range(MOST_TRIALS):
+    for _ in range(MAX_ATTEMPTS):
         try:
-            trial = _try(share, device)
+            cost = _measure(share, device)
         except MemoryError:
             peak = training_bytes(share, device.type)
         else:
-            if budget is None or trial.peak_bytes <= budget:
-                return share.model_copy(update={"batch_size": plan.batch_size}), trial
-            peak = trial.peak_bytes
+            if budget is None or cost.peak_bytes <= budget:
+                return share.model_copy(update={"batch_size": plan.batch_size}), cost
+            peak = cost.peak_bytes
         if (smaller := next_smaller(share, device.type)) is None:
             break
         share = smaller
     raise too_large(share, peak, peak if budget is None else budget)
 
 
-def _try_as_it_is(plan: Plan, device: torch.device) -> StepCost:
-    """A plan that was in the folder may have been edited, and is not changed."""
+def _measure_as_it_is(plan: Plan, device: torch.device) -> StepCost:
+    """The cost of a plan that was in the folder, which may have been edited and is not changed."""
     try:
-        return _try(plan, device)
+        return _measure(plan, device)
     except MemoryError:
         raise UserError(
             f"One step by this plan runs out of memory on {device}. Make a new one (--overwrite), set accumulate to "
@@ -182,20 +182,20 @@ def _try_as_it_is(plan: Plan, device: torch.device) -> StepCost:
         ) from None
 
 
-def _try(plan: Plan, device: torch.device) -> StepCost:
+def _measure(plan: Plan, device: torch.device) -> StepCost:
     parts = f" in {plan.accumulate} parts" if plan.accumulate > 1 else ""
-    print(f"Trying one real step of {plan.batch_size} images{parts} …", file=sys.stderr)
+    print(f"Measuring one training step of {plan.batch_size} images{parts} …", file=sys.stderr)
     return measure_step(plan, device)
 
 
 def describe_costs(found: PlannedRun, device: str = "cpu") -> str:
-    """What training by a plan takes, in words: memory as estimated, measured and available, and hours."""
-    plan, trial = found.plan, found.trial
-    room = "" if found.budget is None else f"; {found.budget / 2**30:.3g} GiB may be taken"
-    seconds = trial.seconds_per_step / plan.batch_size * 1000
+    """Memory as estimated, measured and available, and the duration of training, in words."""
+    plan, cost = found.plan, found.cost
+    room = "" if found.budget is None else f"; {found.budget / 2**30:.3g} GiB are available"
+    seconds = cost.seconds_per_step / plan.batch_size * 1000
     return (
         f"Memory: {training_bytes(plan, torch.device(device).type) / 2**30:.2g} GiB estimated, "
-        f"{trial.peak_bytes / 2**30:.2g} GiB at the peak of one real step{room}.\n"
+        f"{cost.peak_bytes / 2**30:.2g} GiB at the peak of one step{room}.\n"
         f"Time: {_two_digits(seconds)} s for 1,000 images, so {_duration(plan.kimg * seconds)} for all "
         f"{1000 * plan.kimg:,.0f}, without the evaluation of snapshots."
     )
