@@ -13,11 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from nnunet_synth.bank.inspection.statistics import TITLES, Measure
+from nnunet_synth.pages.formatting import NOTHING, significant
 from nnunet_synth.pages.page import Picture
 from nnunet_synth.pages.plotting import COLOURS, STYLE, png_of
 
 SIZE = (2.3, 1.3)  # inches of a plot
 COLUMNS = 4
+MOST_PLOTS = 12  # of one group
 BINS = 40
 TAILS = (0.002, 0.998)  # quantiles at the ends of an axis
 MOST_COUNTED = 8  # components or holes; more stand in the last bar
@@ -25,28 +27,45 @@ WIDE = 50.0  # ratio of the ends of an area's axis from which on it is logarithm
 REAL, GENERATED = COLOURS[:2]
 
 
-def plot_distributions(measures: Sequence[Measure], alt: str) -> Picture:
-    """Measures of one group next to each other: real ones filled, synthetic ones as a line."""
-    group, columns = measures[0].group, min(COLUMNS, len(measures))
+def plot_distributions(measures: Sequence[Measure]) -> list[Picture]:
+    """A picture for each group, real ones filled, synthetic ones as a line; of many, those that differ most."""
+    pictures = []
+    for group in dict.fromkeys(one.group for one in measures):
+        members = [one for one in measures if one.group == group]
+        chosen = sorted(members, key=lambda one: -np.nan_to_num(one.distance))[:MOST_PLOTS]
+        members = [one for one in members if one in chosen]
+        with matplotlib.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False}):
+            png = png_of(_plot_group(members))
+        values = (f"{one.of}: {' against '.join(map(spread_of, one.sides))}" for one in members)
+        pictures.append(Picture(group.replace(" ", "-"), png, f"{TITLES[group]}. {'; '.join(values)}"))
+    return pictures
+
+
+def spread_of(values: np.ndarray) -> str:
+    """Median, 5th and 95th percentile: `3 (1 to 6)`."""
+    if not len(values):
+        return NOTHING
+    low, middle, high = (significant(value) for value in np.quantile(values, (0.05, 0.5, 0.95)))
+    return f"{middle} ({low} to {high})"
+
+
+def _plot_group(measures: Sequence[Measure]) -> Figure:
+    columns = min(COLUMNS, len(measures))
     rows = math.ceil(len(measures) / columns)
-    with matplotlib.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False}):
-        figure = Figure(figsize=(SIZE[0] * columns, SIZE[1] * rows + 0.3), layout="constrained")
-        figure.suptitle(textwrap.fill(TITLES[group], 34 * columns), x=0.01, ha="left", fontsize=10)
-        axes = figure.subplots(rows, columns, squeeze=False).flatten()
-        for axis in axes:
-            axis.set_axis_off()
-        for axis, measure in zip(axes, measures, strict=False):
-            axis.set_axis_on()
-            axis.set_title(measure.of, fontsize=9)
-            _plot(axis, measure)
-            axis.set_yticks([])
-        png = png_of(figure)
-    return Picture(group.replace(" ", "-"), png, alt)
+    figure = Figure(figsize=(SIZE[0] * columns, SIZE[1] * rows + 0.3), layout="constrained")
+    figure.suptitle(textwrap.fill(TITLES[measures[0].group], 34 * columns), x=0.01, ha="left", fontsize=10)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes[len(measures) :]:
+        axis.set_axis_off()
+    for axis, measure in zip(axes, measures, strict=False):
+        _plot(axis, measure)
+        axis.set_title(measure.of, fontsize=9)
+        axis.set_yticks([])
+    return figure
 
 
 def _plot(axis: Axes, measure: Measure) -> None:
-    sides = [side[~np.isnan(side)] for side in (measure.real, measure.generated) if side is not None]
-    together = np.concatenate(sides)
+    together = np.concatenate(measure.sides)
     if not len(together):
         axis.text(0.5, 0.5, "never shown", ha="center", va="center", transform=axis.transAxes)
         axis.set_xticks([])
@@ -66,7 +85,7 @@ def _plot(axis: Axes, measure: Measure) -> None:
         edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
         axis.xaxis.set_major_locator(MaxNLocator(4))
     # values beyond the ends count in the first and the last bin
-    shares = [np.histogram(side.clip(edges[0], edges[-1]), edges)[0] / max(1, len(side)) for side in sides]
+    shares = [np.histogram(side.clip(edges[0], edges[-1]), edges)[0] / max(1, len(side)) for side in measure.sides]
     if measure.real is not None:
         axis.stairs(shares[0], edges, fill=True, color=REAL, alpha=0.4)
     axis.stairs(shares[-1], edges, color=GENERATED, linewidth=1.4)

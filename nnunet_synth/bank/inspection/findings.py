@@ -76,8 +76,10 @@ def find_out(folder: Path, record: BankRecord, file_bytes: int) -> Findings:
             neighbours = find_neighbours(bank.samples, reference)
         else:
             reference = None
+    no_reference = no_reference if bank else "There is no sample to compare."
     classes = name_classes(display["labels"], dataset_json)
-    channels = name_channels(len(display["low"]), dataset_json)
+    names = reference.plan.codec.channel_names if reference else ()
+    channels = names or [f"channel {number}" for number in range(len(display["low"]))]
     class_sets, measures = {}, []
     if bank:
         sides = [bank.samples, reference.real, reference.again] if reference else [bank.samples]
@@ -105,9 +107,3 @@ def name_classes(labels: Iterable[int], dataset_json: Mapping) -> dict[int, str]
     names = {label: name for name, label in declared.items() if isinstance(label, int)}
     names |= {label[0]: name for name, label in declared.items() if isinstance(label, list) and len(label) == 1}
     return {label: names.get(label, f"class {label}") for label in sorted(labels) if label > 0}
-
-
-def name_channels(count: int, dataset_json: Mapping) -> list[str]:
-    """Names of the image channels from dataset.json."""
-    declared = list((dataset_json.get("channel_names") or dataset_json.get("modality") or {}).values())
-    return [str(name) for name in declared] if len(declared) == count else [f"channel {n}" for n in range(count)]

@@ -14,10 +14,10 @@ import numpy as np
 
 from nnunet_synth.bank.filters import FILTERS, NOT_WANTED
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
-from nnunet_synth.bank.inspection.figures import GENERATED, REAL, plot_distributions
+from nnunet_synth.bank.inspection.figures import GENERATED, REAL, plot_distributions, spread_of
 from nnunet_synth.bank.inspection.findings import Findings, find_out
 from nnunet_synth.bank.inspection.gallery import gallery, legend, most_alike
-from nnunet_synth.bank.inspection.statistics import TITLES, Measure
+from nnunet_synth.bank.inspection.statistics import TITLES
 from nnunet_synth.bank.previews import refused_picture
 from nnunet_synth.bank.verify import verify_shards
 from nnunet_synth.pages.formatting import NOTHING, count, file_size, number, percent, significant
@@ -30,7 +30,6 @@ PAGE_FILE = "inspection.html"
 COMMAND = "nnunet-synth inspect"
 SIGNATURE = f'<meta name="generator" content="{COMMAND}'  # near the start of each page that we wrote
 HEAD_BYTES = 1000
-MOST_PLOTS = 12  # of one group
 MOST_SETS = 12  # of classes
 REMARKABLE = 2.0  # standard errors by which more alarms than expected are too many
 FAR = 0.2  # pooled standard deviations from which on a distribution is called far from the real one
@@ -101,12 +100,12 @@ def build_page(found: Findings) -> Page:
 
 def _summary(found: Findings) -> str:
     record, source = found.record, found.record.source
-    generators = f"{len(record.snapshots)} generators" if len(record.snapshots) > 1 else "a generator"
     masks = f" for {MASKS.get(record.masks, record.masks)}" if record.masks else ""
     return (
         f"{count(record.samples, 'synthetic pair')} of {' × '.join(map(str, record.patch_size))} voxels, sampled"
-        f"{masks} from {generators} trained on {count(len(source.training_cases), 'training case')} of "
-        f"{source.dataset_name}, configuration {source.configuration}, fold {source.fold}."
+        f"{masks} from {count(len(record.snapshots), 'generator')} trained on "
+        f"{count(len(source.training_cases), 'training case')} of {source.dataset_name}, configuration "
+        f"{source.configuration}, fold {source.fold}."
     )
 
 
@@ -119,9 +118,8 @@ def _notes(found: Findings) -> Iterator[Note]:
     if record.complete:
         yield Note(f"All {count(record.requested, 'requested sample')} are there.", "Complete", "good")
     else:
-        text = f"{record.samples:,} of {count(record.requested, 'requested sample')} are there. The command at the end "
-        text += "of this page continues; until then, nnU-Net’s training does not use the bank."
-        yield Note(text, "Incomplete", "bad")
+        text = f"{record.samples:,} of {count(record.requested, 'requested sample')} are there; nnU-Net’s training "
+        yield Note(f"{text}does not use the bank until the command below has filled it.", "Incomplete", "bad")
     refused = sum(filter_.refused for filter_ in record.filters.values())
     off = [f"{name} ({filter_.off})" for name, filter_ in record.filters.items() if filter_.off]
     share = f" ({percent(refused / record.generated)})" if record.generated else ""
@@ -130,13 +128,10 @@ def _notes(found: Findings) -> Iterator[Note]:
     if found.neighbours:
         yield _copies(found)
         yield _furthest(found)
-    elif found.bank:
-        yield Note(f"The page shows samples without real neighbours: {found.no_reference}", "Real cases", "note")
     else:
-        yield Note("There is no sample to compare with them.", "Real cases", "note")
+        yield Note(f"There are no real neighbours: {found.no_reference}", "Real cases", "note")
     if found.bank and found.bank.broken:
-        text = f"{count(found.bank.broken, 'inspected sample')} with values that are not finite left out."
-        yield Note(text, "Values", "bad")
+        yield Note(f"{count(found.bank.broken, 'inspected sample')} with values that are not finite.", "Values", "bad")
 
 
 def _copies(found: Findings) -> Note:
@@ -172,10 +167,8 @@ def _gallery(found: Findings) -> Iterator[Section]:
     pictures, near = gallery(found), found.neighbours
     text = f"{len(pictures)} of {found.record.samples:,} samples, spread evenly over the bank. "
     if near:
-        text += (
-            "Below each, the training patch with the highest correlation r, shifted by a few voxels to match; plain "
-            "grey is outside of the training image. "
-        )
+        text += "Below each, the training patch with the highest correlation r, shifted by a few voxels to match; "
+        text += "plain grey is outside of the training image. "
         if (thinned := found.reference.cover.thinned) > 1:
             text += f"Neighbours were searched in one of {thinned} patches of the training cases. "
     if len(found.record.patch_size) == 3:
@@ -184,11 +177,9 @@ def _gallery(found: Findings) -> Iterator[Section]:
         text += f"Channels: {', '.join(found.channels)}; the mask lies over the first one."
     yield Section("Gallery", text, legend(found), pictures)
     if near:
-        text = f"Of {count(len(found.bank), 'inspected sample')}, those "
-        text += "with the highest correlation." if near.threshold is None else (
-            "closest to one training case compared with the next ones. “Copy?” marks samples closer than real patches "
-            "of different cases hardly ever are."
-        )  # fmt: skip
+        kind = "with the highest r" if near.threshold is None else "closest to one case, compared with the next ones"
+        text = f"Of {count(len(found.bank), 'inspected sample')}, those {kind}. “Copy?” marks samples that are closer "
+        text += "than almost all real patches of different cases."
         yield Section("Most like a copy", text, legend(found), most_alike(found))
 
 
@@ -196,13 +187,10 @@ def _distributions(found: Findings) -> Iterator[Section]:
     if not found.bank:
         return
     sides = ["real", "synthetic"] if found.reference else ["synthetic"]
-    text = f"{len(found.bank):,} samples"
+    text = f"{len(found.bank):,} samples. Measures of masks are over the patches that show the class."
     if found.reference:
-        text += (
-            f" compared with {found.reference.count:,} patches of the training cases, cropped as for the generator’s "
-            "training; validation cases are not used"
-        )
-    text += ". Measures of masks are over the patches that show the class."
+        text += f" Real: {found.reference.count:,} patches of the training cases, cropped as for the generator’s "
+        text += "training; validation cases are not used."
     if found.classes:
         rows = [
             (" + ".join(found.classes[label] for label in labels) or "no class", *map(percent, shares[1::-1]))
@@ -212,14 +200,13 @@ def _distributions(found: Findings) -> Iterator[Section]:
         if found.reference:
             ours, real, again = zip(*found.class_sets.values(), strict=True)
             distance, noise = (abs(np.subtract(real, other)).sum() / 2 for other in (ours, again))
-            note += f"Share of patches that differ: {percent(distance)}; between two sets of real patches: "
-            note += f"{percent(noise)}."
+            note += f"{percent(distance)} of the patches differ; of two sets of real patches, {percent(noise)}."
         yield Section("Classes shown together", note, tables=[Table(("patches with", *sides), rows)])
     colours = [("real", REAL), ("synthetic", GENERATED)]
-    yield Section("Distributions", text, colours[-len(sides) :], pictures=list(_plots(found)))
+    yield Section("Distributions", text, colours[-len(sides) :], pictures=plot_distributions(found.measures))
     if found.reference:
         rows = [
-            (TITLES[one.group], one.of, number(one.distance, 2), number(one.noise, 2), *map(_spread, _sides(one)))
+            (TITLES[one.group], one.of, number(one.distance, 2), number(one.noise, 2), *map(spread_of, one.sides))
             for one in found.measures
         ]
         text = (
@@ -231,29 +218,6 @@ def _distributions(found: Findings) -> Iterator[Section]:
         yield Section("Distances", text, tables=[Table(head, rows, words=2)])
 
 
-def _sides(measure: Measure) -> list[np.ndarray]:
-    return [side for side in (measure.real, measure.generated) if side is not None]
-
-
-def _plots(found: Findings) -> Iterator[Picture]:
-    for group in TITLES:
-        measures = [one for one in found.measures if one.group == group]
-        shown = sorted(measures, key=lambda one: -np.nan_to_num(one.distance))[:MOST_PLOTS]
-        measures = [one for one in measures if one in shown]
-        if measures:
-            values = (f"{one.of}: {' against '.join(map(_spread, _sides(one)))}" for one in measures)
-            yield plot_distributions(measures, f"{TITLES[group]}. {'; '.join(values)}")
-
-
-def _spread(values: np.ndarray) -> str:
-    """Median, 5th and 95th percentile."""
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return NOTHING
-    low, middle, high = (significant(value) for value in np.quantile(values, (0.05, 0.5, 0.95)))
-    return f"{middle} ({low} to {high})"
-
-
 def _filters(found: Findings) -> Iterator[Section]:
     record, rows, limits = found.record, [], []
     for name, filter_ in record.filters.items():
@@ -262,22 +226,15 @@ def _filters(found: Findings) -> Iterator[Section]:
         refused = ("off", "") if filter_.off else (f"{filter_.refused:,}", share)
         rows.append((name, says + f" (off: {filter_.off})" * bool(filter_.off), *refused))
         limits += [(name, _name_limit(what, found), significant(value, 4)) for what, value in filter_.limits.items()]
-    # A record may be anyone's, so its names are no paths.
-    paths = {name: refused_picture(found.folder, name) for name in FILTERS if name in record.filters}
-    pictures = [
-        Picture(
-            f"refused-{name}", path.read_bytes(), f"Samples that the filter {name} refused", f"Refused by {name}", 1
-        )
-        for name, path in paths.items()
-        if path.is_file()
-    ]
+    # names of filters in a record from elsewhere are not used as paths
+    paths = {f"Refused by {name}": refused_picture(found.folder, name) for name in FILTERS if name in record.filters}
+    pictures = [Picture("", path.read_bytes(), alt, alt, 1) for alt, path in paths.items() if path.is_file()]
     text = f"{record.generated:,} samples were generated, {record.samples:,} entered. A sample counts for the first "
     text += "filter that refuses it. Limits are learnt from the training cases"
     text += f", widened by {percent(record.margin)} of their range." if record.margin else "."
     head = ("filter", "refuses", "refused", "share")
-    yield Section("Filters", text, pictures=pictures, tables=[Table(head, rows, words=2)] if rows else [])
-    if limits:
-        yield Section("Limits of the filters", tables=[Table(("filter", "limit", "value"), limits, 2)], folded=True)
+    yield Section("Filters", text, pictures=pictures, tables=[Table(head, rows, words=2)])
+    yield Section("Limits of the filters", tables=[Table(("filter", "limit", "value"), limits, 2)], folded=True)
 
 
 def _name_limit(limit: str, found: Findings) -> str:
@@ -299,23 +256,16 @@ def _provenance(found: Findings) -> Iterator[Section]:
         ("Classes", "each requested equally often" if record.balanced else "as in the training patches"),
     ]
     total = sum(one.weight for one in record.snapshots)
-    for one in (*record.snapshots, *([record.mask_snapshot] if record.mask_snapshot else ())):
-        title = "Mask generator" if one is record.mask_snapshot else "Generator"
-        share = (
-            f", {percent(one.weight / total)} of the samples"
-            if title == "Generator" and len(record.snapshots) > 1
-            else ""
-        )
-        seen = f"variant {one.variant}, {one.images_seen:,} images seen{share}"
+    generators = [(f"Generator of {percent(one.weight / total)} of the samples", one) for one in record.snapshots]
+    for title, one in (*generators, *([("Generator of masks", record.mask_snapshot)] if record.mask_snapshot else ())):
+        seen = f"variant {one.variant}, {one.images_seen:,} images seen"
         terms.append((title, f"{seen}; {one.path}, weights {one.weights_sha256}"))
     yield Section("Provenance", terms=terms)
     yield Section("Command", "Fills this bank, or continues to fill it, where its snapshots are.", code=command(record))
     text = f"No model that trains with this bank may be validated on them: {', '.join(source.training_cases)}."
     yield Section(count(len(source.training_cases), "training case"), text, folded=True)
     files = [item for shard in record.shards for item in shard.files.items()]
-    yield Section(
-        count(len(files), "file"), tables=[Table(("file", "SHA-256"), files, 2)] if files else [], folded=True
-    )
+    yield Section(count(len(files), "file"), tables=[Table(("file", "SHA-256"), files, 2)], folded=True)
 
 
 def command(record: BankRecord) -> str:

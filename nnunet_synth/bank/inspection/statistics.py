@@ -50,6 +50,11 @@ class Measure:
     again: np.ndarray | None = None
 
     @property
+    def sides(self) -> list[np.ndarray]:
+        """Real where there are any, then generated; without NaN."""
+        return [side[~np.isnan(side)] for side in (self.real, self.generated) if side is not None]
+
+    @property
     def distance(self) -> float:
         """Wasserstein distance in pooled standard deviations; NaN where one side has nothing."""
         return float(mask_distances([self.real], [self.generated])[0]) if self.real is not None else np.nan

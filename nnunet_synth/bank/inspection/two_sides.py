@@ -77,7 +77,7 @@ class Neighbours:
         return self.generated.score < (-np.inf if self.threshold is None else self.threshold)
 
     def most_alike(self, count: int) -> np.ndarray:
-        """Indices of samples nearer to one case than to the next ones; without a threshold, of the nearest."""
+        """Indices of samples closest to one case compared with the next ones; without a threshold, of the closest."""
         order = -self.generated.nearness if self.threshold is None else self.generated.score
         return np.argsort(order, kind="stable")[:count]
 

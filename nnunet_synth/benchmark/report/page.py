@@ -223,8 +223,8 @@ def _runs(analysis: Analysis) -> Section:
     titles = {arm.name: arm.title for arm in analysis.benchmark.arms}
     shown = missing.itertuples(index=False)
     rows = [(titles[run.arm], run.size, run.training_set, run.state, run.error) for run in shown]
-    tables = [Table(("arm", "training cases", "training set", "state", "error"), rows, words=5)] if rows else []
-    return Section("Runs", f"{len(runs) - len(missing)} of {len(runs)} runs are done.", tables=tables)
+    table = Table(("arm", "training cases", "training set", "state", "error"), rows, words=5)
+    return Section("Runs", f"{len(runs) - len(missing)} of {len(runs)} runs are done.", tables=[table])
 
 
 def _design(analysis: Analysis) -> Table:
