@@ -47,7 +47,7 @@ def test_the_report_is_made_of_the_tables_alone_and_twice_the_same(benchmark, tm
         (tmp_path / name).write_bytes((benchmark / name).read_bytes())
     assert write_report(tmp_path) == tmp_path / "report.html"
     made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert len(made) == 3 + 4 + 5
+    assert len(made) == 3 + 4 + 4
     for path in made:
         assert (tmp_path / path).read_bytes() == (benchmark / path).read_bytes(), path
 
@@ -70,7 +70,7 @@ def test_examples_stand_in_the_report_where_they_were_drawn(benchmark, tmp_path)
     save_picture(tmp_path / "figures" / "example-pairs.png", np.zeros((8, 8, 3), np.uint8))
     page = write_report(tmp_path)
     assert "](figures/example-pairs.png)" in page.with_suffix(".md").read_text(encoding="utf-8")
-    assert len(read_page(page.read_text(encoding="utf-8")).images) == 5 + 1
+    assert len(read_page(page.read_text(encoding="utf-8")).images) == 4 + 1
     assert "example-" not in (benchmark / "report.md").read_text(encoding="utf-8")
 
 
@@ -115,7 +115,7 @@ def test_runs_that_are_missing_are_named(benchmark):
 
 def test_the_page_is_whole_and_needs_nothing_from_elsewhere(benchmark):
     page = read_page((benchmark / "report.html").read_text())
-    assert len(page.images) == 5
+    assert len(page.images) == 4
     assert all(min(picture.shape[:2]) > 100 for picture in page.images.values())
 
 
@@ -124,7 +124,7 @@ def test_every_figure_is_there_with_words_for_those_who_cannot_see_it(benchmark)
     for alt, path in re.findall(r"!\[(.*?)\]\((.*?)\)", markdown):
         assert len(alt) > 60
         assert (benchmark / path).stat().st_size > 5000
-    assert markdown.count("![") == 5
+    assert markdown.count("![") == 4
     assert set(re.findall(r"!\[(.*?)\]", markdown)) == set(read_page((benchmark / "report.html").read_text()).images)
 
 

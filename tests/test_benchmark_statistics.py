@@ -275,7 +275,6 @@ def test_ranks_are_friedmans_and_nemenyis():
     assert ranks.critical_difference == pytest.approx(1.25, abs=0.005)
     assert ranks.blocks == 14
     assert ranks.p == pytest.approx(stats.friedmanchisquare(*scores.T).pvalue)
-    assert (ranks.pairs > 0.05).all()  # the largest gap, 1.18, is below the critical difference
     assert rank_arms(scores[:, :2]) is None
     assert rank_arms(np.where(np.arange(14)[:, None] < 13, np.nan, scores)) is None
 

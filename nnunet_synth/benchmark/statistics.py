@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scikit_posthocs
 from scipy import stats
 
 LEVEL = 0.95  # of every interval; tests use 1 - LEVEL
@@ -287,14 +286,12 @@ class Ranks:
         blocks: number of blocks, within which arms are ranked.
         mean: `[arms]` mean rank, 1 is best.
         p: of Friedman's test.
-        pairs: `[arms, arms]` p-values of Nemenyi's test.
-        critical_difference: of mean ranks.
+        critical_difference: of mean ranks, by Nemenyi's test at 5 %.
     """
 
     blocks: int
     mean: np.ndarray
     p: float
-    pairs: np.ndarray
     critical_difference: float
 
 
@@ -313,7 +310,6 @@ def rank_arms(scores: np.ndarray) -> Ranks | None:
         blocks,
         stats.rankdata(-scores, axis=1).mean(axis=0),
         1.0 if tied else float(stats.friedmanchisquare(*scores.T).pvalue),
-        np.ones((arms, arms)) if tied else scikit_posthocs.posthoc_nemenyi_friedman(scores).to_numpy(),
         float(width),
     )
 

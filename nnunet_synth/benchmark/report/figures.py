@@ -1,4 +1,4 @@
-"""The figures of a report: gain by training-set size, differences, cases, ranks of all arms, image quality."""
+"""The figures of a report: gain by training-set size, differences, cases, image quality."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 import pandas as pd
-import scikit_posthocs
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nnunet_synth.benchmark.analysis import CLASSES, POOLED, QUALITY, Analysis, differences
 from nnunet_synth.benchmark.results import Benchmark
-from nnunet_synth.benchmark.statistics import Ranks, case_means, mean, run_means
-from nnunet_synth.pages.formatting import interval, number, points, probability
+from nnunet_synth.benchmark.statistics import case_means, mean, run_means
+from nnunet_synth.pages.formatting import interval, number, points
 from nnunet_synth.pages.page import Picture
 from nnunet_synth.pages.plotting import BAND, COLOURS, INK, MARKERS, MUTED, STYLE, WIDTH, png_of
 
@@ -49,7 +48,7 @@ def plot_styles(benchmark: Benchmark) -> dict[str, PlotStyle]:
 def plot_figures(analysis: Analysis) -> dict[str, Picture]:
     """All that the benchmark has data for, by name, in the order of the report."""
     with matplotlib.rc_context(STYLE):
-        plots = (plot_gain, plot_differences, plot_cases, plot_ranks, plot_quality)
+        plots = (plot_gain, plot_differences, plot_cases, plot_quality)
         return {picture.name: picture for plot in plots if (picture := plot(analysis))}
 
 
@@ -195,49 +194,6 @@ def plot_cases(analysis: Analysis) -> Picture | None:
     caption = "Each dot is a test case, averaged over classes and runs; above the line the arm is better."
     alt = f"Dice of each test case with nnU-Net alone and with each arm. {'; '.join(counts)}."
     return Picture("cases", png_of(figure), alt, caption)
-
-
-def plot_ranks(analysis: Analysis) -> Picture | None:
-    """Critical-difference diagrams (Demšar 2006), over runs and over cases."""
-    titles = {"runs": "Runs ranked by mean Dice", "cases": "Cases ranked by Dice, averaged over runs"}
-    found = {title: ranks for blocks, title in titles.items() if (ranks := analysis.ranks[blocks]) is not None}
-    if not found:
-        return None
-    figure = Figure(figsize=(WIDTH, (1.15 + 0.2 * len(analysis.benchmark.arms)) * len(found)), layout="constrained")
-    orders = []
-    for axis, (title, ranks) in zip(figure.subplots(len(found), 1, squeeze=False)[:, 0], found.items(), strict=True):
-        _critical_difference(axis, analysis, ranks)
-        p = probability(ranks.p)
-        test = f"Friedman p {p if p.startswith('<') else f'= {p}'}, critical difference {ranks.critical_difference:.2f}"
-        axis.set_title(f"{title} (n = {ranks.blocks})\n{test}", pad=12, x=0)
-        order = np.argsort(ranks.mean)
-        orders.append(", ".join(f"{analysis.benchmark.arms[index].title} {ranks.mean[index]:.2f}" for index in order))
-    caption = (
-        "Mean ranks, 1 is best. Arms joined by a bar do not differ by Nemenyi's test at 5 %. Cases share the chance of "
-        "their runs, so the diagram over cases shows too many differences; trust the one over runs."
-    )
-    alt = "Mean ranks of all arms, best first: " + "; ".join(orders) + "."
-    return Picture("ranks", png_of(figure), alt, caption)
-
-
-def _critical_difference(axis: Axes, analysis: Analysis, ranks: Ranks) -> None:
-    arms, styles = analysis.benchmark.arms, plot_styles(analysis.benchmark)
-    titles = [arm.title for arm in arms]
-    titles = titles if len(set(titles)) == len(titles) else [arm.name for arm in arms]
-    axis.grid(visible=False)
-    axis.spines["top"].set_visible(True)
-    scikit_posthocs.critical_difference_diagram(
-        dict(zip(titles, ranks.mean, strict=True)),
-        pd.DataFrame(ranks.pairs, titles, titles),
-        ax=axis,
-        label_fmt_left="{label} · {rank:.2f}\u00a0",
-        label_fmt_right="\u00a0\u00a0{rank:.2f} · {label}",
-        label_props={"fontsize": 8.5},
-        text_h_margin=0.04,
-        color_palette={title: styles[arm.name].colour for title, arm in zip(titles, arms, strict=True)},
-        crossbar_props={"color": MUTED, "linewidth": 2.5},
-        marker_props={"s": 22},
-    )
 
 
 def plot_quality(analysis: Analysis) -> Picture | None:

@@ -62,7 +62,6 @@ def build_page(analysis: Analysis, pictures: Mapping[str, Picture], examples: Se
     def section(title: str, text: str, picture: str, *tables: Table) -> Section:
         return Section(title, text, pictures=[pictures[picture]] if picture in pictures else [], tables=tables)
 
-    ranks = "" if "ranks" in pictures else TEXTS["no ranks"]
     means = TEXTS["means"].format(unit=benchmark.design.unit)
     sections = [
         section("Gain over nnU-Net alone", "", "gain", _gains(analysis), _effect_sizes(analysis)),
@@ -70,7 +69,7 @@ def build_page(analysis: Analysis, pictures: Mapping[str, Picture], examples: Se
         section("By class and case", "", "cases", _by_class(analysis)),
         section("Surface distance", TEXTS["hd95"].format(unit=benchmark.design.unit), "", _distances(analysis)),
         _noise(analysis),
-        section("All arms at once", ranks, "ranks"),
+        _ranks(analysis),
         *([section("Image quality and gain", "", "quality", *_quality(analysis))] if "quality" in pictures else ()),
         *([Section("Examples", pictures=examples)] if examples else ()),
         Section("Dice of each arm", means, tables=[_means(analysis, "dice", 1, 100)], folded=True),
@@ -195,6 +194,23 @@ def _noise(analysis: Analysis) -> Section:
     again = benchmark.arms[benchmark.again].title if benchmark.again is not None else ""
     text = TEXTS["noise measured" if noise.measured else "noise estimated"].format(arm=again)
     return Section("nnU-Net against itself", text, tables=[Table(head, rows)])
+
+
+def _ranks(analysis: Analysis) -> Section:
+    """Friedman's test of all arms at once, and Nemenyi's test of each pair."""
+    titles = [arm.title for arm in analysis.benchmark.arms]
+    found = {blocks: ranks for blocks in ("runs", "cases") if (ranks := analysis.ranks[blocks]) is not None}
+    if not found:
+        return Section("All arms at once", TEXTS["no ranks"])
+    tests = (
+        f"{ranks.blocks} {blocks}: Friedman's p {probability(ranks.p)}, critical difference "
+        f"{number(ranks.critical_difference, 2)}."
+        for blocks, ranks in found.items()
+    )
+    order = np.argsort(next(iter(found.values())).mean)
+    rows = [(titles[index], *(number(ranks.mean[index], 2) for ranks in found.values())) for index in order]
+    table = Table(("arm", *(f"rank over {blocks}" for blocks in found)), rows)
+    return Section("All arms at once", " ".join([TEXTS["ranks"], *tests]), tables=[table])
 
 
 def _quality(analysis: Analysis) -> tuple[Table, Table]:

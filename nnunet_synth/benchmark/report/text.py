@@ -29,6 +29,11 @@ TEXTS = {
         "bound, since it is estimated from runs whose training cases differ as well. 95 % of the differences of two "
         "single runs lie within the last column; compare every gain with it."
     ),
+    "ranks": (
+        "Mean ranks by Dice, 1 is best. By Nemenyi's test at 5 %, two arms differ if their ranks differ by more than "
+        "the critical difference. Cases share the chance of their runs, so ranks over cases show too many differences; "
+        "trust those over runs."
+    ),
     "no ranks": "Friedman's test needs three arms, and two runs or cases that all of them have.",
     "files": (
         "statistics.csv holds every number above, and those of each class at each size; quality.csv holds the runs "
