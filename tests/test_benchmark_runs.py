@@ -1,4 +1,4 @@
-"""A benchmark's running half: who is trained and tested on what, and that nothing that is done is done again."""
+"""Running a benchmark: who is trained and tested on what, and that nothing that is done is done again."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_a_disk_that_cannot_be_written_to_is_told(tmp_path, monkeypatch):
         pass
 
 
-def test_arms_sizes_and_repeats_can_be_added_and_folds_keep_their_numbers(preprocessed, tmp_path):
+def test_arms_sizes_and_training_sets_can_be_added_and_folds_keep_their_numbers(preprocessed, tmp_path):
     first = load_or_create(design_of(preprocessed), tmp_path)
     grown = load_or_create(design_of(preprocessed, arms=(ALONE, IMAGE), sizes="4", training_sets=3), tmp_path)
     assert [arm.name for arm in grown.arms] == ["nnunet", "pair", "image"]
@@ -420,6 +420,7 @@ def test_cases_that_were_moved_are_linked_again(preprocessed, tmp_path):
         lambda design: design["sizes"].append(7),
         lambda design: design["training_sets"][0]["cases"].append(design["test_cases"][0]),
         lambda design: design.update(seed=float("inf")),
+        lambda design: design.update(format_version=1),
     ],
 )
 def test_a_design_that_lost_a_part_is_refused_by_its_file(preprocessed, tmp_path, spoil):
@@ -878,7 +879,7 @@ def test_the_first_epochs_foretell_a_training():
     assert seconds_by_epochs("Epoch time: 30.0 s", 100) is None
 
 
-def test_the_view_has_a_mark_for_every_task(bench):
+def test_the_progress_table_has_a_mark_for_every_task(bench):
     run = bench.finish()
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(make_table(run.tasks, run.records))

@@ -99,7 +99,7 @@ def test_intervals_over_runs_and_cases_hold_what_they_promise():
 
 def test_an_effect_as_large_as_detectable_is_found_four_times_of_five():
     rng = np.random.default_rng(4)
-    shape = (3, 8, 40)  # many training_sets, so that its own estimate is not all noise
+    shape = (3, 8, 40)  # many training sets, so that its own estimate is not all noise
     detectable = np.median([compare(simulate(rng, effects=(0,), shape=shape)["arm 0"]).detectable for _ in range(60)])
     hits = [compare(simulate(rng, effects=(detectable,), shape=shape)["arm 0"]).p_both <= 0.05 for _ in range(250)]
     assert np.mean(hits) == pytest.approx(0.8, abs=0.09)
@@ -196,7 +196,7 @@ def test_bootstrap_interval_covers_and_is_of_cases():
     assert np.isnan(bootstrap_interval(np.array([3.0]), rng)).all()
 
 
-def test_bootstrap_over_cases_does_not_shrink_with_more_repeats_of_the_same():
+def test_bootstrap_over_cases_does_not_shrink_with_more_runs_of_the_same():
     """Repeats are no new cases."""
     by_case = np.random.default_rng(12).normal(0, 1, 40)
     once, often = np.tile(by_case, (1, 1, 1)), np.tile(by_case, (3, 5, 1))
@@ -229,7 +229,7 @@ def test_missing_runs_and_undefined_scores_are_left_out():
     assert np.isnan(nothing.difference)
 
 
-def test_sizes_count_alike_whatever_their_repeats():
+def test_sizes_count_alike_whatever_their_number_of_runs():
     difference = np.full((2, 4, 3), np.nan)
     difference[0, :2], difference[1] = 1.0, 4.0
     assert compare(difference).difference == pytest.approx(2.5)
