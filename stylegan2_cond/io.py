@@ -160,7 +160,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             said = problem["msg"].removeprefix("Value error, ")  # the prefix of our own validators
             value = problem.get("input")  # also lists nested more deeply than Python can print
             got = value[:80] if isinstance(value, str) else _SHORT.repr(value)
-            problems.append(f"key '{key}': {said}, got {got}.")
+            problems.append(f"key '{key}': {said}, got {got}." if key else f"{said}.")
     return " ".join(" ".join(problems).split())  # a key may hold line breaks
 
 
