@@ -908,7 +908,7 @@ def test_a_small_benchmark_from_command_to_tables(preprocessed, tmp_path):
         ("pair-unfiltered", "done", ""),
     ]
     pair = runs[1]
-    assert int(pair["bank_samples"]) == design.budget.samples
+    assert int(pair["bank_samples"]) == design.budget.bank_samples
     assert float(pair["seconds_generator"]) > 0
     assert float(pair["kid"]) > -1
     with (folder / "scores.csv").open() as file:
