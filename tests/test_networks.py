@@ -65,7 +65,7 @@ def make_discriminator(patch_size, factors, **changes):
     return Discriminator(patch_size=patch_size, factors=factors, channels=[12, 8, 6][-len(factors) - 1 :], **sizes)
 
 
-def draw_inputs(generator, count, condition_dim=CONDITION):
+def sample_inputs(generator, count, condition_dim=CONDITION):
     noises = [torch.randn(count, 1, *size) for size in generator.synthesis.noise_sizes]
     return torch.randn(count, LATENT), torch.rand(count, condition_dim).round(), noises
 
@@ -90,10 +90,10 @@ def test_each_stage_of_the_pyramid_reaches_the_next_and_the_last_is_the_patch(di
 @pytest.mark.parametrize("channels", [1, 5])
 def test_generator_and_discriminator_take_any_patch_and_any_number_of_channels(patch_size, factors, channels):
     generator = make_generator(patch_size, factors, output_channels=channels)
-    z, condition, noises = draw_inputs(generator, 2)
-    drawn = generator(z, condition, noises)
-    assert drawn.shape == (2, channels, *patch_size)
-    scores, _ = make_discriminator(patch_size, factors, input_channels=channels)(drawn, condition)
+    z, condition, noises = sample_inputs(generator, 2)
+    generated = generator(z, condition, noises)
+    assert generated.shape == (2, channels, *patch_size)
+    scores, _ = make_discriminator(patch_size, factors, input_channels=channels)(generated, condition)
     assert scores.shape == (2,)
     assert scores.isfinite().all()
 
@@ -102,12 +102,12 @@ def test_generator_and_discriminator_take_any_patch_and_any_number_of_channels(p
 def test_a_score_sends_a_gradient_to_every_weight_of_both_networks(patch_size, factors):
     generator, discriminator = make_generator(patch_size, factors), make_discriminator(patch_size, factors)
     illustrator = make_illustrator(patch_size, factors)
-    z, condition, noises = draw_inputs(generator, 3)
+    z, condition, noises = sample_inputs(generator, 3)
     condition[0] = 1  # a condition of zeros alone teaches the embeddings nothing
     mask = torch.randn(3, LABELS, *patch_size)
     pairs = torch.cat([illustrator(z, condition, noises, mask=mask), mask], dim=1)
-    for drawn in (generator(z, condition, noises), pairs):
-        discriminator(drawn, condition)[0].square().sum().backward()
+    for generated in (generator(z, condition, noises), pairs):
+        discriminator(generated, condition)[0].square().sum().backward()
     for network in (generator, illustrator, discriminator):
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
@@ -118,9 +118,9 @@ def test_a_score_sends_a_gradient_to_every_weight_of_both_networks(patch_size, f
 def test_networks_work_without_a_condition():
     patch_size, factors = PATCHES[0]
     generator = make_generator(patch_size, factors, condition_dim=0)
-    z, condition, noises = draw_inputs(generator, 2, condition_dim=0)
-    drawn = generator(z, condition, noises)
-    scores, _ = make_discriminator(patch_size, factors, condition_dim=0)(drawn, condition)
+    z, condition, noises = sample_inputs(generator, 2, condition_dim=0)
+    generated = generator(z, condition, noises)
+    scores, _ = make_discriminator(patch_size, factors, condition_dim=0)(generated, condition)
     assert scores.shape == (2,)
 
 
@@ -151,41 +151,41 @@ def test_a_given_mask_scales_by_one_plus_gamma_and_shifts_by_beta(patch_size):
 def test_a_new_generator_takes_no_notice_of_the_mask():
     patch_size, factors = PATCHES[0]
     generator = make_generator(patch_size, factors, output_channels=IMAGES, mask_channels=LABELS)
-    inputs = draw_inputs(generator, 2)
+    inputs = sample_inputs(generator, 2)
     one, other = (generator(*inputs, mask=torch.randn(2, LABELS, *patch_size)) for _ in range(2))
     assert torch.equal(one, other)
 
 
-def draw_for_masks(patch_size, factors, count=2):
+def sample_for_masks(patch_size, factors, count=2):
     generator = make_illustrator(patch_size, factors)
-    z, condition, noises = draw_inputs(generator, count)
+    z, condition, noises = sample_inputs(generator, count)
     return generator, (z, condition, noises), torch.randn(count, LABELS, *patch_size)
 
 
 @every_patch_size
 def test_each_stage_is_modulated_by_the_mask_at_its_own_size(patch_size, factors):
-    generator, inputs, mask = draw_for_masks(patch_size, factors)
+    generator, inputs, mask = sample_for_masks(patch_size, factors)
     seen = []
     for modulation in modulations(generator):
         modulation.register_forward_pre_hook(lambda _, taken: seen.append(taken))
-    drawn = generator(*inputs, mask=mask)
-    assert drawn.shape == (2, IMAGES, *patch_size)
+    generated = generator(*inputs, mask=mask)
+    assert generated.shape == (2, IMAGES, *patch_size)
     sizes = pyramid(patch_size, factors)
     assert [tuple(x.shape[2:]) for x, _ in seen] == [tuple(given.shape[2:]) for _, given in seen] == sizes
     assert torch.equal(seen[-1][1], mask)
-    for modulation in modulations(generator):  # and each has a say in what is drawn
+    for modulation in modulations(generator):  # and each one matters
         kept = [layer.weight.data.clone() for layer in (modulation.scale, modulation.shift)]
         for silenced in range(2):
             layers = (modulation.scale, modulation.shift)
             layers[silenced].weight.data.zero_()
-            assert (generator(*inputs, mask=mask) - drawn).abs().max() > 1e-3
+            assert (generator(*inputs, mask=mask) - generated).abs().max() > 1e-3
             layers[silenced].weight.data.copy_(kept[silenced])
-    assert torch.equal(generator(*inputs, mask=mask), drawn)
+    assert torch.equal(generator(*inputs, mask=mask), generated)
 
 
 @every_patch_size
 def test_coarse_stages_see_the_mask_averaged_over_what_each_voxel_covers(patch_size, factors):
-    generator, inputs, _ = draw_for_masks(patch_size, factors)
+    generator, inputs, _ = sample_for_masks(patch_size, factors)
     mask = (
         torch.arange(math.prod(patch_size))
         .float()
@@ -202,8 +202,8 @@ def test_coarse_stages_see_the_mask_averaged_over_what_each_voxel_covers(patch_s
 
 @every_patch_size
 def test_one_voxel_of_another_class_anywhere_changes_the_image_there(patch_size, factors):
-    generator, inputs, mask = draw_for_masks(patch_size, factors, count=1)
-    drawn = generator(*inputs, mask=mask)
+    generator, inputs, mask = sample_for_masks(patch_size, factors, count=1)
+    generated = generator(*inputs, mask=mask)
     corners = [
         (0,) * len(patch_size),
         tuple(length - 1 for length in patch_size),
@@ -212,13 +212,13 @@ def test_one_voxel_of_another_class_anywhere_changes_the_image_there(patch_size,
     for voxel in corners:
         other = mask.clone()
         other[(0, slice(None), *voxel)] = other[(0, slice(None), *voxel)].roll(1)
-        moved = (generator(*inputs, mask=other) - drawn).abs()
+        moved = (generator(*inputs, mask=other) - generated).abs()
         assert moved[(0, slice(None), *voxel)].max() > 1e-4
 
 
-def test_a_mask_that_is_missing_and_one_that_is_not_wanted_are_refused():
+def test_a_missing_mask_and_an_unexpected_one_are_refused():
     patch_size, factors = PATCHES[0]
-    illustrator, inputs, mask = draw_for_masks(patch_size, factors)
+    illustrator, inputs, mask = sample_for_masks(patch_size, factors)
     with pytest.raises(ValueError, match="needs a mask"):
         illustrator(*inputs)
     with pytest.raises(ValueError, match="takes no mask"):
@@ -356,14 +356,14 @@ def test_pixel_norm_gives_each_vector_unit_second_moment():
 
 
 @every_patch_size
-def test_truncation_to_zero_draws_the_image_of_the_average_style_for_every_latent(patch_size, factors):
+def test_truncation_to_zero_generates_the_image_of_the_average_style_for_every_latent(patch_size, factors):
     generator = make_generator(patch_size, factors)
     generator.mapping.average.normal_()
-    z, condition, noises = draw_inputs(generator, 3)
+    z, condition, noises = sample_inputs(generator, 3)
     noises = [noise[:1].expand_as(noise) for noise in noises]
-    drawn = generator(z, condition, noises, truncation=0.0)
+    generated = generator(z, condition, noises, truncation=0.0)
     expected = generator.synthesis(generator.mapping.average[None], [noise[:1] for noise in noises])
-    assert_rounded(drawn, expected.expand_as(drawn), terms=NETWORK)
+    assert_rounded(generated, expected.expand_as(generated), terms=NETWORK)
 
 
 def test_truncation_moves_styles_along_the_straight_line_to_the_average():
@@ -374,23 +374,23 @@ def test_truncation_moves_styles_along_the_straight_line_to_the_average():
     torch.testing.assert_close(mapping.truncate(w, 0.7), 0.3 * mapping.average + 0.7 * w)
 
 
-def test_the_average_style_moves_a_little_towards_the_mean_that_it_is_told_and_by_drawing_not_at_all():
+def test_the_average_style_moves_a_little_towards_a_given_mean_and_never_by_sampling():
     generator = make_generator(*PATCHES[0])
-    generator.train()(*draw_inputs(generator, 4))
+    generator.train()(*sample_inputs(generator, 4))
     assert not generator.mapping.average.any()
-    start, told = torch.randn(STYLE), torch.randn(STYLE)
+    start, mean = torch.randn(STYLE), torch.randn(STYLE)
     generator.mapping.average.copy_(start)
-    generator.mapping.track_average(told)
-    torch.testing.assert_close(generator.mapping.average, AVERAGE_DECAY * start + (1 - AVERAGE_DECAY) * told)
+    generator.mapping.track_average(mean)
+    torch.testing.assert_close(generator.mapping.average, AVERAGE_DECAY * start + (1 - AVERAGE_DECAY) * mean)
 
 
 @every_patch_size
 def test_a_condition_changes_what_the_generator_draws(patch_size, factors):
     generator = make_generator(patch_size, factors)
-    z, _, noises = draw_inputs(generator, 1)
-    drawn = [generator(z, condition[None], noises) for condition in (*torch.eye(CONDITION), torch.zeros(CONDITION))]
-    for i, one in enumerate(drawn):
-        for other in drawn[:i]:
+    z, _, noises = sample_inputs(generator, 1)
+    generated = [generator(z, condition[None], noises) for condition in (*torch.eye(CONDITION), torch.zeros(CONDITION))]
+    for i, one in enumerate(generated):
+        for other in generated[:i]:
             assert (one - other).abs().max() > 1e-3
 
 
@@ -398,7 +398,7 @@ def test_the_condition_enters_the_mapping_next_to_the_latent_and_as_large():
     generator = make_generator(*PATCHES[0])
     entering = []
     generator.mapping.layers.register_forward_pre_hook(lambda _, taken: entering.append(taken[0]))
-    z, _, noises = draw_inputs(generator, 1)
+    z, _, noises = sample_inputs(generator, 1)
     first, second = (generator(z, condition[None], noises) for condition in torch.eye(CONDITION)[:2])
     assert (first - second).abs().max() > 1e-4
     assert entering[0][:, LATENT:].square().mean().item() == pytest.approx(1, rel=1e-3)
@@ -442,7 +442,7 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(patch_size, factors):
     generator = make_generator(patch_size, factors)
     for conv in generator.synthesis.convs:
         conv.noise_strength.data.fill_(0.5)
-    z, condition, noises = draw_inputs(generator, 4)
+    z, condition, noises = sample_inputs(generator, 4)
     together = generator(z, condition, noises, truncation=0.8)
     for i in range(4):
         alone = generator(z[i : i + 1], condition[i : i + 1], [noise[i : i + 1] for noise in noises], truncation=0.8)
@@ -453,7 +453,7 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(patch_size, factors):
 @every_patch_size
 def test_noise_changes_a_sample_once_its_strength_is_learnt(patch_size, factors):
     generator = make_generator(patch_size, factors)
-    z, condition, noises = draw_inputs(generator, 1)
+    z, condition, noises = sample_inputs(generator, 1)
     silent = [torch.zeros_like(noise) for noise in noises]
     torch.testing.assert_close(generator(z, condition, noises), generator(z, condition, silent))
     for number, conv in enumerate(generator.synthesis.convs):
@@ -498,11 +498,11 @@ def test_half_precision_leaves_the_style_in_float32():
 @every_patch_size
 def test_half_precision_is_of_convolutions_alone(patch_size, factors):
     generator, discriminator = make_generator(patch_size, factors), make_discriminator(patch_size, factors)
-    z, condition, noises = draw_inputs(generator, 4)
-    drawn, operations = in_bfloat16(lambda: generator(z, condition, noises))
+    z, condition, noises = sample_inputs(generator, 4)
+    generated, operations = in_bfloat16(lambda: generator(z, condition, noises))
     assert operations.types("mm", "addmm", "bmm") == {torch.float32}  # of styles, and of the norms that demodulate
     assert operations.types("convolution", "mkldnn_convolution") == {torch.bfloat16}
-    _, operations = in_bfloat16(lambda: discriminator(drawn, condition))
+    _, operations = in_bfloat16(lambda: discriminator(generated, condition))
     assert operations.types("mm", "addmm", "bmm") == {torch.float32}
     assert operations.types("convolution", "mkldnn_convolution") == {torch.float32} | (
         {torch.bfloat16} if factors else set()
@@ -512,10 +512,10 @@ def test_half_precision_is_of_convolutions_alone(patch_size, factors):
 @every_patch_size
 def test_stages_are_added_up_finer_than_half_precision(patch_size, factors):
     generator = make_generator(patch_size, factors)
-    drawn, _ = in_bfloat16(lambda: generator(*draw_inputs(generator, 4)))
-    assert drawn.dtype == torch.float32
+    generated, _ = in_bfloat16(lambda: generator(*sample_inputs(generator, 4)))
+    assert generated.dtype == torch.float32
     if factors:
-        assert rounded(drawn) < 0.5
+        assert rounded(generated) < 0.5
 
 
 @every_patch_size

@@ -32,6 +32,7 @@ from stylegan2_cond.ops.build import compiler
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 8 * 2**-7, torch.float16: 8 * 2**-10}
 SIZES = [(5, 7), (4, 8), (3, 4, 5), (9,), (1, 3), (17, 36)]
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+KERNELS = torch.ops.stylegan2_cond
 LIBRARIES = ["cpu", pytest.param("shim"), pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
@@ -311,15 +312,15 @@ def test_operators_keep_pytorchs_rules(library):
     x, y = normal(*shape).requires_grad_(), normal(*shape, seed=1).requires_grad_()
     e = full_epilogue(shape, torch.float32, library)
     d, large = normal(*shape, seed=4), normal(2, 1, 8, 5)
-    torch.library.opcheck(operators._bias_act, (x, e.scale, e.bias, e.noise, e.strength, *numbers))
-    torch.library.opcheck(operators._bias_act_grad, (y, x, e.scale, e.noise, *numbers))
+    torch.library.opcheck(KERNELS.bias_act.default, (x, e.scale, e.bias, e.noise, e.strength, *numbers))
+    torch.library.opcheck(KERNELS.bias_act_grad.default, (y, x, e.scale, e.noise, *numbers))
     torch.library.opcheck(
-        operators._bias_act_grad_grad, (d, normal(3, 2, 3), d, normal(*shape), e.scale.detach(), e.noise, *numbers)
+        KERNELS.bias_act_grad_grad.default, (d, normal(3, 2, 3), d, normal(*shape), e.scale.detach(), e.noise, *numbers)
     )
-    torch.library.opcheck(operators._scale, (x, e.scale))
+    torch.library.opcheck(KERNELS.scale.default, (x, e.scale))
     axes = [2, 1], [4, 5], [8, 5]  # factors, sizes before and after
     torch.library.opcheck(
-        operators._resample, (x, "linear", *axes, False, e.scale, e.bias, large, e.strength, *numbers)
+        KERNELS.resample.default, (x, "linear", *axes, False, e.scale, e.bias, large, e.strength, *numbers)
     )
 
 
@@ -414,9 +415,9 @@ def test_kernels_move_little_more_than_each_activation_once(library, last, op, m
     up = "linear", [2, 2], [32, 32], [64, 64]
     calls = {
         "bias_act": (2 * [x], lambda: apply_epilogue(x, epilogue)),
-        "bias_act backward": (3 * [x], lambda: operators._bias_act_grad(x, x, None, epilogue.noise, *numbers)),
+        "bias_act backward": (3 * [x], lambda: KERNELS.bias_act_grad(x, x, None, epilogue.noise, *numbers)),
         "upsample": ([x, large], lambda: upsample(x, (2, 2), (64, 64))),
-        "upsample backward": ([x, large], lambda: operators._resample(large, *up, True, *nothing)),
+        "upsample backward": ([x, large], lambda: KERNELS.resample(large, *up, True, *nothing)),
         "downsample": ([x, large], lambda: downsample(large, (2, 2))),
     }
     activations, call = calls[op]
@@ -461,9 +462,7 @@ class Broken(Library):
 
 @pytest.mark.parametrize("fails", [False, True], ids=["differs", "fails"])
 @pytest.mark.parametrize("kernel", ["bias_act", "bias_act_grad", "bias_act_grad_grad", "resample"])
-def test_kernels_that_do_not_do_what_pytorch_does_are_left_alone_and_that_is_told_once(
-    monkeypatch, capfd, kernel, fails
-):
+def test_kernels_that_differ_from_pytorch_are_not_used_and_that_is_reported_once(monkeypatch, capfd, kernel, fails):
     library = find_library("cpu")
     if isinstance(library, str):
         pytest.skip(library)
@@ -475,15 +474,15 @@ def test_kernels_that_do_not_do_what_pytorch_does_are_left_alone_and_that_is_tol
         monkeypatch.setattr(module, "find_library", lambda device: broken)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert [choose_backend("cpu") for _ in range(3)] == ["native"] * 3
-    told = capfd.readouterr().err
-    assert told.count("cpu ops") == 1
-    assert ("no kernel image" in told) == fails
+    printed = capfd.readouterr().err
+    assert printed.count("cpu ops") == 1
+    assert ("no kernel image" in printed) == fails
     assert describe_backend("cpu").startswith("native")
-    assert told.strip().partition(", since ")[2].removesuffix(".") in describe_backend("cpu")
+    assert printed.strip().partition(", since ")[2].removesuffix(".") in describe_backend("cpu")
     assert choose_backend("cpu", "cpu") == "cpu"
 
 
-def test_what_keeps_kernels_from_being_used_is_told(monkeypatch):
+def test_why_kernels_are_not_used_is_reported(monkeypatch):
     monkeypatch.setenv(backends.VARIABLE, "native")
     assert describe_backend("cpu") == "native (STYLEGAN2_COND_OPS=native)"
     monkeypatch.setenv(backends.VARIABLE, "auto")

@@ -1,4 +1,4 @@
-"""Building the kernels: once, by one process, told when it fails; what doctor prints; CUDA's compiler."""
+"""Building the kernels: once, by one process, reported when it fails; what doctor prints; CUDA's compiler."""
 
 import multiprocessing
 import os
@@ -41,7 +41,7 @@ def compiled(monkeypatch):
         build.library_path(kind).write_bytes(b"a library")
         return build.library_path(kind)
 
-    monkeypatch.setattr(build, "_build", compile_at_once)
+    monkeypatch.setattr(build, "build_library", compile_at_once)
     return calls
 
 
@@ -83,21 +83,21 @@ def test_a_lock_that_is_held_for_too_long_names_its_holder(cache, compiled, monk
     assert compiled == []
 
 
-def test_a_failure_is_told_in_one_line_and_remembered_until_asked_again(cache, monkeypatch, tmp_path):
+def test_a_failure_is_reported_in_one_line_and_remembered_until_asked_again(cache, monkeypatch, tmp_path):
     broken = tmp_path / "c++"
     broken.write_text("#!/bin/sh\ncase $* in *version*) g++ $*;; *) echo no such header >&2; exit 1;; esac\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
-    told = build.find_or_build("cpu")
+    message = build.find_or_build("cpu")
     log = build.build_folder("cpu") / "build.log"
-    assert str(log) in told
-    assert "doctor --build" in told
-    assert "\n" not in told
+    assert str(log) in message
+    assert "doctor --build" in message
+    assert "\n" not in message
     assert "no such header" in log.read_text()
     log.write_text("")
-    assert build.find_or_build("cpu") == told
+    assert build.find_or_build("cpu") == message
     assert log.read_text() == ""
-    assert build.find_or_build("cpu", again=True) == told
+    assert build.find_or_build("cpu", again=True) == message
     assert "no such header" in log.read_text()
     assert choose_backend("cpu") == "native"
     with pytest.raises(RuntimeError, match="building the cpu ops failed"):
@@ -129,7 +129,7 @@ def test_other_sources_tools_or_processors_want_another_library(cache, monkeypat
     elif change == "torch":
         monkeypatch.setattr(torch, "__version__", "0.0")
     else:
-        monkeypatch.setattr(build, "_processor", lambda: "another")
+        monkeypatch.setattr(build, "processor_features", lambda: "another")
     assert build.build_folder("cpu") != before
 
 
@@ -165,11 +165,11 @@ def test_an_unknown_backend_is_answered_by_those_that_are_known(monkeypatch):
 # --- doctor
 
 
-def test_doctor_tells_versions_and_the_state_of_each_backend(cache, compiled):
-    told = run("stylegan2-cond", "doctor", STYLEGAN2_COND_CACHE=str(cache)).stdout
-    assert torch.__version__ in told
-    assert "cpu ops     not built yet" in told
-    assert "native for cpu tensors, until" in told
+def test_doctor_shows_versions_and_the_state_of_each_backend(cache, compiled):
+    message = run("stylegan2-cond", "doctor", STYLEGAN2_COND_CACHE=str(cache)).stdout
+    assert torch.__version__ in message
+    assert "cpu ops     not built yet" in message
+    assert "native for cpu tensors, until" in message
     assert compiled == []
     lines, well = diagnose(build=True)
     assert dict(lines)["cpu ops"] == f"built: {build.library_path('cpu')}"
@@ -236,7 +236,7 @@ def test_cuda_kernels_are_found_again_without_tools_by_the_gpus_alone(cache, gpu
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nowhere"))
     monkeypatch.setattr(torch, "__version__", "0.0")
-    monkeypatch.setattr(build, "_processor", lambda: "another")
+    monkeypatch.setattr(build, "processor_features", lambda: "another")
     assert build.find_or_build("cuda") == path
     gpus((8, 0))
     assert build.library_path("cuda") != path

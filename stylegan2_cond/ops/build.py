@@ -132,11 +132,11 @@ def _key(kind: str) -> str:
         parts += [("flags", repr(CUDA_FLAGS)), ("cuda", str(torch.version.cuda)), ("devices", repr(_capabilities()))]
     else:
         parts += [("torch", torch.__version__), ("flags", repr(CPU_FLAGS)), ("compiler", compiler())]
-        parts.append(("processor", _processor()))
+        parts.append(("processor", processor_features()))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _processor() -> str:
+def processor_features() -> str:
     """The instruction sets that code is compiled for: a home folder may serve several machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -160,7 +160,7 @@ def _build_locked(kind: str, folder: Path) -> Path | str:
             holder = {"process": os.getpid(), "host": socket.gethostname()}
             (folder / "holder").write_text(json.dumps(holder))
             print(f"Building the {kind} ops, once: {folder}", file=sys.stderr, flush=True)
-            return _build(kind, folder)
+            return build_library(kind, folder)
     except Timeout:
         return f"{_holder(folder)} has been building the {kind} ops for more than {LOCK_SECONDS:g} s; {RETRY}."
     except OSError as error:
@@ -175,8 +175,8 @@ def _holder(folder: Path) -> str:
         return "another process"
 
 
-def _build(kind: str, folder: Path) -> Path | str:
-    """Compile in another process, so that environment and modules of this one stay as they are."""
+def build_library(kind: str, folder: Path) -> Path | str:
+    """Compile a library into a folder, in another process, so that this one's environment and modules do not change."""
     work, log = folder / "work", folder / "build.log"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
