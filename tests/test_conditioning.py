@@ -28,10 +28,10 @@ label_maps = hnp.array_shapes(min_dims=3, max_dims=4, max_side=6).flatmap(
 def patches(*shares, size=1000):
     """`[N, 10, 100]`: patches that show so much of each class, `{class: share}`."""
     labels = np.zeros((len(shares), size), np.int16)
-    for patch_size, areas in zip(labels, shares, strict=True):
+    for patch, areas in zip(labels, shares, strict=True):
         start = 0
         for label, share in areas.items():
-            patch_size[start : start + round(share * size)] = label
+            patch[start : start + round(share * size)] = label
             start += round(share * size)
     return labels.reshape(len(shares), 10, -1)
 
@@ -72,9 +72,9 @@ def test_a_vector_is_presence_then_standardised_log_area_then_position(labels, h
     measured = conditions.measure(torch.from_numpy(labels), torch.from_numpy(positions) if has_position else None)
     assert measured.dtype == torch.float32
     assert measured.shape == (len(labels), conditions.width) == (len(labels), 6 + has_position)
-    for vector, patch_size, position in zip(measured.tolist(), labels, positions, strict=True):
+    for vector, patch, position in zip(measured.tolist(), labels, positions, strict=True):
         for column, label in enumerate(CLASSES):
-            share = np.mean(patch_size == label)
+            share = np.mean(patch == label)
             assert vector[column] == (share > 0)
             mean, sd = conditions.log_area_mean[column], conditions.log_area_sd[column]
             expected = (math.log(share) - mean) / sd if share else 0
@@ -99,7 +99,7 @@ def test_parts_takes_vectors_apart_again(labels):
     conditions = Conditions.from_patches(CLASSES, labels, spread_positions(labels))
     given_positions = torch.from_numpy(spread_positions(labels))
     shown, areas, positions = conditions.parts(conditions.measure(torch.from_numpy(labels), given_positions))
-    shares = np.array([[np.mean(patch_size == label) for label in CLASSES] for patch_size in labels])
+    shares = np.array([[np.mean(patch == label) for label in CLASSES] for patch in labels])
     np.testing.assert_array_equal(shown, shares > 0)
     np.testing.assert_allclose(areas.exp().nan_to_num(0), shares, rtol=1e-4)
     np.testing.assert_allclose(conditions.shares(torch.from_numpy(labels)), shares, rtol=1e-6)
@@ -242,7 +242,7 @@ def test_what_leaves_the_range_is_mirrored_into_it(value, low, length):
 def test_what_is_drawn_unasked_has_a_combination_that_was_seen_and_fits_into_a_patch(labels, seed):
     conditions = Conditions.from_patches(CLASSES, labels, spread_positions(labels))
     shown, areas, _ = draws(conditions, 5, seed)
-    seen = {tuple(label in patch_size for label in CLASSES) for patch_size in labels}
+    seen = {tuple(label in patch for label in CLASSES) for patch in labels}
     assert {tuple(row) for row in shown.tolist()} <= seen
     assert (np.nansum(areas, axis=1) <= 1 + 1e-5).all()
 

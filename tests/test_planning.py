@@ -47,7 +47,7 @@ from stylegan2_cond.planning.memory import activations_at_once, count_parameters
 from stylegan2_cond.planning.plan import BY_HAND, RunOptions, check_overrides
 from stylegan2_cond.planning.table import table
 
-# --- patch
+# --- patch size
 
 fingerprints = st.tuples(st.integers(1, 45), st.integers(2, 3)).flatmap(
     lambda shape: st.tuples(
@@ -59,7 +59,7 @@ fingerprints = st.tuples(st.integers(1, 45), st.integers(2, 3)).flatmap(
 
 @settings(max_examples=150, deadline=None)
 @given(fingerprints)
-def test_the_patch_is_within_the_patch_and_nearly_all_images_fill_it(fingerprint):
+def test_the_patch_size_is_within_the_limits_and_nearly_all_images_fill_it(fingerprint):
     patch, sizes = fingerprint
     patch_size = choose_patch_size(patch, sizes)
     assert len(patch_size) == len(patch)
@@ -677,22 +677,22 @@ def test_a_plan_comes_back_from_its_file_as_it_was(tmp_path):
     assert Plan.load(tmp_path / "plan.json") == plan
 
 
-# --- a patch that was asked for
+# --- a patch size that was asked for
 
 
 @pytest.mark.parametrize("patch_size", [(48, 32), [4, 4], (48, 4)])
-def test_a_patch_within_the_patch_is_taken(patch_size):
+def test_a_patch_size_within_the_limits_is_taken(patch_size):
     assert check_patch_size(patch_size, (48, 32)) == tuple(patch_size)
 
 
 @pytest.mark.parametrize("patch_size", [(32,), (16, 32, 32)])
-def test_a_patch_of_other_dimensions_is_refused_with_both_numbers(patch_size):
+def test_a_patch_size_of_other_dimensions_is_refused_with_both_numbers(patch_size):
     with pytest.raises(UserError, match=rf"--patch-size has {len(patch_size)} sizes.* 2 dimensions.*48, 32"):
         check_patch_size(patch_size, (48, 32))
 
 
 @pytest.mark.parametrize("patch_size", [(49, 32), (48, 33), (3, 32), (48, 0), (-8, 8)])
-def test_a_patch_beyond_the_patch_or_too_small_is_refused_with_the_limits(patch_size):
+def test_a_patch_size_beyond_the_limits_or_too_small_is_refused_with_the_limits(patch_size):
     with pytest.raises(UserError) as caught:
         check_patch_size(patch_size, (48, 32))
     message = str(caught.value)
@@ -701,7 +701,7 @@ def test_a_patch_beyond_the_patch_or_too_small_is_refused_with_the_limits(patch_
         assert part in message
 
 
-def test_the_derived_patch_may_be_typed_even_where_an_axis_of_the_patch_is_thin():
+def test_the_derived_patch_size_may_be_typed_even_if_one_axis_is_thin():
     patch = (3, 48, 32)
     derived = choose_patch_size(patch, np.array([[3, 50, 50]] * 4))
     assert check_patch_size(derived, patch) == derived

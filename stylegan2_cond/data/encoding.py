@@ -45,6 +45,7 @@ class Codec(BaseModel):
 
     @property
     def image_channels(self) -> int:
+        """Number of image channels."""
         return len(self.low)
 
     @property

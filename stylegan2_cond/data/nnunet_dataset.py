@@ -78,14 +78,17 @@ class Preprocessed:
 
     @property
     def plans_name(self) -> str:
+        """Name of nnU-Net's plans."""
         return self.plans_manager.plans_name
 
     @cached_property
     def configuration(self) -> ConfigurationManager:
+        """nnU-Net's configuration."""
         return self.plans_manager.get_configuration(self.configuration_name)
 
     @cached_property
     def label_manager(self) -> LabelManager:
+        """nnU-Net's labels and regions."""
         return self.plans_manager.get_label_manager(self.dataset_json)
 
     @property
@@ -100,6 +103,7 @@ class Preprocessed:
 
     @property
     def patch_size(self) -> tuple[int, ...]:
+        """nnU-Net's patch size, in voxels."""
         return tuple(int(length) for length in self.configuration.patch_size)
 
     @cached_property
@@ -140,6 +144,7 @@ class Preprocessed:
 
     @property
     def preprocess_command(self) -> str:
+        """The nnU-Net command that preprocesses this configuration."""
         return preprocess_command(self.dataset_name, self.configuration_name, self.plans_name)
 
     def fold(self, fold: int | str) -> Fold:

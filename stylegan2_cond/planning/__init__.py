@@ -2,7 +2,6 @@
 
 from stylegan2_cond.planning.memory import fit_memory, next_smaller, smaller_patch_size, too_large, training_bytes
 from stylegan2_cond.planning.plan import (
-    SNAPSHOTS,
     Plan,
     RunOptions,
     Source,
@@ -14,7 +13,6 @@ from stylegan2_cond.planning.plan import (
 from stylegan2_cond.planning.planner import condition_patches, make_plan
 
 __all__ = [
-    "SNAPSHOTS",
     "Plan",
     "RunOptions",
     "Source",

@@ -24,7 +24,6 @@ from stylegan2_cond.io import Document, explain
 Size = Annotated[int, Field(ge=1, le=2**20)]
 MAX_KIMG = 1e6
 MAX_MEMORY_GB = 1e6
-SNAPSHOTS = 20  # of a whole training
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,7 @@ class Source(BaseModel):
 
     @classmethod
     def of(cls, preprocessed: Preprocessed, fold: Fold) -> Source:
+        """The source of a fold's training cases, whose images are hashed if they were not before."""
         return cls(
             dataset_name=preprocessed.dataset_name,
             plans_name=preprocessed.plans_name,

@@ -19,7 +19,7 @@ from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.memory import is_out_of_memory
 from stylegan2_cond.ops import describe_backend
-from stylegan2_cond.planning import SNAPSHOTS, Plan, RunOptions, run_folder, smaller_patch_size
+from stylegan2_cond.planning import Plan, RunOptions, run_folder, smaller_patch_size
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
@@ -34,6 +34,7 @@ from stylegan2_cond.training.step import take_step
 LOG_INTERVAL = 1_000  # images
 CHECKPOINT_SECONDS = 120.0
 STOPPING = "\nStopping after the current step or evaluation. Press Ctrl-C again to stop at once, without saving.\n"
+SNAPSHOTS = 20  # of a whole training
 SMALLEST_SNAPSHOT_INTERVAL = 2_000  # images
 
 
