@@ -264,6 +264,7 @@ def network_of(plans: dict) -> dict:
         ("dataset.json", lambda content: content.pop("labels"), "labels"),
         ("dataset.json", lambda content: content.update(labels={"first": 1}), "labels"),
         ("dataset.json", lambda content: content.update(labels={"background": 0, "first": "one"}), "labels.first"),
+        ("dataset.json", lambda content: content["labels"].update(third=40000), "labels.third"),
         ("dataset.json", lambda content: content.update(file_ending=3), "file_ending"),
         ("splits_final.json", lambda splits: splits[0]["train"].append(["case_0"]), "splits_final"),
         ("splits_final.json", lambda splits: splits[0]["train"].append(splits[0]["val"][0]), "case_"),

@@ -14,6 +14,7 @@ from stylegan2_cond.io import explain
 
 _Name = Annotated[str, Field(pattern=r"^[^/\x00-\x1f]+$", max_length=200)]
 _Size = Annotated[int, Field(ge=1, le=2**20)]
+_Label = Annotated[int, Field(ge=0, lt=2**15)]  # masks are int16
 _Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -39,7 +40,7 @@ class _Network(BaseModel):
 
 
 class _Dataset(BaseModel):
-    labels: dict[str, int | list[int]]
+    labels: dict[str, _Label | list[_Label]]
     file_ending: _Name
     channel_names: dict[str, str] | None = None
     modality: dict[str, str] | None = None
