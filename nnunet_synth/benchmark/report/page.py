@@ -245,6 +245,7 @@ def _runs(analysis: Analysis) -> Section:
 
 def _design(analysis: Analysis) -> Table:
     design = analysis.benchmark.design
+    budget = design.budget.model_dump(exclude_none=True)
     sets, tests = count(design.sets_per_size, "training set"), count(len(design.test_cases), "test case")
     rows = [
         ("Dataset", f"{design.dataset}, {design.configuration}, {design.plans}"),
@@ -253,7 +254,7 @@ def _design(analysis: Analysis) -> Table:
             "nnU-Net",
             f"{design.budget.epochs:,} epochs, {design.budget.iterations:,} iterations; {_words(design.network)}",
         ),
-        ("Budget", _words(design.budget.model_dump(exclude_none=True))),
+        ("Budget", _words(budget | budget.pop("length"))),
         ("Machine", _words(design.machine)),
         ("Release", design.release),
         ("Arms", "; ".join(arm.title for arm in design.arms)),
