@@ -20,7 +20,7 @@ from stylegan2_cond.data.nnunet_dataset import OUTSIDE, open_preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import evaluate as evaluation
 from stylegan2_cond.planning import Plan, planner
-from stylegan2_cond.snapshot import find_snapshots, load_generator
+from stylegan2_cond.snapshot import find_snapshots, load_generator, open_masks
 from stylegan2_cond.training import run_logger, snapshot_evaluation
 from stylegan2_cond.training.train import train
 
@@ -50,7 +50,9 @@ def goes_the_whole_way(preprocessed, fold="0", variant="pair", overrides=None):
         run_options(preprocessed, fold, variant=variant, kimg=THREE_STEPS, overrides=NARROW | (overrides or {}))
     )
     snapshot = find_snapshots(folder)[-1]
-    drawn = load_generator(snapshot).sample(12, seed=1)
+    generator = load_generator(snapshot)
+    masks = open_masks("deformed", generator.plan) if variant == "image" else None
+    drawn = generator.sample(12, seed=1, masks=masks)
     assert np.isfinite(drawn.image).all()
     found = evaluation.evaluate(snapshot, samples=40)
     assert found.generated
