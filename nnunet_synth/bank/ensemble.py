@@ -10,7 +10,7 @@ from nnunet_synth.bank.request import DEFORMED, GENERATED, FillRequest
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Plan, Source, Variant, run_folder
-from stylegan2_cond.snapshot import Card, MaskSource, PairGenerator, find_best, load_generator, open_masks
+from stylegan2_cond.snapshot import CARD_FILE, Card, MaskSource, PairGenerator, find_best, load_generator, open_masks
 
 # Attributes of `Source` that a snapshot shares with the bank that it fills, and what messages call them.
 _SHARED = {
@@ -69,7 +69,10 @@ def open_ensemble(preprocessed: Preprocessed, fold_name: str, request: FillReque
             )
         masks = None
         if generator.plan.given_mask:
-            masks, mask_snapshot = _open_masks(request, generator.plan, source, device)
+            text = str(_best_snapshot(source, "mask")) if request.masks == GENERATED else request.masks or DEFORMED
+            masks = open_masks(text, generator.plan, device)
+            if request.mask_kind == GENERATED:
+                mask_snapshot = _reference(Path(text), Card.load(Path(text) / CARD_FILE))
         members.append(Member(generator, weight, masks))
         references.append(_reference(path, generator.card, weight))
     if request.masks and all(member.masks is None for member in members):
@@ -104,16 +107,7 @@ def _refuse_foreign(plan: Plan, source: Source, snapshot: Path) -> None:
             )
 
 
-def _open_masks(
-    request: FillRequest, plan: Plan, source: Source, device: str
-) -> tuple[MaskSource, SnapshotReference | None]:
-    if request.mask_kind != GENERATED:
-        return open_masks(request.masks or DEFORMED, plan, device), None
-    path = _best_snapshot(source, "mask") if request.masks == GENERATED else Path(request.masks)
-    return open_masks(str(path), plan, device), _reference(path, Card.load(path / "card.json"), 1.0)
-
-
-def _reference(path: Path, card: Card, weight: float) -> SnapshotReference:
+def _reference(path: Path, card: Card, weight: float = 1.0) -> SnapshotReference:
     return SnapshotReference(
         path=str(path.resolve()),
         weights_sha256=card.weights_sha256,

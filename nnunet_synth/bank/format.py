@@ -18,7 +18,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
-from nnunet_synth.bank.untrusted_files import is_plain_name, load_properties, open_plain
+from nnunet_synth.bank.untrusted_files import PlainName, load_properties, open_plain
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Record, explained_write
@@ -108,7 +108,7 @@ class BankDescription(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str
+    name: PlainName
     source: Source
     snapshots: tuple[SnapshotReference, ...] = Field(min_length=1)
     masks: str | None = None
@@ -121,13 +121,6 @@ class BankDescription(BaseModel):
     backends: tuple[str, ...] = Field(min_length=1)
     created: str
     release: str
-
-    @field_validator("name")
-    @classmethod
-    def _plain(cls, name: str) -> str:
-        if not is_plain_name(name):
-            raise ValueError("must be a plain name, not a path")
-        return name
 
 
 class BankRecord(BankDescription, Record):

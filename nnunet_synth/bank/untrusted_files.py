@@ -7,10 +7,11 @@ import os
 import pickle
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import blosc2
 import numpy as np
+from pydantic import AfterValidator
 
 from stylegan2_cond.errors import UserError
 
@@ -22,6 +23,15 @@ def is_plain_name(name: str) -> bool:
     """Whether a name can be that of a file or folder: not a path, not hidden, printable, and not too long."""
     plain = name.isprintable() and not name.startswith(".") and os.path.basename(name) == name != ""
     return plain and len(name.encode(errors="replace")) <= LONGEST_NAME
+
+
+def _plain(name: str) -> str:
+    if not is_plain_name(name):
+        raise ValueError("must be a plain name, not a path")
+    return name
+
+
+PlainName = Annotated[str, AfterValidator(_plain)]
 
 
 def open_plain(path: str, **mapping: str) -> blosc2.NDArray:

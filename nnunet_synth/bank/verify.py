@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,14 +49,12 @@ def verify_bank(folder: Path, preprocessed: Preprocessed | None = None) -> BankR
         raise DamagedBank(
             f"Bank {folder} holds samples of {len(record.patch_size)} axes, not {axes}. {BankRecord.remedy}"
         )
-    verify_shards(folder, record, record.shards, preprocessed)
+    verify_files(folder, record, preprocessed)
     return record
 
 
-def verify_shards(
-    folder: Path, record: BankRecord, shards: Sequence[Shard], preprocessed: Preprocessed | None = None
-) -> int:
-    """Check the files of these shards: first their checksums, then their contents.
+def verify_files(folder: Path, record: BankRecord, preprocessed: Preprocessed | None = None) -> int:
+    """Check every file of a bank, complete or not: first all checksums, then the contents.
 
     Returns:
         The total size of the files in bytes.
@@ -65,7 +62,7 @@ def verify_shards(
     Raises:
         DamagedBank: files are missing, truncated or changed, or have invalid contents.
     """
-    files = [(folder / name, checksum) for shard in shards for name, checksum in shard.files.items()]
+    files = [(folder / name, checksum) for shard in record.shards for name, checksum in shard.files.items()]
     problems, size = [], 0
     for path, checksum in ProgressBar(files, desc="Checking the files", unit="file", leave=False, delay=2):
         if not path.is_file():
@@ -77,7 +74,7 @@ def verify_shards(
     if problems:
         more = [f"{len(problems) - MOST_NAMED} more"] if len(problems) > MOST_NAMED else []
         raise DamagedBank(f"{'; '.join([*problems[:MOST_NAMED], *more])}. {BankRecord.remedy}")
-    for shard in ProgressBar(shards, desc="Checking their contents", unit="shard", leave=False, delay=2):
+    for shard in ProgressBar(record.shards, desc="Checking their contents", unit="shard", leave=False, delay=2):
         try:
             _check_shard(folder, record, shard, preprocessed)
         except UserError as error:

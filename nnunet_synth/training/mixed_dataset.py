@@ -78,12 +78,8 @@ class MixedDataset:
         ratio = self.control.ratio
         synthetic = ratio > 0 and np.random.uniform() < ratio
         self.control.count(synthetic)
-        return self._load_shard() if synthetic else self.real.load_case(identifier)
-
-    def __getitem__(self, identifier: str) -> tuple:
-        return self.load_case(identifier)
-
-    def _load_shard(self) -> tuple:
+        if not synthetic:
+            return self.real.load_case(identifier)
         place = int(np.random.uniform() * self._ends[-1])
         name = self._shards[np.searchsorted(self._ends, place, side="right")]
         image, label, previous, properties = self.bank.load_case(name)
@@ -91,3 +87,6 @@ class MixedDataset:
             image, label = MirrorPaddedArray(image, self.margins), MirrorPaddedArray(label, self.margins)
             properties = {**properties, "class_locations": self.margins.shift(properties["class_locations"])}
         return image, label, previous, properties
+
+    def __getitem__(self, identifier: str) -> tuple:
+        return self.load_case(identifier)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from nnunet_synth.bank.untrusted_files import is_plain_name
+from nnunet_synth.bank.untrusted_files import PlainName, is_plain_name
 from nnunet_synth.training.schedule import DEFAULT_SCHEDULE, SCHEDULES
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
@@ -26,16 +26,9 @@ class SynthSettings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    bank: str | None = None
+    bank: PlainName | None = None
     ratio: float = Field(default=0.25, ge=0, le=1)
     schedule: str = DEFAULT_SCHEDULE
-
-    @field_validator("bank")
-    @classmethod
-    def _plain(cls, name: str | None) -> str | None:
-        if name is not None and not is_plain_name(name):
-            raise ValueError("must be the plain name of a bank of the fold, not a path")
-        return name
 
     @field_validator("schedule")
     @classmethod

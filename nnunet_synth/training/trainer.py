@@ -93,7 +93,11 @@ class SyntheticDataMixin:
                 f"bank's generator saw {len(record.source.training_cases)} of the {len(fold.training)} cases."
             )
         bank = BankDataset(str(folder), [shard.name for shard in record.shards])
-        return MixedDataset(training, bank, record, self._control, self._margins(record.patch_size)), validation
+        configuration = self.configuration_manager
+        usual = configuration.configuration.get("median_image_size_in_voxels", record.patch_size)
+        box = configuration.patch_size if self._box is None else self._box
+        margins = Margins.to_size(record.patch_size, box, usual)
+        return MixedDataset(training, bank, record, self._control, margins), validation
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:
         """As nnU-Net's; remembers the size of the loader's box."""
@@ -129,11 +133,6 @@ class SyntheticDataMixin:
             self.save_checkpoint(filename)
         finally:
             self.__class__ = own
-
-    def _margins(self, patch_size: Sequence[int]) -> Margins:
-        configuration = self.configuration_manager
-        usual = configuration.configuration.get("median_image_size_in_voxels", patch_size)
-        return Margins.to_size(patch_size, configuration.patch_size if self._box is None else self._box, usual)
 
     def _record(self, settings: SynthSettings, bank: Path | None) -> None:
         if self.local_rank == 0 and self.current_epoch < self.num_epochs:

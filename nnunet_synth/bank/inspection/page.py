@@ -19,7 +19,7 @@ from nnunet_synth.bank.inspection.findings import Findings, find_out
 from nnunet_synth.bank.inspection.gallery import gallery, legend, most_alike
 from nnunet_synth.bank.inspection.statistics import TITLES
 from nnunet_synth.bank.previews import refused_picture
-from nnunet_synth.bank.verify import verify_shards
+from nnunet_synth.bank.verify import verify_files
 from nnunet_synth.pages.formatting import NOTHING, count, file_size, number, percent, significant
 from nnunet_synth.pages.page import Note, Page, Picture, Section, Table, render
 from stylegan2_cond.errors import UserError
@@ -54,7 +54,7 @@ def inspect_bank(folder: Path, path: Path | None = None) -> tuple[Path, Page]:
     _refuse_other_folder(folder)
     _refuse_other_file(path)
     record = BankRecord.load(folder / RECORD_FILE)
-    page = build_page(find_out(folder, record, verify_shards(folder, record, record.shards)))
+    page = build_page(find_out(folder, record, verify_files(folder, record)))
     with write_atomically(path) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
     return path, page
