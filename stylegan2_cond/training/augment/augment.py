@@ -17,29 +17,20 @@ class Augment:
     Args:
         image_channels: C; 0 for masks alone.
         spatial_dims: 2 or 3.
-        flips: which axes may be flipped, in the patch's order; none by default, since anatomy has sides.
         spacing: of the voxels, in the patch's order; only ratios matter. Without it, rotations assume cubic voxels,
             which shears the anatomy in thick slices: 10° tilt slices that are five times as thick as their pixels are
             wide by 41°.
 
     Raises:
-        ValueError: `flips` or `spacing` has another number of axes.
+        ValueError: `spacing` has another number of axes.
     """
 
-    def __init__(
-        self,
-        image_channels: int,
-        spatial_dims: int,
-        *,
-        flips: Sequence[bool] | None = None,
-        spacing: Sequence[float] | None = None,
-    ):
+    def __init__(self, image_channels: int, spatial_dims: int, *, spacing: Sequence[float] | None = None):
         self.image_channels = image_channels
         self.spatial_dims = spatial_dims
-        self.flips = tuple(flips or (False,) * spatial_dims)
         self.spacing = tuple(spacing or (1.0,) * spatial_dims)
-        if not len(self.flips) == len(self.spacing) == spatial_dims:
-            raise ValueError(f"flips {self.flips} and spacing {self.spacing} must name {spatial_dims} axes each")
+        if len(self.spacing) != spatial_dims:
+            raise ValueError(f"spacing {self.spacing} must have {spatial_dims} axes")
 
     def sample(
         self, count: int, p: float, patch_size: Sequence[int], rng: torch.Generator, device: torch.device | str
@@ -60,10 +51,7 @@ class Augment:
         uniform, normal = ({**mine, **theirs} for mine, theirs in zip(geometry, intensity, strict=True))
         numbers = sample_numbers(count, uniform, normal, rng)
         with torch.autocast(rng.device.type, enabled=False):
-            tensors = {
-                **sample_geometry(numbers, p, patch_size, self.flips, self.spacing),
-                **sample_intensity(numbers, p),
-            }
+            tensors = sample_geometry(numbers, p, patch_size, self.spacing) | sample_intensity(numbers, p)
         return AugmentParameters(**{name: tensor.to(device) for name, tensor in tensors.items()})
 
     def __call__(self, pairs: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:

@@ -15,36 +15,31 @@ PADDING = "reflection"  # beyond the patch anatomy continues, where `border` sme
 
 def geometry_shapes(dims: int) -> tuple[Shapes, Shapes]:
     """Shapes of the uniform and of the normal numbers that one sample needs."""
-    uniform = {"geometry_chances": (4,), "flip_chances": (dims,), "angle": ()}
+    uniform = {"geometry_chances": (4,), "angle": ()}
     normal = {"plane": (dims, dims), "zoom": (), "stretch": (dims,), "shift": (dims,)}
     return uniform, normal
 
 
 def sample_geometry(
-    numbers: dict[str, torch.Tensor],
-    p: float,
-    patch_size: Sequence[int],
-    flips: Sequence[bool],
-    spacing: Sequence[float],
+    numbers: dict[str, torch.Tensor], p: float, patch_size: Sequence[int], spacing: Sequence[float]
 ) -> dict[str, torch.Tensor]:
     """`moved` and `warp` of a batch, from the random numbers of `geometry_shapes`.
 
-    An axis that may be flipped is flipped with probability p / 2 (Karras et al. 2020b, Appendix B).
+    Unlike in Karras et al. 2020b, nothing is flipped, since anatomy has sides.
     """
     applied = numbers["geometry_chances"] < p
     turned, zoomed, stretched, shifted = applied.float().unsqueeze(-1).unbind(dim=1)  # [N, 1] each
-    flipped = (numbers["flip_chances"] < p / 2) & torch.tensor(flips, device=applied.device)
     angle = turned[:, 0] * math.radians(ROTATION) * numbers["angle"]
     stretch = numbers["stretch"] - numbers["stretch"].mean(dim=1, keepdim=True)
     scale = torch.exp(zoomed * ZOOM * numbers["zoom"].unsqueeze(1) + stretched * STRETCH * stretch)
     warp = affine_warp(
         rotation_matrix(numbers["plane"], angle),
-        torch.where(flipped, -scale, scale),
+        scale,
         shifted * SHIFT * numbers["shift"],
         patch_size,
         spacing,
     )
-    return {"moved": applied.any(dim=1) | flipped.any(dim=1), "warp": warp}
+    return {"moved": applied.any(dim=1), "warp": warp}
 
 
 def rotation_matrix(plane: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
