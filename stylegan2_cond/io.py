@@ -11,7 +11,6 @@ import math
 import os
 import re
 import reprlib
-import resource
 import shutil
 import socket
 import time
@@ -276,6 +275,10 @@ def _exceeds_limit(error: Exception) -> bool:
     """Whether a file was to grow beyond `ulimit -f` or the file system's limit, which torch and blosc2 do not name."""
     if getattr(error, "errno", None) == errno.EFBIG or "File too large" in str(error):
         return True
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return False
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     return (
         limit != resource.RLIM_INFINITY

@@ -563,11 +563,13 @@ def test_the_survey_counts_cases_that_show_a_class_and_finds_constant_channels(f
     assert seen.constant == (True, False)
 
 
-def test_the_survey_of_many_cases_takes_no_more_memory_than_that_of_some_hundred():
+def test_the_fingerprint_of_many_cases_takes_no_more_memory_than_that_of_some_hundred():
     image = np.random.default_rng(0).normal(size=(1, 1, 240, 240)).astype(np.float32)
     case = SimpleNamespace(name="case", image=image, label=np.zeros((1, 1, 240, 240), np.int16))
     labels = SimpleNamespace(all_labels=[0, 1], ignore_label=None)
-    preprocessed = SimpleNamespace(patch_size=(64, 64), label_manager=labels, load=lambda name: case)
+    preprocessed = SimpleNamespace(
+        patch_size=(64, 64), label_manager=labels, channel_names=("MRI",), load=lambda name: case
+    )
 
     def peak(cases):
         tracemalloc.start()
