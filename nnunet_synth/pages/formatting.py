@@ -1,4 +1,4 @@
-"""Numbers and words as the pages write them; NaN is a dash, and a minus is a true minus."""
+"""Numbers and words as the pages write them: NaN is a dash, and negative numbers have a minus sign, not a hyphen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NOTHING = "–"
 
 
 def number(value: float, digits: int, *, sign: bool = False) -> str:
-    """With so many decimals; no sign before a zero."""
+    """A fixed number of decimals; zero has no sign."""
     if not math.isfinite(value):
         return NOTHING
     text = f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
@@ -17,7 +17,7 @@ def number(value: float, digits: int, *, sign: bool = False) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """With so many significant digits: `0.0123`, `−1.5`."""
+    """A fixed number of significant digits: `0.0123`, `−1.5`."""
     return f"{value:.{digits}g}".replace("-", "−") if math.isfinite(value) else NOTHING
 
 

@@ -33,11 +33,12 @@ class Picture:
 
     @cached_property
     def uri(self) -> str:
+        """The file as a data URI."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
     @property
     def width(self) -> int:
-        """In pixels of the page; the file's own width stands at bytes 16 to 20."""
+        """In pixels of the page; a PNG states its own width in bytes 16 to 19."""
         return round(int.from_bytes(self.png[16:20], "big") / self.zoom)
 
 
