@@ -141,8 +141,8 @@ def test_the_means_of_the_log_continue_over_a_stop(tmp_path):
     """Lazy penalties are seldom, so that a mean over the steps since the stop alone may lack them."""
     state, figures = tiny_state(PLAN), [step(tiny_state(PLAN)) for _ in range(3)]
     figures[0]["r1"] = 2.0
-    for told in figures[:2]:
-        Averages(state.scalars).add(told)
+    for reported in figures[:2]:
+        Averages(state.scalars).add(reported)
     save_checkpoint(tmp_path, state)
     resumed = tiny_state(PLAN)
     assert load_checkpoint(tmp_path, resumed)
@@ -150,6 +150,6 @@ def test_the_means_of_the_log_continue_over_a_stop(tmp_path):
     averages.add(figures[2])
     means = averages.take()
     assert list(means) == list(figures[0])
-    assert means["loss_generator"] == np.mean([told["loss_generator"] for told in figures])
-    assert means["r1"] == np.mean([told["r1"] for told in figures if "r1" in told])
+    assert means["loss_generator"] == np.mean([reported["loss_generator"] for reported in figures])
+    assert means["r1"] == np.mean([reported["r1"] for reported in figures if "r1" in reported])
     assert resumed.scalars == {}

@@ -43,11 +43,11 @@ PLANS = {
 
 
 def walk(plan, distributed):
-    """Weights after some steps of plain gradient descent, and what was told on the way."""
+    """Weights after some steps of plain gradient descent, and what was reported on the way."""
     state = tiny_state(plan, distributed, descent=1e-3)
     state.adaptive.p = 0.5
-    told = [step(state) for _ in range(STEPS)]
-    return {"weights": weights(state), "told": told, "spread": state.spread}
+    reported = [step(state) for _ in range(STEPS)]
+    return {"weights": weights(state), "reported": reported, "spread": state.spread}
 
 
 def start_two(*arguments):
@@ -103,12 +103,12 @@ def test_two_processes_learn_from_a_batch_what_one_learns(steps_of_two, name):
     alone, (first, second) = walk(PLANS[name], DistributedContext()), steps_of_two[name]
     for tensor in first["weights"]:
         assert torch.equal(first["weights"][tensor], second["weights"][tensor]), tensor
-    assert (first["told"], first["spread"]) == (second["told"], second["spread"])
+    assert (first["reported"], first["spread"]) == (second["reported"], second["spread"])
     assert_same_way(first["weights"], alone["weights"], weights(tiny_state(PLANS[name])))
-    for figures, expected in zip(first["told"], alone["told"], strict=True):
-        assert figures.keys() == expected.keys()
-        for figure in figures.keys() - {"spread"}:  # of samples that are compared within their share
-            assert figures[figure] == pytest.approx(expected[figure], rel=1e-3, abs=1e-5), figure
+    for scalars, expected in zip(first["reported"], alone["reported"], strict=True):
+        assert scalars.keys() == expected.keys()
+        for figure in scalars.keys() - {"spread"}:  # of samples that are compared within their share
+            assert scalars[figure] == pytest.approx(expected[figure], rel=1e-3, abs=1e-5), figure
 
 
 def test_what_one_process_wishes_all_agree_to(steps_of_two):

@@ -32,7 +32,7 @@ figures = st.builds(line, *[st.floats(1e-3, 1e3)] * 3, error=st.floats(1e-3, 10)
 
 
 @given(st.lists(figures, min_size=1, max_size=8), st.sampled_from(["kid", "kid-pair", "masks"]), st.integers(-9, 9))
-def test_the_unit_of_a_figure_does_not_decide(history, name, power):
+def test_the_unit_of_a_score_does_not_decide(history, name, power):
     # A power of two, since then logarithms differ by rounding alone where they do not tie.
     scaled = [{key: 2.0**power * v if key.startswith(name) else v for key, v in one.items()} for one in history]
     if name == "kid":  # kid-pair begins alike
@@ -60,7 +60,7 @@ def test_of_equals_the_later_one_is_best(count):
 
 
 @pytest.mark.parametrize("missing", [{}, {"kid": math.nan}, {"kid": None}, {"kid": math.inf}, {"kid": "0.1"}])
-def test_whoever_lacks_a_figure_is_never_preferred(missing):
+def test_a_snapshot_that_lacks_a_score_is_never_preferred(missing):
     lacking = {"kid-pair": 1e-3, "masks": 1e-3} | missing
     assert choose_best([line(), lacking, {"images": 9, "loss_generator": 1.0}]) == 0
     assert choose_best([lacking, line()]) == 1
@@ -102,7 +102,7 @@ def copied(images, share, error=1.0, **more):
 
 
 @given(st.floats(0, 100), st.floats(0, 20))
-def test_copies_are_told_when_their_share_is_two_errors_above_one_percent(share, error):
+def test_a_warning_comes_when_the_share_of_copies_is_two_errors_above_one_percent(share, error):
     history = [copied(1000, 0.0), copied(2000, share, error)]
     assert (memorization_warning(history) is not None) == (share - 2 * error > 1)
 
@@ -130,7 +130,7 @@ def test_where_every_snapshot_copies_none_is_recommended():
     assert "snapshots/" not in warning
 
 
-def test_figures_have_an_error_each_and_nothing_that_is_not_finite():
+def test_scores_have_an_error_each_and_nothing_that_is_not_finite():
     results = {"kid": Result(0.5, 0.1, {"more": 1.0}), "swd": Result(3.0, math.nan), "masks": Result(math.inf, 1.0)}
     assert flatten_results(results) == {"kid": 0.5, "kid error": 0.1, "swd": 3.0, "masks error": 1.0}
 
@@ -151,16 +151,16 @@ def test_a_sentence_says_how_far_samples_are_from_real(coverage, words):
 
 
 @pytest.mark.parametrize("figures", [{}, {"coverage": 0.5}, {"coverage": 0.5, "coverage real": 0.0}, {"kid": 3.0}])
-def test_without_coverage_there_is_no_verdict(figures):
+def test_without_coverage_quality_is_not_assessed(figures):
     assert assess_quality(figures) is None
 
 
-def test_figures_stand_beside_those_of_real_data():
+def test_scores_stand_next_to_those_of_real_data():
     text = describe_scores({"kid": 75.2, "precision": 0.0, "coverage": 0.125, "copies": 1.0} | REAL)
     assert text == "KID of images 75 (real 0.01), precision 0 (real 0.92), coverage 0.12 (real 0.96), copies, % 1"
 
 
-def test_the_figures_of_a_snapshot_are_those_of_its_run(tmp_path):
+def test_the_scores_of_a_snapshot_are_those_of_its_run(tmp_path):
     lines = [{"images": 2000, "r1": 1.0}, {"images": 2000, "kid": 3.0}, {"images": 4000, "kid": 2.0}]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for images, kid in ((2000, 3.0), (4000, 2.0)):

@@ -51,7 +51,7 @@ def test_a_step_that_no_memory_could_hold_says_so_by_its_exit_code(monkeypatch):
 
 
 @pytest.mark.parametrize("code", [OUT_OF_MEMORY, -9, 137])
-def test_a_trial_that_ends_for_want_of_memory_is_told_as_such(monkeypatch, code):
+def test_a_measurement_that_runs_out_of_memory_is_reported_as_such(monkeypatch, code):
     monkeypatch.setattr(profile_step.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], code, "", ""))
     with pytest.raises(MemoryError, match="8 in 1 parts"):
         measure_step(tiny_plan(), CPU)
@@ -337,7 +337,7 @@ def test_the_command_tells_each_choice_memory_and_hours_and_where_the_plan_is(da
     assert typed(monkeypatch, capsys)[1].splitlines()[-1] == f"Read from {path}"
 
 
-def test_memory_is_told_as_estimated_measured_and_given(data):
+def test_memory_is_reported_as_estimated_measured_and_given(data):
     found = plan_run(run_options(data, overrides=NARROW, memory_gb=2))
     text = describe_costs(found)
     assert f"{training_bytes(found.plan) / 2**30:.2g} GiB estimated" in text
@@ -368,6 +368,6 @@ def test_bad_settings_end_with_one_paragraph_and_code_2(data, monkeypatch, capsy
         (0.1, 0.5, "31 s for 1,000 images, so 3.1 s for all 100"),
     ],
 )
-def test_hours_are_told_for_short_and_long_trainings(data, kimg, seconds, text):
+def test_hours_are_reported_for_short_and_long_trainings(data, kimg, seconds, text):
     found = plan_run(run_options(data, overrides=NARROW | {"batch_size": 16}, kimg=kimg))
     assert text in describe_costs(replace(found, cost=StepCost(2**20, seconds)))

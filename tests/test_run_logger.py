@@ -1,4 +1,4 @@
-"""What a training tells: log lines that survive a stop, curves, a picture of its course, previews."""
+"""The log survives a stop; TensorBoard, the progress plot and previews show what it has."""
 
 import errno
 import json
@@ -116,7 +116,7 @@ def test_curves_stand_in_sections_over_the_images_seen(tmp_path):
     assert set(events.Tags()["scalars"]) == names | {"standard error/kid"}
 
 
-def test_every_figure_has_a_curve_of_its_own():
+def test_every_scalar_has_a_curve_of_its_own():
     names = [name for panel in PANELS for name in panel.curves]
     names += [f"{name}{word}" for name in SNAPSHOT_METRICS for word in (" error", " real", " real error")]
     assert len({tag(name) for name in names}) == len(set(names))
@@ -178,7 +178,7 @@ def drawn(monkeypatch):
     return figures
 
 
-def test_every_kind_of_figure_has_a_panel(tmp_path, drawn):
+def test_every_kind_of_scalar_has_a_panel(tmp_path, drawn):
     write_lines(tmp_path, course())
     save_progress(tmp_path)
     assert [axis.get_title("left") for axis in drawn[-1].axes] == [panel.title for panel in PANELS]
@@ -198,7 +198,7 @@ def test_panels_without_data_are_left_out(tmp_path, drawn):
     assert not (tmp_path / "empty" / "progress.png").exists()
 
 
-def test_curves_go_through_the_figures_with_a_band_of_one_standard_error(tmp_path, drawn):
+def test_curves_go_through_the_values_with_a_band_of_one_standard_error(tmp_path, drawn):
     lines = [{"images": 1000 * n, "copies": float(n), "copies error": 0.5} for n in (1, 2, 3)]
     write_lines(tmp_path, lines)
     save_progress(tmp_path)
@@ -221,7 +221,7 @@ def test_a_kid_around_zero_stays_on_its_logarithmic_axis(tmp_path, drawn):
     assert axis.get_ylim()[0] <= shown.min()
 
 
-def test_what_real_data_get_is_a_line_in_the_colour_of_the_curve(tmp_path, drawn):
+def test_the_score_of_real_data_is_a_line_in_the_colour_of_the_curve(tmp_path, drawn):
     real = {"kid real": -0.004, "kid real error": 0.01, "precision real": 0.9, "precision real error": 0.02}
     write_lines(tmp_path, [{"images": n, "kid": 20.0 / n, "precision": 0.1 * n} | real for n in (1, 2, 3)])
     save_progress(tmp_path)
@@ -246,7 +246,7 @@ def test_snapshots_are_marked_and_the_best_one_is_named(tmp_path, drawn):
         assert marks == {2000, 4000, 6000, 8000, 10000}
 
 
-def test_a_long_course_is_drawn_by_means_of_neighbours():
+def test_a_long_curve_shows_means_of_neighbours():
     lines = [{"images": n, "r1": float(n % 2)} for n in range(6 * MOST_POINTS)]
     curve = find_curve(lines, "r1")
     assert len(curve.images) == MOST_POINTS
@@ -313,7 +313,7 @@ def test_a_preview_shows_real_patches_above_generated_ones(variant, channels, di
     assert len(picture) == len(above) + len(below) + 4 * GAP
 
 
-def test_a_disk_that_is_full_at_the_last_curves_is_told(tmp_path, monkeypatch):
+def test_a_disk_that_is_full_at_the_last_curves_is_reported(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

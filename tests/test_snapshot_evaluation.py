@@ -99,7 +99,7 @@ def flat():
 # --- what is told of which generator
 
 
-def test_a_snapshot_of_a_real_training_is_judged_by_everything(preprocessed, generator_run):
+def test_a_snapshot_of_a_real_training_has_every_metric(preprocessed, generator_run):
     generator = load_generator(find_snapshots(generator_run)[-1])
     results = SnapshotEvaluator(preprocessed, generator.plan, samples=60).evaluate(generator)
     assert set(results) == {name for name in SNAPSHOT_METRICS if name in METRICS}
@@ -107,7 +107,7 @@ def test_a_snapshot_of_a_real_training_is_judged_by_everything(preprocessed, gen
     assert results["kid"].value > 1  # 480 images teach little
 
 
-def test_figures_are_those_of_the_metrics_on_the_training_patches(flat):
+def test_results_are_those_of_the_metrics_on_the_training_patches(flat):
     evaluator = SnapshotEvaluator(*flat, samples=50)
     drawing = Drawing(*flat, change=lambda image, label: (0.7 * image + 0.2, label))
     found = evaluator.evaluate(drawing)
@@ -132,7 +132,7 @@ def test_the_real_patches_are_those_that_evaluate_compares_with(flat):
         assert np.array_equal(getattr(ours, name), getattr(theirs, name))
 
 
-def test_the_same_latents_are_drawn_and_the_same_found_every_time(flat):
+def test_the_same_latents_give_the_same_results_every_time(flat):
     evaluator, drawing = SnapshotEvaluator(*flat, samples=40), Drawing(*flat)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     first, second = flatten_results(evaluator.evaluate(drawing)), flatten_results(evaluator.evaluate(drawing))
@@ -182,7 +182,7 @@ def good(tmp_path_factory):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_wrong_with_samples_is_told(good, fault, monkeypatch):
+def test_what_is_wrong_with_samples_shows_in_the_results(good, fault, monkeypatch):
     monkeypatch.setattr(snapshot_evaluation, "COPY_SAMPLES", {2: 0})
     (evaluator, real, flat), (change, names) = good, FAULTS[fault]
     found = evaluator.evaluate(Drawing(*flat, change=change))
@@ -193,7 +193,7 @@ def test_what_is_wrong_with_samples_is_told(good, fault, monkeypatch):
 
 
 @pytest.mark.parametrize(("variant", "silent"), [("mask", "kid-pair swd copies"), ("image", "masks conditions")])
-def test_a_variant_is_not_judged_by_what_it_does_not_draw(flat, variant, silent):
+def test_a_variant_is_not_evaluated_by_what_it_does_not_generate(flat, variant, silent):
     made_up, plan = flat[0], flat[1].model_copy(update={"variant": variant})
 
     def change(image, label):
@@ -203,7 +203,7 @@ def test_a_variant_is_not_judged_by_what_it_does_not_draw(flat, variant, silent)
     assert set(found) == {name for name in SNAPSHOT_METRICS if name in METRICS} - set(silent.split())
 
 
-def test_masks_alone_are_judged_as_one_hot_images(flat):
+def test_masks_alone_are_evaluated_as_one_hot_images(flat):
     made_up, plan = flat[0], flat[1].model_copy(update={"variant": "mask"})
     evaluator = SnapshotEvaluator(made_up, plan, samples=50)
     drawing = Drawing(made_up, plan, lambda image, label: (image[:, :0], ndimage.grey_dilation(label, (1, 3, 3))))
@@ -228,7 +228,7 @@ def test_a_class_that_no_training_patch_shows_does_not_change_what_is_measured(f
 # --- what data do not allow is left out
 
 
-def test_without_foreground_neither_masks_nor_conditions_are_told():
+def test_without_foreground_neither_masks_nor_conditions_are_evaluated():
     none = Conditions.from_patches((), np.zeros((1, 4, 5), np.int16), None)
     plan = made_up_plan(codec=Codec(low=(-2.0,), high=(2.0,), labels=(0,)), conditions=none)
     made_up = MadeUp(NAMES, (6, 26, 24), labels=0)
@@ -246,7 +246,7 @@ def test_copies_are_counted_from_seven_cases_on(flat, cases, told):
     assert ("copies" in SnapshotEvaluator(flat[0], plan, samples=40).evaluate(Drawing(flat[0], plan))) is told
 
 
-def test_a_single_case_has_figures_without_errors(flat):
+def test_a_single_case_has_results_without_errors(flat):
     plan = made_up_plan(NAMES[:1])
     found = SnapshotEvaluator(flat[0], plan, samples=40).evaluate(Drawing(flat[0], plan, names=NAMES[1:]))
     assert {"kid", "kid-pair", "swd", "masks"} <= set(found)

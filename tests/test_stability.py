@@ -1,4 +1,4 @@
-"""A training that breaks or collapses goes back to where all was well, with half the step, and not for ever."""
+"""A training that diverges or collapses rolls back to the last good checkpoint, at most three times."""
 
 import json
 import re
@@ -28,14 +28,14 @@ NAN = float("nan")
 
 
 @pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
-def test_a_figure_that_is_not_finite_is_named(value):
+def test_a_scalar_that_is_not_finite_is_named(value):
     state = tiny_state(tiny_plan())
     assert detect_failure(state, {"loss_generator": 1.0, "r1": 0.0}) is None
     assert detect_failure(state, {"loss_generator": 1.0, "r1": value}) == "diverged: r1 not finite"
 
 
 @pytest.mark.parametrize("player", ["generator", "discriminator"])
-def test_broken_weights_are_found_though_the_figures_before_them_are_fine(player):
+def test_broken_weights_are_detected_although_the_scalars_are_finite(player):
     state = tiny_state(tiny_plan())
     next(iter(getattr(state, player).parameters())).data.view(-1)[0] = NAN
     assert detect_failure(state, {"loss_generator": 1.0}) == f"diverged: {player} not finite"
@@ -44,7 +44,7 @@ def test_broken_weights_are_found_though_the_figures_before_them_are_fine(player
 @pytest.mark.parametrize(
     ("images", "spread", "ill"), [(4_999, 0.0, False), (5_000, 0.099, True), (5_000, 0.1, False), (10**6, 0.05, True)]
 )
-def test_a_generator_that_draws_one_picture_has_collapsed_unless_it_is_young(images, spread, ill):
+def test_a_generator_of_one_picture_has_collapsed_unless_it_is_young(images, spread, ill):
     state = tiny_state(tiny_plan())
     state.images_seen, state.spread = images, spread
     failure = detect_failure(state, {})
@@ -54,7 +54,7 @@ def test_a_generator_that_draws_one_picture_has_collapsed_unless_it_is_young(ima
 
 @pytest.mark.parametrize("parts", [1, 2, 8])
 @pytest.mark.parametrize("variant", ["pair", "mask"])
-def test_pairs_that_are_all_the_same_have_no_spread_however_few_are_drawn_at_once(variant, parts):
+def test_pairs_that_are_all_the_same_have_no_spread_however_few_are_computed_at_once(variant, parts):
     state = tiny_state(tiny_plan(variant, batch_size=8, accumulate=parts))
     for head in state.generator.synthesis.heads:
         head.conv.weight.data.zero_()
@@ -96,8 +96,8 @@ def course(preprocessed, plan, monkeypatch, tmp_path):
 
         def fateful_step(state, *batch):
             seen.append(state.images_seen)
-            told = take_step(state, *batch)
-            return accident(state, told) or told
+            reported = take_step(state, *batch)
+            return accident(state, reported) or reported
 
         monkeypatch.setattr(loop, "take_step", fateful_step)
         return folder, seen
@@ -108,7 +108,7 @@ def course(preprocessed, plan, monkeypatch, tmp_path):
 def breaks(after, when=lambda state: state.rollbacks == 0, part="discriminator"):
     """An accident: a weight is no number any more after so many images."""
 
-    def accident(state, told):
+    def accident(state, reported):
         if state.images_seen == after and when(state):
             next(iter(getattr(state, part).parameters())).data.view(-1)[0] = NAN
 
@@ -127,9 +127,7 @@ def logged(folder):
     ("after", "back_to"),
     [(104, 80), (40, 0), (160, 80)],  # between two good checkpoints; before the first; with a snapshot due
 )
-def test_broken_weights_send_a_training_back_to_the_last_good_checkpoint(
-    course, preprocessed, plan, capsys, after, back_to
-):
+def test_broken_weights_roll_back_to_the_last_good_checkpoint(course, preprocessed, plan, capsys, after, back_to):
     folder, seen = course("broken", breaks(after))
     go(preprocessed)
     assert seen == [*range(0, after, 8), *range(back_to, 160, 8)]
@@ -147,10 +145,10 @@ def test_broken_weights_send_a_training_back_to_the_last_good_checkpoint(
         assert all(value.isfinite().all() for value in state["discriminator"].values())
 
 
-def test_a_collapse_sends_a_training_back_too(course, preprocessed, capsys, monkeypatch):
+def test_a_collapse_rolls_back_too(course, preprocessed, capsys, monkeypatch):
     monkeypatch.setattr(stability, "GRACE_IMAGES", 100)
 
-    def accident(state, told):
+    def accident(state, reported):
         if state.images_seen == 128 and state.rollbacks == 0:
             state.spread = 0.02
 
@@ -161,10 +159,10 @@ def test_a_collapse_sends_a_training_back_too(course, preprocessed, capsys, monk
     assert torch.load(folder / CHECKPOINT_FILE)["spread"] > 0.1  # the memory of the collapse is gone too
 
 
-def test_a_figure_that_is_not_finite_sends_a_training_back_before_it_is_logged(course, preprocessed):
-    def accident(state, told):
+def test_a_scalar_that_is_not_finite_rolls_back_before_it_is_logged(course, preprocessed):
+    def accident(state, reported):
         if state.images_seen == 120 and state.rollbacks == 0:
-            return told | {"loss_generator": NAN}
+            return reported | {"loss_generator": NAN}
 
     folder, seen = course("figure", accident)
     go(preprocessed)
@@ -173,7 +171,7 @@ def test_a_figure_that_is_not_finite_sends_a_training_back_before_it_is_logged(c
     assert "NaN" not in (folder / "log.jsonl").read_text()
 
 
-def test_after_three_returns_a_training_gives_up_with_code_2_and_keeps_its_snapshots(
+def test_after_three_rollbacks_training_fails_with_code_2_and_keeps_its_snapshots(
     course, preprocessed, plan, monkeypatch, capsys
 ):
     folder, seen = course("hopeless", breaks(128, when=lambda state: True))
@@ -198,8 +196,8 @@ def test_killed_after_a_rollback_and_started_again_equals_uninterrupted(course, 
     whole, _ = course("whole", breaks(128))
     go(preprocessed)
 
-    def killed(state, told):
-        breaks(128)(state, told)
+    def killed(state, reported):
+        breaks(128)(state, reported)
         if state.images_seen == 104 and state.rollbacks == 1:
             raise KeyboardInterrupt
 

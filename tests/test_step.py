@@ -1,4 +1,4 @@
-"""One step: what both players are shown, what they learn from it, and what it must not depend on."""
+"""One step: what both networks see, what they learn from it, and what it must not depend on."""
 
 import math
 
@@ -44,7 +44,7 @@ def gradients_before(optimizer, heard):
 
 
 @pytest.mark.parametrize(("variant", "drawn", "seen"), [("pair", 6, 6), ("mask", 4, 4), ("image", 2, 6)])
-def test_each_variant_draws_its_part_and_the_discriminator_sees_the_given_mask_too(variant, drawn, seen):
+def test_each_variant_generates_its_part_and_the_discriminator_sees_the_given_mask_too(variant, drawn, seen):
     plan = tiny_plan(variant)
     generator, discriminator = build_generator(plan), build_discriminator(plan)
     assert generator.synthesis.heads[0].bias.shape == (drawn,)
@@ -59,16 +59,16 @@ def test_each_variant_draws_its_part_and_the_discriminator_sees_the_given_mask_t
 @every_variant
 def test_a_batch_in_parts_teaches_what_it_teaches_whole(variant):
     plan = tiny_plan(variant, batch_size=16, augment_target=0.0, r1_interval=2, seed=1, **changes_of(variant))
-    ends, told = {}, {}
+    ends, reported = {}, {}
     for parts in (1, 2, 4):
         state = tiny_state(plan.model_copy(update={"accumulate": parts}), descent=1e-3)
         state.adaptive.p = 0.5
         start = weights(state)
-        told[parts] = [step(state) for _ in range(2)]
+        reported[parts] = [step(state) for _ in range(2)]
         ends[parts] = weights(state)
     for parts in (2, 4):
         assert_same_way(ends[parts], ends[1], start)
-        for one, other in zip(told[parts], told[1], strict=True):
+        for one, other in zip(reported[parts], reported[1], strict=True):
             assert one.keys() == other.keys()
             for name in one.keys() - {"spread"}:  # of samples that are compared within their part
                 assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), name
@@ -97,7 +97,7 @@ def test_a_batch_that_cannot_be_divided_so_is_computed_in_a_few_more_equal_parts
 # --- latents
 
 
-def test_each_step_draws_other_latents_and_a_setback_others_again():
+def test_each_step_samples_other_latents_and_so_does_a_retry_after_a_rollback():
     seen = []
     for images, rollbacks in ((0, 0), (8, 0), (0, 1), (0, 0)):
         state = tiny_state(tiny_plan())
@@ -113,7 +113,7 @@ def test_each_step_draws_other_latents_and_a_setback_others_again():
 # --- conditions
 
 
-def test_both_players_are_told_the_condition_of_the_real_patch():
+def test_both_networks_see_the_condition_of_the_real_patch():
     plan = tiny_plan()
     state = tiny_state(plan)
     to_mapping, to_judges = [], []
@@ -142,7 +142,7 @@ def shown_to_discriminator(state, steps=1):
 
 
 @every_variant
-def test_the_discriminator_is_shown_the_coded_pairs_and_twice_the_same_drawn_ones(variant):
+def test_the_discriminator_sees_the_encoded_pairs_and_twice_the_same_generated_ones(variant):
     plan = tiny_plan(variant, r1_weight=0.0)
     state = tiny_state(plan)
     judged, real, again = shown_to_discriminator(state)
@@ -156,7 +156,7 @@ def test_the_discriminator_is_shown_the_coded_pairs_and_twice_the_same_drawn_one
 
 
 @pytest.mark.parametrize("variant", ["pair", "mask"])
-def test_ignored_voxels_are_hidden_of_real_and_drawn_masks(variant):
+def test_ignored_voxels_are_hidden_in_real_and_generated_masks(variant):
     plan = tiny_plan(variant, ignore=IGNORE, r1_weight=0.0)
     state = tiny_state(plan)
     calls = []
@@ -190,7 +190,7 @@ def test_of_some_pairs_the_discriminator_is_shown_image_or_mask_alone(share):
     assert np.mean(no_mask) == pytest.approx(share / 2, abs=error)
 
 
-def test_a_given_mask_is_never_judged_alone_and_a_mask_generator_is_always_seen_whole():
+def test_a_given_mask_is_never_shown_alone_and_masks_of_a_mask_generator_never_hidden():
     plan = tiny_plan("image", apart_share=1.0, batch_size=32, r1_weight=0.0)
     for pairs in shown_to_discriminator(tiny_state(plan)):
         assert pairs[:, :2].flatten(1).any(dim=1).all()
@@ -216,7 +216,7 @@ def test_what_is_hidden_of_a_pair_teaches_the_generator_nothing():
         assert 0 < taught.sum() < 32
 
 
-def test_real_and_drawn_pairs_go_through_the_same_augmentation():
+def test_real_and_generated_pairs_undergo_the_same_augmentation():
     plan = tiny_plan(augment_target=0.0, r1_weight=0.0)
     plain = shown_to_discriminator(tiny_state(plan))
     state = tiny_state(plan)
@@ -242,8 +242,8 @@ def test_a_paired_loss_weighs_in_the_generators_gradient_in_proportion(weight, f
         state = tiny_state(tiny_plan("image", l1_weight=0.0, feature_weight=0.0).model_copy(update={weight: value}))
         gradients = []
         gradients_before(state.generator_optimizer, gradients)
-        told = step(state)
-        assert told.get(figure, 0.0) > 0 or value == 0
+        reported = step(state)
+        assert reported.get(figure, 0.0) > 0 or value == 0
         found.append(torch.cat([gradient.flatten() for gradient in gradients[0]]))
     assert (found[1] - found[0]).abs().max() > 1e-4
     assert_rounded(found[2] - found[0], 2 * (found[1] - found[0]), terms=TERMS, scale=found[2].abs().max().item())
@@ -261,8 +261,8 @@ def test_the_l1_is_that_between_the_image_and_the_real_one_of_its_mask():
     plan = tiny_plan("image", l1_weight=1.0, r1_weight=0.0)
     state = tiny_state(plan)
     judged, real, _ = shown_to_discriminator(state)
-    told = step(tiny_state(plan))
-    assert told["l1"] == pytest.approx((judged - real)[:, :2].abs().mean().item(), rel=1e-5)
+    reported = step(tiny_state(plan))
+    assert reported["l1"] == pytest.approx((judged - real)[:, :2].abs().mean().item(), rel=1e-5)
 
 
 # --- regularisation
@@ -270,9 +270,9 @@ def test_the_l1_is_that_between_the_image_and_the_real_one_of_its_mask():
 
 def test_regularisation_comes_once_in_its_interval():
     state = tiny_state(tiny_plan(r1_interval=3))
-    told = [step(state) for _ in range(7)]
-    assert ["r1" in figures for figures in told] == [True, False, False] * 2 + [True]
-    assert all(("r2" in figures) == ("r1" in figures) for figures in told)
+    reported = [step(state) for _ in range(7)]
+    assert ["r1" in scalars for scalars in reported] == [True, False, False] * 2 + [True]
+    assert all(("r2" in scalars) == ("r1" in scalars) for scalars in reported)
     assert "r1" not in step(tiny_state(tiny_plan(r1_weight=0.0)))
 
 
@@ -316,12 +316,12 @@ def test_without_gradient_penalty_the_discriminator_takes_one_step():
 
 
 @pytest.mark.parametrize(("target", "rises"), [(-1.0, True), (1.0, False)])
-def test_augmentation_grows_likelier_while_real_pairs_are_told_too_well(target, rises):
+def test_augmentation_grows_likelier_while_real_pairs_are_recognised_too_well(target, rises):
     state = tiny_state(tiny_plan(augment_target=target, augment_kimg=1.0))
-    told = [step(state) for _ in range(8)]
-    assert all(-1 < figures["sign_real"] < 1 for figures in told)
+    reported = [step(state) for _ in range(8)]
+    assert all(-1 < scalars["sign_real"] < 1 for scalars in reported)
     expected = [0.0] * 3 + [0.032] * 4 + [0.064]  # every 4 steps of 8 images, of 1000 that p needs to reach 1
-    assert [figures["augment_p"] for figures in told] == pytest.approx(expected if rises else [0.0] * 8)
+    assert [scalars["augment_p"] for scalars in reported] == pytest.approx(expected if rises else [0.0] * 8)
 
 
 def test_a_plan_without_a_target_has_no_augmentation():
@@ -335,16 +335,16 @@ def test_the_sign_is_that_of_the_lead_of_real_scores():
     state.discriminator.score.bias.data.fill_(100.0)  # every score is positive
     scores = []
     state.discriminator.register_forward_hook(lambda *taken: scores.append(taken[2][0].detach()))
-    told = step(state)
-    assert told["sign_real"] == pytest.approx((scores[-2] - scores[-1]).sign().mean().item())
+    reported = step(state)
+    assert reported["sign_real"] == pytest.approx((scores[-2] - scores[-1]).sign().mean().item())
 
 
-def test_the_spread_compares_drawn_pairs_with_real_ones():
+def test_the_spread_compares_generated_pairs_with_real_ones():
     state = tiny_state(tiny_plan(r1_weight=0.0))
     judged, real, _ = shown_to_discriminator(state)
-    told = step(tiny_state(tiny_plan(r1_weight=0.0)))
+    reported = step(tiny_state(tiny_plan(r1_weight=0.0)))
     expected = judged.numpy().std(axis=0, ddof=1).mean() / real.numpy().std(axis=0, ddof=1).mean()
-    assert told["spread"] == pytest.approx(expected, rel=1e-4)
+    assert reported["spread"] == pytest.approx(expected, rel=1e-4)
     assert state.spread == pytest.approx(1 + (expected - 1) * 8 / 1000, rel=1e-4)  # over a thousand images
 
 
@@ -357,8 +357,8 @@ def test_every_parameter_learns(variant, dims):
     plan = tiny_plan(variant, dims, r1_interval=2, **changes_of(variant))
     state = tiny_state(plan)
     before = weights(state)
-    told = [step(state) for _ in range(3)]
-    assert all(math.isfinite(value) for figures in told for value in figures.values())
+    reported = [step(state) for _ in range(3)]
+    assert all(math.isfinite(value) for scalars in reported for value in scalars.values())
     still = [name for name, value in weights(state).items() if torch.equal(value, before[name])]
     # The scores' bias cancels in differences of scores; Adam may or may not make a step of what rounding leaves.
     free = [name for name in still if name.endswith("score.bias")]
@@ -375,8 +375,8 @@ def test_bfloat16_learns_roughly_what_float32_learns(variant, monkeypatch):
         state = tiny_state(plan, descent=1e-3)
         start = weights(state)
         kinds.clear()
-        told = step(state)
-        assert all(math.isfinite(value) for value in told.values())
+        reported = step(state)
+        assert all(math.isfinite(value) for value in reported.values())
         assert set(kinds) == {torch.float32, getattr(torch, precision)}  # what stays in float32, test_networks says
         end = weights(state)
         assert all(value.dtype == torch.float32 for value in end.values())

@@ -370,7 +370,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(plan, tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT_FILE]
 
 
-def test_a_full_disk_is_told_however_torch_reports_it(plan, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_however_torch_reports_it(plan, tmp_path, monkeypatch):
     def enforce_fail(*_):
         raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534")
 
@@ -383,7 +383,7 @@ def test_a_full_disk_is_told_however_torch_reports_it(plan, tmp_path, monkeypatc
         save_checkpoint(tmp_path, state)
 
 
-def test_a_disk_that_is_really_full_is_told(tmp_path):
+def test_a_disk_that_is_really_full_is_reported(tmp_path):
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
 

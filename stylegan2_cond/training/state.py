@@ -20,6 +20,7 @@ from stylegan2_cond.training.distributed import DistributedContext
 ADAM_BETAS = (0.0, 0.99)
 ADAM_EPS = 1e-8
 SPREAD_IMAGES = 1_000
+STATEFUL = ("generator", "discriminator", "average", "generator_optimizer", "discriminator_optimizer")
 LONGEST_HALF_LIFE = 20_000  # images, of the moving average; Karras et al. 2020b use 5,000 to 20,000
 
 
@@ -52,9 +53,6 @@ class TrainingState:
     rollbacks: int = 0
     scalars: dict[str, list[float]] = field(default_factory=dict)
     backends: tuple[str, ...] = ()
-    _stateful: tuple[str, ...] = field(
-        default=("generator", "discriminator", "average", "generator_optimizer", "discriminator_optimizer"), repr=False
-    )
 
     @classmethod
     def start(cls, plan: Plan, device: torch.device, distributed: DistributedContext | None = None) -> TrainingState:
@@ -124,7 +122,7 @@ class TrainingState:
             "scalars": {name: list(values) for name, values in self.scalars.items()},
             "backends": self.backends,
             "adaptive": self.adaptive.state_dict() if self.adaptive else None,
-            **{name: getattr(self, name).state_dict() for name in self._stateful},
+            **{name: getattr(self, name).state_dict() for name in STATEFUL},
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -135,7 +133,7 @@ class TrainingState:
             Exception: what torch raises when a part is missing.
         """
         _refuse_misfits(state, self.state_dict())
-        for name in self._stateful:
+        for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
         for name in ("generator_optimizer", "discriminator_optimizer"):
             for weight, moments in getattr(self, name).state.items():
