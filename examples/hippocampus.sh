@@ -4,11 +4,11 @@
 #   examples/hippocampus.sh [DATA] [OUTPUT]
 #
 # DATA    a folder with Dataset004_Hippocampus (nnU-Net's raw format, anywhere below it) or Task04_Hippocampus (as
-#         unpacked from the Medical Segmentation Decathlon); downloaded (CC BY-SA 4.0) if not given
-# OUTPUT  where everything goes; ./hippocampus if not given
+#         unpacked from the Medical Segmentation Decathlon); downloaded (CC BY-SA 4.0) by default
+# OUTPUT  output folder (default: ./hippocampus)
 #
 # With a GPU: a generator of 200,000 images and nnU-Net's full 1000 epochs. Without one: 20,000 images, and five epochs
-# of a narrower nnU-Net, about half an hour on two cores. A step that is done is not done again.
+# of a narrower nnU-Net, about half an hour on two cores. Finished steps are not repeated.
 set -euo pipefail
 
 data=${1:-}
@@ -94,7 +94,7 @@ for trainer in "nnUNetTrainer$length" "nnUNetTrainerSynth$length"; do
   fi
 done
 
-say "Dice on the validation cases of fold 0, which neither generator nor nnU-Net learnt from"
+say "Dice on the validation cases of fold 0, on which neither generator nor nnU-Net was trained"
 python - "$plans" "$length" <<'PYTHON'
 import json, os, pathlib, sys
 plans, length = sys.argv[1:]
@@ -104,5 +104,5 @@ for trainer in (f"nnUNetTrainer{length}", f"nnUNetTrainerSynth{length}"):
     summary = json.loads((results / f"{trainer}__{plans}__2d/fold_0/validation/summary.json").read_text())
     figures = [summary["mean"]["1"]["Dice"], summary["mean"]["2"]["Dice"], summary["foreground_mean"]["Dice"]]
     print(f"| {trainer} | " + " | ".join(f"{figure:.4f}" for figure in figures) + " |")
-print("\nOne run each: nnU-Net's own run-to-run noise is up to one Dice point, so this shows the way, not the benefit.")
+print("\nOne run each: nnU-Net's own run-to-run noise is up to one Dice point, so this shows how it works, not whether it helps.")
 PYTHON
