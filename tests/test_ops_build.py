@@ -129,7 +129,7 @@ def test_other_sources_tools_or_processors_want_another_library(cache, monkeypat
     elif change == "torch":
         monkeypatch.setattr(torch, "__version__", "0.0")
     else:
-        monkeypatch.setattr(build, "processor_features", lambda: "another")
+        monkeypatch.setattr(build, "cpu_info", lambda *fields: "another")
     assert build.build_folder("cpu") != before
 
 
@@ -236,7 +236,7 @@ def test_cuda_kernels_are_found_again_without_tools_by_the_gpus_alone(cache, gpu
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nowhere"))
     monkeypatch.setattr(torch, "__version__", "0.0")
-    monkeypatch.setattr(build, "processor_features", lambda: "another")
+    monkeypatch.setattr(build, "cpu_info", lambda *fields: "another")
     assert build.find_or_build("cuda") == path
     gpus((8, 0))
     assert build.library_path("cuda") != path

@@ -110,6 +110,15 @@ def cuda_home() -> Path | None:
     return next((path.parent.parent for folder in folders for path in sorted(folder.glob("*/bin/nvcc"))), None)
 
 
+def cpu_info(*fields: str) -> str:
+    """The line of /proc/cpuinfo that starts with one of these fields, or else the type of the machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line for line in lines if line.startswith(fields)), platform.machine())
+
+
 def compile_for_cpu(folder: str) -> None:
     """Compile and link the CPU library into a folder, in a process of its own. Raises RuntimeError if that fails."""
     from torch.utils.cpp_extension import load
@@ -130,19 +139,10 @@ def _key(kind: str) -> str:
     parts = [(path.name, path.read_text()) for path in sorted(SOURCES.glob("*.[hc]*"))]
     if kind == "cuda":  # this library depends on neither torch nor the host
         parts += [("flags", repr(CUDA_FLAGS)), ("cuda", str(torch.version.cuda)), ("devices", repr(_capabilities()))]
-    else:
+    else:  # a home folder may serve machines with other instruction sets
         parts += [("torch", torch.__version__), ("flags", repr(CPU_FLAGS)), ("compiler", compiler())]
-        parts.append(("processor", processor_features()))
+        parts.append(("processor", cpu_info("flags", "Features")))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def processor_features() -> str:
-    """The instruction sets that code is compiled for: a home folder may serve several machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
 
 
 def _capabilities() -> list[tuple[int, int]]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from datetime import datetime, timezone
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
 from stylegan2_cond.io import Document
 from stylegan2_cond.ops import choose_backend
+from stylegan2_cond.ops.build import cpu_info
 from stylegan2_cond.progress_bar import ProgressBar
 from stylegan2_cond.snapshot import open_device
 from stylegan2_cond.speed.ops import SHAPES, OpTiming, time_ops
@@ -72,6 +71,8 @@ def measure_speed(device_name: str, *, quick: bool = False) -> SpeedReport:
         UserError: the device is not available.
     """
     device, rounds = open_device(device_name), 2 if quick else 5
+    processor = cpu_info("model name").split(": ")[-1]
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
     plan = speed_plan(32, batch_size=8, finest=16, most=32) if quick else speed_plan(64)
     op_sides, sides = (list(SHAPES)[:1], SIDES[:2]) if quick else (list(SHAPES), SIDES)
     with ProgressBar(total=5 + len(op_sides) + len(sides), desc="Measuring", unit="part") as bar:
@@ -84,7 +85,7 @@ def measure_speed(device_name: str, *, quick: bool = False) -> SpeedReport:
 
         options = {"rounds": rounds, "device": device}
         return SpeedReport(
-            machine=_processor(device),
+            machine=machine,
             torch_version=torch.__version__,
             threads=torch.get_num_threads(),
             device=str(device),
@@ -141,13 +142,3 @@ def _times(timing: Timing) -> str:
     low, high = timing.ratios
     spread = f"({low:.1f}–{high:.1f})"
     return f"{1e3 * timing.ours:>7.1f} ms{1e3 * timing.reference:>7.1f} ms{timing.ratio:>8.2f}×{spread:>14}"
-
-
-def _processor(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
