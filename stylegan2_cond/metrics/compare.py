@@ -62,11 +62,9 @@ def compare(
     comparison = Comparison(
         real, generated, features=features, nnunet=nnunet, reference=reference, conditions=conditions, seed=seed
     )
-    chosen = default_metrics() if metrics is None else check_names(metrics)
-    refused = refusals(comparison, chosen)
-    if metrics is not None and refused:
-        raise UserError("; ".join(f"{name} {reason}" for name, reason in refused.items()) + ".")
-    return compute_metrics(comparison, [name for name in chosen if name not in refused], progress)
+    names = default_metrics() if metrics is None else check_names(metrics)
+    names, _ = allowed_metrics(comparison, names, required=metrics is not None)
+    return compute_metrics(comparison, names, progress)
 
 
 def compute_metrics(
@@ -80,10 +78,18 @@ def compute_metrics(
     return results
 
 
-def refusals(comparison: Comparison, names: Sequence[str]) -> dict[str, str]:
-    """The reasons, by name, why some of these metrics can't be computed."""
-    reasons = {name: METRICS[name].refusal(comparison) for name in names}
-    return {name: reason for name, reason in reasons.items() if reason is not None}
+def allowed_metrics(
+    comparison: Comparison, names: Sequence[str], *, required: bool = False
+) -> tuple[list[str], dict[str, str]]:
+    """Which of these metrics can be computed, and by name the reasons why others can't.
+
+    Raises:
+        UserError: they are required, and one can't be computed.
+    """
+    reasons = {name: reason for name in names if (reason := METRICS[name].refusal(comparison)) is not None}
+    if required and reasons:
+        raise UserError("; ".join(f"{name} {reason}" for name, reason in reasons.items()) + ".")
+    return [name for name in names if name not in reasons], reasons
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:

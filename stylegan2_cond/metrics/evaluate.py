@@ -16,7 +16,7 @@ from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, Preprocessed
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.memory import peak_bytes
-from stylegan2_cond.metrics.compare import check_names, refusals
+from stylegan2_cond.metrics.compare import allowed_metrics, check_names
 from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.features import (
     CachedExtractor,
@@ -76,18 +76,14 @@ def evaluate(
         raise UserError(f"No permission to write to {snapshot}, where the results go. Copy the snapshot elsewhere.")
     samples = samples or SAMPLES[len(generator.plan.patch_size)]
     setup = _Setup.of(generator.plan, samples, seed, features, nnunet, held_out=held_out, device=device)
-    missing = refusals(setup.comparison(setup.reference.again), names)
-    if metrics is not None and missing:
-        raise UserError("; ".join(f"{name} {reason}" for name, reason in missing.items()) + ".")
-    names = [name for name in names if name not in missing]
+    names, missing = allowed_metrics(setup.comparison(setup.reference.again), names, required=metrics is not None)
     baseline = _complete_baseline(setup, names, held_out=held_out)
     key = _digest(setup.key, generator.card.weights_sha256)
     earlier = Evaluation.load_if_current(snapshot / EVALUATION_FILE, key)
     generated, candidates = (dict(earlier.generated), earlier.copy_candidates) if earlier else ({}, ())
     todo = [name for name in names if name not in generated]
     if todo:
-        sampled = _sample(generator, samples, seed, setup.masks)
-        comparison = setup.comparison(with_mask_images(sampled, generator.plan))
+        comparison = setup.comparison(_sample(generator, samples, seed, setup.masks))
         generated |= _measure(comparison, todo, "Evaluating samples")
         if "copies" in todo:
             candidates = _copy_candidates(comparison)
@@ -286,7 +282,7 @@ def _sample(generator: PairGenerator, count: int, seed: int, masks: MaskSource |
         for first in range(0, count, size):
             parts.append(generator.sample(min(size, count - first), seed=seed, first=first, masks=masks))
             bar.update(len(parts[-1]))
-    return SampleSet.joined(parts)
+    return with_mask_images(SampleSet.joined(parts), generator.plan)
 
 
 def _digest(*parts: str) -> str:

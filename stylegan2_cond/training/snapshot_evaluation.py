@@ -13,7 +13,7 @@ import torch
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics import METRICS, Result
-from stylegan2_cond.metrics.compare import compute_metrics, refusals
+from stylegan2_cond.metrics.compare import allowed_metrics, compute_metrics
 from stylegan2_cond.metrics.comparison import Comparison, standardisation
 from stylegan2_cond.metrics.features import FeatureExtractor, RandomPyramid
 from stylegan2_cond.metrics.reference_sets import (
@@ -136,7 +136,7 @@ class SnapshotEvaluator:
 
 def _compute(comparison: Comparison, names: Sequence[str]) -> dict[str, Result]:
     """Results of the metrics that the comparison allows."""
-    return compute_metrics(comparison, [name for name in names if name not in refusals(comparison, names)])
+    return compute_metrics(comparison, allowed_metrics(comparison, names)[0])
 
 
 class _FixedReference(Comparison):
