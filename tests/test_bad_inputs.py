@@ -129,7 +129,7 @@ def test_of_few_cases_a_bank_is_filled_inspected_and_mixed_in(folders, count, fo
     record = BankRecord.load(bank / RECORD_FILE)
     assert record.samples == 8
     assert "found 1" in record.filters["copy"].off
-    page, _, _ = inspect_bank(bank, None)
+    page, _ = inspect_bank(bank, None)
     assert page.exists()
     plans = write_plans(data, make_settings(bank=bank.name, ratio=0.5, schedule="linear"), "nnUNetPlansHalf")
     trainer = nnUNetTrainerSynth(
