@@ -13,7 +13,7 @@ from stylegan2_cond.ops import IDENTITY, Epilogue, bias_act, convolve, modulated
 
 
 class Linear(nn.Module):
-    """`[N, I]` → `[N, O]`, with a learning rate multiplier (0.01 in the mapping network)."""
+    """Linear layer and activation, with a learning rate multiplier (0.01 in the mapping network)."""
 
     def __init__(
         self, inputs: int, outputs: int, *, activation: str = "linear", bias: float = 0.0, lr_multiplier: float = 1.0
@@ -26,12 +26,13 @@ class Linear(nn.Module):
         self.weight_gain = lr_multiplier / math.sqrt(inputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[N, inputs]` → `[N, outputs]`."""
         x = F.linear(x, self.weight * self.weight_gain)
         return bias_act(x, self.bias * self.lr_multiplier, activation=self.activation, overwrite=True)
 
 
 class Conv(nn.Module):
-    """`[N, I, *spatial]` → `[N, O, *spatial]`: convolution, bias, activation."""
+    """Convolution, bias and activation."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Conv(nn.Module):
         self.weight_gain = 1 / math.sqrt(inputs * kernel**spatial_dims)
 
     def forward(self, x: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
+        """`[N, inputs, *spatial]` → `[N, outputs, *spatial]`, times `gain`."""
         return bias_act(self._convolve(x), self.bias, activation=self.activation, gain=gain, overwrite=True)
 
     def _convolve(self, x: torch.Tensor) -> torch.Tensor:
@@ -70,7 +72,7 @@ class Entry(Conv):
 
 
 class ModulatedConv(nn.Module):
-    """`[N, I, *spatial]` and style `[N, W]` → `[N, O, *spatial]`, or upsampled to `[N, O, *size]`."""
+    """Modulated convolution whose style is an affine function of w (Karras et al. 2020, figure 2c)."""
 
     def __init__(
         self,
@@ -97,6 +99,7 @@ class ModulatedConv(nn.Module):
         factors: Sequence[int] | None = None,
         size: Sequence[int] | None = None,
     ) -> torch.Tensor:
+        """x: `[N, inputs, *spatial]`, w: `[N, style_dim]` → `[N, outputs, *spatial]`, upsampled to `*size` if given."""
         with torch.autocast(w.device.type, enabled=False):
             style = self.affine(w)
         return modulated_conv(
