@@ -12,13 +12,27 @@ from nnunet_synth.bank.calibration import FilterCalibration
 from nnunet_synth.bank.filters import FILTERS
 from stylegan2_cond.metrics import METRICS, SampleSet, compare, swd
 
-SHOWN = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+SHOWN = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 METRIC, FILTER = re.findall(r"```python\n(.*?)```", SHOWN, flags=re.DOTALL)
 
 
 def samples(random, contrast=1.0, brightness=0.0):
     image = brightness + contrast * random.standard_normal((200, 2, 8, 8)).astype(np.float32)
     return SampleSet(image=image, label=np.zeros((200, 8, 8), np.int16))
+
+
+def test_the_tree_that_is_shown_is_that_of_the_folders():
+    (tree,) = re.findall(r"## Layout\n\n```\n(.*?)```", SHOWN, flags=re.DOTALL)
+    shown, parents = set(), []
+    for line in tree.splitlines():
+        name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
+        parents[depth:] = [name.rstrip("/")]
+        shown.add("/".join(parents))
+    packages = [ROOT / "nnunet_synth", ROOT / "stylegan2_cond"]
+    folders = {file.parent for package in packages for file in package.rglob("*.py")}
+    files = {file for package in packages for file in package.glob("*.py") if not file.name.startswith("__")}
+    assert shown == {path.relative_to(ROOT).as_posix() for path in folders | files}
 
 
 def test_the_metric_that_is_shown_is_one():
