@@ -126,10 +126,16 @@ def test_a_checkpoint_that_would_run_code_is_refused(source, plain_model, tmp_pa
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_network_that_is_not_the_plans_is_refused(source, plain_model):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda network: network.update(features_per_stage=[4] * network["n_stages"]),
+        lambda network: network["norm_op_kwargs"].update(eps=[0, 1]),  # which fails only when the network runs
+    ],
+)
+def test_a_network_that_is_not_the_plans_is_refused(source, plain_model, change):
     plans = json.loads((plain_model / "plans.json").read_text())
-    network = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
-    network["features_per_stage"] = [4] * network["n_stages"]
+    change(plans["configurations"]["2d"]["architecture"]["arch_kwargs"])
     (plain_model / "plans.json").write_text(json.dumps(plans))
     with pytest.raises(UserError, match="can't be read as the network of its plans"):
         open_nnunet(plain_model, source)

@@ -294,21 +294,25 @@ def _validated(summary: Path, theirs: Preprocessed) -> set[str]:
 
 
 def _load_network(model: TrainedModel) -> tuple[torch.nn.Module, tuple[int, ...]]:
-    """The network, and the product of its strides along each axis."""
+    """The network, tried once, and the product of its strides along each axis."""
     theirs = model.preprocessed
     plans, configuration = theirs.plans_manager, theirs.configuration
     weights = read_checkpoint(model.checkpoint)
     try:
+        channels = determine_num_input_channels(plans, configuration, theirs.dataset_json)
         network = get_network_from_plans(
             configuration.network_arch_class_name,
             configuration.network_arch_init_kwargs,
             configuration.network_arch_init_kwargs_req_import,
-            determine_num_input_channels(plans, configuration, theirs.dataset_json),
+            channels,
             theirs.label_manager.num_segmentation_heads,
             deep_supervision=False,
         )
         network.load_state_dict(weights["network_weights"])
-        return network, tuple(np.prod(configuration.pool_op_kernel_sizes, axis=0).astype(int))
+        strides = tuple(int(stride) for stride in np.prod(configuration.pool_op_kernel_sizes, axis=0))
+        with torch.inference_mode():  # some plans make a network that fails only when it runs
+            network.eval()(torch.zeros(1, channels, *(2 * stride for stride in strides)))
+        return network, strides
     except Exception as error:  # depends on what plans and weights hold
         raise UserError(
             f"{model.checkpoint} can't be read as the network of its plans ({_first_line(error)})."
