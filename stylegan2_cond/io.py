@@ -155,6 +155,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             *inside, own = problem["loc"]
             nearest = difflib.get_close_matches(str(own), _keys(model, inside), n=1)
             problems.append(f"unknown key '{key}'" + (f" (did you mean '{nearest[0]}'?)." if nearest else "."))
+        elif problem["type"] == "missing":
+            problems.append(f"key '{key}' is missing.")
         else:
             said = problem["msg"].removeprefix("Value error, ")  # the prefix of our own validators
             value = problem.get("input")  # also lists nested more deeply than Python can print

@@ -523,7 +523,7 @@ def test_a_plan_with_an_unknown_key_names_the_nearest(fresh_run, preprocessed):
     content = json.loads((folder / "plan.json").read_text())
     content["r1_wait"] = content.pop("r1_weight")
     (folder / "plan.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"plan.json: unknown key 'r1_wait' \(did you mean 'r1_weight'\?\)"):
+    with pytest.raises(UserError, match=r"plan\.json: .*'r1_wait' \(did you mean 'r1_weight'\?\)"):
         train(run_options(preprocessed, "0", kimg=0.1))
     shutil.rmtree(folder)
 
