@@ -173,7 +173,9 @@ class Plan(Document):
         if len(set(codec.labels)) != len(codec.labels) or not codec.labels:
             raise ValueError(f"codec.labels {codec.labels} must be different numbers")
         if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} can't be computed in {self.accumulate} equal parts")
+            raise ValueError(
+                f"batch_size {self.batch_size} can't be split into {self.accumulate} equal parts (accumulate)"
+            )
         return self
 
     @property
