@@ -350,9 +350,9 @@ def test_no_bank_names_the_command_that_fills_one(preprocessed):
 
 
 def test_workers_see_no_more_threads_or_processes_than_nnunets(mixed):
-    before = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else None
+    before = os.listdir("/proc/self/task") if os.path.isdir("/proc/self/task") else None
     mixed.control.ratio = 0.5
     for _ in range(20):
         mixed.load_case(mixed.identifiers[0])
     if before is not None:
-        assert len(os.listdir("/proc/self/task")) == before
+        assert set(os.listdir("/proc/self/task")) <= set(before)  # those of earlier tests may end
