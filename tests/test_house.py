@@ -24,6 +24,11 @@ def test_code_is_formatted_and_linted():
         assert done.returncode == 0, done.stdout
 
 
+def test_the_makefile_names_test_files_that_exist():
+    named = re.search(r"^NUMERICAL := .*?test_,(.*?)\)", (ROOT / "Makefile").read_text(), flags=re.M | re.S)[1]
+    assert all((ROOT / "tests" / f"test_{name}").exists() for name in re.findall(r"\w+\.py", named))
+
+
 def test_a_default_stands_in_one_place():
     text = {
         path: path.read_text() for part in ("stylegan2_cond", "nnunet_synth") for path in (ROOT / part).rglob("*.py")
