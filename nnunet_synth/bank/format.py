@@ -52,6 +52,7 @@ class Shard(BaseModel):
 
     @property
     def samples(self) -> int:
+        """Number of samples in the shard."""
         return len(self.numbers)
 
     @model_validator(mode="after")
@@ -149,6 +150,7 @@ class BankRecord(BankDescription, Record):
 
     @property
     def samples(self) -> int:
+        """Number of samples in all shards."""
         return sum(shard.samples for shard in self.shards)
 
     @property
@@ -158,6 +160,7 @@ class BankRecord(BankDescription, Record):
 
     @property
     def complete(self) -> bool:
+        """Whether the bank holds as many samples as were requested."""
         return self.samples >= self.requested
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -34,14 +35,15 @@ class FixedLength(nnUNetTrainer):
         if threads := os.environ.get("OMP_NUM_THREADS"):  # nnU-Net takes all cores, whatever runs in parallel
             torch.set_num_threads(int(threads))
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> tuple:
+        """Optimizer and schedule: AdamW with nnU-Net's polynomial decay if the length asks for it, else nnU-Net's."""
         if not self.length.adamw:
             return super().configure_optimizers()
         self.initial_lr = self.length.adamw
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=ADAMW_WEIGHT_DECAY)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         """Plot `progress.png` only after the last of few epochs, since it takes a second or more."""
         plot = self.logger.plot_progress_png
         if self.length.epochs and self.current_epoch + 1 < self.num_epochs:
@@ -64,7 +66,8 @@ class FixedLength(nnUNetTrainer):
         finally:
             self.__class__ = own
 
-    def perform_actual_validation(self, save_probabilities: bool = False):
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's validation, without mirroring if the length says so."""
         if not self.length.mirroring:
             self.inference_allowed_mirroring_axes = None
         super().perform_actual_validation(save_probabilities)
@@ -74,7 +77,8 @@ class nnUNetTrainerElastic(nnUNetTrainer):
     """nnU-Net with elastic deformation of real cases, as a control for images for deformed masks."""
 
     @staticmethod
-    def get_training_transforms(*args, **kwargs):
+    def get_training_transforms(*args, **kwargs) -> BasicTransform:
+        """nnU-Net's transforms, the spatial one with elastic deformation."""
         transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
         spatial = next(one for one in transforms.transforms if isinstance(one, SpatialTransform))
         spatial.p_elastic_deform = ELASTIC_SHARE
