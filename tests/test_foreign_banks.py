@@ -323,7 +323,9 @@ def test_volumes_are_refused_for_slices(data, bank):
         datasets_of_training(data)
 
 
-@pytest.mark.parametrize("name", ["../fold_0/known", "/tmp/x", ".hidden", "", "two\nlines", "b" * 300, "x\0y"])
+@pytest.mark.parametrize(
+    "name", ["../fold_0/known", "/tmp/x", ".hidden", "", "two\nlines", "b" * 300, "x\0y", "*", "x?", "[x]"]
+)
 def test_a_bank_is_named_plainly_wherever_it_is_named(data, name):
     with pytest.raises(UserError, match="bank"):
         make_settings(bank=name, ratio=0.5, schedule="linear")

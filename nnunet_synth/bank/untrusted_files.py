@@ -20,8 +20,13 @@ _PART_VOXELS = 2**22  # decompressed at once
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name can be that of a file or folder: not a path, not hidden, printable, and not too long."""
-    plain = name.isprintable() and not name.startswith(".") and os.path.basename(name) == name != ""
+    """Whether a name can be that of a file or folder: not a path or pattern, not hidden, printable, not too long."""
+    plain = (
+        name.isprintable()
+        and not set(name) & set("*?[")
+        and not name.startswith(".")
+        and os.path.basename(name) == name != ""
+    )
     return plain and len(name.encode(errors="replace")) <= LONGEST_NAME
 
 
