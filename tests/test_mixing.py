@@ -228,7 +228,7 @@ def test_new_plans_travel_with_the_settings_and_share_the_cases(preprocessed):
     assert (preprocessed.base / f"{TINY_PLANS}.json").read_text() == before
 
 
-@pytest.mark.parametrize("name", ["", "a/b", ".hidden"])
+@pytest.mark.parametrize("name", ["", "a/b", ".hidden", "*", "Half.json"])
 def test_plans_of_no_plain_name_are_refused(preprocessed, name):
     with pytest.raises(UserError, match=r"-o .*plain name"):
         write_plans(preprocessed, make_settings(bank=None, ratio=0.5, schedule="linear"), name)

@@ -76,8 +76,10 @@ def write_plans(preprocessed: Preprocessed, settings: SynthSettings, name: str) 
     Raises:
         UserError: `name` is not a plain name, or the file exists with different contents.
     """
-    if not is_plain_name(name):
-        raise UserError(f"-o {name!r} is not a plain name. Type for example -o {preprocessed.plans_name}Synth")
+    if not is_plain_name(name) or name.endswith(".json"):
+        raise UserError(
+            f"-o {name!r} must be a plain name, without .json. Type for example -o {preprocessed.plans_name}Synth"
+        )
     plans = json.loads(json.dumps(preprocessed.plans_manager.plans))
     plans["plans_name"] = name
     plans["configurations"][preprocessed.configuration_name][BLOCK] = settings.model_dump(exclude_none=True)
