@@ -1,7 +1,7 @@
 # make install: .venv with everything;  make demo: the whole way on virtual subjects;  make test: all tests
 # make test-portable: all that rounds, as other processors compute it, without our kernels, and with two threads
 # make test-slow: a whole benchmark of real trainings, some minutes
-# make test-attack: kills, full disks, thousands of damaged files; half an hour
+# make test-attack: 100 kills, full disks, 10,000 damaged files; hours
 # make test-kernels: the CUDA sources on the CPU, every type, and under sanitizers
 PYTHON ?= python3
 BIN := .venv/bin
