@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import time
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -139,6 +140,7 @@ def test_going_on_hides_what_came_after_the_checkpoint(tmp_path):
     for images in (1000, 2000, 3000):
         first.write(images, {"r1": images})
     first.close()
+    time.sleep(1.1)  # the reader orders event files by their names, which hold whole seconds
     second = Board(tmp_path, 2000)
     second.write(4000, {"r1": 7.0})
     second.close()
