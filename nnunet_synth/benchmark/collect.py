@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord, banks_folder
-from nnunet_synth.benchmark.analysis import QUALITY
 from nnunet_synth.benchmark.arms import Arm
 from nnunet_synth.benchmark.design import Design
-from nnunet_synth.benchmark.results import RUN_COLUMNS, RUNS_FILE, SCORE_COLUMNS, SCORES_FILE
+from nnunet_synth.benchmark.results import QUALITY, RUN_COLUMNS, RUNS_FILE, SCORE_COLUMNS, SCORES_FILE
 from nnunet_synth.benchmark.scoring import read_scores, write_rows
 from nnunet_synth.benchmark.task_runner import TaskRecord, read_record, scores_path
 from nnunet_synth.benchmark.tasks import Task, arm_of, make_tasks

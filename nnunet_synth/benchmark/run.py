@@ -16,7 +16,6 @@ from nnunet_synth.benchmark.collect import write_tables
 from nnunet_synth.benchmark.design import DESIGN_FILE, Design, load_or_create, make_design
 from nnunet_synth.benchmark.options import BenchmarkOptions
 from nnunet_synth.benchmark.progress import ProgressTable, estimate, seconds_by_steps
-from nnunet_synth.benchmark.report.examples import plot_examples
 from nnunet_synth.benchmark.scheduler import Resources, Scheduler
 from nnunet_synth.benchmark.tasks import commands, make_tasks
 from nnunet_synth.benchmark.workspace import prepare_workspace
@@ -74,7 +73,6 @@ def run_benchmark(options: BenchmarkOptions, *, dry: bool = False) -> Summary | 
                 scheduler.finish()
             finally:
                 write_tables(folder, design, scheduler.records)
-        plot_examples(folder, design, preprocessed)
         states = [scheduler.records[name].state for name, task in scheduler.tasks.items() if task.kind == "run"]
         return Summary(write_report(folder), len(states), sum(state != "done" for state in states))
 

@@ -17,9 +17,6 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95  # of every interval; tests use 1 - LEVEL
-POWER = 0.8  # of the design for an effect of `detectable`
-RESAMPLES = 4999  # of the bootstrap
-P_VALUES = ("p_cases", "p_runs", "p_both")
 
 
 @dataclass(frozen=True)
@@ -45,66 +42,48 @@ class Comparison:
     """An arm against nnU-Net alone, in the metric's own units.
 
     Attributes:
-        cases, runs: numbers of compared cases, and of compared pairs of runs.
+        paired_cases, paired_runs: numbers of compared cases, and of compared pairs of runs.
         difference: mean over sizes, sets and cases.
+        low, high: interval of the difference for other runs and other cases; NaN with one training set.
         p_cases: Wilcoxon's signed-rank test over cases.
-        p_runs: t test over runs; NaN with one training set.
-        p_both: the larger of that and the t test with both runs and cases as samples; NaN with one training set.
-        p_training_sets: t test over training sets, those of one number taken as one; NaN with one training set.
-        low, high: interval of the difference for other runs and other cases, which matches `p_both`.
-        detectable: the smallest difference that the design detects with a probability of `POWER`.
-        rank_biserial: matched-pairs rank-biserial correlation over cases, -1 to 1.
-        cohens_dz: mean of the difference over cases, divided by its standard deviation.
-        adjusted: Holm's correction by name of the p-value; empty without a family of arms.
+        p_both: the larger p-value of the t test over runs, and of that with both runs and cases as samples; NaN with
+            one training set.
+        p_cases_holm, p_both_holm: the same with Holm's correction; NaN without a family of arms.
     """
 
-    cases: int
-    runs: int
-    difference: float
-    p_cases: float
-    p_runs: float
-    p_both: float
-    p_training_sets: float
-    low: float
-    high: float
-    detectable: float
-    rank_biserial: float
-    cohens_dz: float
-    adjusted: Mapping[str, float]
+    paired_cases: int
+    paired_runs: int
+    difference: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    p_cases: float = np.nan
+    p_both: float = np.nan
+    p_cases_holm: float = np.nan
+    p_both_holm: float = np.nan
 
 
-def compare(difference: np.ndarray, family: int = 1) -> Comparison:
+def compare(difference: np.ndarray) -> Comparison:
     """Compare one arm with nnU-Net alone.
 
     Args:
         difference: `[sizes, sets, cases]`.
-        family: number of arms compared at once, for which `detectable` is Bonferroni-corrected.
     """
     difference = comparable(difference)
     by_case, by_run = case_means(difference), run_means(difference)
     present = by_case[np.isfinite(by_case)]
     if not len(present):
-        return Comparison(0, 0, *[np.nan] * 10, adjusted={})
-    estimate = float(present.mean())
-    p_cases, rank_biserial = signed_rank(present)
-    runs, crossed = runs_spread(by_run), crossed_spread(difference)
-    both = max(runs, crossed, key=Spread.half_width) if crossed.dof > 0 else crossed
-    deviation = present.std(ddof=1) if len(present) > 1 else np.nan
-    reach = stats.t.ppf(1 - (1 - LEVEL) / 2 / family, both.dof) + stats.t.ppf(POWER, both.dof)
+        return Comparison(0, 0)
+    estimate, changed = float(present.mean()), present[present != 0]
+    runs, crossed = mean_spread(by_run), crossed_spread(difference)
+    widest = max(runs, crossed, key=Spread.half_width).half_width() if crossed.dof > 0 else np.nan
     return Comparison(
-        cases=len(present),
-        runs=int(np.isfinite(by_run).sum()),
+        paired_cases=len(present),
+        paired_runs=int(np.isfinite(by_run).sum()),
         difference=estimate,
-        p_cases=p_cases,
-        p_runs=runs.p(estimate),
+        low=estimate - widest,
+        high=estimate + widest,
+        p_cases=float(stats.wilcoxon(changed).pvalue) if len(changed) else 1.0,
         p_both=max(runs.p(estimate), crossed.p(estimate)) if crossed.dof > 0 else np.nan,
-        p_training_sets=mean_spread(mean(by_run, axis=0)).p(estimate),
-        low=estimate - both.half_width(),
-        high=estimate + both.half_width(),
-        detectable=float(reach * np.sqrt(both.variance)) if both.dof > 0 else np.nan,
-        rank_biserial=rank_biserial,
-        cohens_dz=float(estimate / deviation) if deviation > 0 else np.nan,
-        adjusted={},
     )
 
 
@@ -114,12 +93,12 @@ def compare_all(differences: Mapping[str, np.ndarray]) -> dict[str, Comparison]:
     Args:
         differences: by arm, `[sizes, sets, cases]`.
     """
-    found = {name: compare(difference, len(differences)) for name, difference in differences.items()}
-    adjusted = {kind: holm([getattr(one, kind) for one in found.values()]) for kind in P_VALUES}
-    return {
-        name: replace(one, adjusted={kind: float(adjusted[kind][index]) for kind in P_VALUES})
-        for index, (name, one) in enumerate(found.items())
-    }
+    found = {name: compare(difference) for name, difference in differences.items()}
+    for kind in ("p_cases", "p_both"):
+        corrected = holm([getattr(one, kind) for one in found.values()]).tolist()
+        for name, p in zip(found, corrected, strict=True):
+            found[name] = replace(found[name], **{f"{kind}_holm": p})
+    return found
 
 
 def comparable(difference: np.ndarray) -> np.ndarray:
@@ -138,39 +117,15 @@ def run_means(difference: np.ndarray) -> np.ndarray:
     return mean(difference, axis=2)
 
 
-def signed_rank(values: np.ndarray) -> tuple[float, float]:
-    """Wilcoxon's signed-rank test of `[N]` paired differences, zeros left out.
-
-    Returns:
-        Two-sided p-value, and the matched-pairs rank-biserial correlation (Kerby 2014, Comprehensive Psychology 3:1):
-        the share of the rank sum in favour of the arm minus the share against it.
-    """
-    values = values[values != 0]
-    if not len(values):
-        return 1.0, 0.0
-    ranks = stats.rankdata(abs(values))
-    biserial = float((ranks * np.sign(values)).sum() / ranks.sum())
-    return float(stats.wilcoxon(values).pvalue), biserial
-
-
-def runs_spread(by_run: np.ndarray) -> Spread:
-    """Spread of the mean over sizes of the means over training sets, `[sizes, sets]`.
+def mean_spread(values: np.ndarray) -> Spread:
+    """Spread of the mean over sizes of the means of `[sizes, N]` values; NaN are left out.
 
     Sizes may differ in their variance (Welch 1947, Biometrika 34:28; Satterthwaite 1946, Biometrics 2:110).
     """
-    count = np.isfinite(by_run).sum(axis=1)
+    count = np.isfinite(values).sum(axis=1)
     if not len(count) or count.min() < 2:
         return Spread(np.nan, 0)
-    variance = np.nanvar(by_run, axis=1, ddof=1) / count / len(by_run) ** 2
-    return _sum(variance, count - 1)
-
-
-def mean_spread(values: np.ndarray) -> Spread:
-    """Spread of the mean of `[N]` values."""
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return Spread(np.nan, 0)
-    return Spread(float(values.var(ddof=1) / len(values)), len(values) - 1)
+    return _sum(np.nanvar(values, axis=1, ddof=1) / count / len(values) ** 2, count - 1)
 
 
 def crossed_spread(difference: np.ndarray) -> Spread:
@@ -180,27 +135,23 @@ def crossed_spread(difference: np.ndarray) -> Spread:
     of the two. In simulations with both sources of chance it keeps its level, where the worse of the two tests doubles
     or triples it (tests/test_benchmark_statistics.py).
     """
-    runs, cases = runs_spread(run_means(difference)), mean_spread(case_means(difference))
+    runs, cases = mean_spread(run_means(difference)), mean_spread(case_means(difference)[None])
     if runs.dof <= 0 or cases.dof <= 0:
         return Spread(np.nan, 0)
-    total = _sum(np.array([runs.variance, cases.variance]), np.array([runs.dof, cases.dof]))
-    variance = max(runs.variance, cases.variance, total.variance - _single_scores(difference))
-    dof = total.dof * (variance / total.variance) ** 2 if total.variance else total.dof
-    return Spread(float(variance), float(max(1.0, dof)))
-
-
-def _single_scores(difference: np.ndarray) -> float:
-    """Variance of the mean due to what neither run nor case explains."""
-    squares = dof = scores = 0.0
+    squares = rest_dof = scores = 0.0  # of what neither run nor case explains
     for size in difference:
         size = size[np.isfinite(size).any(axis=1)]
         size = size[:, np.isfinite(size).all(axis=0)]
         if size.shape[1] > 1:
             rest = size - size.mean(axis=0) - size.mean(axis=1, keepdims=True) + size.mean()
             squares += (rest**2).sum()
-            dof += (size.shape[0] - 1) * (size.shape[1] - 1)
+            rest_dof += (size.shape[0] - 1) * (size.shape[1] - 1)
             scores += 1 / size.size
-    return squares / dof * scores / len(difference) ** 2 if dof else 0.0
+    single = squares / rest_dof * scores / len(difference) ** 2 if rest_dof else 0.0
+    total = _sum(np.array([runs.variance, cases.variance]), np.array([runs.dof, cases.dof]))
+    variance = max(runs.variance, cases.variance, total.variance - single)
+    dof = total.dof * (variance / total.variance) ** 2 if total.variance else total.dof
+    return Spread(float(variance), float(max(1.0, dof)))
 
 
 def _sum(variance: np.ndarray, dof: np.ndarray) -> Spread:
@@ -218,24 +169,6 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     steps = p_values[order] * np.arange(len(order), 0, -1)  # statsmodels' takes 80 ms a call
     p_values[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return p_values
-
-
-def bootstrap_interval(
-    by_case: np.ndarray, rng: np.random.Generator, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """Bootstrap interval of the mean of `[cases]` (BCa: Efron 1987, JASA 82:171).
-
-    A case is resampled with all its runs, so the interval holds for other cases and the same runs.
-    """
-    by_case = by_case[np.isfinite(by_case)]
-    if len(by_case) < 2:
-        return np.nan, np.nan
-    if np.ptp(by_case) == 0:
-        return float(by_case[0]), float(by_case[0])
-    found = stats.bootstrap(
-        (by_case,), np.mean, n_resamples=resamples, confidence_level=LEVEL, rng=rng, vectorized=True
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 @dataclass(frozen=True)
@@ -276,52 +209,6 @@ def baseline_noise(baseline: np.ndarray, again: np.ndarray | None) -> Noise:
         2 * np.var(run[np.isfinite(run)], ddof=1) if n > 1 else np.nan for run, n in zip(by_run, count, strict=True)
     ]
     return Noise(np.array(variance), np.maximum(count - 1, 0), measured=False)
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Friedman's test of all arms at once, and Nemenyi's of each two (Demšar 2006, JMLR 7:1).
-
-    Attributes:
-        blocks: number of blocks, within which arms are ranked.
-        mean: `[arms]` mean rank, 1 is best.
-        p: of Friedman's test.
-        critical_difference: of mean ranks, by Nemenyi's test at 5 %.
-    """
-
-    blocks: int
-    mean: np.ndarray
-    p: float
-    critical_difference: float
-
-
-def rank_arms(scores: np.ndarray) -> Ranks | None:
-    """Rank `[blocks, arms]` scores, higher is better; None with fewer than three arms or two blocks.
-
-    Blocks with a NaN are left out.
-    """
-    scores = scores[np.isfinite(scores).all(axis=1)]
-    blocks, arms = scores.shape
-    if arms < 3 or blocks < 2:
-        return None
-    tied = bool((scores == scores[:, :1]).all())
-    width = stats.studentized_range.ppf(LEVEL, arms, np.inf) / np.sqrt(2) * np.sqrt(arms * (arms + 1) / (6 * blocks))
-    return Ranks(
-        blocks,
-        stats.rankdata(-scores, axis=1).mean(axis=0),
-        1.0 if tied else float(stats.friedmanchisquare(*scores.T).pvalue),
-        float(width),
-    )
-
-
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> tuple[float, float, int]:
-    """Spearman's correlation, its p-value and the number of pairs; NaN with fewer than three, or if one is constant."""
-    both = np.isfinite(first) & np.isfinite(second)
-    first, second = first[both], second[both]
-    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return np.nan, np.nan, len(first)
-    found = stats.spearmanr(first, second)
-    return float(found.statistic), float(found.pvalue), len(first)
 
 
 def mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-import numpy as np
 import pandas as pd
 
 from nnunet_synth.benchmark.analysis import Analysis
@@ -27,11 +26,12 @@ class Effect(Enum):
 # One arm that helps is enough; to harm, all must.
 ORDER = (Effect.HELPS, Effect.NO_EVIDENCE, Effect.HARMS, Effect.TOO_FEW)
 OPENINGS = {
-    Effect.HELPS: "{subject} help {place}: ",
-    Effect.HARMS: "{subject} harm {place}: ",
-    Effect.NO_EVIDENCE: "no evidence that {subject} help {place}: ",
-    Effect.TOO_FEW: "not enough runs to say whether {subject} help {place}: ",
+    Effect.HELPS: "{subject} help",
+    Effect.HARMS: "{subject} harm",
+    Effect.NO_EVIDENCE: "no evidence that {subject} help",
+    Effect.TOO_FEW: "not enough runs to say whether {subject} help",
 }
+VERBS = {Effect.HELPS: "raises", Effect.HARMS: "lowers"}
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,11 @@ class Verdict:
     sentence: str
 
 
-def effect_of(
-    difference: float, rank_biserial: float, p_cases: float, p_both: float, p_noise: float = math.nan
-) -> Effect:
+def effect_of(difference: float, p_cases: float, p_both: float, p_noise: float = math.nan) -> Effect:
     """An effect is significant over cases and over runs, and larger than what nnU-Net alone shows against itself.
 
     Args:
         difference: mean of the arm minus nnU-Net alone, in Dice.
-        rank_biserial: over cases.
         p_cases, p_both: Holm-corrected over the arms.
         p_noise: how often nnU-Net alone differs from itself as much; NaN where no arm measures it.
     """
@@ -57,81 +54,46 @@ def effect_of(
         return Effect.NOTHING
     if not (math.isfinite(p_cases) and math.isfinite(p_both)):
         return Effect.TOO_FEW
-    agreed = max(p_cases, p_both) <= 1 - LEVEL + 1e-12 and np.sign(difference) == np.sign(rank_biserial)
-    if not agreed or difference == 0 or p_noise > 1 - LEVEL:
+    if max(p_cases, p_both) > 1 - LEVEL + 1e-12 or difference == 0 or p_noise > 1 - LEVEL:
         return Effect.NO_EVIDENCE
     return Effect.HELPS if difference > 0 else Effect.HARMS
 
 
 def effect_of_row(row: pd.Series) -> Effect:
     """The same for a row of an analysis' table."""
-    p_noise = row["p_noise"] if row.get("noise_measured") else math.nan
-    return effect_of(row["difference"], row["rank_biserial"], row["p_cases_holm"], row["p_both_holm"], p_noise)
+    p_noise = row["p_noise"] if row["noise_measured"] else math.nan
+    return effect_of(row["difference"], row["p_cases_holm"], row["p_both_holm"], p_noise)
 
 
 def conclude(analysis: Analysis) -> Verdict:
     """The verdict on the arms with synthetic pairs over all sizes; on all arms where none is known to have pairs."""
     benchmark = analysis.benchmark
-    arms = benchmark.synthetic or benchmark.treatments
-    rows = {index: analysis.row(benchmark.arms[index].name) for index in arms}
-    effects = {index: effect_of_row(row) for index, row in rows.items()}
+    arms = [benchmark.arms[index] for index in benchmark.synthetic or benchmark.treatments]
+    rows = {arm.name: analysis.row(arm.name) for arm in arms}
+    effects = {name: effect_of_row(row) for name, row in rows.items()}
     subject = "synthetic pairs" if benchmark.synthetic else "the arms"
     place = f"on {benchmark.design.dataset} ({benchmark.design.configuration})"
     kind = next((effect for effect in ORDER if effect in effects.values()), Effect.NOTHING)
     if kind is Effect.NOTHING:
         text = f"nothing can be said yet about {subject} {place}: only runs of nnU-Net alone are done"
-        return Verdict(kind, _sentence(benchmark.design.quick, text))
-    best = max((index for index in arms if effects[index] is kind), key=lambda index: rows[index]["difference"])
-    compared = [index for index in arms if effects[index] is not Effect.NOTHING]
-    known = [index for index in compared if effects[index] is not Effect.TOO_FEW]
-    text = OPENINGS[kind].format(subject=subject, place=place)
-    text += _by_how_much(analysis, best, kind, len(known or compared)) + _where(analysis, best, kind)
-    if kind is Effect.NO_EVIDENCE and math.isfinite(p_noise := rows[best]["p_noise"]):
-        text += f"; nnU-Net alone differs from itself by as much with probability {probability(p_noise)}"
-    if math.isfinite(factor := analysis.costs[benchmark.arms[best].name].factor):
-        text += f"; the cost is {number(factor, 1)} times the computing time of nnU-Net alone"
-    harmful = [f"“{benchmark.arms[i].title}”" for i in known if effects[i] is Effect.HARMS and i != best]
-    if harmful:
-        text += f"; {listing(harmful)} {'harm' if len(harmful) > 1 else 'harms'}"
-    return Verdict(kind, _sentence(benchmark.design.quick, text))
-
-
-def _sentence(quick: bool, text: str) -> str:
-    text = f"in a quick benchmark, {text}" if quick else text
-    return text[0].upper() + text[1:] + "."
-
-
-def _by_how_much(analysis: Analysis, index: int, kind: Effect, arms: int) -> str:
-    arm = analysis.benchmark.arms[index]
-    row = analysis.row(arm.name)
-    best = {1: "the arm “{}”", 2: "the better of two arms, “{}”,"}.get(arms, f"the best of {arms} arms, “{{}}”,")
-    if kind is Effect.TOO_FEW:
-        return (
-            "with one run per size, chance and effect cannot be separated; "
-            f"{best.format(arm.title)} changes mean Dice by {points(row['difference'])} points "
-            f"({interval(row['cases_low'], row['cases_high'], scale=100)} for other cases; unknown for other runs)"
-        )
-    who = f"the arm “{arm.title}”" if kind is Effect.HELPS else best.format(arm.title)
-    low, high, difference, verb = row["low"], row["high"], row["difference"], "raises"
-    if kind is Effect.HARMS:  # lowers by 1.9 points, 1.0 to 2.8
-        low, high, difference, verb = -high, -low, -difference, "lowers"
-    elif kind is Effect.NO_EVIDENCE:
-        verb = "changes"
-    amount = points(difference, sign=kind is Effect.NO_EVIDENCE)
-    return f"{who} {verb} mean Dice by {amount} points (95 % interval {interval(low, high, scale=100)})"
-
-
-def _where(analysis: Analysis, index: int, kind: Effect) -> str:
-    """The sizes that were pooled, and those that show the effect by themselves."""
-    benchmark = analysis.benchmark
-    rows = {size: analysis.row(benchmark.arms[index].name, size) for size in benchmark.sizes}
-    sizes = [size for size, row in rows.items() if row["paired_runs"] > 0]
-    if len(sizes) == 1:
-        return f" with {sizes[0]} training cases"
-    text = f" with {listing(sizes)} training cases pooled"
-    if kind not in (Effect.HELPS, Effect.HARMS):
-        return text
-    alone = [size for size in sizes if effect_of_row(rows[size]) is kind]
-    if len(alone) == len(sizes):
-        return text + ", and at each size separately"
-    return text + (f", and at {listing(alone)} separately" if alone else ", but at no size separately")
+    else:
+        best = max((arm for arm in arms if effects[arm.name] is kind), key=lambda arm: rows[arm.name]["difference"])
+        row, compared = rows[best.name], sum(effect is not Effect.NOTHING for effect in effects.values())
+        sizes = [size for size in benchmark.sizes if analysis.row(best.name, size)["paired_runs"] > 0]
+        chosen = f"the arm “{best.title}”"
+        if compared > 1 and kind is not Effect.HELPS:
+            chosen = f"the best of {compared} arms, “{best.title}”,"
+        sign = -1 if kind is Effect.HARMS else 1  # lowers by 1.9 points, 1.0 to 2.8
+        limits = sorted((sign * row["low"], sign * row["high"]))
+        text = f"{OPENINGS[kind].format(subject=subject)} {place}: {chosen} {VERBS.get(kind, 'changes')} mean Dice by "
+        text += f"{points(sign * row['difference'], sign=kind not in VERBS)} points "
+        text += "" if kind is Effect.TOO_FEW else f"(95 % interval {interval(*limits, scale=100)}) "
+        text += f"with {listing(sizes)} training cases{' pooled' if len(sizes) > 1 else ''}"
+        if kind is Effect.NO_EVIDENCE and math.isfinite(row["p_noise"]):
+            text += f"; nnU-Net alone differs from itself by as much with probability {probability(row['p_noise'])}"
+        if math.isfinite(factor := analysis.costs[best.name].factor):
+            text += f"; the cost is {number(factor, 1)} times the computing time of nnU-Net alone"
+        if harmful := [f"“{a.title}”" for a in arms if effects[a.name] is Effect.HARMS and a is not best]:
+            text += f"; {listing(harmful)} {'harm' if len(harmful) > 1 else 'harms'}"
+    text = f"in a quick benchmark, {text}" if benchmark.design.quick else text
+    return Verdict(kind, text[0].upper() + text[1:] + ".")
