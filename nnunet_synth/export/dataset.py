@@ -17,7 +17,7 @@ from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.export.atomic_folder import case_folder, only_writer
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard, ExportSpec, find_unfinished, make_folder
 from nnunet_synth.export.image_files import FileFormat, read_format, write_case
-from nnunet_synth.export.intensities import clip_to_type, denormalize, fit_into, learn_inverses, normalize
+from nnunet_synth.export.intensities import clip_to_type, denormalize, fit_into, learn_inverses
 from nnunet_synth.export.raw_dataset import RawDataset, copy_case, find_raw_dataset
 from nnunet_synth.export.sanitize import CARD_KEY, without_files
 from nnunet_synth.training.leak_guard import refuse_leaks
@@ -195,7 +195,7 @@ def _cases(inputs: Inputs, per_case: int) -> Iterator[tuple[np.ndarray, np.ndarr
 def _write(folder: Path, card: DatasetCard, inputs: Inputs) -> DatasetCard:
     """All cases that are not yet complete, then splits, dataset.json and card."""
     real = list(inputs.raw.cases.values()) if card.real else []
-    squares, clipped, voxels = np.zeros(len(card.channels)), np.zeros(len(card.channels)), 0
+    clipped, voxels = np.zeros(len(card.channels)), 0
 
     def is_complete(name: str) -> bool:
         return (folder / "labelsTr" / f"{name}{inputs.raw.ending}").is_file()
@@ -209,18 +209,12 @@ def _write(folder: Path, card: DatasetCard, inputs: Inputs) -> DatasetCard:
         for name, (image, label) in zip(card.synthetic, _cases(inputs, card.samples_per_case), strict=True):
             raw = denormalize(image, label, card.channels)
             stored, beyond = clip_to_type(raw, card.channels, inputs.style.dtype)
-            difference = normalize(stored, label, inputs.preprocessed) - image
-            squares += np.square(difference, dtype=np.float64).sum(axis=(1, 2, 3))
             clipped += beyond
             voxels += label.size
             if not is_complete(name):
                 _write_sample(folder, name, stored, label, inputs)
             bar.update()
-    fractions = {
-        "clipped": tuple((clipped / voxels).round(6).tolist()),
-        "changed": tuple(np.sqrt(squares / voxels).round(6).tolist()),
-    }
-    card = card.model_copy(update={**fractions, "complete": True})
+    card = card.model_copy(update={"clipped": tuple((clipped / voxels).round(6).tolist()), "complete": True})
     _finish(folder, card, inputs)
     return card
 

@@ -45,13 +45,11 @@ class DatasetCard(Document):
         synthetic: names of the synthetic cases.
         real, links: number of real cases, and whether they are links.
         clipped: per channel, the fraction of values outside the range of the files.
-        changed: per channel, the root mean square difference between the bank's values and those that nnU-Net computes
-            from the files, in normalised units.
         complete: whether everything is written.
     """
 
     remedy: ClassVar[str] = "Delete the dataset's folder and export it again: nnunet-synth export-dataset …"
-    format_version: int = 3
+    format_version: int = 4
     dataset: str
     made_from: str
     bank: BankProvenance
@@ -63,7 +61,6 @@ class DatasetCard(Document):
     real: int
     links: bool
     clipped: tuple[float, ...] = ()
-    changed: tuple[float, ...] = ()
     complete: bool = False
     release: str
 

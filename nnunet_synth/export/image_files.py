@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from nnunet_synth.export.raw_dataset import RawCase
 from stylegan2_cond.errors import UserError
 
 _INTEGERS_ONLY = (".png", ".bmp")
+WRITTEN = (SimpleITKIO, NibabelIO, NibabelIOWithReorient, NaturalImage2DIO, Tiff3DIO)
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ def read_format(reader: BaseReaderWriter, ending: str, case: RawCase) -> FileFor
     Raises:
         UserError: this release cannot write that format.
     """
-    if _writer(reader) is None:
+    if not isinstance(reader, WRITTEN):
         raise UserError(
             f"This dataset is read by {type(reader).__name__}, for which this release writes no images. Datasets read "
-            f"by {', '.join(kind.__name__ for kind in _WRITERS)} can be exported."
+            f"by {', '.join(kind.__name__ for kind in WRITTEN)} can be exported."
         )
     images = [str(path) for path in case.images]
     geometry = reader.read_seg(str(case.label))[1]
@@ -89,7 +90,7 @@ def write_case(
     files = [image.transpose(1, 2, 3, 0)] if style.in_one_file else list(image)
     paths = [folder / "imagesTr" / f"{name}_{number:04d}{style.ending}" for number in range(len(files))]
     for path, array in zip(paths, files, strict=True):
-        _writer(style.reader)(path, array, spacing, style)
+        _write_image(path, array, spacing, style)
     read, properties = style.reader.read_images([str(path) for path in paths])
     label_path = folder / "labelsTr" / f"{name}{style.ending}"
     style.reader.write_seg(label, str(label_path), properties)
@@ -103,40 +104,22 @@ def write_case(
         raise ValueError(f"{name} read back differs from what was written")
 
 
-def _write_sitk(path: Path, array: np.ndarray, spacing: Sequence[float], style: FileFormat) -> None:
-    image = sitk.GetImageFromArray(array[0] if style.is_2d else array)
-    image.SetSpacing([float(length) for length in spacing[::-1]][: image.GetDimension()])  # x first
-    image.SetOrigin(style.geometry["sitk_stuff"]["origin"])
-    image.SetDirection(style.geometry["sitk_stuff"]["direction"])
-    sitk.WriteImage(image, str(path), True)
-
-
-def _write_nibabel(path: Path, array: np.ndarray, spacing: Sequence[float], style: FileFormat) -> None:
-    found = style.geometry["nibabel_stuff"]
-    affine = np.array(found.get("reoriented_affine", found["original_affine"]), dtype=float)
-    affine[:3, :3] *= np.array(spacing[::-1]) / np.linalg.norm(affine[:3, :3], axis=0)
-    nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), path)
-
-
-def _write_picture(path: Path, array: np.ndarray, spacing: Sequence[float], style: FileFormat) -> None:
-    io.imsave(path, array[0], check_contrast=False)
-
-
-def _write_tiff(path: Path, array: np.ndarray, spacing: Sequence[float], style: FileFormat) -> None:
-    tifffile.imwrite(path, array, compression="zlib")
-    name = path.name.removesuffix(style.ending)[: -len("_0000")]
-    save_json({"spacing": [float(length) for length in spacing]}, str(path.with_name(f"{name}.json")))
-
-
-_Writer = Callable[[Path, np.ndarray, Sequence[float], FileFormat], None]
-_WRITERS: dict[type[BaseReaderWriter], _Writer] = {
-    SimpleITKIO: _write_sitk,
-    NibabelIO: _write_nibabel,
-    NibabelIOWithReorient: _write_nibabel,
-    NaturalImage2DIO: _write_picture,
-    Tiff3DIO: _write_tiff,
-}
-
-
-def _writer(reader: BaseReaderWriter) -> _Writer | None:
-    return next((_WRITERS[kind] for kind in type(reader).__mro__ if kind in _WRITERS), None)
+def _write_image(path: Path, array: np.ndarray, spacing: Sequence[float], style: FileFormat) -> None:
+    """Write `[z, y, x]`, or of a colour picture `[1, y, x, C]`, as the format's reader expects it."""
+    if isinstance(style.reader, SimpleITKIO):
+        image = sitk.GetImageFromArray(array[0] if style.is_2d else array)
+        image.SetSpacing([float(length) for length in spacing[::-1]][: image.GetDimension()])  # x first
+        image.SetOrigin(style.geometry["sitk_stuff"]["origin"])
+        image.SetDirection(style.geometry["sitk_stuff"]["direction"])
+        sitk.WriteImage(image, str(path), True)
+    elif isinstance(style.reader, (NibabelIO, NibabelIOWithReorient)):
+        found = style.geometry["nibabel_stuff"]
+        affine = np.array(found.get("reoriented_affine", found["original_affine"]), dtype=float)
+        affine[:3, :3] *= np.array(spacing[::-1]) / np.linalg.norm(affine[:3, :3], axis=0)
+        nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), path)
+    elif isinstance(style.reader, NaturalImage2DIO):
+        io.imsave(path, array[0], check_contrast=False)
+    else:
+        tifffile.imwrite(path, array, compression="zlib")
+        name = path.name.removesuffix(style.ending)[: -len("_0000")]
+        save_json({"spacing": [float(length) for length in spacing]}, str(path.with_name(f"{name}.json")))

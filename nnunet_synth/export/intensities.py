@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from pydantic import BaseModel, ConfigDict
 
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
@@ -112,13 +111,6 @@ def clip_to_type(raw: np.ndarray, channels: Sequence[ChannelInverse], dtype: np.
         clipped[number] = ((rounded < low) | (rounded > high)).sum()
         stored[number] = np.clip(rounded, low, high)
     return stored, clipped
-
-
-def normalize(raw: np.ndarray, label: np.ndarray, preprocessed: Preprocessed) -> np.ndarray:
-    """Raw values `[C, *spatial]` of a case with label `[*spatial]`, normalised by nnU-Net itself."""
-    properties = preprocessed.plans_manager.foreground_intensity_properties_per_channel
-    run = DefaultPreprocessor(verbose=False)._normalize
-    return run(raw.astype(np.float32), label[None], preprocessed.configuration, properties)
 
 
 def _measure(preprocessed: Preprocessed, cases: Sequence[Sequence[str]]) -> np.ndarray:

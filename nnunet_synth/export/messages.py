@@ -9,7 +9,6 @@ from nnunet_synth.export.model import ExportedModel
 from nnunet_synth.export.model_card import CARD_FILE as MODEL_CARD_FILE
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL
 
-NOTABLE = 0.001  # in normalised units; float32 loses far less, 8 bits lose more
 _INVERSE = {"exact": "converted back", "typical": "converted back as in a typical case", "none": "not converted back"}
 
 
@@ -45,8 +44,6 @@ def _intensities(card: DatasetCard) -> list[str]:
         line = f"({channel.scheme}): {_INVERSE[channel.inverse]}. {channel.note}"
         names.setdefault(line, []).append(channel.name)
     lines = [f"{', '.join(alike)} {line}" for line, alike in names.items()]
-    if (change := max(card.changed)) >= NOTABLE:
-        lines.append(f"After this, nnU-Net's values differ from the bank's by up to {change:.2g} (RMS).")
     if (worst := max(card.clipped)) > 0:
         lines.append(f"Up to {100 * worst:.2g} % of a channel's values did not fit into the files ({card.stored_as}).")
     return lines
