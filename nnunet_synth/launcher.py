@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import shlex
@@ -90,16 +91,16 @@ def run_logged(
             preexec_fn=_die_with_parent if detached else None,
         )
     try:
-        while True:
-            try:
-                return process.wait(timeout=1)
-            except subprocess.TimeoutExpired:
-                each_second()
+        while process.returncode is None:
+            each_second()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=1)
     except BaseException:
         if detached:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
+    return process.returncode
 
 
 def _die_with_parent() -> None:

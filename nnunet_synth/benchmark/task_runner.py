@@ -138,8 +138,12 @@ def run_task(folder: Path, name: str, threads: int, device: str, benchmark: int 
 
 def _run_commands(task: Task, design: Design, folder: Path, threads: int, device: str, benchmark: int | None) -> None:
     def stop_if_orphaned() -> None:
-        if benchmark is not None and _has_ended(benchmark):
-            raise SystemExit("the benchmark that started this job has ended")
+        if benchmark is None:
+            return
+        try:
+            os.kill(benchmark, 0)
+        except (ProcessLookupError, PermissionError):  # ended, or its number is another user's now
+            raise SystemExit("the benchmark that started this job has ended") from None
 
     log, environment = log_path(folder, task.name), variables(folder, threads)
     for command in commands(task, design, folder, device):
@@ -173,14 +177,6 @@ def _remove_failed_training(failures: int, task: Task, design: Design, folder: P
 def _fold_folder(task: Task, design: Design, folder: Path) -> Path:
     fold = design.fold(task.size, task.training_set)
     return model_folder(folder, design, arm_of(task, design)) / f"fold_{fold}"
-
-
-def _has_ended(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError):  # ended, or its number is another user's now
-        return True
-    return False
 
 
 def last_error(log: Path, start: int = 0) -> str:
