@@ -13,7 +13,7 @@ import blosc2
 import numpy as np
 from pydantic import AfterValidator
 
-from stylegan2_cond.errors import UserError
+from stylegan2_cond.errors import UserError, first_line
 
 LONGEST_NAME = 200  # bytes; file systems allow 255, and temporary files have longer names
 _PART_VOXELS = 2**22  # decompressed at once
@@ -54,7 +54,7 @@ def open_plain(path: str, **mapping: str) -> blosc2.NDArray:
         array = blosc2.blosc2_ext.open(path, "r", 0, dparams={"nthreads": 1}, **mapping)
         plain = isinstance(array, blosc2.NDArray) and [*array.schunk.meta] == ["b2nd"] and not len(array.schunk.vlmeta)
     except Exception as error:
-        raise UserError(f"{path} cannot be read as an array ({_first_line(error)}).") from None
+        raise UserError(f"{path} cannot be read as an array ({first_line(error)}).") from None
     if not plain:
         raise UserError(f"{path} is not a plain array but describes a computation, which is never run.")
     return array
@@ -105,7 +105,7 @@ def load_properties(content: bytes) -> Mapping:
     try:
         return _PlainUnpickler(io.BytesIO(content)).load()
     except Exception as error:
-        raise UserError(f"The properties of a shard cannot be trusted or read ({_first_line(error)}).") from None
+        raise UserError(f"The properties of a shard cannot be trusted or read ({first_line(error)}).") from None
 
 
 def check_properties(properties: object, what: str, shape: Sequence[int]) -> None:
@@ -150,8 +150,4 @@ def _parts(array: blosc2.NDArray, what: str) -> Iterator[np.ndarray]:
             for first in range(0, array.shape[1], step):
                 yield array[channel, first : first + step]
     except Exception as error:
-        raise UserError(f"{what} cannot be read to its end ({_first_line(error)}).") from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{what} cannot be read to its end ({first_line(error)}).") from None

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, Preprocessed, require_folder
 from stylegan2_cond.data.patch_sampler import IMAGE_PADDING
 from stylegan2_cond.data.sample_set import SampleSet
-from stylegan2_cond.errors import UserError
+from stylegan2_cond.errors import UserError, first_line
 from stylegan2_cond.io import read_json
 from stylegan2_cond.metrics.features import (
     BATCH_VOXELS,
@@ -77,13 +77,13 @@ class FoundModels:
 
 
 def find_nnunets(source: Source) -> FoundModels:
-    """All nnU-Nets of a fold in `$nnUNet_results`; damaged ones are listed."""
+    """All nnU-Nets of a fold and configuration in `$nnUNet_results`; damaged ones are listed."""
     base = require_folder("nnUNet_results") / source.dataset_name
     models, damaged, unsuitable = [], [], []
     for folder in sorted(base.glob(f"*__*__{source.configuration}")):
         try:
-            model = _model(folder, source)
-            reason = model and (_saw_synthetic(model) or _mismatch(model, source))
+            model = read_model(folder, source)
+            reason = model and (_saw_synthetic(model) or find_mismatch(model, source))
         except UserError as error:
             damaged.append(str(error))
             continue
@@ -125,16 +125,25 @@ def open_nnunet(folder: Path, source: Source, device: str | torch.device = "cpu"
     Raises:
         UserError: there is none for the fold, it is damaged, or of another dataset, configuration or preprocessing.
     """
-    model = _model(folder, source)
+    return NnUNet(read_suitable_model(folder, source), device)
+
+
+def read_suitable_model(folder: Path, source: Source) -> TrainedModel:
+    """The model in a folder, not opened yet.
+
+    Raises:
+        UserError: as `open_nnunet`, except for damaged weights.
+    """
+    model = read_model(folder, source)
     if model is None:
         raise UserError(
             f"{folder} has no trained nnU-Net of fold {source.fold} ({' or '.join(CHECKPOINTS)}, plans.json and "
             f"dataset.json). Name the folder <trainer>__<plans>__<configuration>, or train one: nnUNetv2_train "
             f"{source.dataset_name} {source.configuration} {source.fold}"
         )
-    if reason := _mismatch(model, source):
+    if reason := find_mismatch(model, source):
         raise UserError(f"The nnU-Net in {folder} {reason}. Name another one, or remove the option.")
-    return NnUNet(model, device)
+    return model
 
 
 @register_features("nnunet")
@@ -146,7 +155,7 @@ class NnUNet(FeatureExtractor):
     def __init__(self, model: TrainedModel, device: str | torch.device = "cpu"):
         self.model = model
         self.device = torch.device(device)
-        network, self._strides = _load_network(model)
+        network, self._strides = load_network(model)
         self.network = network.to(self.device).eval().requires_grad_(False)
         self._sha256 = sha256(model.checkpoint)
 
@@ -212,7 +221,7 @@ def read_checkpoint(path: Path) -> dict:
             f"{path} can't be read as an nnU-Net checkpoint: it is damaged, or holds more than tensors and numbers."
         ) from None
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise UserError(f"{path} can't be read as an nnU-Net checkpoint ({_first_line(error)}).") from None
+        raise UserError(f"{path} can't be read as an nnU-Net checkpoint ({first_line(error)}).") from None
     return content
 
 
@@ -230,7 +239,7 @@ def _saw_synthetic(model: TrainedModel) -> str | None:
     return None if real else "was trained with synthetic pairs"
 
 
-def _model(folder: Path, source: Source) -> TrainedModel | None:
+def read_model(folder: Path, source: Source) -> TrainedModel | None:
     """The model in a folder; None if the fold has none.
 
     Raises:
@@ -249,7 +258,7 @@ def _model(folder: Path, source: Source) -> TrainedModel | None:
             theirs.preprocessing_hash, theirs.label_manager.num_segmentation_heads, theirs.case_of("")
         return TrainedModel(theirs, checkpoint)
     except Exception as error:  # nnU-Net's classes do not check their input
-        raise UserError(f"{files[0]} or {files[1].name} is damaged ({_first_line(error)}).") from None
+        raise UserError(f"{files[0]} or {files[1].name} is damaged ({first_line(error)}).") from None
 
 
 def _read(path: Path, key: str | None = None, remedy: str = _AGAIN) -> object:
@@ -260,25 +269,27 @@ def _read(path: Path, key: str | None = None, remedy: str = _AGAIN) -> object:
     return content if key is None else content[key]
 
 
-def _mismatch(model: TrainedModel, source: Source) -> str | None:
-    """Why a model can't be used for patches of `source`; None if it can.
+def find_mismatch(model: TrainedModel, source: Source) -> str | None:
+    """Why a model can't be used beside what was trained on `source`; None if it can.
 
     Raises:
         UserError: files of the model are damaged.
     """
     theirs = model.preprocessed
     if theirs.dataset_name != source.dataset_name:
-        return f"was trained on {theirs.dataset_name}, the generator on {source.dataset_name}"
+        return f"was trained on {theirs.dataset_name}, not on {source.dataset_name}"
     if source.configuration not in theirs.plans_manager.available_configurations:
         return f"has no configuration {source.configuration}"
     if theirs.preprocessing_hash != source.preprocessing:
-        return "was trained on cases that were preprocessed differently than the generator's"
+        return "was trained on cases that were preprocessed differently than the fold's"
     if source.fold == FOLD_ALL:
         return None
     summary, splits = model.checkpoint.parent / _SUMMARY, theirs.base / "splits_final.json"
     if summary.exists():
         if moved := sorted(_validated(summary, theirs) & set(source.training_cases)):
-            return f"was trained with other splits: it was validated on {moved[0]}, which the generator was trained on"
+            return (
+                f"was trained with other splits: it was validated on {moved[0]}, a training case of fold {source.fold}"
+            )
     elif splits.exists() and splits.stat().st_mtime > model.checkpoint.stat().st_mtime:
         return f"is older than {splits}, and has no {_SUMMARY} that lists its validation cases. {_VALIDATE}"
     return None
@@ -293,7 +304,7 @@ def _validated(summary: Path, theirs: Preprocessed) -> set[str]:
         raise UserError(f"{summary} does not name its cases. {_VALIDATE}") from None
 
 
-def _load_network(model: TrainedModel) -> tuple[torch.nn.Module, tuple[int, ...]]:
+def load_network(model: TrainedModel) -> tuple[torch.nn.Module, tuple[int, ...]]:
     """The network, tried once, and the product of its strides along each axis."""
     theirs = model.preprocessed
     plans, configuration = theirs.plans_manager, theirs.configuration
@@ -315,9 +326,5 @@ def _load_network(model: TrainedModel) -> tuple[torch.nn.Module, tuple[int, ...]
         return network, strides
     except Exception as error:  # depends on what plans and weights hold
         raise UserError(
-            f"{model.checkpoint} can't be read as the network of its plans ({_first_line(error)})."
+            f"{model.checkpoint} can't be read as the network of its plans ({first_line(error)})."
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
