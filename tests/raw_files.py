@@ -16,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from raw_cases import CONFIGURATIONS, LABELS, configuration_of
 from skimage import io
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, SnapshotReference, write_shard
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, Generators, SnapshotReference, write_shard
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.io import checksum
 from stylegan2_cond.planning import Source
@@ -159,12 +159,14 @@ def make_bank(
     BankRecord(
         name=name,
         source=Source.of(preprocessed, preprocessed.fold(0)),
-        snapshots=(SnapshotReference(path="/x/s/1", weights_sha256="0" * 64, images_seen=1, variant="pair"),),
-        patch_size=image.shape[2:],
-        seed=3,
+        origin=Generators(
+            snapshots=(SnapshotReference(path="/x/s/1", weights_sha256="0" * 64, images_seen=1, variant="pair"),),
+            patch_size=image.shape[2:],
+            seed=3,
+            backends=("native",),
+        ),
         requested=len(image),
         shards=tuple(shards),
-        backends=("native",),
         created="2025",
         release="0",
     ).save(folder / RECORD_FILE)

@@ -156,7 +156,7 @@ def test_a_weak_generator_is_called_one(preprocessed, bank, generator_run, capsy
 
 
 def test_a_bank_names_the_backend_that_computed_it(bank):
-    assert BankRecord.load(bank / RECORD_FILE).backends == (name_backend("cpu"),)
+    assert BankRecord.load(bank / RECORD_FILE).origin.backends == (name_backend("cpu"),)
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])

@@ -194,8 +194,8 @@ def test_an_ensemble_fills_a_bank_and_stands_in_its_record(preprocessed, pair, o
     folder = fill_bank(preprocessed, "0", request)
     record = BankRecord.load(folder / RECORD_FILE)
     assert folder.name == "ensemble_2_0k"
-    assert [snapshot.weight for snapshot in record.snapshots] == [2.0, 1.0]
-    assert record.snapshots[0].weights_sha256 != record.snapshots[1].weights_sha256
+    assert [snapshot.weight for snapshot in record.origin.snapshots] == [2.0, 1.0]
+    assert record.origin.snapshots[0].weights_sha256 != record.origin.snapshots[1].weights_sha256
     with pytest.raises(UserError, match="exists with other snapshots"):
         fill_bank(
             preprocessed, "0", FillRequest(samples=70, snapshots=((pair, 1.0),), name=folder.name, without=STRICT)
@@ -208,12 +208,12 @@ def test_images_are_drawn_for_the_masks_that_are_wanted(preprocessed, image, mas
     text = str(mask) if masks == "snapshot" else masks
     folder = fill_bank(preprocessed, "0", FillRequest(samples=6, snapshots=((image, 1.0),), masks=text, without=STRICT))
     record = BankRecord.load(folder / RECORD_FILE)
-    assert record.masks == {None: "deformed", "real": "real", "snapshot": "generated"}[masks]
+    assert record.origin.masks == {None: "deformed", "real": "real", "snapshot": "generated"}[masks]
     generator = load_generator(image)
     source = open_masks(text or "deformed", generator.plan)
     expected = generator.sample(6, masks=source)
     assert np.array_equal(contents(folder)[1][0], expected.label)
-    assert (record.mask_snapshot is None) == (masks != "snapshot")
+    assert (record.origin.mask_snapshot is None) == (masks != "snapshot")
     shutil.rmtree(folder)
 
 

@@ -286,9 +286,9 @@ def renamed(name):
         lambda record: record | {"requested": 0, "shards": []},
         lambda record: record | {"name": "../elsewhere"},
         lambda record: record | {"name": "two\nlines"},
-        lambda record: record | {"patch_size": [16]},
-        lambda record: record | {"patch_size": [0, 14]},
-        lambda record: record | {"snapshots": []},
+        lambda record: record | {"origin": record["origin"] | {"patch_size": [16]}},
+        lambda record: record | {"origin": record["origin"] | {"patch_size": [0, 14]}},
+        lambda record: record | {"origin": record["origin"] | {"snapshots": []}},
         lambda record: record | {"format_version": 2},
         lambda record: record | {"source": record["source"] | {"training_cases": []}},
     ],
@@ -309,7 +309,7 @@ def test_a_record_with_one_bit_changed_is_refused(bank):
 
 def test_a_bank_that_tells_of_more_samples_than_it_holds_is_refused(bank):
     shards = json.loads((bank / RECORD_FILE).read_text())["shards"]
-    shards[-1] |= {"numbers": list(range(4, 40)), "next_sample": 40}
+    shards[-1] |= {"numbers": list(range(4, 40)), "next_sample": 40, "shape": [36, 16, 14]}
     change_record(bank, shards=shards)
     with pytest.raises(UserError, match=r"synth_00001.b2nd holds .*\(any, 36, 16, 14\)"):
         verify_bank(bank)
@@ -317,8 +317,9 @@ def test_a_bank_that_tells_of_more_samples_than_it_holds_is_refused(bank):
 
 def test_volumes_are_refused_for_slices(data, bank):
     record = BankRecord.load(bank / RECORD_FILE)
-    shards = [shard.model_copy(update={"numbers": shard.numbers[:1]}) for shard in record.shards]
-    change_record(bank, patch_size=[4, 16, 14], requested=2, shards=[shard.model_dump() for shard in shards])
+    volumes = [shard.model_copy(update={"numbers": shard.numbers[:1], "shape": (4, 16, 14)}) for shard in record.shards]
+    origin = record.origin.model_dump() | {"patch_size": [4, 16, 14]}
+    change_record(bank, origin=origin, requested=2, shards=[shard.model_dump() for shard in volumes])
     with pytest.raises(UserError, match="samples of 3 axes, not 2"):
         datasets_of_training(data)
 
@@ -418,11 +419,12 @@ def test_a_real_case_in_place_of_a_shard_is_refused(data, bank):
 
 def test_a_changed_backend_is_said_and_recorded_before_a_bank_is_continued(bank, capsys):
     record = BankRecord.load(bank / RECORD_FILE)
-    wanted = record.model_copy(update={"requested": 20, "backends": ("cpu",)})
-    assert resume_bank(bank, wanted, set()).backends == ("native", "cpu")
+    cpu = record.origin.model_copy(update={"backends": ("cpu",)})
+    wanted = record.model_copy(update={"requested": 20, "origin": cpu})
+    assert resume_bank(bank, wanted, set()).origin.backends == ("native", "cpu")
     assert re.search(r"'native'.*'cpu'", capsys.readouterr().err)
-    for unchanged in ({"requested": 20}, {"backends": ("cpu",)}):  # the same backend, or nothing to draw
-        assert resume_bank(bank, record.model_copy(update=unchanged), set()).backends == ("native",)
+    for unchanged in ({"requested": 20}, {"origin": cpu}):  # the same backend, or nothing to draw
+        assert resume_bank(bank, record.model_copy(update=unchanged), set()).origin.backends == ("native",)
     assert not capsys.readouterr().err
 
 

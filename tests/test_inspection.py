@@ -153,7 +153,7 @@ def test_the_page_tells_what_the_record_tells(page, bank):
         assert not filter_.off or f"{name} ({filter_.off})" in page.text
     for checksum in (value for shard in record.shards for value in shard.files.values()):
         assert checksum in page.text
-    assert record.snapshots[0].weights_sha256 in page.text
+    assert record.origin.snapshots[0].weights_sha256 in page.text
     assert all(case in page.text for case in record.source.training_cases)
 
 
@@ -167,7 +167,7 @@ def test_an_incomplete_bank_has_a_page_that_says_so(foreign):
     record = change(foreign, requested=200)
     told = inspect(foreign).text
     assert "100 of 200" in told
-    assert f"-n 200 --snapshot {record.snapshots[0].path}" in told
+    assert f"-n 200 --snapshot {record.origin.snapshots[0].path}" in told
 
 
 def test_a_bank_without_any_sample_has_a_page(foreign):
@@ -196,8 +196,9 @@ def test_cases_that_were_preprocessed_anew_are_no_real_cases(copied):
     [("path", "/gone", "/gone/card.json does not exist"), ("weights_sha256", "0" * 64, "changed since")],
 )
 def test_without_the_snapshot_there_is_a_page_that_says_so(copied, key, value, told):
-    reference = BankRecord.load(copied / RECORD_FILE).snapshots[0].model_copy(update={key: value})
-    change(copied, snapshots=(reference,))
+    origin = BankRecord.load(copied / RECORD_FILE).origin
+    reference = origin.snapshots[0].model_copy(update={key: value})
+    change(copied, origin=origin.model_copy(update={"snapshots": (reference,)}))
     found = inspect(copied).text
     assert "no real neighbours" in found
     assert told in found
@@ -214,12 +215,13 @@ def test_names_of_others_are_text_and_no_markup(foreign):
 
 
 def test_the_command_on_the_page_fills_the_same_bank(found):
-    record = found.record.model_copy(update={"balanced": True, "masks": "deformed", "margin": 0.125, "seed": 7})
+    origin = {"balanced": True, "masks": "deformed", "margin": 0.125, "seed": 7}
+    record = found.record.model_copy(update={"origin": found.record.origin.model_copy(update=origin)})
     words = shlex.split(command(record))
     assert words[:2] == ["nnunet-synth", "bank"]
     asked = typer.main.get_command(app).commands["bank"].make_context("bank", words[2:]).params
     assert (asked["dataset"], asked["configuration"], asked["fold"]) == ("Dataset901_Virtual", "2d", "0")
-    assert asked["snapshot"] == [record.snapshots[0].path]
+    assert asked["snapshot"] == [record.origin.snapshots[0].path]
     assert (asked["samples"], asked["name"], asked["seed"]) == (100, "tests", 7)
     assert (asked["balanced"], asked["masks"], asked["margin"]) == (True, "deformed", 0.125)
     assert set(asked["without"]) == {name for name, filter_ in record.filters.items() if filter_.off == "not wanted"}
@@ -247,7 +249,7 @@ def test_samples_are_spread_over_the_bank_and_are_those_of_their_numbers(bank, m
 
 def test_large_samples_are_fewer(bank, monkeypatch):
     record = BankRecord.load(bank / RECORD_FILE)
-    monkeypatch.setattr(two_sides, "MOST_BYTES", 5 * 4 * 2 * math.prod(record.patch_size))  # two channels
+    monkeypatch.setattr(two_sides, "MOST_BYTES", 5 * 4 * 2 * math.prod(record.origin.patch_size))  # two channels
     assert len(read_samples(bank, record)) == 5
 
 
@@ -278,7 +280,8 @@ def test_values_that_are_no_numbers_are_left_out_and_told(found, bank, tmp_path,
 
 def test_a_shard_of_another_size_than_the_record_tells_is_refused(foreign):
     record = BankRecord.load(foreign / RECORD_FILE)
-    shard = record.shards[0].model_copy(update={"numbers": record.shards[0].numbers[:-1]})
+    numbers, shape = record.shards[0].numbers[:-1], (63, *record.shards[0].shape[1:])
+    shard = record.shards[0].model_copy(update={"numbers": numbers, "shape": shape})
     change(foreign, shards=(shard, *record.shards[1:]), requested=99)
     with pytest.raises(UserError, match=r"\(2, 64, .*\(any, 63,"):
         inspect_bank(foreign)
@@ -291,7 +294,7 @@ def test_a_shard_of_another_size_than_the_record_tells_is_refused(foreign):
 def planted(found, preprocessed, tmp_path_factory):
     """A bank of samples, and of two patches of training cases, from one corner and the other: what is found out."""
     folder = tmp_path_factory.mktemp("planted")
-    record, patch_size = found.record, found.record.patch_size
+    record, patch_size = found.record, found.record.origin.patch_size
     image, label = (part.copy() for part in (found.bank.samples.image[:24], found.bank.samples.label[:24]))
     truths = {}
     for place, name, last in ((5, record.source.training_cases[2], 0), (17, record.source.training_cases[6], 1)):
@@ -326,7 +329,7 @@ def test_the_neighbour_is_the_best_of_all_training_patches(found, preprocessed):
     patches, words = [], []
     for name in found.record.source.training_cases:
         case = preprocessed.load(name)
-        there = [patch.image for patch in cover(case, found.record.patch_size, reach=RIM, margin=RIM)]
+        there = [patch.image for patch in cover(case, found.record.origin.patch_size, reach=RIM, margin=RIM)]
         each = len(there) // case.image.shape[1]
         patches += there
         words += [f"{name}, slice {n // each + 1} of {case.image.shape[1]}" for n in range(len(there))]
@@ -420,7 +423,7 @@ def test_a_bank_of_volumes_has_a_page(found, tmp_path, preprocessed):
         update={
             "shards": tuple(shards),
             "requested": 3,
-            "patch_size": (8, 24, 16),
+            "origin": found.record.origin.model_copy(update={"patch_size": (8, 24, 16)}),
             "source": without_real_cases(found.record),
         }
     )

@@ -19,7 +19,15 @@ from filelock import FileLock, Timeout
 from nnunet_synth.bank.calibration import open_calibration
 from nnunet_synth.bank.ensemble import Ensemble, open_ensemble
 from nnunet_synth.bank.filters import FILTERS, Filters
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, FilterRecord, banks_folder, shard_name, write_shard
+from nnunet_synth.bank.format import (
+    RECORD_FILE,
+    BankRecord,
+    FilterRecord,
+    Generators,
+    banks_folder,
+    shard_name,
+    write_shard,
+)
 from nnunet_synth.bank.previews import refused_picture, save_grid, save_preview
 from nnunet_synth.bank.request import FillRequest
 from nnunet_synth.bank.resume import refuse_other_limits, resume_bank
@@ -64,7 +72,7 @@ def fill_bank(preprocessed: Preprocessed, fold_name: str, request: FillRequest, 
     _warn(ensemble, request)
     requested, plan = _new_record(ensemble, request, device), ensemble.plan
     folder = banks_folder(preprocessed.base, plan.source.data_identifier, plan.source.fold) / requested.name
-    with _locked(folder):
+    with locked(folder):
         record = resume_bank(folder, requested, without)
         if record is not None and record.complete:
             return folder
@@ -132,7 +140,7 @@ def _write_shards(
     preprocessed: Preprocessed,
 ) -> BankRecord:
     """Write shards until the bank is complete, and save the record after each; returns the last record."""
-    dims = len(record.patch_size)
+    dims = len(record.origin.patch_size)
     per_shard = SLICES_PER_SHARD if dims == 2 else 1
     screened = stream.screened(record.generated, filters, CHUNK[dims])
     title = f"Filling {record.name}"
@@ -192,15 +200,17 @@ def _new_record(ensemble: Ensemble, request: FillRequest, device: str) -> BankRe
     return BankRecord(
         name=name,
         source=plan.source,
-        snapshots=ensemble.snapshots,
-        masks=request.mask_kind if any(member.masks for member in ensemble.members) else None,
-        mask_snapshot=ensemble.mask_snapshot,
-        balanced=request.balanced,
-        patch_size=plan.patch_size,
-        seed=request.seed,
+        origin=Generators(
+            snapshots=ensemble.snapshots,
+            masks=request.mask_kind if any(member.masks for member in ensemble.members) else None,
+            mask_snapshot=ensemble.mask_snapshot,
+            balanced=request.balanced,
+            patch_size=plan.patch_size,
+            seed=request.seed,
+            margin=request.margin,
+            backends=(name_backend(torch.device(device).type),),
+        ),
         requested=request.samples,
-        margin=request.margin,
-        backends=(name_backend(torch.device(device).type),),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         release=version("nnunet-synth"),
     )
@@ -225,7 +235,7 @@ def _warn(ensemble: Ensemble, request: FillRequest) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep other processes from filling the same bank.
 
     Raises:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import blosc2
 import numpy as np
@@ -32,6 +32,7 @@ _OPEN_SHARDS = 128  # of a process, a quarter of a MB each; opening one takes lo
 
 
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Length = Annotated[int, Field(ge=1)]
 
 
 class Shard(BaseModel):
@@ -41,6 +42,7 @@ class Shard(BaseModel):
         name: of the case.
         numbers: of its samples in the bank's stream, ascending.
         next_sample: number of the first sample after those that were generated for this shard.
+        shape: of the image, `[z, y, x]`.
         files: SHA-256 of each file.
     """
 
@@ -48,6 +50,7 @@ class Shard(BaseModel):
     name: str = Field(pattern=r"^synth_\d{5,}$")
     numbers: tuple[int, ...] = Field(min_length=1)
     next_sample: int
+    shape: tuple[Length, Length, Length]
     files: dict[str, Checksum]
 
     @property
@@ -93,42 +96,112 @@ class FilterRecord(BaseModel):
     off: str | None = None
 
 
-class BankDescription(BaseModel):
-    """Where a bank's samples come from.
+class Generators(BaseModel):
+    """The origin of a bank of generated pairs.
 
     Attributes:
-        source: the cases that all of the bank's generators were trained on.
         snapshots: one, or several as an ensemble.
         masks: what images were generated for, if a snapshot is of the variant `image`: `real`, `deformed` or
             `generated` masks.
         mask_snapshot: the snapshot that generated those masks.
         balanced: each class was requested equally often, instead of as often as the training patches show it.
-        filters: by name, in the order of their use.
         margin: tolerance of each filter, as a fraction of the real range.
         backends: of the ops that computed the samples (`name_backend`), in the order of their use.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: PlainName
-    source: Source
+    kind: Literal["generators"] = "generators"
     snapshots: tuple[SnapshotReference, ...] = Field(min_length=1)
     masks: str | None = None
     mask_snapshot: SnapshotReference | None = None
     balanced: bool = False
-    patch_size: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=2, max_length=3)
+    patch_size: tuple[Length, ...] = Field(min_length=2, max_length=3)
     seed: int = Field(ge=0)
-    filters: dict[str, FilterRecord] = Field(default_factory=dict)
     margin: float = Field(default=0.0, ge=0)
     backends: tuple[str, ...] = Field(min_length=1)
+
+
+class Teacher(BaseModel):
+    """A trained nnU-Net that labelled scans.
+
+    Attributes:
+        path: of the model's folder.
+        sha256: of the checkpoint.
+        configuration: of nnU-Net, for example `2d`.
+        banks: the extra pairs that it was trained with, by name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    path: str
+    sha256: Checksum
+    configuration: str
+    banks: tuple[str, ...] = ()
+
+
+class LabelledScan(BaseModel):
+    """An unlabelled scan and what its teachers made of it.
+
+    Attributes:
+        name: of the case.
+        image_sha256: of its preprocessed image, as in `case_hashes`.
+        refused: the filter that refused it, and why; None if it entered.
+        ignored: labels that became ignored voxels because a filter refused the class.
+        confidence: of each class that the teachers found, by its label.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: PlainName
+    image_sha256: Checksum
+    refused: str | None = None
+    ignored: tuple[int, ...] = ()
+    confidence: dict[int, float] = Field(default_factory=dict)
+
+
+class PseudoLabels(BaseModel):
+    """The origin of a bank of real scans that trained nnU-Nets labelled.
+
+    Attributes:
+        teachers: whose probabilities were averaged.
+        round: 1 for teachers that were trained on labelled cases alone.
+        scans: in the order in which they were labelled; those that entered are the bank's shards.
+        evaluation_scans: scans that are validation or test cases and were allowed to enter.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["pseudo_labels"] = "pseudo_labels"
+    teachers: tuple[Teacher, ...] = Field(min_length=1)
+    round: int = Field(default=1, ge=1)
+    scans: tuple[LabelledScan, ...] = ()
+    evaluation_scans: tuple[str, ...] = ()
+
+
+class BankDescription(BaseModel):
+    """Where a bank's samples come from.
+
+    Attributes:
+        source: the cases that its generators or teachers were trained on.
+        origin: what made the samples.
+        filters: by name, in the order of their use.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: PlainName
+    source: Source
+    origin: Generators | PseudoLabels = Field(discriminator="kind")
+    filters: dict[str, FilterRecord] = Field(default_factory=dict)
     created: str
     release: str
 
 
 class BankRecord(BankDescription, Record):
-    """`bank.json`: the description and the shards. A bank is complete when it has as many samples as requested."""
+    """`bank.json`: the description and the shards.
+
+    Attributes:
+        requested: number of samples that a complete bank of generators holds, or of scans that were to be labelled.
+    """
 
     remedy: ClassVar[str] = "Delete the bank's folder and fill it again: nnunet-synth bank …"
-    format_version: int = 4
+    format_version: int = 5
     requested: int = Field(ge=1)
     shards: tuple[Shard, ...] = ()
 
@@ -143,10 +216,17 @@ class BankRecord(BankDescription, Record):
         return shards
 
     @model_validator(mode="after")
-    def _one_volume_each(self) -> Self:
-        if len(self.patch_size) == 3 and any(shard.samples != 1 for shard in self.shards):
-            raise ValueError("a shard of a 3-D bank must hold one sample")
+    def _fitting_shapes(self) -> Self:
+        for shard in self.shards:
+            if shard.shape != self._shape(shard):
+                raise ValueError(f"shard {shard.name} has the shape {shard.shape}, not {self._shape(shard)}")
         return self
+
+    def _shape(self, shard: Shard) -> tuple[int, ...]:
+        """Shape that a shard must have: a volume, or slices."""
+        if isinstance(self.origin, PseudoLabels):
+            return shard.shape
+        return (shard.samples, *self.origin.patch_size)[-3:]
 
     @property
     def samples(self) -> int:
@@ -160,8 +240,9 @@ class BankRecord(BankDescription, Record):
 
     @property
     def complete(self) -> bool:
-        """Whether the bank holds as many samples as were requested."""
-        return self.samples >= self.requested
+        """Whether the bank holds as many samples as were requested, or all of its scans were labelled."""
+        done = len(self.origin.scans) if isinstance(self.origin, PseudoLabels) else self.samples
+        return self.samples > 0 and done >= self.requested
 
 
 def banks_folder(base: Path, data_identifier: str, fold: str | int) -> Path:
@@ -239,7 +320,7 @@ def write_shard(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     files = {name + ending: sha256(folder / (name + ending)) for ending in SHARD_ENDINGS}
-    return Shard(name=name, numbers=tuple(numbers), next_sample=next_sample, files=files)
+    return Shard(name=name, numbers=tuple(numbers), next_sample=next_sample, shape=image.shape[1:], files=files)
 
 
 def class_locations(label: np.ndarray, preprocessed: Preprocessed) -> dict:

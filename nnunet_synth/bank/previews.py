@@ -17,7 +17,7 @@ PREVIEW_SAMPLES = {2: 48, 3: 8}  # by the number of axes
 
 def save_preview(folder: Path, record: BankRecord, plan: Plan) -> None:
     """Save a grid of the bank's first samples."""
-    save_grid(folder / PREVIEW, *first_samples(folder, record, PREVIEW_SAMPLES[len(record.patch_size)]), plan)
+    save_grid(folder / PREVIEW, *first_samples(folder, record, PREVIEW_SAMPLES[len(record.origin.patch_size)]), plan)
 
 
 def first_samples(folder: Path, record: BankRecord, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +25,7 @@ def first_samples(folder: Path, record: BankRecord, count: int) -> tuple[np.ndar
     bank, images, labels = BankDataset(str(folder)), [], []
     for shard in record.shards:
         image, label, _, _ = bank.load_case(shard.name)
-        two_dimensional = len(record.patch_size) == 2
+        two_dimensional = len(record.origin.patch_size) == 2
         images += list(image[:].swapaxes(0, 1)) if two_dimensional else [image[:]]
         labels += list(label[0]) if two_dimensional else [label[0]]
         if len(images) >= count:

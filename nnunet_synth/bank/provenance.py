@@ -6,7 +6,15 @@ from pathlib import Path
 
 from nnunetv2 import paths as nnunet_paths
 
-from nnunet_synth.bank.format import RECORD_FILE, BankDescription, BankRecord, SnapshotReference
+from nnunet_synth.bank.format import (
+    RECORD_FILE,
+    BankDescription,
+    BankRecord,
+    Generators,
+    PseudoLabels,
+    SnapshotReference,
+    Teacher,
+)
 from stylegan2_cond.snapshot import sha256
 
 
@@ -15,7 +23,7 @@ class BankProvenance(BankDescription):
 
     Attributes:
         record_sha256: checksum of `bank.json`, which has the checksums of all shards.
-        snapshots, mask_snapshot: with paths relative to `$nnUNet_results`; elsewhere only the folder's name.
+        origin: with paths of snapshots and teachers relative to `$nnUNet_results`; elsewhere only the folder's name.
         samples, generated: number of samples in the bank, and of all that were generated for it.
     """
 
@@ -33,13 +41,19 @@ def provenance(folder: Path) -> BankProvenance:
     record = BankRecord.load(folder / RECORD_FILE)
     found = {key: getattr(record, key) for key in (*BankDescription.model_fields, "samples", "generated")} | {
         "record_sha256": sha256(folder / RECORD_FILE),
-        "snapshots": tuple(_portable(snapshot) for snapshot in record.snapshots),
-        "mask_snapshot": record.mask_snapshot and _portable(record.mask_snapshot),
+        "origin": _portable_origin(record.origin),
     }
     return BankProvenance(**found)
 
 
-def _portable(snapshot: SnapshotReference) -> SnapshotReference:
-    path, results = Path(snapshot.path), nnunet_paths.nnUNet_results.get()
+def _portable_origin(origin: Generators | PseudoLabels) -> Generators | PseudoLabels:
+    if isinstance(origin, PseudoLabels):
+        return origin.model_copy(update={"teachers": tuple(_portable(teacher) for teacher in origin.teachers)})
+    masks = origin.mask_snapshot and _portable(origin.mask_snapshot)
+    return origin.model_copy(update={"snapshots": tuple(map(_portable, origin.snapshots)), "mask_snapshot": masks})
+
+
+def _portable(made_by: SnapshotReference | Teacher) -> SnapshotReference | Teacher:
+    path, results = Path(made_by.path), nnunet_paths.nnUNet_results.get()
     below = results and path.is_relative_to(Path(results).resolve())
-    return snapshot.model_copy(update={"path": str(path.relative_to(Path(results).resolve())) if below else path.name})
+    return made_by.model_copy(update={"path": str(path.relative_to(Path(results).resolve())) if below else path.name})

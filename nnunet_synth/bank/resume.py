@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_synth.bank.filters import NOT_WANTED, Filters
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, Generators
 from stylegan2_cond.errors import UserError
 
 
@@ -25,6 +25,8 @@ def resume_bank(folder: Path, requested: BankRecord, without: set[str]) -> BankR
             raise UserError(f"{folder} exists and is not a bank. Choose another name with --name.")
         return None
     record = BankRecord.load(folder / RECORD_FILE)
+    if not isinstance(record.origin, Generators):
+        raise UserError(f"Bank {folder} exists and holds pseudo-labelled scans. Choose another name with --name.")
     if not record.shards:  # no sample has entered, so there is nothing to keep
         for refused in folder.glob("refused_*.png"):
             refused.unlink()
@@ -34,28 +36,31 @@ def resume_bank(folder: Path, requested: BankRecord, without: set[str]) -> BankR
     for scratch in folder.glob(".filling_*"):
         shutil.rmtree(scratch)
     samples = max(requested.requested, record.samples)
-    if samples > record.samples and record.backends[-1:] != requested.backends:
+    before, now = record.origin.backends, requested.origin.backends
+    if samples > record.samples and before[-1:] != now:
         tqdm.write(
-            f"Bank {folder} was filled with the ops backend '{record.backends[-1]}' and continues with "
-            f"'{requested.backends[0]}', so further samples differ in their last digits from those of a single run. "
+            f"Bank {folder} was filled with the ops backend '{before[-1]}' and continues with "
+            f"'{now[0]}', so further samples differ in their last digits from those of a single run. "
             f"stylegan2-cond doctor shows the available backends.",
             file=sys.stderr,
         )
-        record = record.model_copy(update={"backends": (*record.backends, *requested.backends)})
+        origin = record.origin.model_copy(update={"backends": (*before, *now)})
+        record = record.model_copy(update={"origin": origin})
     return record.model_copy(update={"requested": samples})
 
 
 def _difference(record: BankRecord, requested: BankRecord, without: set[str]) -> str | None:
     """What differs between a bank and a request, in words; None if the bank can be continued."""
 
-    def snapshots_of(one: BankRecord) -> list:
+    def snapshots_of(one: Generators) -> list:
         masks = one.mask_snapshot and one.mask_snapshot.weights_sha256
         return [masks, *((snapshot.weights_sha256, snapshot.weight) for snapshot in one.snapshots)]
 
-    if snapshots_of(record) != snapshots_of(requested):
+    then_made, now_made = record.origin, requested.origin
+    if snapshots_of(then_made) != snapshots_of(now_made):
         return "other snapshots"
     for key in ("seed", "masks", "balanced", "margin"):
-        if (then := getattr(record, key)) != getattr(requested, key):
+        if (then := getattr(then_made, key)) != getattr(now_made, key):
             return f"{key} {then}"
     if {name for name, filter_ in record.filters.items() if filter_.off == NOT_WANTED} != without:
         return "other filters"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
-from nnunet_synth.bank.format import RECORD_FILE, SHARD_ENDINGS, BankRecord, Shard
+from nnunet_synth.bank.format import RECORD_FILE, SHARD_ENDINGS, BankRecord, Generators, PseudoLabels, Shard
 from nnunet_synth.bank.untrusted_files import (
     check_array,
     check_finite,
@@ -42,13 +42,13 @@ def verify_bank(folder: Path, preprocessed: Preprocessed | None = None) -> BankR
     record = BankRecord.load(folder / RECORD_FILE)
     if not record.complete:
         raise UserError(
-            f"Bank {folder} has {record.samples} of {record.requested} samples. Run the nnunet-synth bank command that "
-            f"started it again; it continues."
+            f"Bank {folder} has {record.samples} of {record.requested} samples. Run the command that started it again; "
+            f"it continues."
         )
-    if preprocessed is not None and len(record.patch_size) != (axes := len(preprocessed.patch_size)):
-        raise DamagedBank(
-            f"Bank {folder} holds samples of {len(record.patch_size)} axes, not {axes}. {BankRecord.remedy}"
-        )
+    if preprocessed is not None and isinstance(record.origin, Generators):
+        axes, expected = len(record.origin.patch_size), len(preprocessed.patch_size)
+        if axes != expected:
+            raise DamagedBank(f"Bank {folder} holds samples of {axes} axes, not {expected}. {BankRecord.remedy}")
     verify_files(folder, record, preprocessed)
     return record
 
@@ -89,10 +89,12 @@ def _check_shard(folder: Path, record: BankRecord, shard: Shard, preprocessed: P
         channels = determine_num_input_channels(
             preprocessed.plans_manager, preprocessed.configuration, preprocessed.dataset_json
         )
-        labels = {OUTSIDE, *preprocessed.label_manager.all_labels}
-    spatial = (shard.samples, *record.patch_size) if len(record.patch_size) == 2 else record.patch_size
-    check_array(image, image_file, np.float32, (channels, *spatial))
-    check_array(label, label_file, np.int16, (1, *spatial))
+        manager = preprocessed.label_manager
+        labels = {OUTSIDE, *manager.all_labels}
+        if isinstance(record.origin, PseudoLabels) and manager.has_ignore_label:
+            labels.add(manager.ignore_label)
+    check_array(image, image_file, np.float32, (channels, *shard.shape))
+    check_array(label, label_file, np.int16, (1, *shard.shape))
     finite = record.filters.get("finite")
     check_finite(image, image_file, may_be_nan=bool(finite and finite.off))
     check_labels(label, label_file, labels)

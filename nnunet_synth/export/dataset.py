@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord
+from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, PseudoLabels
 from nnunet_synth.bank.provenance import BankProvenance, provenance
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.export.atomic_folder import case_folder, only_writer
@@ -131,6 +131,8 @@ def _open(bank: Path) -> Inputs:
     here = Source.of(preprocessed, fold)
     refuse_leaks(bank, record, here, case_hashes(preprocessed, fold.validation))
     record = verify_bank(bank, preprocessed)
+    if isinstance(record.origin, PseudoLabels):
+        raise UserError(f"{bank} holds real scans with pseudo-labels. export-dataset writes banks of generated pairs.")
     raw = find_raw_dataset(preprocessed, sorted({*fold.training, *fold.validation}))
     reader = preprocessed.plans_manager.image_reader_writer_class()
     style = read_format(reader, raw.ending, raw.cases[fold.training[0]])
@@ -138,7 +140,7 @@ def _open(bank: Path) -> Inputs:
 
 
 def _samples_per_case(inputs: Inputs, stack: int | None) -> int:
-    volumes = len(inputs.record.patch_size) == 3
+    volumes = len(inputs.record.origin.patch_size) == 3
     if not (volumes or inputs.style.is_2d):
         return stack or int(inputs.preprocessed.plans_manager.original_median_shape_after_transp[0])
     if stack not in (None, 1):
@@ -183,7 +185,7 @@ def _cases(inputs: Inputs, per_case: int) -> Iterator[tuple[np.ndarray, np.ndarr
     names = [shard.name for shard in inputs.record.shards]
     dataset = BankDataset(str(inputs.bank), names)
     shards = ((image[:], label[0]) for image, label, *_ in map(dataset.load_case, names))
-    if len(inputs.record.patch_size) == 3:
+    if len(inputs.record.origin.patch_size) == 3:
         yield from shards
         return
     slices = (pair for image, label in shards for pair in zip(image.swapaxes(0, 1), label, strict=True))

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from nnunet_synth.bank.format import PseudoLabels
 from nnunet_synth.training.usage_record import SYNTHETIC_DATA_FILE, TrainingRecord, Use
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
@@ -38,7 +39,7 @@ class ModelCard(Document):
     """
 
     remedy: ClassVar[str] = "Export the model again: nnunet-synth export-model …"
-    format_version: int = 3
+    format_version: int = 4
     dataset_name: str
     plans_name: str
     configuration: str
@@ -66,9 +67,17 @@ def _summary(use: Use) -> str:
     since = f"From epoch {use.first_epoch} on: " if use.first_epoch else ""
     if use.bank is None:
         return f"{since}No synthetic data (ratio 0)."
-    bank, weights = use.bank, " and ".join(snapshot.weights_sha256[:12] for snapshot in use.bank.snapshots)
+    bank, origin = use.bank, use.bank.origin
+    if isinstance(origin, PseudoLabels):
+        weights = " and ".join(teacher.sha256[:12] for teacher in origin.teachers)
+        held = len(origin.evaluation_scans)
+        transductive = f" ({held} of them validation or test cases)" if held else ""
+        made = f"{bank.samples} unlabelled scans{transductive}, labelled by nnU-Nets (weights {weights})"
+    else:
+        weights = " and ".join(snapshot.weights_sha256[:12] for snapshot in origin.snapshots)
+        made = f"{bank.samples} samples, seed {origin.seed}, from generators (weights {weights})"
     return (
         f"{since}A fraction of {use.settings.ratio:g} of the training draws ({use.settings.schedule}) came from bank "
-        f"'{bank.name}': {bank.samples} samples, seed {bank.seed}, from generators (weights {weights}) trained on "
-        f"{len(bank.source.training_cases)} cases of {bank.source.dataset_name}, fold {bank.source.fold}."
+        f"'{bank.name}': {made} trained on {len(bank.source.training_cases)} cases of {bank.source.dataset_name}, fold "
+        f"{bank.source.fold}."
     )

@@ -1,4 +1,4 @@
-"""Refuses banks whose generator saw a validation case.
+"""Refuses banks whose generator or teacher saw a validation case, or that hold one.
 
 Cases are compared by name and by the voxels of their images. This prevents accidents; it does not protect against
 deliberate edits of the records.
@@ -6,10 +6,10 @@ deliberate edits of the records.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunet_synth.bank.format import BankRecord
+from nnunet_synth.bank.format import BankDescription, BankRecord, PseudoLabels
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
@@ -20,7 +20,7 @@ class LeakError(UserError):
 
 
 def refuse_leaks(folder: Path, record: BankRecord, here: Source, validation: Mapping[str, str]) -> None:
-    """Accept a bank that was made from this data by a generator that saw no validation case.
+    """Accept a bank that was made from this data, and that holds nothing of a validation case.
 
     Args:
         folder: of the bank, for messages.
@@ -31,9 +31,12 @@ def refuse_leaks(folder: Path, record: BankRecord, here: Source, validation: Map
     Raises:
         LeakError: the bank does not fit; with the commands that make one that does.
     """
-    remedy = (
-        f"Make one for this fold: stylegan2-cond train {here.dataset_name} {here.configuration} {here.fold}, then "
-        f"nnunet-synth bank {here.dataset_name} {here.configuration} {here.fold} -n {record.requested}"
+    place = f"{here.dataset_name} {here.configuration} {here.fold}"
+    pseudo = isinstance(record.origin, PseudoLabels)
+    remedy = "Make one for this fold: " + (
+        f"nnunet-synth pseudo-label {place} -i FOLDER"
+        if pseudo
+        else f"stylegan2-cond train {place}, then nnunet-synth bank {place} -n {record.requested}"
     )
     made = record.source
     if made.dataset_name != here.dataset_name:
@@ -45,24 +48,45 @@ def refuse_leaks(folder: Path, record: BankRecord, here: Source, validation: Map
         )
     if here.fold == FOLD_ALL:
         return
-    if seen := _seen(made, validation):
+    if seen := seen_in_bank(record, validation):
+        maker = "holds, or has a teacher that saw," if pseudo else "comes from a generator that saw"
         raise LeakError(
-            f"Bank {folder} (fold {made.fold}) comes from a generator that saw {len(seen)} of the {len(validation)} "
-            f"validation cases of fold {here.fold}, {seen[0]} among them, so validation scores would be meaningless. "
-            f"{remedy}"
+            f"Bank {folder} (fold {made.fold}) {maker} {len(seen)} of the {len(validation)} validation cases of fold "
+            f"{here.fold}, {seen[0]} among them, so validation scores would be meaningless. {remedy}"
         )
-    if seen := _seen(here, validation):
+    if seen := _seen(_training_cases(here), validation):
         raise LeakError(
             f"{len(seen)} of the {len(validation)} validation cases of fold {here.fold} are also training cases, "
             f"{seen[0]} among them, so validation scores would be meaningless. Correct splits_final.json."
         )
 
 
-def _seen(source: Source, validation: Mapping[str, str]) -> list[str]:
-    """Describe the validation cases that are also training cases of `source`, by name or by image."""
-    by_image = dict(zip(source.training_sha256, source.training_cases, strict=True))
+def seen_in_bank(bank: BankDescription, validation: Mapping[str, str]) -> list[str]:
+    """The validation cases that a bank's generators or teachers saw, or that are among its scans.
+
+    Args:
+        bank: the bank, or its provenance.
+        validation: SHA-256 of the image of each validation case, by the case's name.
+
+    Returns:
+        Names, with the names of cases of the same image. Scans that the bank declares as evaluation cases are left out.
+    """
+    cases = _training_cases(bank.source)
+    if isinstance(bank.origin, PseudoLabels):
+        declared = bank.origin.evaluation_scans
+        cases += [(scan.name, scan.image_sha256) for scan in bank.origin.scans if scan.name not in declared]
+    return _seen(cases, validation)
+
+
+def _training_cases(source: Source) -> list[tuple[str, str]]:
+    return list(zip(source.training_cases, source.training_sha256, strict=True))
+
+
+def _seen(cases: Sequence[tuple[str, str]], validation: Mapping[str, str]) -> list[str]:
+    """Describe the validation cases that are among `cases`, names and SHA-256, by name or by image."""
+    names, images = {name for name, _ in cases}, {image: name for name, image in cases}
     return [
-        name if name in source.training_cases else f"{name} (which has the same image as {by_image[image]})"
+        name if name in names else f"{name} (which has the same image as {images[image]})"
         for name, image in sorted(validation.items())
-        if name in source.training_cases or image in by_image
+        if name in names or image in images
     ]

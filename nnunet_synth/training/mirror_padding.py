@@ -45,6 +45,9 @@ class Margins:
         return {key: np.asarray(voxels) + by if len(voxels) else voxels for key, voxels in class_locations.items()}
 
 
+NO_MARGINS = Margins((0, 0, 0), (0, 0, 0))
+
+
 class MirrorPaddedArray:
     """An array `[C, z, y, x]` with mirrored margins, padded only where it is read: shape, type and slices."""
 

@@ -22,10 +22,10 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
     nnUNetTrainer_250epochs,
 )
 
-from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, banks_folder, find_banks
+from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, PseudoLabels, banks_folder, find_banks
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.training.leak_guard import refuse_leaks
-from nnunet_synth.training.mirror_padding import Margins
+from nnunet_synth.training.mirror_padding import NO_MARGINS, Margins
 from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl
 from nnunet_synth.training.schedule import ratio_at
 from nnunet_synth.training.settings import SynthSettings, read_settings
@@ -93,11 +93,15 @@ class SyntheticDataMixin:
                 f"bank's generator saw {len(record.source.training_cases)} of the {len(fold.training)} cases."
             )
         bank = BankDataset(str(folder), [shard.name for shard in record.shards])
-        configuration = self.configuration_manager
-        usual = configuration.configuration.get("median_image_size_in_voxels", record.patch_size)
-        box = configuration.patch_size if self._box is None else self._box
-        margins = Margins.to_size(record.patch_size, box, usual)
-        return MixedDataset(training, bank, record, self._control, margins), validation
+        return MixedDataset(training, bank, record, self._control, self._margins(record)), validation
+
+    def _margins(self, record: BankRecord) -> Margins:
+        """Those of a bank's samples: generated patches are padded to the size of real cases."""
+        if isinstance(record.origin, PseudoLabels):
+            return NO_MARGINS
+        configuration, patch_size = self.configuration_manager, record.origin.patch_size
+        usual = configuration.configuration.get("median_image_size_in_voxels", patch_size)
+        return Margins.to_size(patch_size, configuration.patch_size if self._box is None else self._box, usual)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:
         """As nnU-Net's; remembers the size of the loader's box."""

@@ -34,7 +34,7 @@ class TrainingRecord(Document):
     """All synthetic data in the training of one fold; a training continued with other settings has several uses."""
 
     remedy: ClassVar[str] = "It records the synthetic data that the fold's model saw. Train the fold again."
-    format_version: int = 3
+    format_version: int = 4
     trainer: str
     uses: tuple[Use, ...] = Field(min_length=1)
     release: str

@@ -43,7 +43,7 @@ def case_hashes(preprocessed: Preprocessed, names: Sequence[str]) -> dict[str, s
     missing = [name for name in names if name not in known]
     for name in ProgressBar(missing, desc="Hashing the cases", unit="case", leave=False, delay=3):
         if states[name] not in _computed:
-            _computed[states[name]] = _hash(preprocessed.load(name).image)
+            _computed[states[name]] = hash_image(preprocessed.load(name).image)
         known[name] = _computed[states[name]]
     if missing:
         new = {name: (*states[name][1:], known[name]) for name in names}
@@ -60,8 +60,8 @@ def _state(preprocessed: Preprocessed, name: str) -> _FileState:
     raise UserError(f"Case {name} is not in {preprocessed.folder}. Preprocess it: {preprocessed.preprocess_command}")
 
 
-def _hash(image: np.ndarray) -> str:
-    """image: `[C, z, y, x]`."""
+def hash_image(image: np.ndarray) -> str:
+    """SHA-256 of the voxels of an image `[C, z, y, x]`, with its shape and type."""
     digest = hashlib.sha256(f"{image.shape} {image.dtype}".encode())
     step = max(1, _CHUNK // int(np.prod(image.shape[2:])))
     for channel in range(image.shape[0]):

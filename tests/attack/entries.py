@@ -271,7 +271,7 @@ def use_bank(victims: Victims) -> str:
     control = MixingControl()
     control.ratio = 1.0
     real = preprocessed.dataset_class(str(preprocessed.folder), list(fold.training))
-    margins = Margins.to_size(record.patch_size, (20, 18), (24, 20))
+    margins = Margins.to_size(record.origin.patch_size, (20, 18), (24, 20))
     mixed = MixedDataset(real, bank, record, control, margins)
     for name in ("case_0", "case_1"):
         image, label, _, properties = mixed.load_case(name)

@@ -23,12 +23,12 @@ LONGEST = 256  # voxels of a cut; larger ones are thinned out
 
 def gallery(found: Findings) -> list[Picture]:
     """Samples spread over the whole bank, the same ones every time."""
-    return _pictures(found, spread(len(found.bank), SHOWN[len(found.record.patch_size)])) if found.bank else []
+    return _pictures(found, spread(len(found.bank), SHOWN[len(found.record.origin.patch_size)])) if found.bank else []
 
 
 def most_alike(found: Findings) -> list[Picture]:
     """Of all samples that were inspected, those that are most like copies."""
-    count = MOST_ALIKE[len(found.record.patch_size)]
+    count = MOST_ALIKE[len(found.record.origin.patch_size)]
     return _pictures(found, found.neighbours.most_alike(count)) if found.neighbours else []
 
 

@@ -100,10 +100,10 @@ def build_page(found: Findings) -> Page:
 
 def _summary(found: Findings) -> str:
     record, source = found.record, found.record.source
-    masks = f" for {MASKS.get(record.masks, record.masks)}" if record.masks else ""
+    masks = f" for {MASKS.get(record.origin.masks, record.origin.masks)}" if record.origin.masks else ""
     return (
-        f"{count(record.samples, 'synthetic pair')} of {' × '.join(map(str, record.patch_size))} voxels, sampled"
-        f"{masks} from {count(len(record.snapshots), 'generator')} trained on "
+        f"{count(record.samples, 'synthetic pair')} of {' × '.join(map(str, record.origin.patch_size))} voxels, sampled"
+        f"{masks} from {count(len(record.origin.snapshots), 'generator')} trained on "
         f"{count(len(source.training_cases), 'training case')} of {source.dataset_name}, configuration "
         f"{source.configuration}, fold {source.fold}."
     )
@@ -171,7 +171,7 @@ def _gallery(found: Findings) -> Iterator[Section]:
         text += "plain grey is outside of the training image. "
         if (thinned := found.reference.cover.thinned) > 1:
             text += f"Neighbours were searched in one of {thinned} patches of the training cases. "
-    if len(found.record.patch_size) == 3:
+    if len(found.record.origin.patch_size) == 3:
         text += "Of each volume, the middle cuts across its three axes. "
     if len(found.channels) > 1:
         text += f"Channels: {', '.join(found.channels)}; the mask lies over the first one."
@@ -196,7 +196,7 @@ def _distributions(found: Findings) -> Iterator[Section]:
             (" + ".join(found.classes[label] for label in labels) or "no class", *map(percent, shares[1::-1]))
             for labels, shares in [*found.class_sets.items()][:MOST_SETS]
         ]
-        note = "The bank is balanced: each class is requested equally often. " if found.record.balanced else ""
+        note = "The bank is balanced: each class is requested equally often. " if found.record.origin.balanced else ""
         if found.reference:
             ours, real, again = zip(*found.class_sets.values(), strict=True)
             distance, noise = (abs(np.subtract(real, other)).sum() / 2 for other in (ours, again))
@@ -231,7 +231,7 @@ def _filters(found: Findings) -> Iterator[Section]:
     pictures = [Picture("", path.read_bytes(), alt, alt, 1) for alt, path in paths.items() if path.is_file()]
     text = f"{record.generated:,} samples were generated, {record.samples:,} entered. A sample counts for the first "
     text += "filter that refuses it. Limits are learnt from the training cases"
-    text += f", widened by {percent(record.margin)} of their range." if record.margin else "."
+    text += f", widened by {percent(record.origin.margin)} of their range." if record.origin.margin else "."
     head = ("filter", "refuses", "refused", "share")
     yield Section("Filters", text, pictures=pictures, tables=[Table(head, rows, words=2)])
     yield Section("Limits of the filters", tables=[Table(("filter", "limit", "value"), limits, 2)], folded=True)
@@ -249,15 +249,16 @@ def _provenance(found: Findings) -> Iterator[Section]:
     record, source = found.record, found.record.source
     started = f"started {record.created[:16].replace('T', ' ')} UTC with nnunet-synth {record.release}"
     terms = [
-        ("Filled", f"{started}, seed {record.seed}"),
+        ("Filled", f"{started}, seed {record.origin.seed}"),
         ("Dataset", f"{source.dataset_name}, {source.configuration}, {source.plans_name}, fold {source.fold}"),
         ("Preprocessing", source.preprocessing),
-        *([("Masks", MASKS.get(record.masks, record.masks))] if record.masks else ()),
-        ("Classes", "each requested equally often" if record.balanced else "as in the training patches"),
+        *([("Masks", MASKS.get(record.origin.masks, record.origin.masks))] if record.origin.masks else ()),
+        ("Classes", "each requested equally often" if record.origin.balanced else "as in the training patches"),
     ]
-    total = sum(one.weight for one in record.snapshots)
-    generators = [(f"Generator of {percent(one.weight / total)} of the samples", one) for one in record.snapshots]
-    for title, one in (*generators, *([("Generator of masks", record.mask_snapshot)] if record.mask_snapshot else ())):
+    snapshots, mask_snapshot = record.origin.snapshots, record.origin.mask_snapshot
+    total = sum(one.weight for one in snapshots)
+    generators = [(f"Generator of {percent(one.weight / total)} of the samples", one) for one in snapshots]
+    for title, one in (*generators, *([("Generator of masks", mask_snapshot)] if mask_snapshot else ())):
         seen = f"variant {one.variant}, {one.images_seen:,} images seen"
         terms.append((title, f"{seen}; {one.path}, weights {one.weights_sha256}"))
     yield Section("Provenance", terms=terms)
@@ -273,13 +274,13 @@ def command(record: BankRecord) -> str:
     source = record.source
     words = ["nnunet-synth", "bank", source.dataset_name, source.configuration, source.fold]
     words += ["-n", str(record.requested)]
-    for one in record.snapshots:
-        words += ["--snapshot", one.path + (f"={one.weight:g}" if len(record.snapshots) > 1 else "")]
-    if record.masks:
-        words += ["--masks", record.mask_snapshot.path if record.mask_snapshot else record.masks]
-    words += ["--balanced"] * record.balanced
+    for one in record.origin.snapshots:
+        words += ["--snapshot", one.path + (f"={one.weight:g}" if len(record.origin.snapshots) > 1 else "")]
+    if record.origin.masks:
+        words += ["--masks", record.origin.mask_snapshot.path if record.origin.mask_snapshot else record.origin.masks]
+    words += ["--balanced"] * record.origin.balanced
     for name, filter_ in record.filters.items():
         words += ["--without", name] if filter_.off == NOT_WANTED else []
-    words += ["--margin", f"{record.margin:g}", "--name", record.name, "--seed", str(record.seed)]
+    words += ["--margin", f"{record.origin.margin:g}", "--name", record.name, "--seed", str(record.origin.seed)]
     words += ["-p", source.plans_name] if source.plans_name != "nnUNetPlans" else []
     return shlex.join(words)

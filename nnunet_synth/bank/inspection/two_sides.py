@@ -95,12 +95,12 @@ def read_samples(folder: Path, record: BankRecord) -> BankSamples | None:
     """
     if not record.samples:
         return None
-    flat = len(record.patch_size) == 2
+    flat = len(record.origin.patch_size) == 2
     bank = BankDataset(str(folder), [shard.name for shard in record.shards])
     starts = accumulate((shard.samples for shard in record.shards), initial=0)
     channels = bank.load_case(record.shards[0].name)[0].shape[0]
-    most = MOST_BYTES // (4 * channels * math.prod(record.patch_size))
-    chosen = spread(record.samples, min(MOST_SAMPLES[len(record.patch_size)], max(1, most)))
+    most = MOST_BYTES // (4 * channels * math.prod(record.origin.patch_size))
+    chosen = spread(record.samples, min(MOST_SAMPLES[len(record.origin.patch_size)], max(1, most)))
     images, labels, numbers, shards, slices = [], [], [], [], []
     bar = ProgressBar(record.shards, desc="Reading the samples", unit="shard", leave=False, delay=1)
     for shard, start in zip(bar, starts, strict=False):
@@ -127,7 +127,7 @@ def open_reference(record: BankRecord) -> ReferenceSet:
     Raises:
         UserError: the cases or the snapshot are gone, or have changed.
     """
-    snapshot = record.snapshots[0]
+    snapshot = record.origin.snapshots[0]
     card = Card.load(Path(snapshot.path) / CARD_FILE)
     if card.weights_sha256 != snapshot.weights_sha256:
         raise UserError(f"The snapshot in {snapshot.path} changed since the bank was filled.")
