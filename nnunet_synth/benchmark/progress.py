@@ -20,6 +20,7 @@ from rich.text import Text
 
 from nnunet_synth.benchmark.task_runner import TaskRecord
 from nnunet_synth.benchmark.tasks import Task
+from nnunet_synth.pages.formatting import duration
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 
 KINDS = ("generator", "bank", "run")
@@ -48,9 +49,9 @@ class Estimate:
         counts = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in self.tasks.items() if count)
         if not counts:
             return "Nothing is left to do."
-        hours = f"about {_duration(self.seconds / self.jobs)} with {self.jobs} job{'s' * (self.jobs != 1)} in parallel"
+        hours = f"about {duration(self.seconds / self.jobs)} with {self.jobs} job{'s' * (self.jobs != 1)} in parallel"
         more = f", and more for the {' and '.join(f'{kind}s' for kind in self.unmeasured)}" if self.unmeasured else ""
-        return f"{counts} left: {hours} ({_duration(self.seconds)} of jobs){more}."
+        return f"{counts} left: {hours} ({duration(self.seconds)} of jobs){more}."
 
 
 def estimate(left: Sequence[Task], measured: Mapping[Task, float], jobs: int) -> Estimate:
@@ -127,12 +128,6 @@ def seconds_of_step(network: torch.nn.Module, patches: torch.Tensor) -> float:
     sum(output.float().square().mean() for output in outputs).backward()
     float(next(network.parameters()).grad.sum())  # waits for a GPU
     return time.perf_counter() - began
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class ProgressTable:

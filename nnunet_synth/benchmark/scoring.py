@@ -35,12 +35,15 @@ def score_predictions(preprocessed: Preprocessed, predictions: Path, cases: Sequ
     found = _dice_by_case(preprocessed, predictions / "summary.json")
     if set(found) != set(cases):
         raise UserError(f"{predictions} has predictions of {len(found)} cases, not of the {len(cases)} test cases.")
-    rows = []
+    rows, reader = [], preprocessed.plans_manager.image_reader_writer_class()
+    ending, ignore = preprocessed.dataset_json["file_ending"], preprocessed.label_manager.ignore_label
     for case in ProgressBar(cases, desc="Measuring distances", unit="case", leave=False):
-        truth, prediction, ignored, spacing = _read(preprocessed, predictions, case)
+        (truth,), properties = reader.read_seg(str(preprocessed.base / "gt_segmentations" / f"{case}{ending}"))
+        (prediction,), _ = reader.read_seg(str(predictions / f"{case}{ending}"))  # [z, y, x]
+        known = np.ones(truth.shape, bool) if ignore is None else truth != ignore
         for label, dice in found[case].items():
-            masks = (region_or_label_to_mask(part, label) & ~ignored for part in (truth, prediction))
-            scores = {"dice": dice, "hd95": hausdorff_95(*masks, spacing)}
+            masks = (region_or_label_to_mask(part, label) & known for part in (truth, prediction))
+            scores = {"dice": dice, "hd95": hausdorff_95(*masks, properties["spacing"])}
             texts = {metric: "" if math.isnan(value) else f"{value:.6g}" for metric, value in scores.items()}
             rows.append({"case": case, "label": label_key(label)} | texts)
     return rows
@@ -118,14 +121,3 @@ def _directed(of: np.ndarray, to: np.ndarray, spacing: Sequence[float]) -> float
     By scipy, since SimpleITK's `SignedMaurerDistanceMap` (2.5.7) occasionally gave 1,703 mm for 7.7 mm.
     """
     return float(np.percentile(ndimage.distance_transform_edt(~to, sampling=spacing)[of], PERCENTILE))
-
-
-def _read(preprocessed: Preprocessed, predictions: Path, case: str) -> tuple[np.ndarray, ...]:
-    """Truth, prediction and ignored voxels, `[z, y, x]`, and the spacing, as nnU-Net's reader returns them."""
-    reader = preprocessed.plans_manager.image_reader_writer_class()
-    ending = preprocessed.dataset_json["file_ending"]
-    truth, properties = reader.read_seg(str(preprocessed.base / "gt_segmentations" / f"{case}{ending}"))
-    prediction, _ = reader.read_seg(str(predictions / f"{case}{ending}"))
-    ignore = preprocessed.label_manager.ignore_label
-    ignored = truth[0] == ignore if ignore is not None else np.zeros(truth[0].shape, dtype=bool)
-    return truth[0], prediction[0], ignored, properties["spacing"]

@@ -74,7 +74,14 @@ def prepare_workspace(folder: Path, design: Design, preprocessed: Preprocessed) 
         with explained_write(path):
             path.mkdir(parents=True, exist_ok=True)
     for name in ("gt_segmentations", preprocessed.configuration.data_identifier):
-        _link(preprocessed.base / name, base / name, preprocessed)
+        real, link = preprocessed.base / name, base / name
+        if not real.is_dir():
+            raise UserError(f"{real} does not exist. Preprocess the dataset: {preprocessed.preprocess_command}")
+        if not (link.is_symlink() and link.resolve() == real.resolve()):
+            with explained_write(link):
+                if link.is_symlink():  # the dataset was moved
+                    link.unlink()
+                link.symlink_to(real.resolve(), target_is_directory=True)
     for name in _COPIED:
         if not (preprocessed.base / name).is_file():
             raise UserError(f"{preprocessed.base / name} does not exist. Type: {preprocessed.preprocess_command}")
@@ -97,17 +104,6 @@ def plans_of(design: Design, arm: Arm, plans: dict) -> dict:
         settings = make_settings(bank=arm.bank, ratio=arm.ratio, schedule=arm.schedule)
         configuration[BLOCK] = settings.model_dump(exclude_none=True)
     return changed
-
-
-def _link(real: Path, link: Path, preprocessed: Preprocessed) -> None:
-    if not real.is_dir():
-        raise UserError(f"{real} does not exist. Preprocess the dataset: {preprocessed.preprocess_command}")
-    if link.is_symlink() and link.resolve() == real.resolve():
-        return
-    with explained_write(link):
-        if link.is_symlink():  # the dataset was moved
-            link.unlink()
-        link.symlink_to(real.resolve(), target_is_directory=True)
 
 
 def _write_json(path: Path, content: object) -> None:

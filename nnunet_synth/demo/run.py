@@ -107,7 +107,12 @@ def run_demo(folder: Path, device: str) -> None:
     steps = Steps(folder, nnunet_folders(folder) | few | {VARIABLE: ext_trainer_path(os.environ.get(VARIABLE))})
     print(f"Everything is written to {folder}. It takes about 10 minutes on two cores. Press Ctrl-C to stop; the same")
     print("command continues.")
-    _make_cohort(steps)
+    if not steps.is_done("cohort"):
+        print("\n▶ 24 virtual subjects are warped from the MNI152 template: 16 to train on, 8 held out as a test set")
+        raw = folder / "nnUNet_raw" / DATASET
+        shutil.rmtree(raw, ignore_errors=True)  # what a stopped run left
+        write_cohort(raw)
+        steps.mark_done("cohort")
     preprocess = ["nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "-c", "2d", "-np", "2", "-npfp", "2"]
     steps.run("preprocess", "nnU-Net plans and preprocesses", preprocess)
     _write_small_plans(folder)
@@ -122,16 +127,6 @@ def run_demo(folder: Path, device: str) -> None:
     for arm in ARMS:
         _train_and_test(steps, arm, device)
     _report(folder)
-
-
-def _make_cohort(steps: Steps) -> None:
-    if steps.is_done("cohort"):
-        return
-    print("\n▶ 24 virtual subjects are warped from the MNI152 template: 16 to train on, 8 held out as a test set")
-    raw = steps.folder / "nnUNet_raw" / DATASET
-    shutil.rmtree(raw, ignore_errors=True)  # what a stopped run left
-    write_cohort(raw)
-    steps.mark_done("cohort")
 
 
 def _write_small_plans(folder: Path) -> None:

@@ -34,8 +34,19 @@ def plot_distributions(measures: Sequence[Measure]) -> list[Picture]:
         members = [one for one in measures if one.group == group]
         chosen = sorted(members, key=lambda one: -np.nan_to_num(one.distance))[:MOST_PLOTS]
         members = [one for one in members if one in chosen]
+        columns = min(COLUMNS, len(members))
+        rows = math.ceil(len(members) / columns)
         with matplotlib.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False}):
-            png = png_of(_plot_group(members))
+            figure = Figure(figsize=(SIZE[0] * columns, SIZE[1] * rows + 0.3), layout="constrained")
+            figure.suptitle(textwrap.fill(TITLES[group], 34 * columns), x=0.01, ha="left", fontsize=10)
+            axes = figure.subplots(rows, columns, squeeze=False).flatten()
+            for axis in axes[len(members) :]:
+                axis.set_axis_off()
+            for axis, measure in zip(axes, members, strict=False):
+                _plot(axis, measure)
+                axis.set_title(measure.of, fontsize=9)
+                axis.set_yticks([])
+            png = png_of(figure)
         values = (f"{one.of}: {' against '.join(map(spread_of, one.sides))}" for one in members)
         pictures.append(Picture(group.replace(" ", "-"), png, f"{TITLES[group]}. {'; '.join(values)}"))
     return pictures
@@ -47,21 +58,6 @@ def spread_of(values: np.ndarray) -> str:
         return NOTHING
     low, middle, high = (significant(value) for value in np.quantile(values, (0.05, 0.5, 0.95)))
     return f"{middle} ({low} to {high})"
-
-
-def _plot_group(measures: Sequence[Measure]) -> Figure:
-    columns = min(COLUMNS, len(measures))
-    rows = math.ceil(len(measures) / columns)
-    figure = Figure(figsize=(SIZE[0] * columns, SIZE[1] * rows + 0.3), layout="constrained")
-    figure.suptitle(textwrap.fill(TITLES[measures[0].group], 34 * columns), x=0.01, ha="left", fontsize=10)
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axis in axes[len(measures) :]:
-        axis.set_axis_off()
-    for axis, measure in zip(axes, measures, strict=False):
-        _plot(axis, measure)
-        axis.set_title(measure.of, fontsize=9)
-        axis.set_yticks([])
-    return figure
 
 
 def _plot(axis: Axes, measure: Measure) -> None:

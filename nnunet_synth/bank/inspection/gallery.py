@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from matplotlib.image import imsave
@@ -23,13 +23,14 @@ LONGEST = 256  # voxels of a cut; larger ones are thinned out
 
 def gallery(found: Findings) -> list[Picture]:
     """Samples spread over the whole bank, the same ones every time."""
-    return _pictures(found, spread(len(found.bank), SHOWN[len(found.record.origin.patch_size)])) if found.bank else []
+    chosen = spread(len(found.bank), SHOWN[len(found.record.origin.patch_size)]) if found.bank else ()
+    return [*_pictures(found, chosen)]
 
 
 def most_alike(found: Findings) -> list[Picture]:
     """Of all samples that were inspected, those that are most like copies."""
     count = MOST_ALIKE[len(found.record.origin.patch_size)]
-    return _pictures(found, found.neighbours.most_alike(count)) if found.neighbours else []
+    return [*_pictures(found, found.neighbours.most_alike(count) if found.neighbours else ())]
 
 
 def legend(found: Findings) -> list[tuple[str, str]]:
@@ -41,31 +42,28 @@ def legend(found: Findings) -> list[tuple[str, str]]:
     return list(colours.items())
 
 
-def _pictures(found: Findings, chosen: Iterable[int]) -> list[Picture]:
-    return [_picture(found, int(index)) for index in chosen]
-
-
-def _picture(found: Findings, index: int) -> Picture:
+def _pictures(found: Findings, chosen: Iterable[int]) -> Iterator[Picture]:
     bank, near = found.bank, found.neighbours
-    image, label = bank.samples.image[index], bank.samples.label[index]
-    slice_ = f", slice {bank.slices[index] + 1}" if label.ndim == 2 else ""
-    alt = f"Sample {bank.numbers[index]}: {_areas(label, found)}"
-    caption = f"Sample {bank.numbers[index]} ({bank.shards[index]}{slice_})"
-    images, labels = [image], [label]
-    if near:
-        partner, cover = int(near.generated.index[index]), found.reference.cover.patches
-        corner = align(image, cover.image[partner])
-        there, mask = matching_part(cover.image[partner], cover.label[partner], corner, image.shape[1:])
-        images.append(there)
-        labels.append(mask)
-        alt += f"; nearest training patch: {_areas(mask, found)}"
-        caption += f"\nNearest: {near.places[partner]}, r\u00a0=\u00a0{near.generated.nearness[index]:.3f}"
-        caption = f"Copy? {caption}" if near.alarms[index] else caption
-    grid = overlay_grid(np.stack(images), np.stack(labels), **found.display, columns=1)
-    step = math.ceil(max(label.shape) / LONGEST)
-    buffer = io.BytesIO()
-    imsave(buffer, grid[::step, ::step], format="png")
-    return Picture(f"sample-{bank.numbers[index]}", buffer.getvalue(), alt, caption, zoom=1)
+    for index in map(int, chosen):
+        image, label = bank.samples.image[index], bank.samples.label[index]
+        slice_ = f", slice {bank.slices[index] + 1}" if label.ndim == 2 else ""
+        alt = f"Sample {bank.numbers[index]}: {_areas(label, found)}"
+        caption = f"Sample {bank.numbers[index]} ({bank.shards[index]}{slice_})"
+        images, labels = [image], [label]
+        if near:
+            partner, cover = int(near.generated.index[index]), found.reference.cover.patches
+            corner = align(image, cover.image[partner])
+            there, mask = matching_part(cover.image[partner], cover.label[partner], corner, image.shape[1:])
+            images.append(there)
+            labels.append(mask)
+            alt += f"; nearest training patch: {_areas(mask, found)}"
+            caption += f"\nNearest: {near.places[partner]}, r\u00a0=\u00a0{near.generated.nearness[index]:.3f}"
+            caption = f"Copy? {caption}" if near.alarms[index] else caption
+        grid = overlay_grid(np.stack(images), np.stack(labels), **found.display, columns=1)
+        step = math.ceil(max(label.shape) / LONGEST)
+        buffer = io.BytesIO()
+        imsave(buffer, grid[::step, ::step], format="png")
+        yield Picture(f"sample-{bank.numbers[index]}", buffer.getvalue(), alt, caption, zoom=1)
 
 
 def _areas(label: np.ndarray, found: Findings) -> str:

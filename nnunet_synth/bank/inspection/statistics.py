@@ -112,20 +112,17 @@ def measure(
 def _intensities(
     sides: Sides, classes: Mapping[int, str], channels: Sequence[str], rng: np.random.Generator
 ) -> list[Measure]:
-    """Of some voxels of each patch, together and by class; voxels outside of the image are left out."""
-    voxels = [_voxels(side, rng) for side in sides]
+    """Of as many voxels of each patch, together and by class; voxels outside of the image are left out."""
+    voxels = []  # intensities [V, C] and labels [V] of each side
+    for side in sides:
+        flat, mask = side.image.reshape(len(side), side.channels, -1), side.label.reshape(len(side), -1)
+        places = rng.integers(mask.shape[1], size=(len(side), VOXELS))
+        labels = np.take_along_axis(mask, places, axis=1)
+        values = np.take_along_axis(flat, places[:, None], axis=2).swapaxes(1, 2)
+        voxels.append((values[labels != OUTSIDE], labels[labels != OUTSIDE]))
     found = [Measure("intensity", name, *(image[:, n] for image, _ in voxels)) for n, name in enumerate(channels)]
     for label, class_name in classes.items():
         for channel, name in enumerate(channels):
             of = class_name if len(channels) == 1 else f"{class_name}, {name}"
             found.append(Measure("class intensity", of, *(image[mask == label, channel] for image, mask in voxels)))
     return found
-
-
-def _voxels(side: SampleSet, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Intensities `[V, C]` and labels `[V]` of voxels within the image, as many of each patch."""
-    flat, mask = side.image.reshape(len(side), side.channels, -1), side.label.reshape(len(side), -1)
-    places = rng.integers(mask.shape[1], size=(len(side), VOXELS))
-    labels = np.take_along_axis(mask, places, axis=1)
-    values = np.take_along_axis(flat, places[:, None], axis=2).swapaxes(1, 2)
-    return values[labels != OUTSIDE], labels[labels != OUTSIDE]
