@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from textwrap import shorten
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -207,7 +208,13 @@ def _grow(saved: Design, requested: Design) -> Design:
 
 def _differences(saved: Design, requested: Design) -> list[str]:
     """In words, what may not differ and does."""
-    found = list(dict.fromkeys(_different_fields(saved, requested, without=(*_MAY_GROW, *_MAY_DIFFER))))
+    before, now = ({**dict(one), **dict(one.budget), **dict(one.budget.length)} for one in (saved, requested))
+    compared = sorted(before.keys() - {*_MAY_GROW, *_MAY_DIFFER, "budget", "length"})
+    found = [
+        f"{key} is {shorten(str(before[key]), 60)} there, now {shorten(str(now[key]), 60)}"
+        for key in compared
+        if before[key] != now[key]
+    ]
     arms = {arm.name: arm for arm in saved.arms}
     found += [f"arm {arm.name} has other settings" for arm in requested.arms if arms.get(arm.name, arm) != arm]
     sets = {(one.size, one.number): one for one in saved.training_sets}
@@ -217,22 +224,6 @@ def _differences(saved: Design, requested: Design) -> list[str]:
         if sets.get((one.size, one.number), one) != one
     ]
     return found
-
-
-def _different_fields(saved: BaseModel, requested: BaseModel, without: Collection[str] = ()) -> list[str]:
-    found = []
-    for key in sorted(type(saved).model_fields.keys() - set(without)):
-        old, new = getattr(saved, key), getattr(requested, key)
-        if isinstance(old, BaseModel) and isinstance(new, BaseModel):
-            found += _different_fields(old, new)
-        elif old != new:
-            found.append(f"{key} is {_shortened(old)} there, now {_shortened(new)}")
-    return found
-
-
-def _shortened(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _labels(preprocessed: Preprocessed) -> dict[str, str]:
