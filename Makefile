@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/nnunet-synth demo
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 NUMERICAL := $(addprefix tests/test_,augment.py conditioning.py encoding.py mask_deformation.py \
 	losses_ema.py many_processes.py metric_condition_accuracy.py metric_memorization.py metric_distances.py \
@@ -33,7 +33,7 @@ test-portable: install
 	for setting in "ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE" ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=SSE41 \
 			STYLEGAN2_COND_OPS=native OMP_NUM_THREADS=2; do \
 		echo "$$setting"; \
-		env $$setting $(BIN)/python -m pytest -q -n 2 --dist loadgroup -k "not shim" $(NUMERICAL) || failed=1; \
+		env $$setting $(BIN)/python -m pytest -q -n 2 -k "not shim" $(NUMERICAL) || failed=1; \
 	done; \
 	exit $$failed
 

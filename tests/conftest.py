@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch: 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # no thread spins while another works
 
 import torch
+from filelock import FileLock
 from raw_cases import run_options
 
 from nnunet_synth.bank.fill import fill_bank
@@ -40,6 +43,14 @@ DATASET = "Dataset901_Virtual"
 TINY_PLANS = "nnUNetPlansTiny"
 STRICT = ("range", "anatomy", "fit", "copy")
 BIN = Path(sys.executable).parent
+
+# Files that one worker runs together, since they share what takes long to make: a trained nnU-Net, files to attack.
+TOGETHER = {
+    "model": ("test_evaluate", "test_export_model", "test_features_nnunet", "test_trainer"),
+    "attack": ("test_disk", "test_fuzz", "test_kills", "test_leaks", "test_two_at_once"),
+}
+# What takes longest comes first, so that no worker is left with it at the end.
+FIRST = ("model", "attack", "test_many_processes", "test_training", "test_all_of_nnunet", "test_ops_build")
 
 
 def run(*command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess:
@@ -83,12 +94,43 @@ def no_measured_step():
         yield
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
+def group_of(file: str) -> str:
+    """What one worker runs together: a file, or several of `TOGETHER`."""
+    name = Path(file).stem
+    return next((group for group, files in TOGETHER.items() if name in files), name)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay with one worker, and so do all files that need a trained nnU-Net: it is trained once."""
-    trained = {item.path for item in items if "model" in item.fixturenames}
+    """The groups of `FIRST` come first."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("model" if item.path in trained else item.path.stem))
+        assert "model" not in item.fixturenames or group_of(item.path) == "model", f"{item.path.name} uses `model`"
+    order = {group: place for place, group in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(group_of(item.path), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Hand out whole groups, in the order in which they were collected."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid.partition("::")[0])
+
+    config.option.loadscopereorder = False
+    return GroupScheduling(config, log)
+
+
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first worker that asks for it fills by `make(folder)`, and that the others wait for."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            (part := folder.with_suffix(".part")).mkdir()
+            make(part)
+            part.rename(folder)
+    return folder
 
 
 def narrow(plan: Plan, **changes: object) -> Plan:
@@ -107,19 +149,27 @@ def nnunet_folders(tmp_path_factory) -> Path:
     return base
 
 
-@pytest.fixture(scope="session")
-def preprocessed(nnunet_folders) -> Preprocessed:
-    """Ten training subjects in `.b2nd`, two test subjects in nnUNet_raw, and plans for a tiny nnU-Net."""
-    write_cohort(nnunet_folders / "nnUNet_raw" / DATASET, training=10, test=2, seed=0)
-    run("nnUNetv2_plan_and_preprocess", "-d", "901", "-c", "2d", "-np", "1", "-npfp", "1")
-    base = nnunet_folders / "nnUNet_preprocessed" / DATASET
-    plans = json.loads((base / "nnUNetPlans.json").read_text())
+def make_preprocessed(base: Path) -> None:
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        (base / variable).mkdir()
+    write_cohort(base / "nnUNet_raw" / DATASET, training=10, test=2, seed=0)
+    variables = {variable: str(base / variable) for variable in ("nnUNet_raw", "nnUNet_preprocessed")}
+    run("nnUNetv2_plan_and_preprocess", "-d", "901", "-c", "2d", "-np", "1", "-npfp", "1", **variables)
+    folder = base / "nnUNet_preprocessed" / DATASET
+    plans = json.loads((folder / "nnUNetPlans.json").read_text())
     plans["plans_name"] = TINY_PLANS
     configuration = plans["configurations"]["2d"]
     configuration["batch_size"] = 4
     network = configuration["architecture"]["arch_kwargs"]
     network["features_per_stage"] = [8] * network["n_stages"]
-    (base / f"{TINY_PLANS}.json").write_text(json.dumps(plans))
+    (folder / f"{TINY_PLANS}.json").write_text(json.dumps(plans))
+
+
+@pytest.fixture(scope="session")
+def preprocessed(nnunet_folders, tmp_path_factory) -> Preprocessed:
+    """Ten training subjects in `.b2nd`, two test subjects in nnUNet_raw, and plans for a tiny nnU-Net."""
+    made = made_once(tmp_path_factory, "preprocessed", make_preprocessed)
+    shutil.copytree(made, nnunet_folders, dirs_exist_ok=True)
     return open_preprocessed(901, "2d")
 
 
@@ -130,11 +180,18 @@ def plan(preprocessed) -> Plan:
 
 
 @pytest.fixture(scope="session")
-def generator_run(preprocessed, plan) -> Path:
+def generator_run(nnunet_folders, preprocessed, plan, tmp_path_factory) -> Path:
     """The folder of a generator that saw 480 images of fold 0."""
-    folder = run_folder(plan.source)
-    plan.save(folder / "plan.json")
-    return train(run_options(preprocessed, "0", kimg=0.48))
+
+    def make(results: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("nnUNet_results", str(results))
+            plan.save(run_folder(plan.source) / "plan.json")
+            train(run_options(preprocessed, "0", kimg=0.48))
+
+    made = made_once(tmp_path_factory, "generator_run", make)
+    shutil.copytree(made, nnunet_folders / "nnUNet_results", symlinks=True, dirs_exist_ok=True)
+    return run_folder(plan.source)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import DATASET, STRICT, TINY_PLANS, run
+from conftest import STRICT
 from raw_cases import LABELS, NARROW, cohort, own_folders, preprocess, run_options
 
 from nnunet_synth.bank.fill import fill_bank
@@ -150,17 +150,3 @@ def test_each_worker_draws_for_itself(folders, monkeypatch):
     assert real > 0
     assert synthetic > 0
     assert np.isfinite(batches).all()
-
-
-def test_validation_and_continuing_are_nnunets_own(model, nnunet_folders):
-    """`--val --npz`, and `--c` of a training that is done."""
-    arguments = ("901", "2d", "0", "-p", TINY_PLANS, "-tr", "nnUNetTrainerSynth_1epoch", "-device", "cpu")
-    folder = nnunet_folders / "nnUNet_results" / DATASET / f"nnUNetTrainerSynth_1epoch__{TINY_PLANS}__2d" / "fold_0"
-    before = torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
-    run("nnunet-synth", "train", *arguments, "--val", "--npz")
-    assert len(list((folder / "validation").glob("*.npz"))) == 2
-    for path in (folder / "validation").glob("*.npz"):
-        path.unlink()
-    run("nnunet-synth", "train", *arguments, "--c")
-    after = torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
-    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -71,6 +71,20 @@ def test_predict_and_evaluate_work_without_the_plugin(model, nnunet_folders, tmp
     assert summary["foreground_mean"]["Dice"] > 0.3
 
 
+def test_validation_and_continuing_are_nnunets_own(model, nnunet_folders):
+    """`--val --npz`, and `--c` of a training that is done."""
+    arguments = ("901", "2d", "0", "-p", TINY_PLANS, "-tr", "nnUNetTrainerSynth_1epoch", "-device", "cpu")
+    folder = nnunet_folders / "nnUNet_results" / DATASET / f"nnUNetTrainerSynth_1epoch__{TINY_PLANS}__2d" / "fold_0"
+    before = torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    run("nnunet-synth", "train", *arguments, "--val", "--npz")
+    assert len(list((folder / "validation").glob("*.npz"))) == 2
+    for path in (folder / "validation").glob("*.npz"):
+        path.unlink()
+    run("nnunet-synth", "train", *arguments, "--c")
+    after = torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_env_prints_a_line_that_nnunets_own_commands_obey(model, tmp_path):
     line = run("nnunet-synth", "env").stdout.strip()
     script = (
