@@ -132,7 +132,11 @@ def read_benchmark(folder: Path) -> Benchmark:
     runs = _read_table(folder / RUNS_FILE, RUN_COLUMNS, RUN_NUMBERS, {key: levels[key] for key in KEY})
     scores = _read_table(folder / SCORES_FILE, SCORE_COLUMNS, METRICS, levels)
     runs = _every_run(runs, scores, levels)
-    benchmark = Benchmark(folder, design, _arrays(scores, runs, levels), runs)
+    shape = tuple(map(len, levels.values()))
+    done = (runs["state"] == "done").to_numpy().reshape(*shape[: len(KEY)], 1, 1)
+    scores = scores.set_index([*levels]).reindex(pd.MultiIndex.from_product(levels.values()))
+    arrays = {metric: np.where(done, scores[metric].to_numpy().reshape(shape), np.nan) for metric in METRICS}
+    benchmark = Benchmark(folder, design, arrays, runs)
     if not benchmark.done[benchmark.baseline].any():
         raise UserError(
             f"{folder}: no run of nnU-Net alone ({design.baseline.name}) is done, so there is nothing to compare "
@@ -190,15 +194,3 @@ def _every_run(runs: pd.DataFrame, scores: pd.DataFrame, levels: Mapping[str, Se
     silent = (runs["state"] == "done") & ~index.isin(pd.MultiIndex.from_frame(scores[list(KEY)]))
     runs.loc[silent, ["state", "error"]] = ["missing", f"done, but {SCORES_FILE} has no row of it"]
     return runs.reset_index()
-
-
-def _arrays(scores: pd.DataFrame, runs: pd.DataFrame, levels: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
-    shape = tuple(map(len, levels.values()))
-    places = tuple(pd.Index(level).get_indexer(scores[column]) for column, level in levels.items())
-    done = (runs["state"] == "done").to_numpy().reshape(shape[: len(KEY)])
-    arrays = {}
-    for metric in METRICS:
-        arrays[metric] = np.full(shape, np.nan)
-        arrays[metric][places] = scores[metric]
-        arrays[metric][~done] = np.nan
-    return arrays
