@@ -20,3 +20,16 @@ class RandomStream(IntEnum):
     REAL = 101  # patches of the reference set
     REAL_AGAIN = 102
     HELD_OUT = 103
+
+
+class MetricStream(IntEnum):
+    """What the streams of a comparison decide, seeded by its seed and the stream. They do not mix with the above.
+
+    Other values would change all figures.
+    """
+
+    JACKKNIFE = 1  # which patches form a group
+    PRDC = 3  # which of many patches are compared
+    DESCRIPTORS = 4
+    DIVERSITY = 5  # which of many patches are compared
+    FIGURE = 6  # random samples in the figure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -16,21 +15,11 @@ from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics.features import FeatureExtractor, RandomPyramid
 from stylegan2_cond.metrics.features_nnunet import NnUNet
 from stylegan2_cond.metrics.jackknife import make_groups
+from stylegan2_cond.random_streams import MetricStream
 
 T = TypeVar("T")
 
 SMALLEST_SPREAD = 0.01  # of a feature, as a fraction of the typical one; below, it counts as constant
-
-
-class MetricStream(IntEnum):
-    """The random streams of a comparison, separate from `RandomStream`. Other values would change all figures."""
-
-    JACKKNIFE = 1  # which patches form a group
-    EXTRAPOLATION = 2  # subsets for the Fréchet distance
-    PRDC = 3  # which of many patches are compared
-    DESCRIPTORS = 4
-    DIVERSITY = 5  # which of many patches are compared
-    FIGURE = 6  # random samples in the figure
 
 
 class Comparison:
@@ -105,14 +94,6 @@ class Comparison:
         real, generated = extractor(self.real), extractor(self.generated)
         centre, scale = standardisation(real) if extractor.standardised else (0, 1)
         return (real - centre) / scale, (generated - centre) / scale
-
-    def scaled_features(self, samples: SampleSet) -> torch.Tensor:
-        """`[K, F]`: features of further images, scaled like `features`."""
-        vectors = self.extractor(samples)
-        if not self.extractor.standardised:
-            return vectors
-        centre, scale = standardisation(self.extractor(self.real))
-        return (vectors - centre) / scale
 
 
 def standardisation(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

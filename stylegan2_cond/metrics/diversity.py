@@ -7,46 +7,13 @@ import math
 import numpy as np
 import torch
 
-from stylegan2_cond.metrics.comparison import Comparison, MetricStream
+from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.jackknife import jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
+from stylegan2_cond.random_streams import MetricStream
 
 GROUPS = 10
 MOST = 4000  # patches of each side; the matrix of distances grows with the square
-
-
-def mean_distance(distances: torch.Tensor, pairs: torch.Tensor | None = None) -> float:
-    """Mean of the finite distances, or of those among `pairs`; NaN without any."""
-    allowed = distances.isfinite() if pairs is None else distances.isfinite() & pairs
-    return float(distances[allowed].mean())
-
-
-def mean_nearest(distances: torch.Tensor) -> float:
-    """Mean distance of each patch to its nearest neighbour."""
-    nearest = distances.min(dim=1).values
-    return float(nearest[nearest.isfinite()].mean())
-
-
-class _Diversity(Metric):
-    better = "one"
-
-    def figure(self, distances: torch.Tensor, combination: torch.Tensor | None) -> float:
-        raise NotImplementedError
-
-    def __call__(self, comparison: Comparison) -> Result:
-        sides = comparison.cached(_sides)
-
-        def ratio(*keep: np.ndarray) -> np.ndarray:
-            figures = []
-            for (chosen, distances, combination), kept in zip(sides, keep, strict=True):
-                rows = torch.from_numpy(kept[chosen])
-                figures.append(
-                    self.figure(distances[rows][:, rows], None if combination is None else combination[rows])
-                )
-            return np.array([figures[1] / figures[0] if figures[0] else math.nan, *figures])
-
-        values, errors = jackknife(ratio, *comparison.jackknife_groups(GROUPS))
-        return Result(float(values[0]), float(errors[0]), {"real": float(values[1]), "generated": float(values[2])})
 
 
 def _sides(comparison: Comparison) -> list[tuple[np.ndarray, torch.Tensor, torch.Tensor | None]]:
@@ -71,30 +38,47 @@ def _sides(comparison: Comparison) -> list[tuple[np.ndarray, torch.Tensor, torch
     return sides
 
 
-@register
-class Diversity(_Diversity):
-    """Mean distance of two generated patches, over that of two real ones of different cases; 0 is collapse."""
+class _Diversity(Metric):
+    better = "one"
 
-    name = "diversity"
-    title = "diversity"
-    default = False
+    @staticmethod
+    def mean_distance(distances: torch.Tensor, combination: torch.Tensor | None) -> float:
+        """Of a set of patches; NaN where no two can be compared.
 
-    def figure(self, distances: torch.Tensor, combination: torch.Tensor | None) -> float:
-        """Mean distance."""
-        return mean_distance(distances)
+        distances: `[n, n]`, infinite for pairs that do not count; combination: `[n]`, the classes that each shows.
+        """
+        raise NotImplementedError
+
+    def __call__(self, comparison: Comparison) -> Result:
+        sides = comparison.cached(_sides)
+
+        def ratio(*keep: np.ndarray) -> np.ndarray:
+            figures = []
+            for (chosen, distances, combination), kept in zip(sides, keep, strict=True):
+                rows = torch.from_numpy(kept[chosen])
+                classes = None if combination is None else combination[rows]
+                figures.append(self.mean_distance(distances[rows][:, rows], classes))
+            return np.array([figures[1] / figures[0] if figures[0] else math.nan, *figures])
+
+        values, errors = jackknife(ratio, *comparison.jackknife_groups(GROUPS))
+        return Result(float(values[0]), float(errors[0]), {"real": float(values[1]), "generated": float(values[2])})
 
 
 @register
 class DiversityWithin(_Diversity):
-    """The same among patches that show the same classes; below 1 where conditions determine too much."""
+    """Mean distance of two generated patches that show the same classes, over that of two real ones of different cases.
+
+    0 is collapse; below 1, conditions determine too much.
+    """
 
     name = "diversity-within"
     title = "diversity within classes"
     needs = ("label",)
 
-    def figure(self, distances: torch.Tensor, combination: torch.Tensor | None) -> float:
-        """Mean distance within combinations."""
-        return mean_distance(distances, combination.unsqueeze(0) == combination.unsqueeze(1))
+    @staticmethod
+    def mean_distance(distances: torch.Tensor, combination: torch.Tensor | None) -> float:
+        """Of two patches that show the same classes."""
+        return float(distances[distances.isfinite() & (combination.unsqueeze(0) == combination.unsqueeze(1))].mean())
 
 
 @register
@@ -104,6 +88,8 @@ class DiversityNearest(_Diversity):
     name = "diversity-nearest"
     title = "diversity, nearest"
 
-    def figure(self, distances: torch.Tensor, combination: torch.Tensor | None) -> float:
-        """Mean distance to the nearest neighbour."""
-        return mean_nearest(distances)
+    @staticmethod
+    def mean_distance(distances: torch.Tensor, combination: torch.Tensor | None) -> float:
+        """Of a patch to its nearest neighbour."""
+        nearest = distances.min(dim=1).values
+        return float(nearest[nearest.isfinite()].mean())

@@ -1,18 +1,16 @@
-"""Fréchet distance (Heusel et al. 2017), and its value extrapolated to infinitely many patches."""
+"""Fréchet distance (Heusel et al. 2017), which is FID with the features of Inception."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.stats import linregress
 
-from stylegan2_cond.metrics.comparison import Comparison, MetricStream
+from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.jackknife import jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
 
 FEW = 5000  # patches, below which the bias is considerable
 GROUPS = 10  # each costs an eigendecomposition
-EXTRAPOLATION = np.linspace(0.5, 1, 8)  # fractions of the patches at which the line is fitted
 
 
 def frechet_distance(real: torch.Tensor, generated: torch.Tensor) -> float:
@@ -30,18 +28,6 @@ def frechet_distance(real: torch.Tensor, generated: torch.Tensor) -> float:
     return float((means[0] - means[1]).square().sum() + traces - 2 * root_trace)
 
 
-def extrapolate(real: torch.Tensor, generated: torch.Tensor, rng: np.random.Generator) -> tuple[float, float]:
-    """The distance for infinitely many patches, and its standard error (Chong & Forsyth 2020, section 4).
-
-    The bias is linear in 1 / N, so a line is fitted to the distances of random subsets.
-    """
-    fewest = min(len(real), len(generated))
-    sizes = (EXTRAPOLATION * fewest).astype(int)
-    parts = [[x[rng.permutation(len(x))[:size]] for x in (real, generated)] for size in sizes]
-    line = linregress(1 / sizes, [frechet_distance(*part) for part in parts])
-    return float(line.intercept), float(line.intercept_stderr)
-
-
 @register
 class FrechetDistance(Metric):
     """Fréchet distance of the image features, assumed to be Gaussian."""
@@ -57,11 +43,5 @@ class FrechetDistance(Metric):
             lambda keep_real, keep_generated: frechet_distance(real[keep_real], generated[keep_generated]),
             *comparison.jackknife_groups(GROUPS),
         )
-        intercept, intercept_error = extrapolate(real, generated, comparison.rng(MetricStream.EXTRAPOLATION))
         fewest = min(len(real), len(generated))
-        return Result(
-            value,
-            error,
-            {"patches": fewest, "extrapolated": intercept, "extrapolated_error": intercept_error},
-            f"biased ({fewest} patches)" if fewest < FEW else None,
-        )
+        return Result(value, error, warning=f"biased ({fewest} patches)" if fewest < FEW else None)

@@ -73,22 +73,6 @@ class CopySearch:
 NearestSearch = Callable[[SampleSet, "np.ndarray | None"], Nearest]
 
 
-def search_copies(comparison: Comparison, search: NearestSearch, reference: SampleSet, name: str) -> CopySearch:
-    """Calibrate the threshold on real patches, and score the generated ones.
-
-    Args:
-        comparison: its real patches are compared with the cases that are not their own; so are generated ones that
-            come from training cases, as in a comparison of real with real.
-        search: in the reference.
-        reference: all training patches.
-        name: of the search, under which its results for real patches are cached.
-    """
-    real, generated = comparison.real, comparison.generated
-    usual = nearest_other_cases(search, real, reference, name, comparison.cache_folder)
-    threshold = float(np.quantile(usual.score, ALARMS))
-    return CopySearch(threshold, search(generated, own_cases(reference, generated)), usual)
-
-
 def nearest_other_cases(
     search: NearestSearch, real: SampleSet, reference: SampleSet, name: str, cache_folder: Path | None
 ) -> Nearest:
@@ -170,31 +154,34 @@ def _nearest(distances: torch.Tensor, nearness: torch.Tensor, index: np.ndarray)
 
 
 def copies_in_pixels(comparison: Comparison) -> CopySearch:
-    """The search by correlation, for the metric and the figure."""
-    reference = comparison.reference
-    return search_copies(comparison, correlation_search(reference), reference, CORRELATION)
+    """Calibrate the threshold on real patches, and score the generated ones, by correlation.
+
+    Real patches are compared with the cases that are not their own; so are generated ones that come from training
+    cases, as in a comparison of real with real.
+    """
+    reference, generated = comparison.reference, comparison.generated
+    search = correlation_search(reference)
+    usual = nearest_other_cases(search, comparison.real, reference, CORRELATION, comparison.cache_folder)
+    threshold = float(np.quantile(usual.score, ALARMS))
+    return CopySearch(threshold, search(generated, own_cases(reference, generated)), usual)
 
 
-def copies_in_features(comparison: Comparison) -> CopySearch:
-    """The search by features."""
-    reference = comparison.reference.cropped(comparison.real.patch_size)
-    search = feature_search(reference, comparison.scaled_features(reference), comparison.scaled_features)
-    return search_copies(comparison, search, reference, comparison.extractor.identity())
+@register
+class Copies(Metric):
+    """Percentage of generated patches that are copies of a training patch in pixels; about 0.5 % by chance."""
 
-
-class _Copies(Metric):
+    name = "copies"
+    title = "copies, %"
     needs = ("image",)
 
     def refusal(self, comparison: Comparison) -> str | None:
+        """Needs enough training cases."""
         cases = len(np.unique(comparison.reference.case_numbers()))
         few = f"needs at least {FEWEST_CASES} training cases to calibrate (found {cases})"
         return super().refusal(comparison) or (few if cases < FEWEST_CASES else None)
 
-    def search(self, comparison: Comparison) -> CopySearch:
-        raise NotImplementedError
-
     def __call__(self, comparison: Comparison) -> Result:
-        found = self.search(comparison)
+        found = comparison.cached(copies_in_pixels)
         count, alarms = len(found.alarms), int(found.alarms.sum())
         adjusted = (alarms + 2) / (count + 4)  # none among few does not prove none (Agresti & Coull 1998)
         error = 100 * math.sqrt(adjusted * (1 - adjusted) / (count + 4))
@@ -205,28 +192,3 @@ class _Copies(Metric):
             "nearest real": float(found.real.nearness.mean()),
         }
         return Result(100 * alarms / count, error, details)
-
-
-@register
-class Copies(_Copies):
-    """Percentage of generated patches that are copies of a training patch in pixels; about 0.5 % by chance."""
-
-    name = "copies"
-    title = "copies, %"
-
-    def search(self, comparison: Comparison) -> CopySearch:
-        """In pixels."""
-        return comparison.cached(copies_in_pixels)
-
-
-@register
-class FeatureCopies(_Copies):
-    """The same in feature space, which tolerates deformations and raises more false alarms."""
-
-    name = "copies-features"
-    title = "copies in features, %"
-    default = False
-
-    def search(self, comparison: Comparison) -> CopySearch:
-        """In features."""
-        return comparison.cached(copies_in_features)

@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Self
 
 from stylegan2_cond.io import Document, write_atomically
-from stylegan2_cond.metrics.comparison import Comparison, MetricStream
+from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.memorization import CopySearch
 from stylegan2_cond.metrics.ncc import RIM, align, rims
 from stylegan2_cond.metrics.registry import METRICS, Result
 from stylegan2_cond.planning import Plan
+from stylegan2_cond.random_streams import MetricStream
 from stylegan2_cond.visualization import colour_mask, middle_slice, scaled
 
 COLUMNS = 8

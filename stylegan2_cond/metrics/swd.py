@@ -8,10 +8,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from stylegan2_cond.metrics.comparison import Comparison, MetricStream
+from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.jackknife import jackknife
 from stylegan2_cond.metrics.registry import Metric, Result, register
 from stylegan2_cond.ops import downsample, upsample
+from stylegan2_cond.random_streams import MetricStream
 
 DESCRIPTOR = {2: 7, 3: 5}  # voxels along each axis, by the number of axes
 DESCRIPTORS = 8  # from each level of each patch
