@@ -184,7 +184,7 @@ def evaluate(
     ] = None,
     seed: SampleSeed = 0,
     features: Annotated[
-        str | None, _option(metavar="NAME", help="Features: nnunet, random or e.g. inception-v3-compat.")
+        str | None, _option(metavar="NAME", help="Features: nnunet, random or inception-v3-compat.")
     ] = None,
     nnunet: Annotated[
         Path | None, _option(metavar="FOLDER", help="Trained nnU-Net (default: the newest of the fold).")

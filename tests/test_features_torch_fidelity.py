@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision
 from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as inception
-from torch_fidelity.feature_extractor_clip import VisionTransformer
 from torch_fidelity.utils import create_feature_extractor, extract_featuresdict_from_input_id
 
 from stylegan2_cond.data.sample_set import SampleSet
@@ -59,43 +57,7 @@ def grey(weights) -> TorchFidelity:
     return TorchFidelity(low=LOW[:1], high=HIGH[:1], weights=weights)
 
 
-class Narrow(nn.Module):
-    """VGG16's layout, with few channels."""
-
-    def __init__(self):
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(3, 4, 3, stride=16), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
-        blocks = [[nn.Linear(width, 8), nn.ReLU(), nn.Dropout()] for width in (16, 8)]
-        self.classifier = nn.Sequential(*blocks[0], *blocks[1], nn.Linear(8, 5))
-
-    def forward(self, x):
-        return self.classifier(self.features(x))
-
-
-class Parameters(nn.Module):
-    """Parameters by their dotted names, and no code, as TorchScript can store them."""
-
-    def __init__(self, named):
-        super().__init__()
-        for name, parameter in named.items():
-            *folders, last = name.split(".")
-            place = self
-            for folder in folders:
-                if folder not in place._modules:
-                    place.add_module(folder, Parameters({}))
-                place = place._modules[folder]
-            place.register_parameter(last, nn.Parameter(parameter))
-
-
-def clip_file(path: Path) -> Path:
-    """A CLIP of one narrow layer, in the format of OpenAI's files."""
-    visual = VisionTransformer(input_resolution=32, patch_size=16, width=64, layers=1, heads=1, output_dim=8)
-    named = {f"visual.{name}": value.data for name, value in visual.named_parameters()}
-    torch.jit.save(torch.jit.script(Parameters(named | {"text_projection": torch.zeros(4, 8)})), path)
-    return path
-
-
-def by_the_library(pixels: np.ndarray, weights: Path, name: str = INCEPTION, layer: str = "2048") -> torch.Tensor:
+def by_the_library(pixels: np.ndarray, weights: Path) -> torch.Tensor:
     """Vectors of `[N, 3, H, W]` uint8 images, as torch-fidelity computes them for its metrics."""
 
     class Images(torch.utils.data.Dataset):
@@ -106,8 +68,8 @@ def by_the_library(pixels: np.ndarray, weights: Path, name: str = INCEPTION, lay
             return torch.from_numpy(pixels[index])
 
     settings = {"cuda": False, "verbose": False, "feature_extractor_weights_path": str(weights)}
-    network = create_feature_extractor(name, [layer], **settings)
-    return extract_featuresdict_from_input_id(1, network, input1=Images(), save_cpu_ram=True, **settings)[layer]
+    network = create_feature_extractor(INCEPTION, ["2048"], **settings)
+    return extract_featuresdict_from_input_id(1, network, input1=Images(), save_cpu_ram=True, **settings)["2048"]
 
 
 def draw_pixels(count: int, channels: int, seed: int = 0) -> np.ndarray:
@@ -160,25 +122,6 @@ def test_one_channel_is_a_grey_image_and_batches_change_nothing(grey, weights, m
     assert_same(vectors, by_the_library(pixels.repeat(3, axis=1), weights))
 
 
-def test_vgg16_is_taken_at_the_layer_of_its_fid(tmp_path, monkeypatch):
-    monkeypatch.setattr(torchvision.models, "vgg16", Narrow)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        torch.save(Narrow().state_dict(), tmp_path / "vgg.pth")
-    pixels = draw_pixels(2, 3)
-    extractor = TorchFidelity("vgg16", low=LOW, high=HIGH, weights=tmp_path / "vgg.pth")
-    expected = by_the_library(pixels, tmp_path / "vgg.pth", "vgg16", "fc2_relu")
-    assert_same(extractor(in_nnunets_units(pixels, LOW, HIGH)), expected)
-
-
-def test_clip_is_read_from_a_file(tmp_path):
-    path = clip_file(tmp_path / "clip.pt")
-    pixels = draw_pixels(2, 3)
-    extractor = TorchFidelity("clip-vit-b-32", low=LOW, high=HIGH, weights=path)
-    expected = by_the_library(pixels, path, "clip-vit-b-32", "clip")
-    assert_same(extractor(in_nnunets_units(pixels, LOW, HIGH)), expected)
-
-
 def test_the_network_does_not_learn_and_torchs_random_state_is_left_alone(weights):
     before = torch.get_rng_state()
     extractor = TorchFidelity(low=LOW, high=HIGH, weights=weights)
@@ -187,42 +130,34 @@ def test_the_network_does_not_learn_and_torchs_random_state_is_left_alone(weight
     assert not any(parameter.requires_grad for parameter in extractor.network.parameters())
 
 
-def test_the_identity_depends_on_network_weights_and_ranges_only(tmp_path):
-    def identity(path, name="clip-vit-b-32", low=LOW):
-        return TorchFidelity(name, low=low, high=HIGH, weights=path).identity()
+def test_the_identity_depends_on_weights_and_ranges_only(weights, tmp_path):
+    def identity(path, low=LOW):
+        return TorchFidelity(low=low, high=HIGH, weights=path).identity()
 
-    one, other = clip_file(tmp_path / "one.pt"), clip_file(tmp_path / "other.pt")  # each random anew
-    copy = Path(shutil.copy(one, tmp_path / "copy.pt"))
-    assert identity(one) == identity(copy)
-    found = [identity(one), identity(other), identity(one, low=(-1.0, -2.5, 9.0)), identity(one, "clip-vit-b-16")]
-    assert len(set(found)) == 4
+    content = torch.load(weights)
+    name = next(iter(content))
+    torch.save(content | {name: content[name] + 1}, tmp_path / "other.pth")
+    copy = Path(shutil.copy(weights, tmp_path / "copy.pth"))
+    assert identity(weights) == identity(copy)
+    assert len({identity(weights), identity(tmp_path / "other.pth"), identity(weights, low=(-1.0, -2.5, 9.0))}) == 3
 
 
 # --- the weights
 
 
-@pytest.mark.parametrize(
-    ("name", "file", "url"),
-    [
-        (INCEPTION, "weights-inception-2015-12-05-6726825d.pth", "github.com/toshas/torch-fidelity/releases"),
-        ("vgg16", "vgg16-397923af.pth", "download.pytorch.org/models/vgg16-397923af.pth"),
-        ("clip-vit-b-32", "clip-vit-b-32-40d36571", "openaipublic.azureedge.net/clip/models/40d36571"),
-    ],
-)
-def test_missing_weights_are_named_with_address_and_place(name, file, url, tmp_path, monkeypatch):
+def test_missing_weights_are_named_with_address_and_place(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError, match="not downloaded") as error:
-        TorchFidelity(name, low=LOW, high=HIGH)
-    assert str(tmp_path / "hub" / "checkpoints" / file) in str(error.value)
-    assert f"https://{url}" in str(error.value)
+        TorchFidelity(low=LOW, high=HIGH)
+    assert str(tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth") in str(error.value)
+    assert "https://github.com/toshas/torch-fidelity/releases" in str(error.value)
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", [INCEPTION, "vgg16", "clip-vit-b-32"])
-def test_the_named_place_is_where_the_library_loads_from(name, tmp_path, monkeypatch):
+def test_the_named_place_is_where_the_library_loads_from(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError) as error:
-        TorchFidelity(name, low=LOW, high=HIGH)
+        TorchFidelity(low=LOW, high=HIGH)
     asked = []
 
     def note(url, file, *args, **kwargs):
@@ -231,11 +166,8 @@ def test_the_named_place_is_where_the_library_loads_from(name, tmp_path, monkeyp
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", note)
     monkeypatch.setattr(inception, "BasicConv2d", lambda *args, **kwargs: nn.Identity())  # saves a second
-    monkeypatch.setattr(torchvision.models.vgg, "VGG", lambda *args, **kwargs: nn.Identity())  # saves ten
     with pytest.raises(ConnectionError):
-        create_feature_extractor(
-            name, [{INCEPTION: "2048", "vgg16": "fc2"}.get(name, "clip")], cuda=False, verbose=False
-        )
+        create_feature_extractor(INCEPTION, ["2048"], cuda=False, verbose=False)
     assert asked
     for url, file in asked:
         assert f'curl -L --create-dirs -o "{file}" {url}' in str(error.value)
@@ -255,17 +187,15 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         TorchFidelity(low=LOW, high=HIGH, weights=tmp_path / "none.pth")
 
 
-@pytest.mark.parametrize("name", [INCEPTION, "vgg16", "clip-vit-b-32"])
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", "cut off", "another network"])
-def test_a_file_that_holds_no_such_weights_is_named(name, content, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(torchvision.models, "vgg16", Narrow)
+def test_a_file_that_holds_no_such_weights_is_named(content, weights, tmp_path):
     path = tmp_path / "broken.pth"
     if content == "another network":
         torch.save(nn.Linear(2, 2).state_dict(), path)
     else:
         path.write_bytes(weights.read_bytes()[:-5000] if content == "cut off" else content)
-    with pytest.raises(UserError, match=rf"broken.pth can't be read as the weights of {name} \(.+\)"):
-        TorchFidelity(name, low=LOW, high=HIGH, weights=path)
+    with pytest.raises(UserError, match=rf"broken.pth can't be read as the weights of {INCEPTION} \(.+\)"):
+        TorchFidelity(low=LOW, high=HIGH, weights=path)
 
 
 class Touch:
@@ -279,11 +209,10 @@ class Touch:
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, 2))])
-@pytest.mark.parametrize("name", [INCEPTION, "vgg16", "clip-vit-b-32"])
-def test_reading_a_file_of_weights_runs_no_code(name, write, tmp_path):
+def test_reading_a_file_of_weights_runs_no_code(write, tmp_path):
     write(Touch(tmp_path / "ran"), tmp_path / "weights.pth")
     with pytest.raises(UserError, match="can't be read"):
-        TorchFidelity(name, low=LOW, high=HIGH, weights=tmp_path / "weights.pth")
+        TorchFidelity(low=LOW, high=HIGH, weights=tmp_path / "weights.pth")
     assert not (tmp_path / "ran").exists()
 
 
@@ -310,13 +239,3 @@ def test_patches_with_other_channels_than_the_ranges_are_refused(grey):
 def test_intensities_that_are_no_range_are_refused(low, high, weights):
     with pytest.raises(UserError, match="are not ranges"):
         TorchFidelity(low=low, high=high, weights=weights)
-
-
-def test_networks_that_can_not_be_had_without_a_download_are_refused(weights):
-    with pytest.raises(UserError, match=r"no torch-fidelity features 'dinov2-vit-s-14' here. Available: inception-v3"):
-        TorchFidelity("dinov2-vit-s-14", low=LOW, high=HIGH, weights=weights)
-
-
-def test_the_nearest_name_is_suggested():
-    with pytest.raises(UserError, match=r"Did you mean clip-vit-b-32\?"):
-        TorchFidelity("clip-vit-b32", low=LOW, high=HIGH)

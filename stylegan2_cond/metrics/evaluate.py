@@ -60,7 +60,7 @@ def evaluate(
         metrics: names; all default ones that the data allow, when None.
         samples: number of samples and of real patches; 2,000 in 2-D and 300 in 3-D, when None.
         seed: of the samples, and of whatever a metric samples.
-        features: `nnunet`, `random`, or a network of torch-fidelity; when None, `nnunet` if one was trained.
+        features: `nnunet`, `random` or `inception-v3-compat`; when None, `nnunet` if one was trained.
         nnunet: folder of a trained nnU-Net; the newest of the fold, when None.
         held_out: also compare the validation cases.
         device: to compute on.

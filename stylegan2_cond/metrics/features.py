@@ -43,7 +43,7 @@ class ExtractorSettings:
 
 
 class FeatureExtractor(ABC):
-    """Turns patches into vectors. A subclass is registered by one or several names.
+    """Turns patches into vectors. A subclass is registered by its name.
 
     Attributes:
         name: as typed and stored.
@@ -55,8 +55,8 @@ class FeatureExtractor(ABC):
     standardised: bool = True
 
     @classmethod
-    def build(cls, name: str, settings: ExtractorSettings) -> FeatureExtractor:
-        """The extractor of that name."""
+    def build(cls, settings: ExtractorSettings) -> FeatureExtractor:
+        """The extractor with these settings."""
         return cls()
 
     @abstractmethod
@@ -72,14 +72,10 @@ FEATURES: dict[str, type[FeatureExtractor]] = {}
 ExtractorClass = TypeVar("ExtractorClass", bound=type[FeatureExtractor])
 
 
-def register_features(*names: str) -> Callable[[ExtractorClass], ExtractorClass]:
-    """Class decorator: register an extractor by its names."""
-
-    def register(extractor: ExtractorClass) -> ExtractorClass:
-        FEATURES.update(dict.fromkeys(names, extractor))
-        return extractor
-
-    return register
+def register_features(extractor: ExtractorClass) -> ExtractorClass:
+    """Class decorator: register an extractor by its name."""
+    FEATURES[extractor.name] = extractor
+    return extractor
 
 
 def build_features(name: str | None, settings: ExtractorSettings) -> FeatureExtractor:
@@ -93,10 +89,10 @@ def build_features(name: str | None, settings: ExtractorSettings) -> FeatureExtr
         nearest = difflib.get_close_matches(name, FEATURES, n=1)
         hint = f"Did you mean {nearest[0]}? " if nearest else ""
         raise UserError(f"There are no features '{name}'. {hint}Available: {', '.join(FEATURES)}.")
-    return FEATURES[name].build(name, settings)
+    return FEATURES[name].build(settings)
 
 
-@register_features("random")
+@register_features
 class RandomPyramid(FeatureExtractor):
     """Mean and standard deviation of the responses of random convolutions at several resolutions.
 
@@ -111,10 +107,11 @@ class RandomPyramid(FeatureExtractor):
         seed: of the filters.
     """
 
+    name = "random"
     COARSEST = 8  # voxels of the longest axis, below which there are no further levels
 
     def __init__(self, *, channels: int = 32, labels: Sequence[int] = (), seed: int = 0):
-        self.name = "random-pair" if labels else "random"
+        self.name = "random-pair" if labels else self.name
         self.channels = channels
         self.labels = tuple(int(label) for label in labels)
         self.seed = seed

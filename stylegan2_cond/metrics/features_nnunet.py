@@ -146,7 +146,7 @@ def read_suitable_model(folder: Path, source: Source) -> TrainedModel:
     return model
 
 
-@register_features("nnunet")
+@register_features
 class NnUNet(FeatureExtractor):
     """A trained nnU-Net on a device; its features are the mean of each channel of all stages of the encoder."""
 
@@ -160,7 +160,7 @@ class NnUNet(FeatureExtractor):
         self._sha256 = sha256(model.checkpoint)
 
     @classmethod
-    def build(cls, name: str, settings: ExtractorSettings) -> FeatureExtractor:
+    def build(cls, settings: ExtractorSettings) -> FeatureExtractor:
         """The nnU-Net of the settings."""
         if settings.nnunet is None:
             raise UserError("There is no nnU-Net to take features from. Name one, or use --features random")
