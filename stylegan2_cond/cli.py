@@ -91,7 +91,7 @@ def plan(
     options = _run_options(**{key: value for key, value in arguments.items() if key != "overwrite"})
     found = plan_run(options, overwrite=overwrite)
     print(table(found.plan, min(140, shutil.get_terminal_size((120, 40)).columns)))
-    print(f"\n{describe_costs(found, options.device)}\n{'Written to' if found.is_new else 'Read from'} {found.path}")
+    print(f"\n{describe_costs(found)}\n{'Written to' if found.is_new else 'Read from'} {found.path}")
 
 
 @app.command(short_help="Train a generator on a fold.", epilog="Example: stylegan2-cond train 4 2d 0 --kimg 50")

@@ -21,7 +21,6 @@ from stylegan2_cond.data.fingerprint import read_fingerprint
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.memory import available_bytes, free_bytes
-from stylegan2_cond.networks import build_discriminator, build_generator
 from stylegan2_cond.planning import (
     Plan,
     fit_memory,
@@ -43,7 +42,7 @@ from stylegan2_cond.planning.heuristics import (
     choose_patch_size,
     training_settings,
 )
-from stylegan2_cond.planning.memory import activations_at_once, count_parameters
+from stylegan2_cond.planning.memory import activations_at_once
 from stylegan2_cond.planning.plan import BY_HAND, RunOptions, check_overrides
 from stylegan2_cond.planning.table import table
 
@@ -192,12 +191,6 @@ def test_a_larger_patch_needs_more_memory(patch_size, growth):
     assert (needed[0] < needed[1]) == (larger != patch_size)
 
 
-def test_blocks_that_leave_no_gaps_in_the_heap_need_less_but_more_of_them_need_more():
-    small, large, larger = (training_bytes(plan_of((150, length))) for length in (144, 152, 240))
-    assert 0.6 * small < large < small  # 8 samples of 48 channels: 33.2 and 35.0 million bytes, 2**25 lies between
-    assert larger > large * 1.5
-
-
 def test_memory_is_at_least_that_of_one_activation_per_stage_and_network():
     plan = plan_of((12, 20))
     activations = 48 * 12 * 20 + 96 * 12 * 10 + 128 * 6 * 5  # a stage each
@@ -223,15 +216,6 @@ def test_memory_for_activations_is_in_proportion_to_the_part_of_the_batch_that_i
 )
 def test_whatever_makes_a_step_richer_makes_it_larger(changes):
     assert training_bytes(plan_of((64, 64), **changes)) > 1.01 * training_bytes(plan_of((64, 64)))
-
-
-@pytest.mark.parametrize("variant", ["pair", "mask", "image"])
-@pytest.mark.parametrize("patch_size", [(44, 33), (12, 30, 20)])
-def test_weights_are_counted_as_the_networks_have_them(variant, patch_size):
-    factors = ((1, 2, 2)[-len(patch_size) :], (2,) * len(patch_size))
-    plan = plan_of(patch_size, factors, variant=variant, latent_dim=64, style_dim=96, mapping_layers=3)
-    for build, counted in zip((build_generator, build_discriminator), count_parameters(plan), strict=True):
-        assert counted == pytest.approx(sum(weight.numel() for weight in build(plan).parameters()), rel=0.06)
 
 
 # --- a plan that fits

@@ -39,7 +39,7 @@ def test_a_real_step_takes_about_the_memory_that_was_estimated_and_leaves_this_p
     plan = tiny_plan(batch_size=16, latent_dim=64, style_dim=64, **wide)
     before = profile_step.peak_bytes()
     found = measure_step(plan, CPU)
-    assert 0.55 < found.peak_bytes / training_bytes(plan) < 1.1
+    assert 0.8 < found.peak_bytes / training_bytes(plan) < 1.6
     assert found.seconds_per_step > 0
     assert profile_step.peak_bytes() - before < 2**24
 
@@ -337,10 +337,9 @@ def test_the_command_tells_each_choice_memory_and_hours_and_where_the_plan_is(da
     assert typed(monkeypatch, capsys)[1].splitlines()[-1] == f"Read from {path}"
 
 
-def test_memory_is_reported_as_estimated_measured_and_given(data):
+def test_memory_is_reported_as_measured_and_given(data):
     found = plan_run(run_options(data, overrides=NARROW, memory_gb=2))
     text = describe_costs(found)
-    assert f"{training_bytes(found.plan) / 2**30:.2g} GiB estimated" in text
     assert f"{2**20 / 2**30:.2g} GiB at the peak" in text
     assert "2 GiB are available" in text
 

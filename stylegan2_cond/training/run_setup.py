@@ -188,14 +188,13 @@ def _measure(plan: Plan, device: torch.device) -> StepCost:
     return measure_step(plan, device)
 
 
-def describe_costs(found: PlannedRun, device: str = "cpu") -> str:
-    """Memory as estimated, measured and available, and the duration of training, in words."""
+def describe_costs(found: PlannedRun) -> str:
+    """Memory as measured and available, and the duration of training, in words."""
     plan, cost = found.plan, found.cost
     room = "" if found.budget is None else f"; {found.budget / 2**30:.3g} GiB are available"
     seconds = cost.seconds_per_step / plan.batch_size * 1000
     return (
-        f"Memory: {training_bytes(plan, torch.device(device).type) / 2**30:.2g} GiB estimated, "
-        f"{cost.peak_bytes / 2**30:.2g} GiB at the peak of one step{room}.\n"
+        f"Memory: {cost.peak_bytes / 2**30:.2g} GiB at the peak of one step{room}.\n"
         f"Time: {_two_digits(seconds)} s for 1,000 images, so {_duration(plan.kimg * seconds)} for all "
         f"{1000 * plan.kimg:,.0f}, without the evaluation of snapshots."
     )
