@@ -53,7 +53,7 @@ from nnunet_synth.launcher import ext_trainer_path
 from stylegan2_cond import io as documents
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 from stylegan2_cond.errors import Stopped, UserError
-from stylegan2_cond.training.run_lock import lock_run
+from stylegan2_cond.folders import lock_folder
 
 ALONE = Arm(name="nnunet", title="nnU-Net alone", baseline=True)
 PAIR = Arm(name="pair", variant="pair")
@@ -184,7 +184,7 @@ def test_a_disk_that_cannot_be_written_to_is_told(tmp_path, monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(FileLock, "acquire", refused)
-    with pytest.raises(UserError, match=str(tmp_path)), lock_run(tmp_path):
+    with pytest.raises(UserError, match=str(tmp_path)), lock_folder(tmp_path):
         pass
 
 
@@ -208,7 +208,11 @@ def test_a_folder_with_other_things_is_left_alone(preprocessed, tmp_path):
 
 def test_a_second_process_in_a_folder_is_told_who_works_there(tmp_path):
     for _ in range(2):
-        with lock_run(tmp_path), pytest.raises(UserError, match=r"process \d+ on .* since \d"), lock_run(tmp_path):
+        with (
+            lock_folder(tmp_path),
+            pytest.raises(UserError, match=r"process \d+ on .* since \d"),
+            lock_folder(tmp_path),
+        ):
             pass
 
 

@@ -21,12 +21,12 @@ from skimage import io
 
 from nnunet_synth.bank.format import RECORD_FILE
 from nnunet_synth.export import dataset as exporting
-from nnunet_synth.export.atomic_folder import only_writer
 from nnunet_synth.export.dataset import export_dataset, extended_folds
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard
 from nnunet_synth.export.intensities import denormalize, learn_inverses
 from nnunet_synth.export.messages import describe_dataset
 from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.folders import lock_folder
 
 PATCH_SIZE = (14, 12)
 CT = {"mean": 120.0, "std": 35.0, "percentile_00_5": 20.0, "percentile_99_5": 250.0}  # as raw_files has it
@@ -463,7 +463,7 @@ def test_raw_files_that_are_missing_are_told(volumes):
 
 def test_what_makes_no_sense_is_refused(volumes, monkeypatch):
     folder, _, bank = volumes
-    with only_writer(folder / "out" / NAME), pytest.raises(UserError, match="Another export"):
+    with lock_folder(folder / "out" / NAME, inside=False), pytest.raises(UserError, match="in use by process"):
         export_dataset(bank, folder / "out")
     monkeypatch.setattr("nnunet_synth.export.image_files.WRITTEN", ())
     with pytest.raises(UserError, match="is read by SimpleITKIO, for which this release writes no images"):

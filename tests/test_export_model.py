@@ -18,7 +18,6 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_synth import launcher
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.cli import main
-from nnunet_synth.export.atomic_folder import only_writer
 from nnunet_synth.export.messages import describe_model
 from nnunet_synth.export.model import export_model
 from nnunet_synth.export.model_card import ModelCard, describe_fold
@@ -26,6 +25,7 @@ from nnunet_synth.export.sanitize import without_paths
 from nnunet_synth.training.settings import SynthSettings
 from nnunet_synth.training.usage_record import SYNTHETIC_DATA_FILE, TrainingRecord, record_use
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.folders import lock_folder
 from stylegan2_cond.metrics.features_nnunet import find_nnunets
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import find_snapshots, sha256
@@ -343,6 +343,6 @@ def test_a_trainer_that_nnunet_lacks_or_of_another_network_is_refused(trained, t
 
 
 def test_two_exports_at_once_are_told(trained, tmp_path):
-    with only_writer(tmp_path / DATASET / NAME), pytest.raises(UserError, match="Another export"):
+    with lock_folder(tmp_path / DATASET / NAME, inside=False), pytest.raises(UserError, match="in use by process"):
         export_model(trained, tmp_path)
     assert np.isfinite(checkpoint(export_model(trained, tmp_path).folder / "fold_0" / CHECKPOINTS[0])["_best_ema"])

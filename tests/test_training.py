@@ -28,13 +28,13 @@ from tiny import step, tiny_plan, tiny_state
 from stylegan2_cond.cli import main, run_app
 from stylegan2_cond.data import nnunet_dataset as preprocessed_data
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.folders import lock_folder
 from stylegan2_cond.io import write_atomically
 from stylegan2_cond.planning import make_plan, run_folder
 from stylegan2_cond.snapshot import Card, find_snapshots
 from stylegan2_cond.training import run_logger, snapshot_evaluation, state
 from stylegan2_cond.training import train as loop
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
-from stylegan2_cond.training.run_lock import lock_run
 from stylegan2_cond.training.run_setup import plan_run
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
@@ -213,17 +213,17 @@ def test_one_training_at_a_time_works_in_a_run_folder(fresh_run, preprocessed, m
 
 def test_a_killed_training_holds_no_lock(tmp_path):
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom stylegan2_cond.training.run_lock import lock_run\n"
-        "with lock_run(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom stylegan2_cond.folders import lock_folder\n"
+        "with lock_folder(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path / "run"], check=False).returncode == -signal.SIGKILL
-    with lock_run(tmp_path / "run"):
+    with lock_folder(tmp_path / "run"):
         pass
 
 
 def test_a_run_folder_that_cannot_be_locked_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=str(tmp_path / "file")), lock_run(tmp_path / "file" / "run"):
+    with pytest.raises(UserError, match=str(tmp_path / "file")), lock_folder(tmp_path / "file" / "run"):
         pass
 
 

@@ -21,8 +21,8 @@ from nnunet_synth.benchmark.tasks import commands, make_tasks
 from nnunet_synth.benchmark.workspace import prepare_workspace
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.folders import lock_folder
 from stylegan2_cond.snapshot import open_device
-from stylegan2_cond.training.run_lock import lock_run
 
 SLURM_JOBS, SLURM_THREADS = 16, 8
 MAX_CPU_JOBS = 8
@@ -62,7 +62,7 @@ def run_benchmark(options: BenchmarkOptions, *, dry: bool = False) -> Summary | 
         _print_plan(design, folder, options, resources)
         print(_estimate(design, preprocessed, resources))
         return None
-    with lock_run(folder):
+    with lock_folder(folder):
         design = load_or_create(design, folder)
         prepare_workspace(folder, design, preprocessed)
         for note in _notes(design, options):

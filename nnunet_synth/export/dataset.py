@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -14,7 +15,6 @@ import numpy as np
 from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, PseudoLabels
 from nnunet_synth.bank.provenance import BankProvenance, provenance
 from nnunet_synth.bank.verify import verify_bank
-from nnunet_synth.export.atomic_folder import case_folder, only_writer
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard, ExportSpec, find_unfinished, make_folder
 from nnunet_synth.export.image_files import FileFormat, read_format, write_case
 from nnunet_synth.export.intensities import clip_to_type, denormalize, fit_into, learn_inverses
@@ -24,11 +24,13 @@ from nnunet_synth.training.leak_guard import refuse_leaks
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed, open_preprocessed
 from stylegan2_cond.errors import Stopped, UserError
-from stylegan2_cond.io import write_atomically
+from stylegan2_cond.folders import lock_folder, scratch_folder
+from stylegan2_cond.io import explained_write, write_atomically
 from stylegan2_cond.planning import Source
 from stylegan2_cond.progress_bar import ProgressBar
 
 SPLITS_FILE = "splits_final.json"  # nnU-Net's planner copies it from the raw dataset's folder
+PARTS = ("imagesTr", "labelsTr")
 BACKGROUND = 0
 _NNUNETS_FOLDS = 5
 
@@ -94,7 +96,8 @@ def export_dataset(
         links=links,
     )
     try:
-        with only_writer(target / spec.made_from):
+        raw = target / spec.made_from
+        with lock_folder(raw, inside=False), explained_write(raw):
             folder, card = find_unfinished(target, spec, dataset_id) or _begin(inputs, spec, target, dataset_id)
             return folder, card if card.complete else _write(folder, card, inputs)
     except KeyboardInterrupt:
@@ -205,7 +208,7 @@ def _write(folder: Path, card: DatasetCard, inputs: Inputs) -> DatasetCard:
     with ProgressBar(total=len(real) + len(card.synthetic), unit="case", desc=f"Writing {card.dataset}") as bar:
         for case in real:
             if not is_complete(case.name):
-                with case_folder(folder) as place:
+                with _case_folder(folder) as place:
                     copy_case(case, place, inputs.raw.ending, link=card.links)
             bar.update()
         for name, (image, label) in zip(card.synthetic, _cases(inputs, card.samples_per_case), strict=True):
@@ -226,7 +229,7 @@ def _write_sample(folder: Path, name: str, image: np.ndarray, label: np.ndarray,
     image = image.transpose(0, *(axis + 1 for axis in inputs.backward))
     label = np.maximum(label, BACKGROUND).transpose(inputs.backward)
     try:
-        with case_folder(folder) as place:
+        with _case_folder(folder) as place:
             write_case(place, name, image, label, inputs.spacing, inputs.style)
     except (ValueError, RuntimeError) as error:  # as SimpleITK raises
         raise UserError(f"{folder / name} was not stored correctly ({error}). Is the disk full?") from error
@@ -259,3 +262,19 @@ def _real_folds(preprocessed: Preprocessed) -> list[dict[str, list[str]]]:
         except UserError:
             return [{"train": [], "val": []} for _ in range(_NNUNETS_FOLDS)]
     return json.loads(path.read_text())
+
+
+@contextlib.contextmanager
+def _case_folder(dataset: Path) -> Iterator[Path]:
+    """A scratch folder with imagesTr and labelsTr, whose files move to `dataset` at the end.
+
+    Labels move last, so a case with a label is complete.
+    """
+    with scratch_folder(dataset, ".writing_") as scratch:
+        for part in PARTS:
+            (scratch / part).mkdir()
+        yield scratch
+        for part in PARTS:
+            (dataset / part).mkdir(exist_ok=True)
+            for path in sorted((scratch / part).iterdir(), key=lambda path: path.suffix != ".json"):
+                path.replace(dataset / part / path.name)

@@ -16,13 +16,13 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-from nnunet_synth.export.atomic_folder import only_writer, scratch_folder
 from nnunet_synth.export.model_card import CARD_FILE, ModelCard, describe_fold
 from nnunet_synth.export.sanitize import CARD_KEY, without_block, without_files, without_paths
 from nnunet_synth.training.usage_record import SYNTHETIC_DATA_FILE
 from stylegan2_cond.data.nnunet_files import open_plans
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.io import read_json
+from stylegan2_cond.folders import lock_folder, scratch_folder
+from stylegan2_cond.io import explained_write, read_json
 from stylegan2_cond.metrics.features_nnunet import read_checkpoint
 from stylegan2_cond.progress_bar import ProgressBar
 
@@ -86,7 +86,8 @@ def export_model(trained_folder: Path, target: Path, trainer: str | None = None)
     folder = target / trained.dataset_name / name
     if folder.exists():
         raise UserError(f"{folder} exists. Choose another place with -o, or delete it.")
-    with only_writer(folder), scratch_folder(folder.parent, name) as scratch:
+    lock = lock_folder(folder, inside=False)
+    with lock, explained_write(folder), scratch_folder(folder.parent, f".{name}_") as scratch:
         card = _write_model(trained, scratch, trainer)
         needed = [f"{fold}/{file}" for fold in trained.folds for file in _NEEDED_TO_ZIP]
         missing = [file for file in needed if not (scratch / file).is_file()]

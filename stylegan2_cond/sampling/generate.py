@@ -14,6 +14,7 @@ import numpy as np
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE
 from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.folders import scratch_folder
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.sampling.manifest import (
     Manifest,
@@ -23,13 +24,13 @@ from stylegan2_cond.sampling.manifest import (
     sample_name,
     save_manifest,
     save_preview,
-    scratch_folder,
     write_sample,
 )
 from stylegan2_cond.snapshot import MaskSource, PairGenerator, SampleRequest, load_generator, open_masks
 from stylegan2_cond.snapshot.mask_sources import GeneratedMasks
 
 DEFAULT_MASKS = "deformed"
+SCRATCH = ".generating_"
 SAVE_SECONDS = 10.0  # between two writings of samples.json
 MOST_NAMED = 5  # combinations of classes
 
@@ -102,7 +103,7 @@ def _fill(
         if all(path.exists() for path in sample_files(folder, sample.name, channels))
     }
     with (
-        scratch_folder(folder) as scratch,
+        scratch_folder(folder, SCRATCH) as scratch,
         ProgressBar(total=manifest.requested, initial=len(done), unit="sample") as bar,
     ):
         try:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -25,7 +22,6 @@ from stylegan2_cond.visualization import overlay_grid, save_picture
 MANIFEST_FILE = "samples.json"
 PREVIEW_FILE = "preview.png"
 PREVIEW_SAMPLES = {2: 48, 3: 16}  # by the number of axes
-_SCRATCH = ".generating_"
 
 
 class Content(BaseModel):
@@ -171,19 +167,6 @@ def sample_files(folder: Path, name: str, channels: int) -> list[Path]:
     """The file of each image channel, as nnU-Net names them, and that of the mask."""
     images = [folder / "images" / f"{name}_{channel:04d}.nii.gz" for channel in range(channels)]
     return [*images, folder / "labels" / f"{name}.nii.gz"]
-
-
-@contextlib.contextmanager
-def scratch_folder(folder: Path) -> Iterator[Path]:
-    """A folder within `folder` for files that are not whole yet; leftovers of a killed process are removed."""
-    for leftover in folder.glob(f"{_SCRATCH}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    with explained_write(folder):
-        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_sample(

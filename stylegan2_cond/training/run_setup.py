@@ -12,6 +12,7 @@ import torch
 
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.folders import lock_folder
 from stylegan2_cond.memory import free_bytes
 from stylegan2_cond.planning import (
     Plan,
@@ -26,7 +27,6 @@ from stylegan2_cond.planning import (
 from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
 from stylegan2_cond.training.profile_step import StepCost, measure_step
-from stylegan2_cond.training.run_lock import lock_run
 
 PLAN_FILE = "plan.json"
 MAX_ATTEMPTS = 6
@@ -64,7 +64,7 @@ def plan_run(options: RunOptions, *, overwrite: bool = False) -> PlannedRun:
     device = open_device(options.device)
     folder = run_folder(Source.of(preprocessed, fold), options.variant)
     may_write = folder.exists() and (overwrite or options.kimg is not None)
-    with lock_run(folder) if may_write else contextlib.nullcontext():  # a running training follows its plan
+    with lock_folder(folder) if may_write else contextlib.nullcontext():  # a running training follows its plan
         found = load_or_make_plan(options, preprocessed, fold, device, overwrite=overwrite)
         return found if found.cost else replace(found, cost=_measure_as_it_is(found.plan, device))
 
@@ -77,7 +77,7 @@ def lead_run(
     folder = run_folder(Source.of(preprocessed, fold), options.variant)
     if not folder.exists():
         load_or_make_plan(options, preprocessed, fold, device, processes)  # without a plan, no folder is left
-    with lock_run(folder):
+    with lock_folder(folder):
         load_or_make_plan(options, preprocessed, fold, device, processes)
         yield
 

@@ -23,7 +23,7 @@ from attack.test_kills import cases, filled, filling, own, trained, training
 from attack.victims import Victims, small_design
 from nnunet_synth.benchmark.design import load_or_create
 from nnunet_synth.benchmark.workspace import prepare_workspace
-from stylegan2_cond.training.run_lock import lock_run
+from stylegan2_cond.folders import lock_folder
 
 assert cases  # a fixture
 
@@ -181,7 +181,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def prepare_benchmark(victims: Victims, folder: Path) -> dict[str, str]:
     """All that a benchmark writes before its jobs."""
     preprocessed = victims.open()
-    with lock_run(folder):
+    with lock_folder(folder):
         prepare_workspace(folder, load_or_create(small_design(preprocessed), folder), preprocessed)
     found = [path for path in folder.rglob("*.json") if not path.name.startswith(".") and not path.is_symlink()]
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(found)}

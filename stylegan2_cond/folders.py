@@ -1,0 +1,70 @@
+"""Folders that one process works in at a time, and folders for files that are not complete yet."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import explained_write
+
+
+@contextlib.contextmanager
+def lock_folder(
+    folder: Path, *, inside: bool = True, remedy: str = "Wait until it ends, or stop it."
+) -> Iterator[None]:
+    """Keep other processes from working in a folder; the lock of a killed process is released.
+
+    Args:
+        folder: to work in.
+        inside: whether the lock lies in the folder, which is then made; else it lies next to it until the end.
+        remedy: what to do while another process works there.
+
+    Raises:
+        UserError: another process works there, or the lock cannot be written.
+    """
+    path = folder / ".lock" if inside else folder.with_name(f".{folder.name}.lock")
+    lock = FileLock(path, timeout=0)
+    try:
+        with explained_write(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            since = time.strftime("%Y-%m-%d %H:%M")
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {since}", encoding="utf-8")
+    except Timeout:
+        holder = ""
+        with contextlib.suppress(OSError, ValueError):
+            holder = path.read_text(encoding="utf-8")
+        raise UserError(f"{folder} is in use by {holder or 'another process'}. {remedy}") from None
+    try:
+        yield
+    finally:
+        if not inside:
+            path.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder in `parent`, removed at the end unless it was renamed, as are those of processes that were killed.
+
+    Raises:
+        UserError: the disk is full, or `parent` is not writable.
+    """
+    for leftover in parent.glob(f"{prefix}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with explained_write(parent / prefix):
+        scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        scratch.chmod(0o755)  # mkdtemp allows the owner only
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
