@@ -74,17 +74,6 @@ def test_times_are_taken_in_turns_and_their_ratio_is_the_references_over_ours(mo
     assert calls[-6:] == ["ours", "theirs"] * 3
 
 
-def test_convolutions_are_counted_as_their_formula_says():
-    plan = step.speed_plan(32, batch_size=2, finest=32, most=32)
-    sampling = step.flops_per_image(plan, training=False)
-    voxels = (
-        8**2 + 8**2 + 16**2 + 16**2 + 32**2
-    )  # that each convolution works on, the first of a stage before upsampling
-    convolutions = 2 * 9 * 32 * 32 * voxels
-    assert convolutions < sampling < 1.1 * convolutions
-    assert step.flops_per_image(plan, training=True) > 5 * sampling
-
-
 def test_the_command_prints_all_figures_and_writes_them(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(op_bench, "SHAPES", {64: (1, 4, 8)})
     monkeypatch.setattr(report, "SHAPES", {64: (1, 4, 8)})
@@ -92,8 +81,6 @@ def test_the_command_prints_all_figures_and_writes_them(monkeypatch, capsys, tmp
     monkeypatch.setattr(
         report, "speed_plan", lambda *args, **kwargs: step.speed_plan(16, batch_size=2, finest=4, most=4)
     )
-    monkeypatch.setattr(report, "copy_bandwidth", lambda device, rounds: 1e10)
-    monkeypatch.setattr(report, "matrix_flops", lambda device, rounds: 1e11)
     monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(
         sys, "argv", ["stylegan2-cond", "bench", "--quick", "--device", "cpu", "--json", str(tmp_path / "a.json")]

@@ -25,14 +25,12 @@ class OpTiming(Document):
         side: of the patch, in voxels.
         direction: one of `PASSES`.
         timing: of our op and the reference's.
-        least_bytes: read and written by a pass that moves each activation once; 0 where this says nothing.
     """
 
     op: str
     side: int
     direction: str
     timing: Timing
-    least_bytes: int
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,7 @@ def time_ops(side: int, *, rounds: int, device: torch.device) -> Iterator[OpTimi
             timing = compare_times(
                 *(_pass(case, module, direction) for module in (ops, reference)), rounds=rounds, device=device
             )
-            least = _least_bytes(case, direction)
-            yield OpTiming(op=case.op, side=side, direction=direction, timing=timing, least_bytes=least)
+            yield OpTiming(op=case.op, side=side, direction=direction, timing=timing)
 
 
 def _cases(batch: int, channels: int, side: int, device: torch.device) -> list[_Case]:
@@ -103,13 +100,3 @@ def _pass(case: _Case, module: object, direction: str) -> Callable[[], object]:
         return torch.autograd.grad(total, inputs, retain_graph=True, allow_unused=True)
 
     return backward
-
-
-def _least_bytes(case: _Case, direction: str) -> int:
-    """Forward reads x and writes y; backward reads y's gradient and, for an activation, y, and writes x's gradient."""
-    if direction == "double" or case.op == "modulated_conv":
-        return 0
-    x = case.x.numel()
-    y = x * {"upsample": 4, "upsample+bias_act": 4, "downsample": 0.25}.get(case.op, 1)
-    activated = direction == "backward" and "bias_act" in case.op
-    return int(4 * (x + y + (y if activated else 0)))

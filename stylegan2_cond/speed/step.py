@@ -1,4 +1,4 @@
-"""Speed, memory and operations of a training step and of sampling."""
+"""Speed and memory of a training step and of sampling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.encoding import Codec
@@ -92,19 +91,8 @@ def step_memory(plan: Plan, device: torch.device, *, reference: bool) -> int:
     return int(json.loads(done.stdout.splitlines()[-1]))
 
 
-def flops_per_image(plan: Plan, *, training: bool) -> float:
-    """Of convolutions and matrix products, two per multiply-add, as torch counts them; without R1."""
-    device = torch.device("cpu")
+def _training_step(plan: Plan, device: torch.device) -> Callable[[], object]:
     state = TrainingState.start(plan, device)
-    state.images_seen = plan.batch_size  # R1 is due in the first step
-    run = _training_step(plan, device, state) if training else _sampling(plan, device)
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() / (plan.batch_size if training else SAMPLES)
-
-
-def _training_step(plan: Plan, device: torch.device, state: TrainingState | None = None) -> Callable[[], object]:
-    state = state or TrainingState.start(plan, device)
     rng, shape = np.random.default_rng(0), (plan.batch_size, *plan.patch_size)
     image = rng.standard_normal((shape[0], plan.codec.image_channels, *plan.patch_size)).astype(np.float32)
     label, position = rng.choice(LABELS, shape).astype(np.int16), rng.random(shape[0]).astype(np.float32)

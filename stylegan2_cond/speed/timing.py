@@ -52,21 +52,6 @@ def time_calls(function: Callable[[], object], *, rounds: int, device: torch.dev
     return statistics.median(_seconds(function, count, device) for _ in range(rounds))
 
 
-def copy_bandwidth(device: torch.device, *, rounds: int) -> float:
-    """Bytes per second, read and written, of copying a large tensor."""
-    source = torch.ones(2**26, device=device)
-    target = torch.empty_like(source)
-    seconds = time_calls(lambda: target.copy_(source), rounds=rounds, device=device)
-    return 2 * source.numel() * source.element_size() / seconds
-
-
-def matrix_flops(device: torch.device, *, rounds: int) -> float:
-    """Floating-point operations per second of a large matrix product in float32."""
-    side = 2048
-    a, b = torch.ones(side, side, device=device), torch.ones(side, side, device=device)
-    return 2 * side**3 / time_calls(lambda: a @ b, rounds=rounds, device=device)
-
-
 def _repeats(function: Callable[[], object], device: torch.device) -> int:
     function()
     return max(1, round(LEAST_SECONDS / max(1e-6, _seconds(function, 1, device))))
