@@ -14,6 +14,8 @@ from stylegan2_cond.ops.fir import band
 
 CHUNK = 16384  # smallest number of elements of a sample that one chunk of a sum covers
 MOST_CHUNKS = 64
+# Arguments of operators, as kernels take them. Schemas are written out, so that functions can pass them on together.
+_EPILOGUE = "Tensor? scale, Tensor? bias, Tensor? noise, Tensor? strength, float slope, float gain"
 
 
 def fused_bias_act(x: Tensor, epilogue: Epilogue, *, overwrite: bool = False) -> Tensor:
@@ -85,81 +87,62 @@ def _laid_like(x: Tensor, like: Tensor) -> Tensor:
 # --- bias_act
 
 
-@torch.library.custom_op("stylegan2_cond::bias_act", mutates_args=())
-def _bias_act(
-    x: Tensor,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    noise: Tensor | None,
-    strength: Tensor | None,
-    slope: float,
-    gain: float,
-) -> Tensor:
+@torch.library.custom_op("stylegan2_cond::bias_act", mutates_args=(), schema=f"(Tensor x, {_EPILOGUE}) -> Tensor")
+def _bias_act(x, *epilogue):
     y = torch.empty_like(x)
-    _call("bias_act", x, *_layout(x), y, x, scale, bias, noise, strength, slope, gain)
+    _call("bias_act", x, *_layout(x), y, x, *epilogue)
     return y
 
 
-@torch.library.custom_op("stylegan2_cond::bias_act_", mutates_args=("x",))
-def _overwrite(
-    x: Tensor,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    noise: Tensor | None,
-    strength: Tensor | None,
-    slope: float,
-    gain: float,
-) -> None:
-    _call("bias_act", x, *_layout(x), x, x, scale, bias, noise, strength, slope, gain)
+@torch.library.custom_op("stylegan2_cond::bias_act_", mutates_args=("x",), schema=f"(Tensor(a!) x, {_EPILOGUE}) -> ()")
+def _overwrite(x, *epilogue):
+    _call("bias_act", x, *_layout(x), x, x, *epilogue)
 
 
-@torch.library.custom_op("stylegan2_cond::bias_act_grad", mutates_args=())
-def _bias_act_grad(
-    dy: Tensor, y: Tensor, scale: Tensor | None, noise: Tensor | None, slope: float, gain: float
-) -> tuple[Tensor, Tensor]:
+@torch.library.custom_op(
+    "stylegan2_cond::bias_act_grad",
+    mutates_args=(),
+    schema="(Tensor dy, Tensor y, Tensor? scale, Tensor? noise, float slope, float gain) -> (Tensor, Tensor)",
+)
+def _bias_act_grad(dy, y, *epilogue):
     dy, dx, chunks = _laid_like(dy, y), torch.empty_like(y), _chunks(y)
     sums = torch.empty(3, len(y), chunks, y.shape[1], dtype=accumulator(y.dtype), device=y.device)
-    _call("bias_act_grad", y, *_layout(y), chunks, dx, sums, dy, y, scale, noise, slope, gain)
+    _call("bias_act_grad", y, *_layout(y), chunks, dx, sums, dy, y, *epilogue)
     return dx, sums.sum(2)
 
 
-@torch.library.custom_op("stylegan2_cond::bias_act_grad_grad", mutates_args=())
-def _bias_act_grad_grad(
-    ddx: Tensor,
-    dsums: Tensor,
-    dy: Tensor,
-    y: Tensor,
-    scale: Tensor | None,
-    noise: Tensor | None,
-    slope: float,
-    gain: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+@torch.library.custom_op(
+    "stylegan2_cond::bias_act_grad_grad",
+    mutates_args=(),
+    schema="(Tensor ddx, Tensor dsums, Tensor dy, Tensor y, Tensor? scale, Tensor? noise, float slope, float gain)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def _bias_act_grad_grad(ddx, dsums, dy, y, *epilogue):
     dy, ddx, dsums = _laid_like(dy, y), _laid_like(ddx, y), dsums.contiguous()
     ddy, dy_y, chunks = torch.empty_like(y), torch.empty_like(y), _chunks(y)
     sums = torch.empty(len(y), chunks, y.shape[1], dtype=accumulator(y.dtype), device=y.device)
-    outputs = (ddy, dy_y, sums)
-    _call("bias_act_grad_grad", y, *_layout(y), chunks, *outputs, ddx, dsums, dy, y, scale, noise, slope, gain)
+    _call("bias_act_grad_grad", y, *_layout(y), chunks, ddy, dy_y, sums, ddx, dsums, dy, y, *epilogue)
     return ddy, dy_y, sums.sum(1)
 
 
 @_bias_act.register_fake
-def _(x, scale, bias, noise, strength, slope, gain):
+def _(x, *epilogue):
     return torch.empty_like(x)
 
 
 @_bias_act_grad.register_fake
-def _(dy, y, scale, noise, slope, gain):
+def _(dy, y, *epilogue):
     return torch.empty_like(y), y.new_empty((3, *y.shape[:2]), dtype=accumulator(y.dtype))
 
 
 @_bias_act_grad_grad.register_fake
-def _(ddx, dsums, dy, y, scale, noise, slope, gain):
+def _(ddx, dsums, dy, y, *epilogue):
     return torch.empty_like(y), torch.empty_like(y), y.new_empty(y.shape[:2], dtype=accumulator(y.dtype))
 
 
-def _save_for_bias_act(ctx, inputs, output) -> None:
-    _, scale, bias, noise, strength, *ctx.numbers = inputs
-    ctx.save_for_backward(output, scale, bias, noise, strength)
+def _save(ctx, tensors_and_numbers: Sequence) -> None:
+    ctx.numbers = [one for one in tensors_and_numbers if isinstance(one, float)]
+    ctx.save_for_backward(*(one for one in tensors_and_numbers if not isinstance(one, float)))
 
 
 def _epilogue_gradients(ctx, dy: Tensor) -> tuple:
@@ -175,19 +158,16 @@ def _epilogue_gradients(ctx, dy: Tensor) -> tuple:
     return dx, dscale, dbias, None, dstrength, None, None
 
 
-def _save_for_bias_act_grad(ctx, inputs, output) -> None:
-    dy, y, scale, noise, *ctx.numbers = inputs
-    ctx.save_for_backward(dy, y, scale, noise)
-
-
 def _bias_act_grad_backward(ctx, ddx: Tensor, dsums: Tensor) -> tuple:
     dy, y, scale, noise = ctx.saved_tensors
     ddy, dy_y, dscale = _bias_act_grad_grad(ddx, dsums, dy, y, scale, noise, *ctx.numbers)
     return ddy, dy_y, None if scale is None else dscale, None, None, None
 
 
-_bias_act.register_autograd(_epilogue_gradients, setup_context=_save_for_bias_act)
-_bias_act_grad.register_autograd(_bias_act_grad_backward, setup_context=_save_for_bias_act_grad)
+_bias_act.register_autograd(
+    _epilogue_gradients, setup_context=lambda ctx, inputs, output: _save(ctx, (output, *inputs[1:]))
+)
+_bias_act_grad.register_autograd(_bias_act_grad_backward, setup_context=lambda ctx, inputs, output: _save(ctx, inputs))
 
 
 # --- scale
@@ -206,37 +186,25 @@ def _(x, scale):
     return torch.empty_like(x)
 
 
-def _save_inputs(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
-
-
 def _scale_backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:
     x, scale = ctx.saved_tensors
     dx, sums = _bias_act_grad(dy, x, scale, None, 1.0, 1.0)  # the scale's gradient is Σ dy · x
     return dx, sums[2]
 
 
-_scale.register_autograd(_scale_backward, setup_context=_save_inputs)
+_scale.register_autograd(_scale_backward, setup_context=lambda ctx, inputs, output: _save(ctx, inputs))
 
 
 # --- resample
 
 
-@torch.library.custom_op("stylegan2_cond::resample", mutates_args=())
-def _resample(
-    x: Tensor,
-    kind: str,
-    factors: list[int],
-    inputs: list[int],
-    outputs: list[int],
-    adjoint: bool,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    noise: Tensor | None,
-    strength: Tensor | None,
-    slope: float,
-    gain: float,
-) -> Tensor:
+@torch.library.custom_op(
+    "stylegan2_cond::resample",
+    mutates_args=(),
+    schema=f"(Tensor x, str kind, SymInt[] factors, SymInt[] inputs, SymInt[] outputs, bool adjoint, {_EPILOGUE})"
+    " -> Tensor",
+)
+def _resample(x, kind, factors, inputs, outputs, adjoint, *epilogue):
     y = _resampled_empty(x, outputs if not adjoint else inputs)
     bands = [band(kind, *axis, adjoint=adjoint) for axis in zip(factors, inputs, outputs, strict=True)]
     bands = [band(kind, 1, 1, 1)] * (3 - len(bands)) + bands  # kernels take three axes
@@ -255,7 +223,7 @@ def _resample(
         pointers(weights),
         y,
         x,
-        *(scale, bias, noise, strength, slope, gain),
+        *epilogue,
     )
     return y
 
@@ -265,16 +233,16 @@ def _resampled_empty(x: Tensor, size: list[int]) -> Tensor:
 
 
 @_resample.register_fake
-def _(x, kind, factors, inputs, outputs, adjoint, scale, bias, noise, strength, slope, gain):
+def _(x, kind, factors, inputs, outputs, adjoint, *epilogue):
     return _resampled_empty(x, outputs if not adjoint else inputs)
 
 
 def _save_for_resample(ctx, inputs, output) -> None:
     x, *ctx.axes, ctx.adjoint, scale, bias, noise, strength, slope, gain = inputs
-    ctx.numbers = slope, gain
-    ctx.plain = all(tensor is None for tensor in (scale, bias, noise)) and ctx.numbers == (1.0, 1.0)
+    ctx.plain = all(tensor is None for tensor in (scale, bias, noise)) and (slope, gain) == (1.0, 1.0)
     ctx.layout = layout_of(x)
-    ctx.save_for_backward(*([] if ctx.plain else [output, scale, bias, noise, strength]))
+    if not ctx.plain:
+        _save(ctx, (output, scale, bias, noise, strength, slope, gain))
 
 
 def _resample_backward(ctx, dy: Tensor) -> tuple:
