@@ -468,11 +468,3 @@ def test_a_damaged_file_is_told_with_its_place(tmp_path, change, said):
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=said):
         Card.load(path)
-
-
-def test_a_vector_is_described_in_words():
-    labels = patches({1: 0.1, 5: 0.004}, {})
-    conditions = Conditions.from_patches(CLASSES, labels, np.array([0.25, 0.75]))
-    first, second = conditions.measure(torch.from_numpy(labels), torch.tensor([0.25, 0.75]))
-    assert conditions.describe(first) == "class 1 (10 %), class 5 (0.4 %), slice at 0.25"
-    assert conditions.describe(second) == "no class, slice at 0.75"

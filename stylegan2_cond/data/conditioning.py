@@ -165,16 +165,6 @@ class Conditions(BaseModel):
     def _variates(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         return rng.random(1 + len(self.classes)), rng.standard_normal(len(self.classes) + 1)
 
-    def describe(self, vector: torch.Tensor) -> str:
-        """A vector `[width]` in words."""
-        shown, areas, position = self.parts(vector.unsqueeze(0))
-        parts = [
-            f"class {label} ({100 * math.exp(area):.3g} %)"
-            for label, there, area in zip(self.classes, shown[0].tolist(), areas[0].tolist(), strict=True)
-            if there
-        ]
-        return ", ".join(parts or ["no class"]) + ("" if position is None else f", slice at {position.item():.2f}")
-
 
 @dataclass(frozen=True)
 class _Request:

@@ -9,7 +9,7 @@ from typing import Annotated
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from pydantic import BaseModel, Field, ValidationError
 
-from stylegan2_cond.errors import UserError
+from stylegan2_cond.errors import UserError, first_line
 from stylegan2_cond.io import explain
 
 _Name = Annotated[str, Field(pattern=r"^[^/\x00-\x1f]+$", max_length=200)]
@@ -67,7 +67,7 @@ def check_configuration(plans: PlansManager, name: str, dataset_json: object, pl
     try:
         configuration = plans.get_configuration(name)
     except Exception as error:  # missing or circular parents
-        raise UserError(f"{plans_path}, configuration {name}, can't be read ({_first_line(error)}). {remedy}") from None
+        raise UserError(f"{plans_path}, configuration {name}, can't be read ({first_line(error)}). {remedy}") from None
     where = f"{plans_path}, configuration {name}"
     _check(_Configuration, configuration.configuration, where, remedy)
     try:
@@ -82,7 +82,7 @@ def check_configuration(plans: PlansManager, name: str, dataset_json: object, pl
         manager = plans.get_label_manager(dataset_json)
         manager.foreground_regions if manager.has_regions else manager.foreground_labels  # noqa: B018
     except Exception as error:
-        raise UserError(f"{path} has labels that nnU-Net can't use ({_first_line(error)}). {remedy}") from None
+        raise UserError(f"{path} has labels that nnU-Net can't use ({first_line(error)}). {remedy}") from None
 
 
 def _check(model: type[BaseModel], content: object, where: object, remedy: str) -> None:
@@ -92,7 +92,3 @@ def _check(model: type[BaseModel], content: object, where: object, remedy: str) 
         model.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error, model)} {remedy}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

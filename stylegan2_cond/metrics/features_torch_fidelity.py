@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from stylegan2_cond.data.sample_set import SampleSet
-from stylegan2_cond.errors import UserError
+from stylegan2_cond.errors import UserError, first_line
 from stylegan2_cond.metrics.features import ExtractorSettings, FeatureExtractor, register_features
 from stylegan2_cond.snapshot import sha256
 
@@ -113,5 +113,6 @@ def _load_network(name: str, file: Path, url: str) -> torch.nn.Module:
                 name, [LAYER], cuda=False, verbose=False, feature_extractor_weights_path=str(file)
             )
     except _UNREADABLE as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{file} can't be read as the weights of {name} ({reason}). Download them from {url}") from None
+        raise UserError(
+            f"{file} can't be read as the weights of {name} ({first_line(error)}). Download them from {url}"
+        ) from None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from stylegan2_cond.errors import UserError
+from stylegan2_cond.errors import UserError, first_line
 from stylegan2_cond.io import write_atomically
 from stylegan2_cond.memory import is_out_of_memory
 from stylegan2_cond.snapshot.snapshot import sha256
@@ -45,8 +45,7 @@ def load_checkpoint(folder: Path, state: TrainingState, name: str = CHECKPOINT_F
     except Exception as error:  # torch has no exception class for damaged files
         if is_out_of_memory(error):
             raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path} does not fit {folder / 'plan.json'} ({reason}). {_remedy(path)}") from None
+        raise UserError(f"{path} does not fit {folder / 'plan.json'} ({first_line(error)}). {_remedy(path)}") from None
     return True
 
 

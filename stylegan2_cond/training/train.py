@@ -16,7 +16,7 @@ import torch
 
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
 from stylegan2_cond.data.patch_sampler import PatchSampler
-from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.errors import Stopped, UserError, first_line
 from stylegan2_cond.memory import is_out_of_memory
 from stylegan2_cond.ops import describe_backend
 from stylegan2_cond.planning import Plan, RunOptions, run_folder, smaller_patch_size
@@ -92,10 +92,10 @@ def train(options: RunOptions) -> Path:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
                 raise UserError(
-                    f"Out of memory at patch {list(plan.patch_size)}, batch size {plan.batch_size} ({reason}). Raise "
-                    f"accumulate in plan.json, or start again with --patch-size {smaller_patch_size(plan.patch_size)}"
+                    f"Out of memory at patch {list(plan.patch_size)}, batch size {plan.batch_size} "
+                    f"({first_line(error)}). Raise accumulate in plan.json, or start again with --patch-size "
+                    f"{smaller_patch_size(plan.patch_size)}"
                 ) from error
 
 
