@@ -19,20 +19,21 @@ from stylegan2_cond.io import explained_write
 
 @contextlib.contextmanager
 def lock_folder(
-    folder: Path, *, inside: bool = True, remedy: str = "Wait until it ends, or stop it."
+    folder: Path, *, inside: bool = True, timeout: float = 0, remedy: str = "Wait until it ends, or stop it."
 ) -> Iterator[None]:
     """Keep other processes from working in a folder; the lock of a killed process is released.
 
     Args:
         folder: to work in.
         inside: whether the lock lies in the folder, which is then made; else it lies next to it until the end.
+        timeout: seconds to wait for another process.
         remedy: what to do while another process works there.
 
     Raises:
         UserError: another process works there, or the lock cannot be written.
     """
     path = folder / ".lock" if inside else folder.with_name(f".{folder.name}.lock")
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(path, timeout=timeout)
     try:
         with explained_write(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import run
-from filelock import FileLock
 
 from stylegan2_cond.cli import main
+from stylegan2_cond.folders import lock_folder
 from stylegan2_cond.ops import bindings, build, choose_backend
 from stylegan2_cond.ops.bindings import Library
 from stylegan2_cond.ops.doctor import diagnose
@@ -76,10 +76,8 @@ def test_whoever_waits_for_a_build_waits_until_it_is_done_or_given_up():
 def test_a_lock_that_is_held_for_too_long_names_its_holder(cache, compiled, monkeypatch):
     monkeypatch.setattr(build, "LOCK_SECONDS", 0.1)
     folder = build.build_folder("cpu")
-    folder.mkdir(parents=True)
-    (folder / "holder").write_text(f'{{"process": 4711, "host": "{socket.gethostname()}"}}')
-    with FileLock(folder / "lock"):
-        assert f"process 4711 on {socket.gethostname()}" in build.find_or_build("cpu")
+    with lock_folder(folder):
+        assert f"process {os.getpid()} on {socket.gethostname()}" in build.find_or_build("cpu")
     assert compiled == []
 
 

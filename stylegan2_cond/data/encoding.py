@@ -138,13 +138,8 @@ def soften(one_hot: torch.Tensor) -> torch.Tensor:
     """
     centre = _OWN_CLASS ** (1 / (one_hot.ndim - 2))
     for axis in range(2, one_hot.ndim):
-        one_hot = _blur(one_hot, axis, centre, (1 - centre) / 2)
+        last, blurred = one_hot.shape[axis] - 1, one_hot * centre
+        for to, source, length in ((1, 0, last), (0, 1, last), (0, 0, 1), (last, last, 1)):
+            blurred.narrow(axis, to, length).add_(one_hot.narrow(axis, source, length), alpha=(1 - centre) / 2)
+        one_hot = blurred
     return one_hot
-
-
-def _blur(x: torch.Tensor, axis: int, centre: float, side: float) -> torch.Tensor:
-    last = x.shape[axis] - 1
-    blurred = x * centre
-    for to, source, length in ((1, 0, last), (0, 1, last), (0, 0, 1), (last, last, 1)):
-        blurred.narrow(axis, to, length).add_(x.narrow(axis, source, length), alpha=side)
-    return blurred

@@ -77,16 +77,20 @@ def read_fingerprint(preprocessed: Preprocessed, names: Sequence[str]) -> Finger
         if (beyond := label == OUTSIDE).any():
             values = image[:, beyond]
             outside_ranges.append((values.min(axis=1), values.max(axis=1)))
+    lowest, highest = _bounds(ranges)
+    outside = None
+    if outside_ranges and np.allclose(*(bounds := _bounds(outside_ranges)), atol=1e-6):
+        outside = tuple(bounds[0].tolist())
     low, high = np.quantile(np.concatenate(samples, axis=1), RANGE_QUANTILES, axis=1)
     high = np.where(high > low, high, low + 1)  # a constant channel stays constant
     return Fingerprint(
         sizes=np.array(sizes),
         low=tuple(low.tolist()),
         high=tuple(high.tolist()),
-        outside=_single_value(outside_ranges),
+        outside=outside,
         has_outside=bool(outside_ranges),
         slices=np.array(slices),
-        constant=_constant(ranges),
+        constant=tuple((highest - lowest <= 1e-6).tolist()),
         shown={int(label): count for label, count in sorted(shown.items())},
     )
 
@@ -113,17 +117,6 @@ def _check(preprocessed: Preprocessed, case: Case, image: np.ndarray, label: np.
         )
 
 
-def _constant(ranges: list[tuple[np.ndarray, np.ndarray]]) -> tuple[bool, ...]:
-    """Per channel, whether all ranges consist of one value."""
-    lowest = np.min([low for low, _ in ranges], axis=0)
-    highest = np.max([high for _, high in ranges], axis=0)
-    return tuple((highest - lowest <= 1e-6).tolist())
-
-
-def _single_value(ranges: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, ...] | None:
-    """Per channel, the value that all ranges consist of; None where there is more than one, or no range."""
-    if not ranges:
-        return None
-    lowest = np.min([low for low, _ in ranges], axis=0)
-    highest = np.max([high for _, high in ranges], axis=0)
-    return tuple(lowest.tolist()) if np.allclose(lowest, highest, atol=1e-6) else None
+def _bounds(ranges: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Per channel, the lowest and the highest value of all ranges."""
+    return np.min([low for low, _ in ranges], axis=0), np.max([high for _, high in ranges], axis=0)

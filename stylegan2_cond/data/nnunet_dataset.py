@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -218,7 +219,10 @@ def open_preprocessed(dataset: str | int, configuration: str, plans_name: str = 
     name = _dataset_name(str(dataset), base)
     plans_path = base / name / f"{plans_name}.json"
     if not plans_path.exists():
-        known = [p.stem for p in plans_path.parent.glob("*.json") if "configurations" in (_peek(p) or {})]
+        known = []
+        for path in plans_path.parent.glob("*.json"):
+            with contextlib.suppress(UserError, TypeError):
+                known += [path.stem] if "configurations" in read_json(path, "") else []
         raise UserError(
             f"Plans {plans_path} do not exist. "
             + (f"There are: {', '.join(sorted(known))}; choose one with -p. " if known else "")
@@ -282,11 +286,3 @@ def _is_split(content: object) -> bool:
         and all(isinstance(name, str) for name in (*fold["train"], *fold["val"]))
         for fold in content
     )
-
-
-def _peek(path: Path) -> dict | None:
-    try:
-        content = read_json(path, "")
-    except UserError:
-        return None
-    return content if isinstance(content, dict) else None

@@ -165,7 +165,7 @@ def _size(patch_size: Sequence[int]) -> np.ndarray:
 
 
 def _cut(case: Case, patch_size: Sequence[int], lower: Sequence[int], *, with_image: bool = True) -> Patch:
-    box = _box(patch_size, lower)
+    box = [[int(low), int(low + length)] for low, length in zip(lower, _size(patch_size), strict=True)]
     image = crop_and_pad_nd(case.image, box, IMAGE_PADDING) if with_image else np.empty((0, *patch_size))
     return Patch(
         image=image.reshape(-1, *patch_size).astype(np.float32),
@@ -173,7 +173,3 @@ def _cut(case: Case, patch_size: Sequence[int], lower: Sequence[int], *, with_im
         case=case.name,
         position=(float(lower[0]) + 0.5) / case.image.shape[1] if len(patch_size) == 2 else 0.5,
     )
-
-
-def _box(patch_size: Sequence[int], lower: Sequence[int]) -> list[list[int]]:
-    return [[int(low), int(low + length)] for low, length in zip(lower, _size(patch_size), strict=True)]

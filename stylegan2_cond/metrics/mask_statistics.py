@@ -100,12 +100,7 @@ class Masks(Metric):
 
     name = "masks"
     title = "masks"
-    needs = ("label",)
-
-    def refusal(self, comparison: Comparison) -> str | None:
-        """Needs a foreground class."""
-        reason = super().refusal(comparison)
-        return reason or (None if comparison.labels else "needs masks with a foreground class")
+    needs = ("label", "class")
 
     def __call__(self, comparison: Comparison) -> Result:
         sides = comparison.real, comparison.generated

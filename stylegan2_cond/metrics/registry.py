@@ -36,8 +36,8 @@ class Metric(ABC):
         title: as shown in tables.
         better: `lower`, `higher`, or `one` for ratios whose best value is 1.
         least: number of patches that each side must have.
-        needs: of `image`, `label` and `nnunet`, what the metric can't be computed without. A mask snapshot has no
-            images: its masks stand in for them, and metrics that need images are left out.
+        needs: of `image`, `label`, `class` and `nnunet`, what the metric can't be computed without. A mask snapshot
+            has no images: its masks stand in for them, and metrics that need images are left out.
         default: whether `evaluate` computes it unless other metrics are chosen.
     """
 
@@ -61,6 +61,8 @@ class Metric(ABC):
             return "needs masks on both sides"
         if "nnunet" in self.needs and comparison.nnunet is None:
             return "needs an nnU-Net trained on the real cases of this fold"
+        if "class" in self.needs and not comparison.labels:
+            return "needs masks with a foreground class"
         return None
 
 

@@ -34,12 +34,7 @@ class SegmentationAgreement(Metric):
     name = "agreement"
     title = "Dice, mask and nnU-Net"
     better = "higher"
-    needs = ("image", "label", "nnunet")
-
-    def refusal(self, comparison: Comparison) -> str | None:
-        """Needs a foreground class."""
-        reason = super().refusal(comparison)
-        return reason or (None if comparison.labels else "needs masks with a foreground class")
+    needs = ("image", "label", "class", "nnunet")
 
     def __call__(self, comparison: Comparison) -> Result:
         segmentation = comparison.nnunet.segment(comparison.generated)

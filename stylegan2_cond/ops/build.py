@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import multiprocessing
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from torch.utils.data import get_worker_info
+
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.folders import lock_folder
 
 SOURCES = Path(__file__).parent / "csrc"
 KINDS = {"cpu": "cpu.cpp", "cuda": "cuda.cu"}
@@ -75,7 +75,15 @@ def find_or_build(kind: str, *, again: bool = False) -> Path | str:
         return found
     if multiprocessing.parent_process() is not None or get_worker_info() is not None:
         return f"the {kind} ops are not built, and a worker process does not build; {RETRY}."
-    return _build_locked(kind, build_folder(kind))
+    folder = build_folder(kind)
+    try:
+        with lock_folder(folder, timeout=LOCK_SECONDS):
+            if not library_path(kind).exists():  # another process may have built it in the meantime
+                print(f"Building the {kind} ops, once: {folder}", file=sys.stderr, flush=True)
+                return build_library(kind, folder)
+            return library_path(kind)
+    except (UserError, OSError) as error:
+        return f"the {kind} ops can't be built: {error}"
 
 
 def missing_tools(kind: str) -> str:
@@ -148,31 +156,6 @@ def _key(kind: str) -> str:
 def _capabilities() -> list[tuple[int, int]]:
     """Compute capabilities of the GPUs that this process sees."""
     return sorted({torch.cuda.get_device_capability(number) for number in range(torch.cuda.device_count())})
-
-
-def _build_locked(kind: str, folder: Path) -> Path | str:
-    """Build in one process while others wait."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock", timeout=LOCK_SECONDS):
-            if library_path(kind).exists():
-                return library_path(kind)
-            holder = {"process": os.getpid(), "host": socket.gethostname()}
-            (folder / "holder").write_text(json.dumps(holder))
-            print(f"Building the {kind} ops, once: {folder}", file=sys.stderr, flush=True)
-            return build_library(kind, folder)
-    except Timeout:
-        return f"{_holder(folder)} has been building the {kind} ops for more than {LOCK_SECONDS:g} s; {RETRY}."
-    except OSError as error:
-        return f"the {kind} ops can't be built in {folder}: {error}."
-
-
-def _holder(folder: Path) -> str:
-    try:
-        holder = json.loads((folder / "holder").read_text())
-        return f"process {holder['process']} on {holder['host']}"
-    except (OSError, ValueError, KeyError):
-        return "another process"
 
 
 def build_library(kind: str, folder: Path) -> Path | str:

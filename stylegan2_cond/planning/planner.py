@@ -75,7 +75,9 @@ def make_plan(
         },
         **values,
     )
-    return fit_memory(plan, _step_budget(budget, fingerprint, device, processes), processes, device.type)
+    if budget is not None and device.type == "cpu":  # processes share it, and each caches cases in its part
+        budget = max(0, budget // processes - min(CACHE_BYTES, fingerprint.bytes))
+    return fit_memory(plan, budget, processes, device.type)
 
 
 def _shape_settings(preprocessed: Preprocessed, fingerprint: Fingerprint, options: RunOptions) -> dict[str, Setting]:
@@ -144,13 +146,6 @@ def _describe_conditions(fingerprint: Fingerprint, preprocessed: Preprocessed, c
 
 def _classes(preprocessed: Preprocessed) -> list[int]:
     return [int(label) for label in preprocessed.label_manager.all_labels if label != 0]
-
-
-def _step_budget(budget: int | None, fingerprint: Fingerprint, device: torch.device, processes: int) -> int | None:
-    """Memory for one process's step; on a CPU, processes share the memory, and each caches cases in its part."""
-    if budget is None or device.type != "cpu":
-        return budget
-    return max(0, budget // processes - min(CACHE_BYTES, fingerprint.bytes))
 
 
 def condition_patches(patch_size: Sequence[int]) -> int:

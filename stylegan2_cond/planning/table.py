@@ -8,15 +8,18 @@ from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.planning.plan import Plan
 
-HIDDEN = ("format_version", "source", "reasons")
-
 
 def table(plan: Plan, width: int = 120) -> str:
     """Key, value and reason in lines of at most `width` characters; keys without effect are left out."""
+    hidden = {"format_version", "source", "reasons"}
+    hidden |= set() if plan.r1_weight else {"r1_interval"}
+    hidden |= set() if plan.given_mask else {"feature_weight", "l1_weight"}
+    hidden |= {"augment_kimg"} if plan.augment_target is None else set()
+    hidden |= set() if plan.codec.image_channels else {"apart_share"}
     rows = [
         (key, format_value(getattr(plan, key)), plan.reasons.get(key, ""))
         for key in type(plan).model_fields
-        if key not in HIDDEN and key not in _unused(plan)
+        if key not in hidden
     ]
     first, second = (max(len(row[column]) for row in rows) for column in range(2))
     indent = " " * (first + second + 4)
@@ -45,16 +48,6 @@ def format_value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "none" if value is None else str(value).lower()
-
-
-def _unused(plan: Plan) -> list[str]:
-    """Keys without effect, given the others."""
-    return [
-        *(["r1_interval"] if not plan.r1_weight else []),
-        *(["feature_weight", "l1_weight"] if not plan.given_mask else []),
-        *(["augment_kimg"] if plan.augment_target is None else []),
-        *(["apart_share"] if not plan.codec.image_channels else []),
-    ]
 
 
 def _count(number: int, one: str, many: str = "") -> str:

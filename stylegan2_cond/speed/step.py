@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,11 +12,12 @@ import torch
 
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.encoding import Codec
-from stylegan2_cond.memory import keep_freed_memory, peak_bytes
+from stylegan2_cond.memory import keep_freed_memory
 from stylegan2_cond.planning import Plan, Source
 from stylegan2_cond.planning.heuristics import PlanInputs, training_settings
 from stylegan2_cond.speed.reference import reference_ops
 from stylegan2_cond.speed.timing import Timing, compare_times, time_calls
+from stylegan2_cond.training.profile_step import measure_step_here, random_patches
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
 
@@ -80,23 +80,15 @@ def seconds_per_sample(side: int, *, rounds: int, device: torch.device) -> float
 
 
 def step_memory(plan: Plan, device: torch.device, *, reference: bool) -> int:
-    """Peak bytes of a step with R1; on a CPU, measured in a process of its own."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        with reference_ops() if reference else contextlib.nullcontext():
-            _training_step(plan, device)()
-        return torch.cuda.max_memory_allocated(device)
-    command = [sys.executable, "-m", __name__, "reference" if reference else "ours"]
+    """Peak bytes of a step with R1, measured in a process of its own."""
+    command = [sys.executable, "-m", __name__, "reference" if reference else "ours", str(device)]
     done = subprocess.run(command, input=plan.model_dump_json(), capture_output=True, text=True, check=True)
-    return int(json.loads(done.stdout.splitlines()[-1]))
+    return int(done.stdout.splitlines()[-1])
 
 
 def _training_step(plan: Plan, device: torch.device) -> Callable[[], object]:
-    state = TrainingState.start(plan, device)
-    rng, shape = np.random.default_rng(0), (plan.batch_size, *plan.patch_size)
-    image = rng.standard_normal((shape[0], plan.codec.image_channels, *plan.patch_size)).astype(np.float32)
-    label, position = rng.choice(LABELS, shape).astype(np.int16), rng.random(shape[0]).astype(np.float32)
-    return lambda: take_step(state, image, label, position)
+    state, patches = TrainingState.start(plan, device), random_patches(plan)
+    return lambda: take_step(state, *patches)
 
 
 def _sampling(plan: Plan, device: torch.device, *, count: int = SAMPLES) -> Callable[[], object]:
@@ -117,10 +109,6 @@ def _with_reference(function: Callable[[], object]) -> Callable[[], object]:
 
 if __name__ == "__main__":
     keep_freed_memory()
-    measured = Plan.model_validate_json(sys.stdin.read())
-    small = measured.model_copy(update={"patch_size": (8, 8), "factors": (), "channels": measured.channels[:1]})
     with reference_ops() if sys.argv[1] == "reference" else contextlib.nullcontext():
-        _training_step(small, torch.device("cpu"))()  # the first step loads libraries
-        before = peak_bytes()
-        _training_step(measured, torch.device("cpu"))()
-    print(json.dumps(peak_bytes() - before))
+        cost = measure_step_here(Plan.model_validate_json(sys.stdin.read()), torch.device(sys.argv[2]))
+    print(cost.peak_bytes)

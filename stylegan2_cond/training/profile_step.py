@@ -59,12 +59,12 @@ def measure_step_here(plan: Plan, device: torch.device) -> StepCost:
     patch_size = tuple(min(8, length) for length in plan.patch_size)
     small = {"patch_size": patch_size, "factors": ((2,) * len(patch_size),), "channels": (8, 8), "accumulate": 1}
     small_plan = plan.model_copy(update={**small, "batch_size": 4})
-    take_step(TrainingState.start(small_plan, device), *_random_patches(small_plan))  # loads libraries, 180 MiB
+    take_step(TrainingState.start(small_plan, device), *random_patches(small_plan))  # loads libraries, 180 MiB
     before = peak_bytes()
     state = TrainingState.start(plan, device)
     if state.adaptive:
         state.adaptive.p = LARGEST_P
-    batch = _random_patches(plan)
+    batch = random_patches(plan)
     due = plan.r1_interval  # with penalties
     first = _timed_step(state, due, batch)
     plain, full = (_timed_step(state, step, batch) for step in (due + 1, due)) if first < SLOW_STEP else (first, first)
@@ -80,7 +80,7 @@ def _timed_step(state: TrainingState, number: int, batch: tuple[np.ndarray, np.n
     return time.perf_counter() - started
 
 
-def _random_patches(plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def random_patches(plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image `[N, C, *patch_size]`, label `[N, *patch_size]` and position `[N]` of one batch."""
     rng, codec, count = np.random.default_rng(0), plan.codec, plan.batch_size
     image = rng.standard_normal((count, codec.image_channels, *plan.patch_size), np.float32)

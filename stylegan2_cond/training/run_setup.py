@@ -66,7 +66,15 @@ def plan_run(options: RunOptions, *, overwrite: bool = False) -> PlannedRun:
     may_write = folder.exists() and (overwrite or options.kimg is not None)
     with lock_folder(folder) if may_write else contextlib.nullcontext():  # a running training follows its plan
         found = load_or_make_plan(options, preprocessed, fold, device, overwrite=overwrite)
-        return found if found.cost else replace(found, cost=_measure_as_it_is(found.plan, device))
+        if found.cost:
+            return found
+        try:
+            return replace(found, cost=_measure(found.plan, device))
+        except MemoryError:  # the plan may have been edited, and is not changed
+            raise UserError(
+                f"One step by this plan runs out of memory on {device}. Make a new one (--overwrite), set accumulate "
+                f"to {2 * found.plan.accumulate} in the file, or choose another device (--device)."
+            ) from None
 
 
 @contextlib.contextmanager
@@ -171,17 +179,6 @@ def measure_until_it_fits(
     raise too_large(share, peak, peak if budget is None else budget)
 
 
-def _measure_as_it_is(plan: Plan, device: torch.device) -> StepCost:
-    """The cost of a plan that was in the folder, which may have been edited and is not changed."""
-    try:
-        return _measure(plan, device)
-    except MemoryError:
-        raise UserError(
-            f"One step by this plan runs out of memory on {device}. Make a new one (--overwrite), set accumulate to "
-            f"{2 * plan.accumulate} in the file, or choose another device (--device)."
-        ) from None
-
-
 def _measure(plan: Plan, device: torch.device) -> StepCost:
     parts = f" in {plan.accumulate} parts" if plan.accumulate > 1 else ""
     print(f"Measuring one training step of {plan.batch_size} images{parts} …", file=sys.stderr)
@@ -193,17 +190,13 @@ def describe_costs(found: PlannedRun) -> str:
     plan, cost = found.plan, found.cost
     room = "" if found.budget is None else f"; {found.budget / 2**30:.3g} GiB are available"
     seconds = cost.seconds_per_step / plan.batch_size * 1000
+    total = plan.kimg * seconds
+    unit, length = ("s", 1) if total < 120 else ("min", 60) if total < 7200 else ("h", 3600)
     return (
         f"Memory: {cost.peak_bytes / 2**30:.2g} GiB at the peak of one step{room}.\n"
-        f"Time: {_two_digits(seconds)} s for 1,000 images, so {_duration(plan.kimg * seconds)} for all "
+        f"Time: {_two_digits(seconds)} s for 1,000 images, so {_two_digits(total / length)} {unit} for all "
         f"{1000 * plan.kimg:,.0f}, without the evaluation of snapshots."
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{_two_digits(seconds)} s"
-    return f"{_two_digits(seconds / 60)} min" if seconds < 7200 else f"{_two_digits(seconds / 3600)} h"
 
 
 def _two_digits(number: float) -> str:

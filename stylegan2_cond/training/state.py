@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -172,7 +171,7 @@ def _refuse_misfits(state: dict, expected: dict) -> None:
     for place, value in _leaves(state):
         if _kind(value) != kinds.get(place, _kind(value)):
             raise ValueError(f"{place} is {_kind(value)}, not {kinds[place]}")
-        if not _is_finite(value):
+        if isinstance(value, (float, torch.Tensor)) and not torch.as_tensor(value).isfinite().all():
             raise ValueError(f"{place} is not finite")
     if min(state["images_seen"], state["rollbacks"]) < 0:
         raise ValueError("images_seen or rollbacks is negative")
@@ -192,12 +191,6 @@ def _leaves(content: object, place: str = "") -> Iterator[tuple[str, object]]:
 
 def _kind(value: object) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-
-
-def _is_finite(value: object) -> bool:
-    if isinstance(value, torch.Tensor):
-        return bool(value.isfinite().all())
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _adam(network: torch.nn.Module, plan: Plan, interval: int = 0) -> torch.optim.Adam:

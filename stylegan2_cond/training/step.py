@@ -97,7 +97,9 @@ def _train_generator(state: TrainingState, parts: list[Batch]) -> tuple[list[tor
     for part in parts:
         with state.autocast():
             w = state.generator.mapping(part.z, part.condition)
-            pairs = _generate(state, part, w)
+            given = part.real[:, channels:] if plan.given_mask else None
+            pairs = plan.codec.activate(state.generator.synthesis(w, part.noises, given), given)
+            pairs = plan.codec.hide(pairs, part.known)  # as the real pairs
             view = _view(state, part, pairs)
             score, features = _discriminate(state, part, view)
             with torch.no_grad():
@@ -162,13 +164,6 @@ def _penalize_gradients(state: TrainingState, parts: list[Batch], generated: lis
     return _mean(found)
 
 
-def _generate(state: TrainingState, part: Batch, w: torch.Tensor) -> torch.Tensor:
-    """Encoded pairs `[N, C + K, *patch_size]`, with label channels hidden where the real label is ignored."""
-    codec = state.plan.codec
-    given = part.real[:, codec.image_channels :] if state.plan.given_mask else None
-    return codec.hide(codec.activate(state.generator.synthesis(w, part.noises, given), given), part.known)
-
-
 def _view(state: TrainingState, part: Batch, pairs: torch.Tensor) -> torch.Tensor:
     """Pairs as the discriminator sees them: real and generated ones undergo the same augmentation."""
     pairs = pairs if part.augmentation is None else state.augment(pairs, part.augmentation)
@@ -197,22 +192,19 @@ def _prepare(state: TrainingState, image: np.ndarray, label: np.ndarray, positio
     z = torch.randn(plan.batch_size, plan.latent_dim, generator=rng, device=device)
     sizes = state.generator.synthesis.noise_sizes
     noises = [torch.randn(plan.batch_size, 1, *size, generator=rng, device=device) for size in sizes]
+    augmentation = None
+    if state.adaptive is not None and state.adaptive.p > 0:
+        numbers = state.rng(RandomStream.AUGMENTATION)
+        augmentation = state.augment.sample(plan.batch_size, state.adaptive.p, plan.patch_size, numbers, device)[share]
     return Batch(
         real=codec.hide(real, known),
         known=known,
         condition=plan.conditions.measure(labels, torch.from_numpy(position).to(device)),
         z=z[share],
         noises=[noise[share] for noise in noises],
-        augmentation=_augmentation(state, share),
+        augmentation=augmentation,
         visible=_visibility(state, share),
     )
-
-
-def _augmentation(state: TrainingState, share: slice) -> AugmentParameters | None:
-    if state.adaptive is None or state.adaptive.p == 0:
-        return None
-    plan, rng = state.plan, state.rng(RandomStream.AUGMENTATION)
-    return state.augment.sample(plan.batch_size, state.adaptive.p, plan.patch_size, rng, state.device)[share]
 
 
 def _visibility(state: TrainingState, share: slice) -> torch.Tensor | None:
