@@ -6,13 +6,12 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, Preprocessed
+from stylegan2_cond.data.nnunet_dataset import FOLD_ALL
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.memory import peak_bytes
@@ -21,7 +20,6 @@ from stylegan2_cond.metrics.comparison import Comparison
 from stylegan2_cond.metrics.features import (
     CachedExtractor,
     ExtractorSettings,
-    FeatureExtractor,
     build_features,
     content_key,
 )
@@ -32,7 +30,7 @@ from stylegan2_cond.metrics.registry import METRICS, default_metrics
 from stylegan2_cond.metrics.report import Baseline, CopyCandidate, Evaluation, Measurement, save_neighbours
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.progress_bar import ProgressBar
-from stylegan2_cond.snapshot import MaskSource, PairGenerator, load_generator, open_same_cases
+from stylegan2_cond.snapshot import PairGenerator, load_generator, open_same_cases
 from stylegan2_cond.snapshot.mask_sources import RealMasks
 
 EVALUATION_FILE = "evaluation.json"
@@ -74,8 +72,7 @@ def evaluate(
     names = _names(metrics, generator.plan)
     if not os.access(snapshot, os.W_OK):
         raise UserError(f"No permission to write to {snapshot}, where the results go. Copy the snapshot elsewhere.")
-    samples = samples or SAMPLES[len(generator.plan.patch_size)]
-    setup = _Setup.of(generator.plan, samples, seed, features, nnunet, held_out=held_out, device=device)
+    setup = _Setup(generator.plan, samples, seed, features, nnunet, held_out=held_out, device=device)
     names, missing = allowed_metrics(setup.comparison(setup.reference.again), names, required=metrics is not None)
     baseline = _complete_baseline(setup, names, held_out=held_out)
     key = _digest(setup.key, generator.card.weights_sha256)
@@ -83,16 +80,14 @@ def evaluate(
     generated, candidates = (dict(earlier.generated), earlier.copy_candidates) if earlier else ({}, ())
     todo = [name for name in names if name not in generated]
     if todo:
-        comparison = setup.comparison(_sample(generator, samples, seed, setup.masks))
+        comparison = setup.comparison(setup.sample(generator))
         generated |= _measure(comparison, todo, "Evaluating samples")
         if "copies" in todo:
-            candidates = _copy_candidates(comparison)
-            save_neighbours(snapshot / PICTURE_FILE, comparison, comparison.cached(copies_in_pixels), generator.plan)
+            candidates = _save_copies(snapshot, comparison, generator.plan)
     evaluation = Evaluation(
         key=key,
         snapshot=str(snapshot),
         images_seen=generator.card.images_seen,
-        samples=samples,
         generated={name: generated[name] for name in METRICS if name in generated},
         real=baseline.real,
         held_out={name: figure for name, figure in baseline.held_out.items() if held_out or name == "agreement"},
@@ -109,49 +104,41 @@ def evaluate(
     return evaluation
 
 
-@dataclass(frozen=True)
 class _Setup:
-    """What samples are compared with, and by what.
+    """What samples of a plan's generator are compared with, and by what; arguments as for `evaluate`.
 
     Attributes:
-        plan: of the generator.
         reference: real patches.
         masks: what a generator of the variant `image` generates images for.
         extractor: of image features.
         network: the fold's nnU-Net; None where there is none.
         no_network: why there is none.
-        seed: of whatever a metric samples.
     """
 
-    plan: Plan
-    reference: ReferenceSet
-    masks: MaskSource | None
-    extractor: FeatureExtractor
-    network: NnUNet | None
-    no_network: str
-    seed: int
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         plan: Plan,
-        samples: int,
+        samples: int | None,
         seed: int,
         features: str | None,
         nnunet: Path | None,
         *,
         held_out: bool,
         device: str,
-    ) -> _Setup:
-        preprocessed = open_same_cases(plan)
-        validation = _validation_cases(preprocessed, plan, required=held_out)
-        network, no_network = _find_network(plan, nnunet, device, required=features == NnUNet.name)
+    ):
+        self.plan, self.seed = plan, seed
+        preprocessed, seen = open_same_cases(plan), set(plan.source.training_cases)
+        unseen = [name for name in preprocessed.fold(plan.source.fold).validation if name not in seen]
+        if held_out and not unseen:
+            why = "it was trained on all cases" if plan.source.fold == FOLD_ALL else "its fold has none"
+            raise UserError(f"There are no cases that this generator was not trained on: {why}. Remove --held-out.")
+        self.network, self.no_network = _find_network(plan, nnunet, device, required=features == NnUNet.name)
         low, high = (plan.codec.low, plan.codec.high) if plan.codec.low else ((0.0,), (1.0,))
-        settings = ExtractorSettings(low, high, nnunet=network, device=device)
-        extractor = CachedExtractor(build_features(features, settings), cache_folder(plan))
-        reference = ReferenceSet(preprocessed, plan, samples, held_out_cases=validation)
-        masks = RealMasks.of_cases(preprocessed, plan, deformed=True) if plan.given_mask else None
-        return cls(plan, reference, masks, extractor, network, no_network, seed)
+        settings = ExtractorSettings(low, high, nnunet=self.network, device=device)
+        self.extractor = CachedExtractor(build_features(features, settings), cache_folder(plan))
+        count = samples or SAMPLES[len(plan.patch_size)]
+        self.reference = ReferenceSet(preprocessed, plan, count, held_out_cases=unseen)
+        self.masks = RealMasks.of_cases(preprocessed, plan, deformed=True) if plan.given_mask else None
 
     def comparison(self, generated: SampleSet) -> Comparison:
         """Of the reference's real patches and others."""
@@ -165,6 +152,16 @@ class _Setup:
             seed=self.seed,
             cache_folder=cache_folder(self.plan),
         )
+
+    def sample(self, generator: PairGenerator) -> SampleSet:
+        """The first samples of the seed."""
+        parts, count, size = [], self.reference.count, 4 * self.plan.batch_size
+        with ProgressBar(total=count, desc="Generating samples", unit="sample") as bar:
+            for first in range(0, count, size):
+                number = min(size, count - first)
+                parts.append(generator.sample(number, seed=self.seed, first=first, masks=self.masks))
+                bar.update(number)
+        return with_mask_images(SampleSet.joined(parts), self.plan)
 
     @cached_property
     def key(self) -> str:
@@ -191,6 +188,7 @@ class _Setup:
                 "scores on them are no longer trustworthy."
             )
         return {
+            "samples": self.reference.count,
             "seed": self.seed,
             "features": self.extractor.name,
             "nnunet": self.network and self.network.model.folder.name,
@@ -200,23 +198,13 @@ class _Setup:
         }
 
 
-def _names(metrics: Sequence[str] | None, plan: Plan) -> tuple[str, ...]:
+def _names(metrics: Sequence[str] | None, plan: Plan) -> list[str]:
     """The chosen metrics, or the default ones that the variant allows."""
     names = default_metrics() if metrics is None else check_names(metrics)
     of_images = [name for name in names if plan.variant == "mask" and "image" in METRICS[name].needs]
     if of_images and metrics is not None:
         raise UserError(f"{', '.join(of_images)}: this snapshot generates masks only, without images.")
-    return tuple(name for name in names if name not in of_images)
-
-
-def _validation_cases(preprocessed: Preprocessed, plan: Plan, *, required: bool) -> tuple[str, ...]:
-    """Those of the fold that the generator was not trained on."""
-    seen = set(plan.source.training_cases)
-    names = tuple(name for name in preprocessed.fold(plan.source.fold).validation if name not in seen)
-    if required and not names:
-        why = "it was trained on all cases" if plan.source.fold == FOLD_ALL else "its fold has none"
-        raise UserError(f"There are no cases that this generator was not trained on: {why}. Remove --held-out.")
-    return names
+    return [name for name in names if name not in of_images]
 
 
 def _find_network(plan: Plan, folder: Path | None, device: str, *, required: bool) -> tuple[NnUNet | None, str]:
@@ -251,8 +239,10 @@ def _complete_baseline(setup: _Setup, names: Sequence[str], *, held_out: bool) -
     return baseline
 
 
-def _copy_candidates(comparison: Comparison) -> tuple[CopyCandidate, ...]:
+def _save_copies(snapshot: Path, comparison: Comparison, plan: Plan) -> tuple[CopyCandidate, ...]:
+    """Plot the samples that are most likely copies, and list them."""
     found = comparison.cached(copies_in_pixels)
+    save_neighbours(snapshot / PICTURE_FILE, comparison, found, plan)
     return tuple(
         CopyCandidate(
             sample=int(number),
@@ -273,16 +263,6 @@ def _measure(comparison: Comparison, names: Sequence[str], title: str) -> dict[s
             result = METRICS[name](comparison)
             measured[name] = Measurement.of(result, time.monotonic() - before)
     return measured
-
-
-def _sample(generator: PairGenerator, count: int, seed: int, masks: MaskSource | None) -> SampleSet:
-    parts = []
-    size = 4 * generator.plan.batch_size
-    with ProgressBar(total=count, desc="Generating samples", unit="sample") as bar:
-        for first in range(0, count, size):
-            parts.append(generator.sample(min(size, count - first), seed=seed, first=first, masks=masks))
-            bar.update(len(parts[-1]))
-    return with_mask_images(SampleSet.joined(parts), generator.plan)
 
 
 def _digest(*parts: str) -> str:
