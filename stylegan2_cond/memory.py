@@ -60,35 +60,19 @@ def free_bytes(device: torch.device) -> int | None:
 
 def available_bytes() -> int | None:
     """Memory that the machine, and the container or job of this process, can give without swapping; None if unknown."""
-    return min((number for number in (_of_machine(), *_of_cgroups()) if number is not None), default=None)
-
-
-def _of_machine() -> int | None:
-    try:
+    available, groups = [], []
+    with contextlib.suppress(OSError):
         lines = MEMINFO.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _of_cgroups() -> list[int | None]:
-    """Of the control group of this process and its parents."""
-    try:
-        own = next(line[3:] for line in OWN_CGROUP.read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
-        return []
-    folder = CGROUPS / own.strip("/")
-    return [_of_cgroup(part) for part in (folder, *folder.parents) if part.is_relative_to(CGROUPS)]
-
-
-def _of_cgroup(folder: Path) -> int | None:
-    """The limit minus what is used, except file caches that can be dropped; None without a limit."""
-    try:
-        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
-        kept = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # "max" is not a number
-        return None
-    return max(0, limit - used + int(kept.get("inactive_file", 0)))
+        available += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError):
+        lines = OWN_CGROUP.read_text().splitlines()
+        groups += [CGROUPS / line[3:].strip("/") for line in lines if line.startswith("0::")]
+    for folder in (part for group in groups for part in (group, *group.parents) if part.is_relative_to(CGROUPS)):
+        with contextlib.suppress(OSError, ValueError):  # "max" is not a number: there is no limit
+            limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+            kept = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            available.append(max(0, limit - used + int(kept.get("inactive_file", 0))))  # file caches can be dropped
+    return min(available, default=None)
 
 
 def peak_bytes() -> int:

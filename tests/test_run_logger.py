@@ -21,7 +21,7 @@ from stylegan2_cond.data.patch_sampler import PatchBatch
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.training import progress_plot
-from stylegan2_cond.training.log_file import Averages, Log, read_log
+from stylegan2_cond.training.log_file import Log, read_log, take_means
 from stylegan2_cond.training.model_selection import link_best
 from stylegan2_cond.training.progress_plot import MOST_POINTS, PANELS, find_curve, save_progress
 from stylegan2_cond.training.run_logger import PREVIEW_SAMPLES, Board, make_preview, tag
@@ -37,7 +37,7 @@ def test_a_line_is_json_with_the_images_seen(tmp_path):
     log.write(2000, {"kid": 1e-3, "kid error": 2e-4})
     expected = [{"images": 1000, "loss_generator": 0.5}, {"images": 2000, "kid": 1e-3, "kid error": 2e-4}]
     assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == expected
-    assert log.lines() == read_log(tmp_path) == expected
+    assert read_log(tmp_path) == expected
     assert read_log(tmp_path / "elsewhere") == []
 
 
@@ -62,7 +62,7 @@ def test_going_on_drops_what_came_after_the_checkpoint_and_what_was_cut_off(tmp_
         file.write('{"images": 1500, "r1"')
     log = Log(tmp_path, 2000)
     log.write(2500, {"r1": 2.0})
-    assert [line["images"] for line in log.lines()] == [1000, 2000, 2500]
+    assert [line["images"] for line in read_log(tmp_path)] == [1000, 2000, 2500]
     assert len(log.path.read_text().splitlines()) == 3
 
 
@@ -83,14 +83,10 @@ def test_lines_that_can_not_be_read_are_passed_over(tmp_path, lines):
     assert all(isinstance(line["images"], int) for line in read)
 
 
-def test_averages_are_means_since_the_last_time():
-    averages = Averages()
-    averages.add({"loss": 1.0, "r1": 4.0})
-    averages.add({"loss": 2.0})
-    assert averages.take() == {"loss": 1.5, "r1": 4.0}
-    averages.add({"loss": 5.0})
-    assert averages.take() == {"loss": 5.0}
-    assert averages.take() == {}
+def test_logged_scalars_are_means_since_the_last_time():
+    scalars = {"loss": [1.0, 2.0], "r1": [4.0]}
+    assert take_means(scalars) == {"loss": 1.5, "r1": 4.0}
+    assert take_means(scalars) == {}
 
 
 # --- TensorBoard

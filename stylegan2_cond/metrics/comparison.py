@@ -34,6 +34,7 @@ class Comparison:
         conditions: what condition vectors mean, and how they are measured.
         seed: of the jackknife groups and of whatever a metric samples.
         cache_folder: for results that depend on real patches alone; nothing is cached, when None.
+        real_features: of earlier comparisons with the same real patches, by the extractor's identity; more are added.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Comparison:
         conditions: Conditions | None = None,
         seed: int = 0,
         cache_folder: Path | None = None,
+        real_features: dict[str, torch.Tensor] | None = None,
     ):
         self.real, self.generated = real, generated
         self.reference = real if reference is None else reference
@@ -55,6 +57,7 @@ class Comparison:
         self.conditions = conditions
         self.seed = seed
         self.cache_folder = cache_folder
+        self.real_features = {} if real_features is None else real_features
         self._cache: dict[Callable, object] = {}
 
     def cached(self, compute: Callable[[Comparison], T]) -> T:
@@ -91,7 +94,10 @@ class Comparison:
 
     def vectors(self, extractor: FeatureExtractor) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of both sides; standardised by those of the real side, if the extractor says so."""
-        real, generated = extractor(self.real), extractor(self.generated)
+        key, generated = extractor.identity(), extractor(self.generated)
+        if key not in self.real_features:
+            self.real_features[key] = extractor(self.real)
+        real = self.real_features[key]
         centre, scale = standardisation(real) if extractor.standardised else (0, 1)
         return (real - centre) / scale, (generated - centre) / scale
 

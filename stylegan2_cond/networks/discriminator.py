@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from stylegan2_cond.networks.layers import Conv, Entry, Linear, pyramid, widened
+from stylegan2_cond.networks.layers import Conv, Entry, Linear, embedding, pyramid, widened
 from stylegan2_cond.ops import downsample
 
 MINIBATCH_GROUP = 4  # samples per group (Karras et al. 2018, section 3)
@@ -86,11 +86,7 @@ class Discriminator(nn.Module):
         self.last = Conv(width + 1, width, spatial_dims=dims)
         self.features = Linear(width * math.prod(pyramid(patch_size, factors)[0]), width, activation="lrelu")
         self.score = Linear(width, 1)
-        self.embed = (
-            nn.Sequential(Linear(condition_dim, width, activation="lrelu"), Linear(width, width))
-            if condition_dim
-            else None
-        )
+        self.embed = embedding(condition_dim, width)
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Score pairs.

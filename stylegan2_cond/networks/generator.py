@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from stylegan2_cond.networks.layers import Conv, Linear, ModulatedConv, pixel_norm, pyramid, widened
+from stylegan2_cond.networks.layers import Conv, Linear, ModulatedConv, embedding, pixel_norm, pyramid, widened
 from stylegan2_cond.ops import Epilogue, bias_act, downsample, upsample
 
 MAPPING_LR_MULTIPLIER = 0.01  # Karras et al. 2019, appendix C
@@ -29,11 +29,7 @@ class Mapping(nn.Module):
 
     def __init__(self, *, latent_dim: int, condition_dim: int, style_dim: int, layers: int):
         super().__init__()
-        self.embed = (
-            nn.Sequential(Linear(2 * condition_dim, latent_dim, activation="lrelu"), Linear(latent_dim, latent_dim))
-            if condition_dim
-            else None
-        )
+        self.embed = embedding(2 * condition_dim, latent_dim)
         widths = [latent_dim * (2 if condition_dim else 1), *[style_dim] * layers]
         self.layers = nn.Sequential(
             *(

@@ -31,6 +31,11 @@ class Linear(nn.Module):
         return bias_act(x, self.bias * self.lr_multiplier, activation=self.activation, overwrite=True)
 
 
+def embedding(inputs: int, width: int) -> nn.Sequential | None:
+    """Two layers from a condition `[N, inputs]` to `[N, width]`; None for an empty condition."""
+    return nn.Sequential(Linear(inputs, width, activation="lrelu"), Linear(width, width)) if inputs else None
+
+
 class Conv(nn.Module):
     """Convolution, bias and activation."""
 

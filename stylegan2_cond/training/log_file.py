@@ -29,31 +29,12 @@ class Log:
         with explained_write(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"images": images_seen, **scalars}) + "\n")
 
-    def lines(self) -> list[dict]:
-        """All lines so far."""
-        return read_log(self.path.parent)
 
-
-class Averages:
-    """Means of scalars between two log lines.
-
-    Args:
-        values: of each scalar so far; a checkpoint keeps them, so that a resumed training logs the same means.
-    """
-
-    def __init__(self, values: dict[str, list[float]] | None = None) -> None:
-        self._values = {} if values is None else values
-
-    def add(self, scalars: Mapping[str, float]) -> None:
-        """Add the scalars of a step."""
-        for name, value in scalars.items():
-            self._values.setdefault(name, []).append(value)
-
-    def take(self) -> dict[str, float]:
-        """The means since the last call."""
-        means = {name: float(np.mean(values)) for name, values in self._values.items()}
-        self._values.clear()
-        return means
+def take_means(values: dict[str, list[float]]) -> dict[str, float]:
+    """The mean of each scalar's values since the last call, which are then dropped."""
+    means = {name: float(np.mean(found)) for name, found in values.items()}
+    values.clear()
+    return means
 
 
 def read_log(folder: Path) -> list[dict]:

@@ -17,7 +17,7 @@ from stylegan2_cond.planning import Plan
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.snapshot import CARD_FILE, Card, MaskSource, PairGenerator, save_snapshot
 from stylegan2_cond.snapshot.mask_sources import RealMasks
-from stylegan2_cond.training.log_file import Averages, Log
+from stylegan2_cond.training.log_file import Log, read_log, take_means
 from stylegan2_cond.training.model_selection import (
     ERROR,
     REAL,
@@ -57,18 +57,18 @@ class RunLogger:
 
     def _open(self) -> None:
         seen = self.state.images_seen
-        self._averages = Averages(self.state.scalars)
         self._log, self._board = Log(self.folder, seen), Board(self.folder, seen)
 
     def add_step(self, scalars: Mapping[str, float], bar: ProgressBar) -> None:
         """Take the scalars of a step into the next log line, and show the losses in the progress bar."""
-        self._averages.add(scalars)
+        for name, value in scalars.items():
+            self.state.scalars.setdefault(name, []).append(value)
         shown = {"G": scalars["loss_generator"], "D": scalars["loss_discriminator"], "p": scalars.get("augment_p")}
         bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items() if value is not None}, refresh=False)
 
     def write(self, scores: Mapping[str, float] | None = None) -> None:
         """Log the means of all scalars since the last line, and the scores of a snapshot."""
-        scalars = self._averages.take() | dict(scores or {})
+        scalars = take_means(self.state.scalars) | dict(scores or {})
         self._log.write(self.state.images_seen, scalars)
         self._board.write(self.state.images_seen, scalars)
 
@@ -85,7 +85,7 @@ class RunLogger:
             scores |= flatten_results({name + REAL: result for name, result in self.evaluator.real.items()})
         self.write(scores)
         write_line(f"Snapshot after {state.images_seen:,} images: {describe_scores(scores)}")
-        history = [line for line in self._log.lines() if METRICS.keys() & line.keys()]
+        history = [line for line in read_log(self.folder) if METRICS.keys() & line.keys()]
         if history := [line for line in history if self._snapshot(line["images"]).exists()]:
             link_best(self.folder, self._snapshot(history[choose_best(history)]["images"]))
             if warning := memorization_warning(history):

@@ -14,8 +14,8 @@ from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics import METRICS, Result
 from stylegan2_cond.metrics.compare import allowed_metrics, compute_metrics
-from stylegan2_cond.metrics.comparison import Comparison, standardisation
-from stylegan2_cond.metrics.features import FeatureExtractor, RandomPyramid
+from stylegan2_cond.metrics.comparison import Comparison
+from stylegan2_cond.metrics.features import RandomPyramid
 from stylegan2_cond.metrics.reference_sets import (
     ReferenceSet,
     average_blocks,
@@ -108,8 +108,15 @@ class SnapshotEvaluator:
         return [name for name in SNAPSHOT_METRICS if name in METRICS and name not in skipped]
 
     def _comparison(self, generated: SampleSet) -> Comparison:
-        generated = with_mask_images(generated, self.plan)
-        return _FixedReference(self.reference.real, generated, self.labels, self.plan, self._real_features)
+        comparison = Comparison(
+            self.reference.real,
+            with_mask_images(generated, self.plan),
+            features=RandomPyramid(),
+            conditions=self.plan.conditions,
+            real_features=self._real_features,
+        )
+        comparison.labels = self.labels  # whatever labels this snapshot generates
+        return comparison
 
     def _copies(self, generated: SampleSet) -> dict[str, Result]:
         real, reference = self._averaged(self.reference.real), self.reference.cover.patches
@@ -137,28 +144,3 @@ class SnapshotEvaluator:
 def _compute(comparison: Comparison, names: Sequence[str]) -> dict[str, Result]:
     """Results of the metrics that the comparison allows."""
     return compute_metrics(comparison, allowed_metrics(comparison, names)[0])
-
-
-class _FixedReference(Comparison):
-    """A comparison that computes the features of the real patches once per training, with a fixed set of labels."""
-
-    def __init__(
-        self,
-        real: SampleSet,
-        generated: SampleSet,
-        labels: tuple[int, ...],
-        plan: Plan,
-        real_features: dict[str, torch.Tensor],
-    ):
-        super().__init__(real, generated, features=RandomPyramid(), conditions=plan.conditions)
-        self.labels = labels
-        self._real_features = real_features
-
-    def vectors(self, extractor: FeatureExtractor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As in the base class, with the real ones from memory."""
-        key = extractor.identity()
-        if key not in self._real_features:
-            self._real_features[key] = extractor(self.real)
-        real, generated = self._real_features[key], extractor(self.generated)
-        centre, scale = standardisation(real)
-        return (real - centre) / scale, (generated - centre) / scale

@@ -206,7 +206,7 @@ def read_telemetry(victims: Victims) -> None:
     save_progress(victims.run)
     log = Log(victims.run, 16)
     log.write(24, {"kid": 1.0})
-    log.lines()
+    read_log(victims.run)
 
 
 def resume(victims: Victims) -> str:
