@@ -12,8 +12,3 @@ def first_line(error: BaseException) -> str:
 
 class Stopped(Exception):
     """Work was stopped on request, with everything saved; the message says how to resume."""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if it has none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -286,22 +286,18 @@ def find_mismatch(model: TrainedModel, source: Source) -> str | None:
         return None
     summary, splits = model.checkpoint.parent / _SUMMARY, theirs.base / "splits_final.json"
     if summary.exists():
-        if moved := sorted(_validated(summary, theirs) & set(source.training_cases)):
+        cases = _read(summary, "metric_per_case", _VALIDATE)
+        try:  # nnU-Net's checkpoints do not name any cases
+            validated = {theirs.case_of(case["prediction_file"]) for case in cases}
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{summary} does not name its cases. {_VALIDATE}") from None
+        if moved := sorted(validated & set(source.training_cases)):
             return (
                 f"was trained with other splits: it was validated on {moved[0]}, a training case of fold {source.fold}"
             )
     elif splits.exists() and splits.stat().st_mtime > model.checkpoint.stat().st_mtime:
         return f"is older than {splits}, and has no {_SUMMARY} that lists its validation cases. {_VALIDATE}"
     return None
-
-
-def _validated(summary: Path, theirs: Preprocessed) -> set[str]:
-    """The cases that the fold was validated on; nnU-Net's checkpoints do not name any cases."""
-    cases = _read(summary, "metric_per_case", _VALIDATE)
-    try:
-        return {theirs.case_of(case["prediction_file"]) for case in cases}
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{summary} does not name its cases. {_VALIDATE}") from None
 
 
 def load_network(model: TrainedModel) -> tuple[torch.nn.Module, tuple[int, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,8 +36,9 @@ def describe_masks(label: np.ndarray, value: int) -> dict[str, np.ndarray]:
     found = {
         "presence": (area > 0).astype(float),
         "area": area / voxels,
-        "components": _pieces(mask, connectivity=1),
-        "holes": _holes(mask),
+        "components": [ndimage.label(one)[1] for one in mask],
+        # Around the patch, a rim of all else joins what touches the border; diagonal neighbours are connected there.
+        "holes": [ndimage.label(np.pad(~one, 1, constant_values=True), np.ones([3] * dims))[1] - 1 for one in mask],
         "boundary": sum(np.diff(mask, axis=axis).reshape(len(mask), -1).sum(axis=1) for axis in inner) / voxels,
     }
     with np.errstate(invalid="ignore"):
@@ -47,34 +47,6 @@ def describe_masks(label: np.ndarray, value: int) -> dict[str, np.ndarray]:
             places = (np.arange(mask.shape[axis]) + 0.5) / mask.shape[axis]
             found[name] = along @ places / area
     return {name: np.asarray(values, float) for name, values in found.items()}
-
-
-def _structure(dims: int, connectivity: int) -> np.ndarray:
-    """Neighbourhood within each patch of a batch."""
-    inner = ndimage.generate_binary_structure(dims, connectivity)
-    return np.stack([np.zeros_like(inner), inner, np.zeros_like(inner)])
-
-
-def _pieces(mask: np.ndarray, connectivity: int) -> np.ndarray:
-    """`[N]`: number of connected components of each patch."""
-    labelled, count = ndimage.label(mask, _structure(mask.ndim - 1, connectivity))
-    first = np.unique(labelled.reshape(-1), return_index=True)[1][-count:] if count else np.empty(0, int)
-    return np.bincount(first // math.prod(mask.shape[1:]), minlength=len(mask))
-
-
-def _holes(mask: np.ndarray) -> np.ndarray:
-    """`[N]`: number of components of the complement that do not touch the border; diagonal neighbours are connected."""
-    complement = ~mask
-    rim = np.ones(mask.shape[1:], bool)
-    rim[(slice(1, -1),) * rim.ndim] = False
-    labelled, count = ndimage.label(complement, _structure(mask.ndim - 1, mask.ndim - 1))
-    if not count:
-        return np.zeros(len(mask), int)
-    first = np.unique(labelled.reshape(-1), return_index=True)[1][-count:]
-    owner = first // math.prod(mask.shape[1:])
-    touching = np.zeros(count + 1, bool)
-    touching[labelled[:, rim].reshape(-1)] = True
-    return np.bincount(owner[~touching[1:]], minlength=len(mask))
 
 
 def mask_distances(real: Sequence[np.ndarray], generated: Sequence[np.ndarray]) -> np.ndarray:
@@ -116,15 +88,10 @@ class Masks(Metric):
 
         values, errors = jackknife(distances, *comparison.jackknife_groups(GROUPS))
         details = {name: float(value) for name, value in zip(names, values[1:], strict=True) if not np.isnan(value)}
-        return Result(float(values[0]), float(errors[0]), details, _missing(comparison))
-
-
-def _missing(comparison: Comparison) -> str | None:
-    """A warning about classes that one side never shows."""
-    problems = [
-        f"class {label} missing in {word} masks"
-        for side, word in ((comparison.real, "real"), (comparison.generated, "generated"))
-        for label in comparison.labels
-        if not (side.label == label).any()
-    ]
-    return ", ".join(problems) or None
+        missing = [
+            f"class {label} missing in {word} masks"
+            for side, word in zip(sides, ("real", "generated"), strict=True)
+            for label in comparison.labels
+            if not (side.label == label).any()
+        ]
+        return Result(float(values[0]), float(errors[0]), details, ", ".join(missing) or None)

@@ -52,8 +52,12 @@ def nearest_cases(
         part = slice(start, start + QUERIES)
         scores = coarse_correlation(queries[part], reference)
         index = best_of_cases(scores, starts, cases, None if own is None else own[part], count)  # [n, count, each]
-        exact = _exact(queries[part], reference, index.flatten(1), progress).reshape(index.shape)
-        best = exact.max(dim=2)
+        partners, exact = index.flatten(1), []
+        size = max(1, BLOCK_BYTES // (4 * math.prod(reference.shape[1:]) * partners.shape[1]))
+        for query, candidates in zip(queries[part].split(size), partners.split(size), strict=True):
+            exact.append(largest_correlation(query, reference[candidates]))
+            progress(len(query))
+        best = torch.cat(exact).reshape(index.shape).max(dim=2)
         index = index.gather(2, best.indices.unsqueeze(2)).squeeze(2)
         order = best.values.argsort(dim=1, descending=True)
         found.append((best.values.gather(1, order), index.gather(1, order)))
@@ -150,18 +154,6 @@ def _box_sum(image: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         band = ((place >= start) & (place < start + length)).to(image.dtype)
         image = (image.movedim(axis, -1) @ band).movedim(-1, axis)
     return image
-
-
-def _exact(
-    queries: torch.Tensor, reference: torch.Tensor, index: torch.Tensor, progress: Callable[[int], object]
-) -> torch.Tensor:
-    size = max(1, BLOCK_BYTES // (4 * math.prod(reference.shape[1:]) * index.shape[1]))
-    found = []
-    for start in range(0, len(queries), size):
-        part = slice(start, start + size)
-        found.append(largest_correlation(queries[part], reference[index[part]]))
-        progress(len(found[-1]))
-    return torch.cat(found)
 
 
 def best_of_cases(

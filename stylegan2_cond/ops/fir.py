@@ -52,16 +52,10 @@ class Band:
         """Largest growth of `start` from one row to the next."""
         return int(np.diff(self.start).max(initial=0))
 
-    @cached_property
-    def _tables(self) -> dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, torch.Tensor]]:
-        return {}
-
+    @cache  # noqa: B019  (a band is kept as well)
     def tables(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """`start` and `weight` on a device, kept there."""
-        key = device, dtype
-        if key not in self._tables:
-            self._tables[key] = torch.from_numpy(self.start).to(device), torch.from_numpy(self.weight).to(device, dtype)
-        return self._tables[key]
+        return torch.from_numpy(self.start).to(device), torch.from_numpy(self.weight).to(device, dtype)
 
 
 @cache
