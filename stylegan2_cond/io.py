@@ -38,6 +38,7 @@ class Document(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    sealed: ClassVar[bool] = False  # whether the file holds a checksum of the rest
     remedy: ClassVar[str] = "Fix the file, or delete it and run the command that writes it again."
     format_version: int = 1
 
@@ -61,7 +62,9 @@ class Document(BaseModel):
                 f"{path} has format_version {version!r}, this release reads "
                 f"{cls.model_fields['format_version'].default}. Use the release that wrote it. {cls.remedy}"
             )
-        return cls._checked(cls._opened(content, path), path)
+        if cls.sealed and content.pop("checksum", None) != checksum(content):
+            raise UserError(f"{path} was changed or damaged after it was written: its checksum differs. {cls.remedy}")
+        return cls._checked(content, path)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the document to `path`, whole or not at all.
@@ -74,7 +77,8 @@ class Document(BaseModel):
         content = json.loads(self.model_dump_json(warnings=False))
         self._checked(content, path)
         with write_atomically(path) as temporary:
-            text = json.dumps(self._closed(content), indent=2, ensure_ascii=False)
+            sealed = content | ({"checksum": checksum(content)} if self.sealed else {})
+            text = json.dumps(sealed, indent=2, ensure_ascii=False)
             text = _LIST_OF_NUMBERS.sub(lambda found: "".join(found[0].split()), text)
             temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -85,16 +89,6 @@ class Document(BaseModel):
         except ValidationError as error:
             raise UserError(f"{path}: {explain(error, cls)} {cls.remedy}") from None
 
-    @classmethod
-    def _opened(cls, content: dict, path: str | os.PathLike) -> dict:
-        """The document in the content of a file."""
-        return content
-
-    @classmethod
-    def _closed(cls, content: dict) -> dict:
-        """The content of the file for a document."""
-        return content
-
 
 class Record(Document):
     """A document whose file holds a checksum of the rest, against accidental changes.
@@ -102,15 +96,7 @@ class Record(Document):
     It does not protect against deliberate ones: whoever can change the file can renew the checksum.
     """
 
-    @classmethod
-    def _opened(cls, content: dict, path: str | os.PathLike) -> dict:
-        if content.get("checksum") != checksum(content):
-            raise UserError(f"{path} was changed or damaged after it was written: its checksum differs. {cls.remedy}")
-        return {key: value for key, value in content.items() if key != "checksum"}
-
-    @classmethod
-    def _closed(cls, content: dict) -> dict:
-        return content | {"checksum": checksum(content)}
+    sealed = True
 
 
 def checksum(content: Mapping[str, object]) -> str:
@@ -198,16 +184,6 @@ def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
             temporary.unlink()
 
 
-def copy_atomically(source: str | os.PathLike, target: str | os.PathLike) -> None:
-    """Copy a file's content; if interrupted at any moment, `target` is complete or unchanged.
-
-    Raises:
-        UserError: the disk is full, or `target` cannot be written to.
-    """
-    with write_atomically(target) as temporary:
-        shutil.copyfile(source, temporary)
-
-
 def _sync(path: Path) -> None:
     """Flush what was written to the disk."""
     number = os.open(path, os.O_RDONLY)
@@ -255,8 +231,10 @@ def as_user_error(error: Exception, path: Path) -> Exception:
 
     torch, safetensors and blosc2 report a full disk by errors of their own, so free space is checked as well.
     """
-    number = getattr(error, "errno", None)
-    full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or _free_bytes(path) < DISK_IS_FULL
+    number, free = getattr(error, "errno", None), math.inf
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(path.parent).free
+    full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or free < DISK_IS_FULL
     if full and not isinstance(error, UserError):
         return UserError(f"No space left while writing {path}. Free some space and run the same command again.")
     if _exceeds_limit(error):
@@ -287,10 +265,3 @@ def _exceeds_limit(error: Exception) -> bool:
         and isinstance(error, (OSError, RuntimeError))
         and not getattr(error, "errno", None)
     )
-
-
-def _free_bytes(path: Path) -> float:
-    try:
-        return shutil.disk_usage(path.parent).free
-    except OSError:
-        return math.inf

@@ -44,7 +44,7 @@ def draws(conditions, count, seed=0, **asked):
     """`[count, …]`: classes shown, shares of the patch, and positions that are drawn."""
     rng = np.random.default_rng(seed)
     vectors = torch.stack([conditions.sample(rng, **asked) for _ in range(count)])
-    shown, areas, position = conditions.parts(vectors)
+    shown, areas, position = conditions.decode(vectors)
     return shown.numpy(), areas.exp().numpy(), None if position is None else position.numpy()
 
 
@@ -98,7 +98,7 @@ def test_measured_areas_have_mean_zero_and_deviation_one_where_many_patches_show
 def test_parts_takes_vectors_apart_again(labels):
     conditions = Conditions.from_patches(CLASSES, labels, spread_positions(labels))
     given_positions = torch.from_numpy(spread_positions(labels))
-    shown, areas, positions = conditions.parts(conditions.measure(torch.from_numpy(labels), given_positions))
+    shown, areas, positions = conditions.decode(conditions.measure(torch.from_numpy(labels), given_positions))
     shares = np.array([[np.mean(patch == label) for label in CLASSES] for patch in labels])
     np.testing.assert_array_equal(shown, shares > 0)
     np.testing.assert_allclose(areas.exp().nan_to_num(0), shares, rtol=1e-4)
@@ -302,7 +302,7 @@ def test_position_fits_the_area_that_is_asked_for():
     wanted = np.linspace(0.16, 0.3, 400)
     rng = np.random.default_rng(0)
     vectors = torch.stack([conditions.sample(rng, areas={1: area}) for area in wanted])
-    shown, areas, places = conditions.parts(vectors)
+    shown, areas, places = conditions.decode(vectors)
     assert shown[:, 0].all()
     np.testing.assert_allclose(areas[:, 0].exp(), wanted, rtol=1e-5)
     among = (real := conditions.shares(torch.from_numpy(labels))[:, 0].numpy()) > wanted[0]

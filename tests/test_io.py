@@ -16,7 +16,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.io import Document, Record, checksum, copy_atomically, read_json, write_atomically
+from stylegan2_cond.io import Document, Record, checksum, read_json, write_atomically
 
 
 class Optimizer(BaseModel):
@@ -328,16 +328,6 @@ def test_file_and_folder_are_on_the_disk_before_and_after_the_new_name(tmp_path,
     monkeypatch.setattr(os, "replace", lambda old, new: (done.append("renamed"), replace(old, new)))
     Settings().save(tmp_path / "file")
     assert done == [(tmp_path / "file").stat().st_ino, "renamed", tmp_path.stat().st_ino]
-
-
-def test_a_copy_is_whole_or_not_there(tmp_path, monkeypatch):
-    (tmp_path / "source").write_bytes(bytes(range(256)) * 100)
-    copy_atomically(tmp_path / "source", tmp_path / "new" / "copy")
-    assert (tmp_path / "new" / "copy").read_bytes() == (tmp_path / "source").read_bytes()
-    with pytest.raises(FileNotFoundError, match="gone"):
-        copy_atomically(tmp_path / "gone", tmp_path / "new" / "copy")
-    assert (tmp_path / "new" / "copy").read_bytes() == (tmp_path / "source").read_bytes()
-    assert len(list((tmp_path / "new").iterdir())) == 1
 
 
 @pytest.mark.parametrize("place", ["file/x", "file/x/y", "folder", "a" * 300, "/dev/null/x", "/proc/nothing/x"])

@@ -251,7 +251,7 @@ def test_sample_sets_carry_conditions():
 def test_real_patches_know_where_they_lie_and_what_they_show(preprocessed, plan):
     sets = ReferenceSet(preprocessed, plan, 40)
     for side in (sets.real, sets.again):
-        shown, areas, _ = plan.conditions.parts(torch.from_numpy(side.condition))
+        shown, areas, _ = plan.conditions.decode(torch.from_numpy(side.condition))
         for column, label in enumerate(plan.conditions.classes):
             share = (side.label == label).mean(axis=(1, 2))
             np.testing.assert_array_equal(shown[:, column], share > 0)

@@ -126,7 +126,7 @@ def test_a_sample_comes_with_its_condition(snapshot):
     drawn = generator.sample(3, seed=2, first=4, request=SampleRequest([1], 0.75, {1: 0.05}))
     expected = [conditions.sample(np.random.default_rng([2, index]), **ask) for index in range(4, 7)]
     assert np.array_equal(drawn.condition, torch.stack(expected).numpy())
-    shown, areas, position = conditions.parts(torch.from_numpy(drawn.condition))
+    shown, areas, position = conditions.decode(torch.from_numpy(drawn.condition))
     assert shown.tolist() == [[True, False]] * 3
     np.testing.assert_allclose(areas[:, 0].exp(), 0.05, rtol=1e-5)
     np.testing.assert_allclose(position, 0.75, rtol=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
@@ -16,7 +17,7 @@ from nnunet_synth.launcher import VARIABLE, ext_trainer_path, nnunet_folders
 from nnunet_synth.training.settings import BLOCK, make_settings
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.io import copy_atomically, explained_write, write_atomically
+from stylegan2_cond.io import explained_write, write_atomically
 from stylegan2_cond.planning import Variant, run_folder_in
 
 BENCHMARK_TRAINERS = Path(__file__).parent / "ext_trainer"
@@ -86,7 +87,8 @@ def prepare_workspace(folder: Path, design: Design, preprocessed: Preprocessed) 
         if not (preprocessed.base / name).is_file():
             raise UserError(f"{preprocessed.base / name} does not exist. Type: {preprocessed.preprocess_command}")
         if not _contains(base / name, (preprocessed.base / name).read_bytes()):
-            copy_atomically(preprocessed.base / name, base / name)
+            with write_atomically(base / name) as temporary:
+                shutil.copyfile(preprocessed.base / name, temporary)
     splits = [{"train": [*one.cases], "val": [*design.test_cases]} for one in design.training_sets]
     _write_json(base / "splits_final.json", splits)
     plans = preprocessed.plans_manager.plans

@@ -110,7 +110,7 @@ class Conditions(BaseModel):
             parts.append(2 * position.to(shares).reshape(-1, 1) - 1)
         return torch.cat(parts, dim=1)
 
-    def parts(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def decode(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The classes shown and their log areas (NaN where not shown), `[N, classes]`, and the positions of vectors.
 
         Positions, `[N]`, go from 0 to 1; None where they are not part of the conditions.

@@ -47,7 +47,7 @@ class ConditionAccuracy(Metric):
 
     def __call__(self, comparison: Comparison) -> Result:
         conditions, generated = comparison.conditions, comparison.generated
-        wanted, wanted_areas, position = conditions.parts(torch.from_numpy(generated.condition))
+        wanted, wanted_areas, position = conditions.decode(torch.from_numpy(generated.condition))
         areas = conditions.shares(torch.from_numpy(generated.label)).numpy()
         wanted, shown = wanted.numpy(), areas > 0
         met = (wanted == shown).all(axis=1)
@@ -97,7 +97,7 @@ def class_details(
 def estimate_positions(comparison: Comparison) -> np.ndarray:
     """`[M]`: mean position of the real patches of other cases that are nearest to each sample; NaN without any."""
     real, generated = comparison.features
-    positions = comparison.conditions.parts(torch.from_numpy(comparison.real.condition))[2]
+    positions = comparison.conditions.decode(torch.from_numpy(comparison.real.condition))[2]
     cases = comparison.real.case, comparison.generated.case
     found = []
     for start in range(0, len(generated), CHUNK):

@@ -147,11 +147,8 @@ def choose_codec(
         ignore=preprocessed.label_manager.ignore_label,
         channel_names=preprocessed.channel_names,
     )
-    return (
-        codec.model_copy(update={"low": (), "high": (), "outside": None, "channel_names": ()})
-        if variant == "mask"
-        else codec
-    )
+    no_image = {"low": (), "high": (), "outside": None, "channel_names": ()} if variant == "mask" else {}
+    return codec.model_copy(update=no_image)
 
 
 def training_settings(inputs: PlanInputs) -> dict[str, Setting]:

@@ -129,7 +129,7 @@ def save_manifest(folder: Path, manifest: Manifest, samples: Iterable[Sample]) -
 
 def describe(pairs: SampleSet, names: Sequence[str], conditions: Conditions) -> Iterator[Sample]:
     """What each generated pair was conditioned on, and what it shows."""
-    shown, log_areas, position = conditions.parts(torch.from_numpy(pairs.condition))
+    shown, log_areas, position = conditions.decode(torch.from_numpy(pairs.condition))
     wanted = torch.where(shown, log_areas.exp(), 0).tolist()
     positions = [None] * len(names) if position is None else [round(place, 4) for place in position.tolist()]
     found = conditions.shares(torch.from_numpy(pairs.label)).tolist()

@@ -107,7 +107,7 @@ class GeneratedMasks:
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `MaskSource`; the request goes to the mask snapshot."""
         masks = self.generator.sample_numbers(numbers, seed=seed, request=request)
-        position = self.generator.plan.conditions.parts(torch.from_numpy(masks.condition))[2]
+        position = self.generator.plan.conditions.decode(torch.from_numpy(masks.condition))[2]
         return masks.label, np.full(len(numbers), 0.5, np.float32) if position is None else position.numpy()
 
 
