@@ -57,6 +57,7 @@ class TorchFidelity(FeatureExtractor):
         try:
             from torch_fidelity import __version__
             from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
+            from torch_fidelity.utils import create_feature_extractor
         except ImportError as error:
             raise UserError(
                 f"These features need torch-fidelity, which can't be imported ({error}). Type: pip install "
@@ -69,7 +70,17 @@ class TorchFidelity(FeatureExtractor):
                 f'Type: curl -L --create-dirs -o "{file}" {URL}'
             )
         self._source = f"{sha256(file)}-{__version__}"
-        self.network = _load_network(self.name, file, URL).to(self.device)
+        try:
+            torch.load(file, map_location="cpu", weights_only=True)  # torch-fidelity unpickles anything; this is safe
+            with torch.random.fork_rng(devices=[]):  # the network starts with random weights
+                network = create_feature_extractor(  # in eval mode, and without gradients
+                    self.name, [LAYER], cuda=False, verbose=False, feature_extractor_weights_path=str(file)
+                )
+        except _UNREADABLE as error:
+            raise UserError(
+                f"{file} can't be read as the weights of {self.name} ({first_line(error)}). Download them from {URL}"
+            ) from None
+        self.network = network.to(self.device)
 
     @classmethod
     def build(cls, settings: ExtractorSettings) -> FeatureExtractor:
@@ -100,19 +111,3 @@ class TorchFidelity(FeatureExtractor):
             shown = [pixels] if samples.channels == 3 else [one.expand(-1, 3, -1, -1) for one in pixels.split(1, dim=1)]
             found.append(torch.cat([self.network(rgb)[0].cpu() for rgb in shown], dim=1))
         return torch.cat(found)
-
-
-def _load_network(name: str, file: Path, url: str) -> torch.nn.Module:
-    """Always from a file, since torch-fidelity downloads weights otherwise."""
-    from torch_fidelity.utils import create_feature_extractor
-
-    try:
-        torch.load(file, map_location="cpu", weights_only=True)  # torch-fidelity unpickles anything; this runs no code
-        with torch.random.fork_rng(devices=[]):  # the network starts with random weights
-            return create_feature_extractor(  # in eval mode, and without gradients
-                name, [LAYER], cuda=False, verbose=False, feature_extractor_weights_path=str(file)
-            )
-    except _UNREADABLE as error:
-        raise UserError(
-            f"{file} can't be read as the weights of {name} ({first_line(error)}). Download them from {url}"
-        ) from None

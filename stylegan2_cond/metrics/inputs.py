@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
 import torch
 
@@ -32,7 +30,15 @@ def as_sample_set(patches: object, name: str = "patches") -> SampleSet:
     elif isinstance(patches, tuple) and len(patches) == 2:
         image, label = patches
     else:
-        image, label = _read(patches, name)
+        try:
+            length = len(patches)  # a torch Dataset does not end by itself
+            images, labels = zip(*((_array(part) for part in patches[index]) for index in range(length)), strict=True)
+            image, label = np.stack(images), np.stack(labels)
+        except (TypeError, ValueError, LookupError) as error:
+            raise UserError(
+                f"The {name} are neither an array [N, C, *spatial], nor a tuple of images and labels, nor a sequence "
+                f"of pairs of one size ({type(error).__name__}: {error})."
+            ) from None
     image = _array(image).astype(np.float32, copy=False)
     label = None if label is None else _array(label)
     case = None if case is None else np.asarray(case)
@@ -55,18 +61,6 @@ def check_comparable(real: SampleSet, other: SampleSet, name: str, *, larger: bo
     if problems:
         what, ours, theirs = problems[0]
         raise UserError(f"The real patches have {what} {ours}, the {name} ones {theirs}. They must be the same.")
-
-
-def _read(pairs: Iterable | Sequence, name: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        length = len(pairs)  # a torch Dataset does not end by itself
-        images, labels = zip(*((_array(part) for part in pairs[index]) for index in range(length)), strict=True)
-        return np.stack(images), np.stack(labels)
-    except (TypeError, ValueError, LookupError) as error:
-        raise UserError(
-            f"The {name} are neither an array [N, C, *spatial], nor a tuple of images and labels, nor a sequence of "
-            f"pairs of one size ({type(error).__name__}: {error})."
-        ) from None
 
 
 def _array(values: object) -> np.ndarray:

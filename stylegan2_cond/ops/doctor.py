@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,25 +23,23 @@ def diagnose(*, build: bool = False) -> tuple[list[tuple[str, str]], bool]:
         build: build every backend that this machine can have, even if an earlier build failed.
     """
     found = {kind: find_or_build(kind, again=True) if build else find_built(kind) for kind in KINDS}
+    names = Counter(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+    gpus = ", ".join(f"{count} × {name}" for name, count in sorted(names.items()))
+    ninja = shutil.which("ninja") or "none"
+    with contextlib.suppress(PackageNotFoundError):
+        ninja = version("ninja")
     lines = [
         ("python", sys.version.split()[0]),
         ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
-        ("cuda", _cuda()),
+        ("cuda", f"{torch.version.cuda or 'none'}, {gpus or 'no device'}"),
         ("compiler", _first_line([compiler(), "--version"])),
         ("nvcc", _first_line([str(cuda_home() / "bin" / "nvcc"), "--version"], last=True) if cuda_home() else "none"),
-        ("ninja", _version("ninja")),
+        ("ninja", ninja),
         (f"{NATIVE} ops", "always available"),
         *((f"{kind} ops", f"built: {state}" if isinstance(state, Path) else state) for kind, state in found.items()),
         ("in use", _in_use()),
     ]
     return lines, isinstance(found["cpu"], Path) or not build
-
-
-def _cuda() -> str:
-    if not torch.cuda.is_available():
-        return f"{torch.version.cuda or 'none'}, no device"
-    names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
-    return f"{torch.version.cuda}, {torch.cuda.device_count()} × {', '.join(sorted(names))}"
 
 
 def _in_use() -> str:
@@ -50,13 +50,6 @@ def _in_use() -> str:
         else:
             chosen.append(f"{NATIVE} for {device} tensors, until the {device} ops are built")
     return ", ".join(chosen) + f" ({VARIABLE} chooses another)"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return shutil.which(package) or "none"
 
 
 def _first_line(command: list[str], *, last: bool = False) -> str:

@@ -44,7 +44,12 @@ def upsample(
         return x if epilogue is IDENTITY else apply_epilogue(x, epilogue, backend)
     check_activations(x, least_rank=3)
     if choose_backend(x.device.type, backend) == NATIVE or epilogue.needs_noise_gradient:
-        x = _interpolate(x, factors, size)
+        if any(factor != 1 for factor in factors):
+            x = F.interpolate(x, scale_factor=[float(f) for f in factors], mode=_INTERPOLATION[x.ndim - 2])
+        for axis, length in enumerate(size, start=2):
+            x = x.narrow(axis, 0, length)
+        last = x.ndim in CHANNELS_LAST and x.stride(1) == 1 and x.shape[1] > 1
+        x = x.contiguous(memory_format=CHANNELS_LAST[x.ndim] if last else torch.contiguous_format)  # close the gaps
         return x if epilogue is IDENTITY else apply_epilogue(x, epilogue, NATIVE)
     epilogue.check(torch.Size([*x.shape[:2], *size]), x.dtype)
     return fused_resample(x, LINEAR, factors, size, epilogue)
@@ -70,14 +75,3 @@ def downsample(x: torch.Tensor, factors: Sequence[int], *, backend: str | None =
         return pool(x, kernel_size=kernel, stride=kernel, ceil_mode=True, count_include_pad=False)
     size = [-(-length // factor) for length, factor in zip(x.shape[2:], factors, strict=True)]
     return fused_resample(x, MEAN, factors, size, IDENTITY)
-
-
-def _interpolate(x: torch.Tensor, factors: Sequence[int], size: Sequence[int]) -> torch.Tensor:
-    if any(factor != 1 for factor in factors):
-        x = F.interpolate(x, scale_factor=[float(f) for f in factors], mode=_INTERPOLATION[x.ndim - 2])
-    for axis, length in enumerate(size, start=2):
-        x = x.narrow(axis, 0, length)
-    last = CHANNELS_LAST.get(x.ndim)  # cropping leaves gaps; close them and keep the layout
-    if last is not None and x.stride(1) == 1 and x.shape[1] > 1:
-        return x.contiguous(memory_format=last)
-    return x.contiguous()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +129,12 @@ def load_generator(path: str | os.PathLike, device: str | torch.device = "cpu") 
         with torch.device("meta"):  # no random numbers, and no time, for weights that are replaced
             network = build_generator(card.plan)
         state = load_file(weights)
-        _refuse_misfits(state, network.state_dict())
+        expected = network.state_dict()
+        for key, weight in state.items():  # load_state_dict would take these
+            if key in expected and weight.dtype != expected[key].dtype:
+                raise ValueError(f"{key} is {weight.dtype}, not {expected[key].dtype}")
+            if not weight.isfinite().all():
+                raise ValueError(f"{key} is not finite")
         network.load_state_dict(state, assign=True)
     except (SafetensorError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         said = " ".join(str(error).split())  # torch lists every tensor on a line of its own
@@ -151,12 +156,3 @@ def open_device(name: str | torch.device) -> torch.device:
             f"Device '{name}' is not available ({str(error).splitlines()[0][:160]}). Try --device cpu"
         ) from None
     return device
-
-
-def _refuse_misfits(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Weights that `load_state_dict` would take, though they are of no use."""
-    for name, weight in state.items():
-        if name in expected and weight.dtype != expected[name].dtype:
-            raise ValueError(f"{name} is {weight.dtype}, not {expected[name].dtype}")
-        if not weight.isfinite().all():
-            raise ValueError(f"{name} is not finite")

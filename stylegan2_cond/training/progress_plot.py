@@ -101,10 +101,14 @@ def save_progress(folder: Path) -> None:
     if best is not None:
         text = f"best: snapshots/{best:09d}"
         figure.text(1 - 0.2 / width, 1 - 0.3 / height, text, fontsize=11, va="center", ha="right", color=BEST_COLOUR)
+    snapshots = [line["images"] for line in lines if any(name in line for name in SNAPSHOT_METRICS)]
     for number, panel in enumerate(panels, start=1):
         axis = figure.add_subplot(rows, COLUMNS, number)
         _plot_panel(axis, panel, {name: curves[name] for name in panel.curves if name in curves}, lines)
-        _mark_snapshots(axis, lines, best)
+        axis.vlines(snapshots, 0, 1, transform=axis.get_xaxis_transform(), color="0.85", linewidth=0.6, zorder=0)
+        if best is not None:
+            axis.axvline(best, color=BEST_COLOUR, linewidth=1.4, alpha=0.7, zorder=1)
+        axis.set_xlim(0, lines[-1]["images"] or 1)
     with write_atomically(folder / PROGRESS_FILE) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
@@ -159,15 +163,6 @@ def _make_logarithmic(axis: Axes) -> None:
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1000 else (1,)))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _mark_snapshots(axis: Axes, lines: Sequence[Mapping[str, object]], best: int | None) -> None:
-    snapshots = {line["images"] for line in lines if any(name in line for name in SNAPSHOT_METRICS)}
-    axis.vlines(list(snapshots), 0, 1, transform=axis.get_xaxis_transform(), color="0.85", linewidth=0.6, zorder=0)
-    if best is not None:
-        axis.axvline(best, color=BEST_COLOUR, linewidth=1.4, alpha=0.7, zorder=1)
-    last = max(line["images"] for line in lines)
-    axis.set_xlim(0, last or 1)
 
 
 def _is_number(value: object) -> bool:

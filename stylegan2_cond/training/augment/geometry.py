@@ -101,7 +101,7 @@ def _read(pairs: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
 
 
 class _Resample(torch.autograd.Function):
-    """`F.grid_sample` with the second derivative that torch 2.5 and earlier lack.
+    """`F.grid_sample` with the second derivative, which torch 2.6 still lacks.
 
     It is linear in the pairs, so its derivative is its transpose, and the derivative of that is itself.
     """
