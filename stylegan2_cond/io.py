@@ -259,9 +259,5 @@ def _exceeds_limit(error: Exception) -> bool:
         import resource
     except ImportError:  # on Windows
         return False
-    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    return (
-        limit != resource.RLIM_INFINITY
-        and isinstance(error, (OSError, RuntimeError))
-        and not getattr(error, "errno", None)
-    )
+    unnamed = isinstance(error, (OSError, RuntimeError)) and not getattr(error, "errno", None)
+    return unnamed and resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY

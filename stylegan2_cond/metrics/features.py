@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -69,10 +68,9 @@ class FeatureExtractor(ABC):
 
 
 FEATURES: dict[str, type[FeatureExtractor]] = {}
-ExtractorClass = TypeVar("ExtractorClass", bound=type[FeatureExtractor])
 
 
-def register_features(extractor: ExtractorClass) -> ExtractorClass:
+def register_features(extractor: type[FeatureExtractor]) -> type[FeatureExtractor]:
     """Class decorator: register an extractor by its name."""
     FEATURES[extractor.name] = extractor
     return extractor

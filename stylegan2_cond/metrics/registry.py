@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 from stylegan2_cond.metrics.comparison import Comparison
 
@@ -67,10 +67,9 @@ class Metric(ABC):
 
 
 METRICS: dict[str, Metric] = {}
-MetricClass = TypeVar("MetricClass", bound=type[Metric])
 
 
-def register(metric: MetricClass) -> MetricClass:
+def register(metric: type[Metric]) -> type[Metric]:
     """Class decorator: add a metric to the registry."""
     METRICS[metric.name] = metric()
     return metric

@@ -28,6 +28,12 @@ def diagnose(*, build: bool = False) -> tuple[list[tuple[str, str]], bool]:
     ninja = shutil.which("ninja") or "none"
     with contextlib.suppress(PackageNotFoundError):
         ninja = version("ninja")
+    in_use = [
+        f"{choose_backend(device)} for {device} tensors"
+        if isinstance(find_built(device), Path)
+        else f"{NATIVE} for {device} tensors, until the {device} ops are built"
+        for device in (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+    ]
     lines = [
         ("python", sys.version.split()[0]),
         ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
@@ -37,19 +43,9 @@ def diagnose(*, build: bool = False) -> tuple[list[tuple[str, str]], bool]:
         ("ninja", ninja),
         (f"{NATIVE} ops", "always available"),
         *((f"{kind} ops", f"built: {state}" if isinstance(state, Path) else state) for kind, state in found.items()),
-        ("in use", _in_use()),
+        ("in use", f"{', '.join(in_use)} ({VARIABLE} chooses another)"),
     ]
     return lines, isinstance(found["cpu"], Path) or not build
-
-
-def _in_use() -> str:
-    chosen = []
-    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-        if isinstance(find_built(device), Path):
-            chosen.append(f"{choose_backend(device)} for {device} tensors")
-        else:
-            chosen.append(f"{NATIVE} for {device} tensors, until the {device} ops are built")
-    return ", ".join(chosen) + f" ({VARIABLE} chooses another)"
 
 
 def _first_line(command: list[str], *, last: bool = False) -> str:

@@ -76,7 +76,7 @@ def modulated_conv(
 
 @contextmanager
 def reference_ops() -> Iterator[None]:
-    """A context in which the networks use the ops of this file."""
+    """A context, or a decorator of a function, in which the networks use the ops of this file."""
     with (
         patch.multiple(layers, bias_act=bias_act, modulated_conv=modulated_conv),
         patch.multiple(generator, upsample=upsample, downsample=downsample),

@@ -60,7 +60,7 @@ def time_steps(plan: Plan, *, rounds: int, device: torch.device) -> Timing:
     every = plan.r1_interval
     timing = compare_times(
         lambda: [ours() for _ in range(every)],
-        _with_reference(lambda: [theirs() for _ in range(every)]),
+        reference_ops()(lambda: [theirs() for _ in range(every)]),
         rounds=rounds,
         device=device,
     )
@@ -70,7 +70,7 @@ def time_steps(plan: Plan, *, rounds: int, device: torch.device) -> Timing:
 def time_sampling(plan: Plan, *, rounds: int, device: torch.device) -> Timing:
     """Seconds per sample, in a batch of `SAMPLES`."""
     sample = _sampling(plan, device)
-    return compare_times(sample, _with_reference(sample), rounds=rounds, device=device).per(SAMPLES)
+    return compare_times(sample, reference_ops()(sample), rounds=rounds, device=device).per(SAMPLES)
 
 
 def seconds_per_sample(side: int, *, rounds: int, device: torch.device) -> float:
@@ -97,14 +97,6 @@ def _sampling(plan: Plan, device: torch.device, *, count: int = SAMPLES) -> Call
     condition = torch.zeros(count, plan.conditions.width, device=device)
     noises = [torch.randn(count, 1, *size, device=device) for size in generator.synthesis.noise_sizes]
     return torch.no_grad()(lambda: generator(z, condition, noises))
-
-
-def _with_reference(function: Callable[[], object]) -> Callable[[], object]:
-    def run() -> object:
-        with reference_ops():
-            return function()
-
-    return run
 
 
 if __name__ == "__main__":
