@@ -488,7 +488,7 @@ def test_a_wrong_key_is_answered_with_the_right_one(text, words):
 )
 def test_a_wrong_value_is_refused_with_what_it_may_be(text, words):
     with pytest.raises(UserError) as caught:
-        check_overrides(parse_overrides([text]), stages=2)
+        check_overrides(parse_overrides([text]), 2)
     message = str(caught.value)
     assert message.startswith("--set")
     assert text.partition("=")[0] in message
@@ -497,11 +497,11 @@ def test_a_wrong_value_is_refused_with_what_it_may_be(text, words):
 
 def test_all_wrong_values_are_told_at_once():
     with pytest.raises(UserError, match=r"batch_size.*learning_rate"):
-        check_overrides({"batch_size": 0, "learning_rate": -1.0})
+        check_overrides({"batch_size": 0, "learning_rate": -1.0}, 2)
 
 
 def test_values_come_back_as_a_plan_has_them():
-    assert check_overrides({"channels": [8, 4], "r1_weight": 1}, stages=2) == {"channels": (8, 4), "r1_weight": 1.0}
+    assert check_overrides({"channels": [8, 4], "r1_weight": 1}, 2) == {"channels": (8, 4), "r1_weight": 1.0}
 
 
 # --- a whole plan
@@ -650,7 +650,7 @@ def test_keys_are_told_where_they_count(changes):
 def test_values_are_told_as_they_may_be_set(key):
     plan = tiny_plan()
     line = next(line for line in table(plan, 300).splitlines() if line.startswith(f"{key} "))
-    found = check_overrides(parse_overrides([f"{key}={line.split()[1]}"]), stages=2)
+    found = check_overrides(parse_overrides([f"{key}={line.split()[1]}"]), 2)
     assert found[key] == getattr(plan, key)
 
 

@@ -56,11 +56,12 @@ def check_comparable(real: SampleSet, other: SampleSet, name: str, *, larger: bo
     fits = real.patch_size == other.patch_size
     if larger and len(real.patch_size) == len(other.patch_size):
         fits = all(ours <= theirs for ours, theirs in zip(real.patch_size, other.patch_size, strict=True))
-    problems = [("channels", real.channels, other.channels)] if real.channels != other.channels else []
-    problems += [] if fits else [("patch size", real.patch_size, other.patch_size)]
-    if problems:
-        what, ours, theirs = problems[0]
-        raise UserError(f"The real patches have {what} {ours}, the {name} ones {theirs}. They must be the same.")
+    if real.channels != other.channels or not fits:
+        what = "channels" if real.channels != other.channels else "patch_size"
+        ours, theirs = getattr(real, what), getattr(other, what)
+        raise UserError(
+            f"The real patches have {what.replace('_', ' ')} {ours}, the {name} ones {theirs}. They must be the same."
+        )
 
 
 def _array(values: object) -> np.ndarray:

@@ -37,18 +37,13 @@ def jackknife(statistic: Statistic, real_groups: np.ndarray, generated_groups: n
     groups = range(group_count(real_groups, generated_groups))
     keeps = [(real_groups != group, generated_groups != group) for group in groups]
     nothing = np.full_like(np.asarray(value, float), np.nan)
-    without = [statistic(*keep) if measurable(*keep) else nothing for keep in keeps]
+    without = [statistic(*keep) if min(side.sum() for side in keep) >= 2 else nothing for keep in keeps]
     return value, spread(without)
 
 
 def group_count(*sides: np.ndarray) -> int:
     """Number of groups."""
     return max(int(groups.max()) for groups in sides) + 1
-
-
-def measurable(keep_real: np.ndarray, keep_generated: np.ndarray) -> bool:
-    """Whether at least two patches are left on each side."""
-    return min(keep_real.sum(), keep_generated.sum()) >= 2
 
 
 def spread(without: Sequence) -> float | np.ndarray:

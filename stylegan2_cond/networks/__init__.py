@@ -17,14 +17,13 @@ def build_generator(plan: Plan) -> Generator:
         style_dim=plan.style_dim,
         layers=plan.mapping_layers,
     )
-    mask_is_given = plan.variant == "image"
     synthesis = Synthesis(
         patch_size=plan.patch_size,
         factors=plan.factors,
         channels=plan.channels,
-        output_channels=plan.codec.image_channels if mask_is_given else plan.codec.channels,
+        output_channels=plan.codec.image_channels if plan.given_mask else plan.codec.channels,
         style_dim=plan.style_dim,
-        mask_channels=len(plan.codec.labels) if mask_is_given else 0,
+        mask_channels=len(plan.codec.labels) if plan.given_mask else 0,
     )
     return Generator(mapping, synthesis)
 

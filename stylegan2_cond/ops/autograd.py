@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stylegan2_cond.ops.bindings import NUMBERS, find_library, ints, longs, pointers
+from stylegan2_cond.ops.bindings import INT, LONG, NUMBERS, POINTER, array, find_library
 from stylegan2_cond.ops.epilogue import Epilogue, is_channels_last, layout_of
 from stylegan2_cond.ops.fir import band
 
@@ -215,12 +215,12 @@ def _resample(x, kind, factors, inputs, outputs, adjoint, *epilogue):
         NUMBERS[x.dtype],
         int(is_channels_last(x)),
         *x.shape[:2],
-        longs([one.inputs for one in bands]),
-        longs([one.outputs for one in bands]),
-        ints([one.taps for one in bands]),
-        ints([one.step for one in bands]),
-        pointers(starts),
-        pointers(weights),
+        array(LONG, [one.inputs for one in bands]),
+        array(LONG, [one.outputs for one in bands]),
+        array(INT, [one.taps for one in bands]),
+        array(INT, [one.step for one in bands]),
+        array(POINTER, [table.data_ptr() for table in starts]),
+        array(POINTER, [table.data_ptr() for table in weights]),
         y,
         x,
         *epilogue,

@@ -12,13 +12,13 @@ import torch
 from stylegan2_cond.ops.build import find_or_build
 
 NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # see csrc/number.h
-_INT, _LONG, _REAL, _POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
-_EPILOGUE = (_POINTER,) * 4 + (_REAL,) * 2
+INT, LONG, REAL, POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+_EPILOGUE = (POINTER,) * 4 + (REAL,) * 2
 _SIGNATURES = {  # see csrc/interface.h; the stream, which ends each, is left out
-    "bias_act": (_INT, _INT, _LONG, _LONG, _LONG, _POINTER, _POINTER, *_EPILOGUE),
-    "bias_act_grad": (_INT, _INT, *(_LONG,) * 4, *(_POINTER,) * 6, *(_REAL,) * 2),
-    "bias_act_grad_grad": (_INT, _INT, *(_LONG,) * 4, *(_POINTER,) * 9, *(_REAL,) * 2),
-    "resample": (_INT, _INT, _LONG, _LONG, *(_POINTER,) * 8, *_EPILOGUE),
+    "bias_act": (INT, INT, LONG, LONG, LONG, POINTER, POINTER, *_EPILOGUE),
+    "bias_act_grad": (INT, INT, *(LONG,) * 4, *(POINTER,) * 6, *(REAL,) * 2),
+    "bias_act_grad_grad": (INT, INT, *(LONG,) * 4, *(POINTER,) * 9, *(REAL,) * 2),
+    "resample": (INT, INT, LONG, LONG, *(POINTER,) * 8, *_EPILOGUE),
 }
 
 
@@ -37,7 +37,7 @@ class Library:
         self._library = ctypes.CDLL(str(path))
         self._library.stylegan2_cond_error.restype = ctypes.c_char_p
         for name, signature in _SIGNATURES.items():
-            getattr(self._library, f"stylegan2_cond_{name}").argtypes = (*signature, _POINTER)
+            getattr(self._library, f"stylegan2_cond_{name}").argtypes = (*signature, POINTER)
 
     def call(self, name: str, like: torch.Tensor, *arguments: object) -> None:
         """Run a kernel on the current stream of a tensor's device; tensors are passed as pointers.
@@ -56,19 +56,9 @@ class Library:
             raise RuntimeError(f"{name} failed: {self._library.stylegan2_cond_error(code).decode()}")
 
 
-def pointers(tensors: Sequence[torch.Tensor]) -> ctypes.Array:
-    """An array of the tensors' addresses."""
-    return (_POINTER * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
-
-
-def longs(values: Sequence[int]) -> ctypes.Array:
-    """An array of 64-bit integers."""
-    return (_LONG * len(values))(*values)
-
-
-def ints(values: Sequence[int]) -> ctypes.Array:
-    """An array of C's int."""
-    return (_INT * len(values))(*values)
+def array(kind: type, values: Sequence[int]) -> ctypes.Array:
+    """An array of C's, of the type `INT`, `LONG` or `POINTER`."""
+    return (kind * len(values))(*values)
 
 
 @cache

@@ -43,7 +43,13 @@ def cache_folder() -> Path:
 
 def build_folder(kind: str) -> Path:
     """Folder of one kind of library, for these sources and this machine."""
-    return cache_folder() / f"{kind}_{_key(kind)}"
+    parts = [(path.name, path.read_text()) for path in sorted(SOURCES.glob("*.[hc]*"))]
+    if kind == "cuda":  # this library depends on neither torch nor the host
+        parts += [("flags", repr(CUDA_FLAGS)), ("cuda", str(torch.version.cuda)), ("devices", repr(_capabilities()))]
+    else:  # a home folder may serve machines with other instruction sets
+        parts += [("torch", torch.__version__), ("flags", repr(CPU_FLAGS)), ("compiler", compiler())]
+        parts.append(("processor", cpu_info("flags", "Features")))
+    return cache_folder() / f"{kind}_{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
 
 
 def library_path(kind: str) -> Path:
@@ -141,16 +147,6 @@ def compile_for_cpu(folder: str) -> None:
         is_python_module=False,
         verbose=True,
     )
-
-
-def _key(kind: str) -> str:
-    parts = [(path.name, path.read_text()) for path in sorted(SOURCES.glob("*.[hc]*"))]
-    if kind == "cuda":  # this library depends on neither torch nor the host
-        parts += [("flags", repr(CUDA_FLAGS)), ("cuda", str(torch.version.cuda)), ("devices", repr(_capabilities()))]
-    else:  # a home folder may serve machines with other instruction sets
-        parts += [("torch", torch.__version__), ("flags", repr(CPU_FLAGS)), ("compiler", compiler())]
-        parts.append(("processor", cpu_info("flags", "Features")))
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def _capabilities() -> list[tuple[int, int]]:

@@ -229,7 +229,7 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, object]:
     return values
 
 
-def check_overrides(values: Mapping[str, object], *, stages: int | None = None) -> dict[str, object]:
+def check_overrides(values: Mapping[str, object], stages: int) -> dict[str, object]:
     """The same values as a plan holds them, tuples where it has tuples.
 
     Args:
@@ -246,8 +246,7 @@ def check_overrides(values: Mapping[str, object], *, stages: int | None = None) 
     except ValidationError as error:
         raise UserError(f"--set: {explain(error, Plan)}") from None
     found = {key: getattr(checked, key) for key in values}
-    channels = found.get("channels", (1,) * (stages or 0))
-    if stages is not None and len(channels) != stages:
+    if len(channels := found.get("channels", (1,) * stages)) != stages:
         raise UserError(f"--set channels={list(channels)}: the pyramid has {stages} stages, each needs a number.")
     return found
 

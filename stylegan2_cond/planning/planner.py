@@ -46,7 +46,7 @@ def make_plan(
     _refuse_unlearnable(fingerprint, options.variant, preprocessed)
     shape = _shape_settings(preprocessed, fingerprint, options)
     patch_size, stages = shape["patch_size"].value, len(shape["channels"].value)
-    overrides = check_overrides(options.overrides, stages=stages)
+    overrides = check_overrides(options.overrides, stages)
     batch_size = BATCH_SIZE[len(patch_size)]
     inputs = PlanInputs(
         variant=options.variant,
@@ -65,9 +65,13 @@ def make_plan(
             f"--set: a batch_size of {values['batch_size']} cannot be computed in {values['accumulate']} equal parts "
             f"(accumulate)."
         )
+    share, seed = values["foreground_share"], values["seed"]
+    sampler = PatchSampler(preprocessed, fold.training, patch_size, foreground_share=share, seed=seed)
+    numbers = range(condition_patches(patch_size))
+    measured = PatchBatch.stack([sampler.sample(number, with_image=False) for number in numbers])
     plan = Plan(
         source=Source.of(preprocessed, fold),
-        conditions=_conditions(preprocessed, fold, patch_size, values["foreground_share"], values["seed"]),
+        conditions=Conditions.from_patches(_classes(preprocessed), measured.label, measured.position),
         reasons={
             "source": f"{len(fold.training)} training cases, {inputs.patches:,} patches that do not overlap",
             "conditions": _describe_conditions(fingerprint, preprocessed, len(fold.training)),
@@ -151,12 +155,3 @@ def _classes(preprocessed: Preprocessed) -> list[int]:
 def condition_patches(patch_size: Sequence[int]) -> int:
     """Number of patches on which the conditions of a plan are measured."""
     return min(CONDITION_PATCHES, max(MIN_CONDITION_PATCHES, CONDITION_BYTES // (2 * math.prod(patch_size))))
-
-
-def _conditions(
-    preprocessed: Preprocessed, fold: Fold, patch_size: tuple[int, ...], foreground_share: float, seed: int
-) -> Conditions:
-    stream = PatchSampler(preprocessed, fold.training, patch_size, foreground_share=foreground_share, seed=seed)
-    count = condition_patches(patch_size)
-    found = PatchBatch.stack([stream.sample(index, with_image=False) for index in range(count)])
-    return Conditions.from_patches(_classes(preprocessed), found.label, found.position)

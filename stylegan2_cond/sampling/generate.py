@@ -21,7 +21,6 @@ from stylegan2_cond.sampling.manifest import (
     describe,
     open_folder,
     sample_files,
-    sample_name,
     save_manifest,
     save_preview,
     write_sample,
@@ -109,7 +108,7 @@ def _fill(
         try:
             for start in range(0, manifest.requested, size):
                 numbers = range(start, min(start + size, manifest.requested))
-                names = [sample_name(number) for number in numbers]
+                names = [f"sample_{number:05d}" for number in numbers]
                 if all(name in done for name in names):
                     continue
                 with _naming_options(request):

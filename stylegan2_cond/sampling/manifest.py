@@ -158,11 +158,6 @@ def summary(manifest: Manifest, folder: Path) -> str:
     return "; ".join(parts)
 
 
-def sample_name(number: int) -> str:
-    """`sample_00000` for the first."""
-    return f"sample_{number:05d}"
-
-
 def sample_files(folder: Path, name: str, channels: int) -> list[Path]:
     """The file of each image channel, as nnU-Net names them, and that of the mask."""
     images = [folder / "images" / f"{name}_{channel:04d}.nii.gz" for channel in range(channels)]

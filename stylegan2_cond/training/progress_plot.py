@@ -143,7 +143,13 @@ def _plot_panel(axis: Axes, panel: Panel, curves: Mapping[str, Curve], lines: Se
         low, high = min(curve.value.min() for curve in curves.values()), axis.get_ylim()[1]
         axis.set_ylim(min(low, panel.limits[0]), max(high, panel.limits[1]))
     if logarithmic:
-        _make_logarithmic(axis)
+        axis.set_yscale("log")  # at least a decade, with plain numbers
+        low, high = axis.get_ylim()
+        widen = max(1.0, math.sqrt(10 * low / high))
+        axis.set_ylim(low / widen, high * widen)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1000 else (1,)))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_title(panel.title, fontsize=10, loc="left", y=1.02)  # a fixed place, since automatic placement is slow
     axis.xaxis.set_major_formatter(FuncFormatter(lambda images, _: f"{images / 1000:g}k" if images else "0"))
     axis.tick_params(labelsize=8)
@@ -152,17 +158,6 @@ def _plot_panel(axis: Axes, panel: Panel, curves: Mapping[str, Curve], lines: Se
     axis.spines[["top", "right"]].set_visible(False)
     if len(axis.get_legend_handles_labels()[1]) > 1:
         axis.legend(fontsize=8, frameon=False, loc="best", handlelength=1.2)
-
-
-def _make_logarithmic(axis: Axes) -> None:
-    """A logarithmic axis of at least a decade, with plain numbers."""
-    axis.set_yscale("log")
-    low, high = axis.get_ylim()
-    widen = max(1.0, math.sqrt(10 * low / high))
-    axis.set_ylim(low / widen, high * widen)
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1000 else (1,)))
-    axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _is_number(value: object) -> bool:

@@ -163,13 +163,10 @@ def measure_until_it_fits(
     share = plan.model_copy(update={"batch_size": -(-plan.batch_size // processes)})
     if budget is not None and device.type == "cpu":
         budget //= processes
-    peak = training_bytes(share, device.type)
     for _ in range(MAX_ATTEMPTS):
-        try:
+        peak = training_bytes(share, device.type)
+        with contextlib.suppress(MemoryError):
             cost = _measure(share, device)
-        except MemoryError:
-            peak = training_bytes(share, device.type)
-        else:
             if budget is None or cost.peak_bytes <= budget:
                 return share.model_copy(update={"batch_size": plan.batch_size}), cost
             peak = cost.peak_bytes

@@ -86,15 +86,13 @@ class SnapshotEvaluator:
             results = _compute(self._comparison(generated), [name for name in names if name != "copies"])
             if "copies" in names:
                 results |= self._copies(generated)
-        return {name: result for name, result in results.items() if math.isfinite(result.value)}
+        return results
 
     @cached_property
     def real(self) -> dict[str, Result]:
         """Results of other patches of the training cases, which a perfect generator would reach; without copies."""
-        results = _compute(
-            self._comparison(self.reference.again), [name for name in self._metric_names() if name != "copies"]
-        )
-        return {name: result for name, result in results.items() if math.isfinite(result.value)}
+        names = [name for name in self._metric_names() if name != "copies"]
+        return _compute(self._comparison(self.reference.again), names)
 
     @cached_property
     def labels(self) -> tuple[int, ...]:
@@ -142,5 +140,6 @@ class SnapshotEvaluator:
 
 
 def _compute(comparison: Comparison, names: Sequence[str]) -> dict[str, Result]:
-    """Results of the metrics that the comparison allows."""
-    return compute_metrics(comparison, allowed_metrics(comparison, names)[0])
+    """Finite results of the metrics that the comparison allows."""
+    results = compute_metrics(comparison, allowed_metrics(comparison, names)[0])
+    return {name: result for name, result in results.items() if math.isfinite(result.value)}
