@@ -199,20 +199,15 @@ def _sweep(path: Path) -> None:
     for entry in os.scandir(path.parent):
         if entry.name.startswith(start) and entry.name.endswith(".tmp"):
             pid, _, host = entry.name[len(start) : -len(".tmp")].partition(".")
-            with contextlib.suppress(OSError, ValueError, OverflowError):
-                outdated = time.time() - entry.stat().st_mtime > OUTDATED_SECONDS
-                if _has_ended(int(pid)) if host == socket.gethostname() else outdated:
+            with contextlib.suppress(OSError, ValueError, OverflowError):  # also where the process is another user's
+                ended = time.time() - entry.stat().st_mtime > OUTDATED_SECONDS
+                if host == socket.gethostname():
+                    ended = True
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), 0)
+                        ended = False
+                if ended:
                     os.unlink(entry.path)
-
-
-def _has_ended(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # another user's
-        pass
-    return False
 
 
 @contextlib.contextmanager

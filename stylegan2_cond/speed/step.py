@@ -56,11 +56,11 @@ def speed_plan(side: int, *, batch_size: int = 16, finest: int = 64, most: int =
 
 def time_steps(plan: Plan, *, rounds: int, device: torch.device) -> Timing:
     """Seconds of a training step: generator, discriminator, and R1 once per interval."""
-    ours, theirs = (_training_step(plan, device) for _ in range(2))
-    every = plan.r1_interval
+    ours, theirs = (TrainingState.start(plan, device) for _ in range(2))
+    patches, every = random_patches(plan), plan.r1_interval
     timing = compare_times(
-        lambda: [ours() for _ in range(every)],
-        reference_ops()(lambda: [theirs() for _ in range(every)]),
+        lambda: [take_step(ours, *patches) for _ in range(every)],
+        reference_ops()(lambda: [take_step(theirs, *patches) for _ in range(every)]),
         rounds=rounds,
         device=device,
     )
@@ -84,11 +84,6 @@ def step_memory(plan: Plan, device: torch.device, *, reference: bool) -> int:
     command = [sys.executable, "-m", __name__, "reference" if reference else "ours", str(device)]
     done = subprocess.run(command, input=plan.model_dump_json(), capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
-
-
-def _training_step(plan: Plan, device: torch.device) -> Callable[[], object]:
-    state, patches = TrainingState.start(plan, device), random_patches(plan)
-    return lambda: take_step(state, *patches)
 
 
 def _sampling(plan: Plan, device: torch.device, *, count: int = SAMPLES) -> Callable[[], object]:
