@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -46,24 +47,17 @@ class Task:
 
 def make_tasks(design: Design) -> dict[str, Task]:
     """All tasks by name, each after those that it needs; by number of the training set, then by size."""
-    tasks: dict[str, Task] = {}
-    for number in range(design.sets_per_size):
-        for size in design.sizes:
-            for task in _tasks_of_set(design, size, number):
-                tasks.setdefault(task.name, task)
-    return tasks
-
-
-def _tasks_of_set(design: Design, size: int, number: int) -> Iterator[Task]:
-    """Runs without pairs first: a bank's filter `fit` asks the baseline's nnU-Net."""
-    plain = {arm.name: Task("run", arm.name, size, number) for arm in design.arms if not arm.variant}
-    yield from plain.values()
-    for arm in design.arms:
-        if arm.bank:
-            generators = [Task("generator", variant, size, number) for variant in arm.generators]
-            needs = (plain[design.baseline.name].name, *(task.name for task in generators))
-            bank = Task("bank", arm.bank, size, number, needs)
-            yield from (*generators, bank, Task("run", arm.name, size, number, (bank.name,)))
+    tasks: list[Task] = []
+    for number, size in product(range(design.sets_per_size), design.sizes):
+        # Runs without pairs first: a bank's filter `fit` asks the baseline's nnU-Net.
+        tasks += [Task("run", arm.name, size, number) for arm in design.arms if not arm.variant]
+        baseline = Task("run", design.baseline.name, size, number)
+        for arm in design.arms:
+            if arm.bank:
+                generators = [Task("generator", variant, size, number) for variant in arm.generators]
+                bank = Task("bank", arm.bank, size, number, tuple(task.name for task in (baseline, *generators)))
+                tasks += [*generators, bank, Task("run", arm.name, size, number, (bank.name,))]
+    return {task.name: task for task in tasks}
 
 
 def arm_of(task: Task, design: Design) -> Arm:
