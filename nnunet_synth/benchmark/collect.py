@@ -10,7 +10,7 @@ from typing import TypeVar
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord, banks_folder
 from nnunet_synth.benchmark.arms import Arm
 from nnunet_synth.benchmark.design import Design
-from nnunet_synth.benchmark.results import QUALITY, RUN_COLUMNS, RUNS_FILE, SCORE_COLUMNS, SCORES_FILE
+from nnunet_synth.benchmark.results import RUN_COLUMNS, RUNS_FILE, SCORE_COLUMNS, SCORES_FILE
 from nnunet_synth.benchmark.scoring import read_scores, write_rows
 from nnunet_synth.benchmark.task_runner import TaskRecord, read_record, scores_path
 from nnunet_synth.benchmark.tasks import Task, arm_of, make_tasks
@@ -79,9 +79,9 @@ def _quality(folder: Path, design: Design, arm: Arm, fold: int) -> dict:
     if best is not None and (card := _load(Card, best / CARD_FILE)):
         found["generator_images"] = card.images_seen
     if best is not None and (evaluation := _load(Evaluation, best / EVALUATION_FILE)):
-        measured = {name: evaluation.generated[name] for name in QUALITY if name in evaluation.generated}
-        found |= {name: _text(one.value) for name, one in measured.items()}
-        found["kid_error"] = _text(measured["kid"].standard_error) if "kid" in measured else ""
+        scores = evaluation.generated
+        found |= {name: _text(scores[name].value) for name in ("kid", "coverage", "copies") if name in scores}
+        found["kid_error"] = _text(scores["kid"].standard_error) if "kid" in scores else ""
     return found
 
 

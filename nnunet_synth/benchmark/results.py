@@ -19,7 +19,6 @@ RUNS_FILE, SCORES_FILE = "runs.csv", "scores.csv"
 KEY = ("arm", "size", "training_set")
 METRICS = ("dice", "hd95")
 SCORE_COLUMNS = (*KEY, "case", "label", *METRICS)
-QUALITY = ("kid", "coverage", "copies")  # of a generator
 RUN_NUMBERS = (
     *("iterations", "seconds_nnunet", "seconds_generator", "generator_images", "bank_samples"),
     *("kid", "kid_error", "coverage", "copies"),

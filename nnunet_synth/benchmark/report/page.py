@@ -11,7 +11,7 @@ from nnunet_synth.benchmark.analysis import CLASSES, POOLED, Analysis, analyse
 from nnunet_synth.benchmark.report.figures import plot_gain
 from nnunet_synth.benchmark.report.text import methods, notes
 from nnunet_synth.benchmark.report.verdict import conclude, effect_of_row
-from nnunet_synth.benchmark.results import QUALITY, read_benchmark
+from nnunet_synth.benchmark.results import read_benchmark
 from nnunet_synth.benchmark.statistics import Spread
 from nnunet_synth.pages.formatting import count, duration, interval, listing, number, points, probability, significant
 from nnunet_synth.pages.page import HTML, MARKDOWN, PICTURES, Note, Page, Picture, Section, Table, render
@@ -62,7 +62,7 @@ def build_page(analysis: Analysis, picture: Picture) -> Page:
         Section("nnU-Net against itself", _noise(analysis)),
         Section("At each size", tables=[_by_size(analysis)]),
         Section("By class", by_class, tables=[_by_class(analysis)], folded=True),
-        *([Section("Generators", text)] if (text := _generators(analysis)) else ()),
+        *([Section("Generators, averaged over runs", text)] if (text := _generators(analysis)) else ()),
         Section("Runs", done, tables=[Table(head, failed, words=5)]),
         Section("Design", tables=[_design(analysis)], folded=True),
         Section("Methods", terms=methods(), folded=True),
@@ -136,12 +136,11 @@ def _by_class(analysis: Analysis) -> Table:
 
 def _generators(analysis: Analysis) -> str:
     """Quality of each arm's generators, averaged over runs."""
-    texts = []
-    means = analysis.benchmark.runs.groupby("arm")[[*QUALITY]].mean().rename(columns={"kid": "KID"})
+    texts, runs = [], analysis.benchmark.runs.rename(columns={"kid": "KID", "copies": "copies in %"})
     for arm in analysis.benchmark.arms:
-        known = means.loc[arm.name].dropna()
-        if len(known):
-            texts.append(f"{arm.title}: " + ", ".join(f"{name} {significant(value)}" for name, value in known.items()))
+        means = runs.loc[runs["arm"] == arm.name, ["KID", "coverage", "copies in %"]].mean().dropna()
+        if len(means):
+            texts.append(f"{arm.title}: " + ", ".join(f"{name} {significant(value)}" for name, value in means.items()))
     return "; ".join(texts)
 
 
