@@ -34,13 +34,13 @@ class Analysis:
 
     Attributes:
         table: a row for each metric, arm, size (or `POOLED`) and label (or `CLASSES`).
-        noise: by metric, of nnU-Net alone, for the mean over classes.
+        noise: of nnU-Net alone in Dice, for the mean over classes.
         costs: by arm.
     """
 
     benchmark: Benchmark
     table: pd.DataFrame
-    noise: Mapping[str, Noise]
+    noise: Noise
     costs: Mapping[str, Cost]
 
     def row(self, arm: str, size: str = POOLED, label: str = CLASSES, metric: str = "dice") -> pd.Series:
@@ -50,16 +50,16 @@ class Analysis:
 
 def analyse(benchmark: Benchmark) -> Analysis:
     """Compute everything."""
-    rows, noise = [], {}
+    rows, noises = [], {}
     for metric in METRICS:
         scores = benchmark.subject_means(mean(benchmark.scores[metric], axis=-1))
         again = None if benchmark.again is None else scores[benchmark.again]
-        noise[metric] = baseline_noise(scores[benchmark.baseline], again)
+        noises[metric] = baseline_noise(scores[benchmark.baseline], again)
         for size in (POOLED, *benchmark.sizes):
             for label in (CLASSES, *benchmark.labels):
-                rows += _rows(benchmark, metric, size, label, noise[metric])
+                rows += _rows(benchmark, metric, size, label, noises[metric])
     table = pd.DataFrame(rows).set_index(["metric", "arm", "size", "label"]).sort_index()
-    return Analysis(benchmark, table, noise, _costs(benchmark))
+    return Analysis(benchmark, table, noises["dice"], _costs(benchmark))
 
 
 def _rows(benchmark: Benchmark, metric: str, size: str, label: str, noise: Noise) -> list[dict]:

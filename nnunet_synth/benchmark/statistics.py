@@ -32,9 +32,9 @@ class Spread:
             return float(estimate == 0)
         return float(2 * stats.t.sf(abs(estimate) / np.sqrt(self.variance), self.dof)) if self.dof > 0 else np.nan
 
-    def half_width(self, level: float = LEVEL) -> float:
+    def half_width(self) -> float:
         """Half the width of the interval around the estimate."""
-        return float(stats.t.ppf((1 + level) / 2, self.dof) * np.sqrt(self.variance)) if self.dof > 0 else np.nan
+        return float(stats.t.ppf((1 + LEVEL) / 2, self.dof) * np.sqrt(self.variance)) if self.dof > 0 else np.nan
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def plot_gain(analysis: Analysis) -> Picture:
         counts = np.isfinite(run_means(scores[benchmark.baseline])).sum(axis=1)
         for place, size in enumerate(sizes):
             runs = np.where([size in (POOLED, one) for one in benchmark.sizes], counts, 0)
-            half = 100 * analysis.noise["dice"].spread(runs).half_width()
+            half = 100 * analysis.noise.spread(runs).half_width()
             gain.fill_between([place - 0.42, place + 0.42], -half, half, color=BAND, linewidth=0, zorder=1)
         gain.axhline(0, color=INK, linewidth=1.2, zorder=2)
         gain.set_ylim(-reach, reach)

@@ -101,7 +101,7 @@ def _gains(analysis: Analysis) -> Table:
 
 def _noise(analysis: Analysis) -> str:
     """How much nnU-Net alone differs from itself."""
-    benchmark, noise = analysis.benchmark, analysis.noise["dice"]
+    benchmark, noise = analysis.benchmark, analysis.noise
     how = "an upper bound, since it is estimated from runs whose training cases differ as well"
     if noise.measured:
         how = f"measured by the arm “{benchmark.arms[benchmark.again].title}”"
