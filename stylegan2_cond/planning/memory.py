@@ -12,8 +12,8 @@ from stylegan2_cond.planning.table import format_value
 
 # What lies in memory at the peak of a step, in float32: copies of the activations of one network, and more of them
 # where a mask modulates each stage; then of the coded pairs that are computed at once, and of those of the whole batch.
-# For a CPU, measured: 0.77 to 1.03 of the estimate where blocks are above 32 MiB (256×320 at batch 4), and up to 1.6 of
-# it for small patches, of which smaller blocks leave gaps in the heap. For CUDA, not confirmed by a GPU.
+# Measured on a CPU: 0.77 to 1.03 of the estimate for large patches (256×320 at batch 4), and up to 1.6 of it for small
+# ones, whose blocks below 32 MiB leave gaps in the heap. The numbers for CUDA have not been confirmed on a GPU.
 COPIES = {"cpu": (21.5, 7, 0, 14), "cuda": (13, 9, 8, 4)}
 WEIGHT_COPIES = 9  # of both networks: weights, gradients, two moments of Adam each, and the moving average
 BFLOAT16_SHARE = 0.6  # of the activations' memory in float32; measured 0.58 on a CPU
