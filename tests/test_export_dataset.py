@@ -283,8 +283,8 @@ def test_the_card_tells_where_samples_come_from(volumes):
     exported, card = export_dataset(bank, folder / "nnUNet_raw")
     assert DatasetCard.load(exported / CARD_FILE) == card
     assert card.bank.source.training_cases == data.fold(0).training
-    assert (card.bank.samples, card.bank.seed, card.made_from) == (12, 3, NAME)
-    assert card.bank.snapshots[0].path == "1"  # of this machine's path, which is not below nnUNet_results
+    assert (card.bank.samples, card.bank.origin.seed, card.made_from) == (12, 3, NAME)
+    assert card.bank.origin.snapshots[0].path == "1"  # of this machine's path, which is not below nnUNet_results
     assert str(folder) not in (exported / CARD_FILE).read_text()
     told = describe_dataset(exported, card)
     assert "6 real cases, 3 synthetic cases of 5 slices each" in told
