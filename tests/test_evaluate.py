@@ -1,14 +1,17 @@
 """`stylegan2-cond evaluate`: a table, a file and a figure; known results are not computed again."""
 
+import contextlib
+import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import run
 from matplotlib.image import imread
 
+from stylegan2_cond.cli import main
 from stylegan2_cond.data.patch_sampler import cover
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import METRICS, default_metrics
@@ -28,7 +31,13 @@ def snapshot(generator_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def printed(snapshot, model):
-    return run("stylegan2-cond", "evaluate", str(snapshot), "-n", str(SAMPLES), "--nnunet", str(model[0])).stdout
+    line = ["stylegan2-cond", "evaluate", str(snapshot), "-n", str(SAMPLES), "--nnunet", str(model[0])]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(sys, "argv", line)
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert not end.value.code
+    return printed.getvalue()
 
 
 def test_the_command_shows_every_default_metric_next_to_that_of_real_patches(printed, snapshot):
@@ -81,15 +90,16 @@ def test_what_was_found_is_not_computed_again(printed, snapshot, model, monkeypa
         evaluate(snapshot, samples=SAMPLES, nnunet=model[0], seed=1)
 
 
-def test_held_out_cases_are_compared_on_request_with_a_warning(printed, snapshot):
-    done = run("stylegan2-cond", "evaluate", str(snapshot), "-n", "60", "--features", "random", "--held-out",
-               "--metric", "kid", "--metric", "swd")  # fmt: skip
-    assert "held-out" in done.stdout.splitlines()[0]
-    assert "validation scores" in done.stdout
-    rows = [line.split("  ")[0] for line in done.stdout.splitlines()]
+def test_held_out_cases_are_compared_on_request_with_a_warning(printed, snapshot, run_here):
+    code, found, _ = run_here("stylegan2-cond", "evaluate", str(snapshot), "-n", "60", "--features", "random",
+                              "--held-out", "--metric", "kid", "--metric", "swd")  # fmt: skip
+    assert code == 0
+    assert "held-out" in found.splitlines()[0]
+    assert "validation scores" in found
+    rows = [line.split("  ")[0] for line in found.splitlines()]
     assert METRICS["swd"].title in rows
     assert METRICS["masks"].title not in rows
-    assert "evaluation.png" not in done.stdout  # it shows another search
+    assert "evaluation.png" not in found  # it shows another search
     later = evaluate(snapshot, samples=60, features="random", metrics=["kid"])
     assert "kid" not in later.held_out
 
