@@ -44,6 +44,19 @@ TINY_PLANS = "nnUNetPlansTiny"
 STRICT = ("range", "anatomy", "fit", "copy")
 BIN = Path(sys.executable).parent
 
+# `nnunet-synth` with fewer iterations per epoch than nnU-Net has.
+ITERATIONS = 100
+SHORT = f"""
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+begin = nnUNetTrainer.__init__
+def short(self, plans, configuration, fold, dataset_json, device):
+    begin(self, plans, configuration, fold, dataset_json, device)
+    self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = {ITERATIONS}, 10
+nnUNetTrainer.__init__ = short
+from nnunet_synth.cli import main
+main()
+"""
+
 # Files that one worker runs together, since they share what takes long to make: a trained nnU-Net, files to attack.
 TOGETHER = {
     "model": ("test_evaluate", "test_export_model", "test_features_nnunet", "test_trainer"),
@@ -202,21 +215,11 @@ def bank(preprocessed, generator_run) -> Path:
 
 @pytest.fixture(scope="session")
 def model(preprocessed, bank, nnunet_folders):
-    """The folder of a nnU-Net trained by `nnunet-synth train`, and what it printed."""
+    """The folder of an nnU-Net trained by `nnunet-synth train`, and what it printed."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")  # the newest bank, whatever other tests filled
     BankRecord.load(bank / RECORD_FILE).model_copy(update={"created": now}).save(bank / RECORD_FILE)
-    done = run(
-        "nnunet-synth",
-        "train",
-        "901",
-        "2d",
-        "0",
-        "-p",
-        TINY_PLANS,
-        "-tr",
-        "nnUNetTrainerSynth_1epoch",
-        "-device",
-        "cpu",
-    )
+    line = ["train", "901", "2d", "0", "-p", TINY_PLANS, "-tr", "nnUNetTrainerSynth_1epoch", "-device", "cpu"]
+    done = subprocess.run([sys.executable, "-c", SHORT, *line], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     results = nnunet_folders / "nnUNet_results" / DATASET
     return results / f"nnUNetTrainerSynth_1epoch__{TINY_PLANS}__2d", done.stdout

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from conftest import BIN, DATASET, TINY_PLANS, run
+from conftest import BIN, DATASET, ITERATIONS, TINY_PLANS, run
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
@@ -21,10 +21,30 @@ from nnunet_synth.training.settings import SynthSettings
 from nnunet_synth.training.trainer import SyntheticDataMixin
 from stylegan2_cond.errors import UserError
 
-WITHOUT_PLUGIN = (
-    "import sys; sys.modules['nnunet_synth'] = sys.modules['stylegan2_cond'] = None\n"  # as if never installed
-    "from nnunetv2.inference.predict_from_raw_data import predict_entry_point; predict_entry_point()"
-)
+# Commands one after the other, for the price of one start of Python, as if what is missing had never been installed.
+ONE_BY_ONE = """
+import json, sys
+from importlib.metadata import entry_points
+for package in {missing!r}:
+    sys.modules[package] = None
+for command in json.loads(sys.argv[1]):
+    sys.argv = command
+    (script,) = entry_points(group="console_scripts", name=command[0])
+    try:
+        script.load()()
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+def one_by_one(*commands, missing=()):
+    """Run commands in one process of its own."""
+    typed = json.dumps([[str(part) for part in command] for command in commands])
+    variables = {k: v for k, v in os.environ.items() if not missing or k != launcher.VARIABLE}
+    code = ONE_BY_ONE.format(missing=missing)
+    done = subprocess.run([sys.executable, "-c", code, typed], capture_output=True, text=True, env=variables)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 def test_the_share_of_the_epoch_stands_in_nnunets_log(model):
@@ -34,7 +54,7 @@ def test_the_share_of_the_epoch_stands_in_nnunets_log(model):
         r"Synthetic share ([\d.]+) \(ratio ([\d.]+); (\d+) of (\d+) draws\)", log
     ).groups()
     assert float(ratio) == 0.25
-    assert int(total) >= 1000  # 250 iterations of 4, and what workers drew ahead
+    assert int(total) >= 4 * ITERATIONS  # and what workers drew ahead
     assert abs(float(share) - 0.25) < 4 * (0.25 * 0.75 / int(total)) ** 0.5
     assert float(share) == pytest.approx(int(synthetic) / int(total), abs=1e-4)
     assert "Synthetic pairs: bank" in log
@@ -54,17 +74,15 @@ def test_the_checkpoint_names_the_plain_trainer(model):
 
 
 def test_predict_and_evaluate_work_without_the_plugin(model, nnunet_folders, tmp_path):
-    variables = {k: v for k, v in os.environ.items() if k != launcher.VARIABLE}
-    images = nnunet_folders / "nnUNet_raw" / DATASET / "imagesTs"
-    arguments = f"-i {images} -o {tmp_path} -d 901 -c 2d -f 0 -tr nnUNetTrainerSynth_1epoch -p {TINY_PLANS}"
-    command = [sys.executable, "-c", WITHOUT_PLUGIN, *arguments.split(), "-device", "cpu", "--disable_tta"]
-    done = subprocess.run([*command, "-npp", "1", "-nps", "1"], env=variables, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    labels = nnunet_folders / "nnUNet_raw" / DATASET / "labelsTs"
+    images, labels = (nnunet_folders / "nnUNet_raw" / DATASET / name for name in ("imagesTs", "labelsTs"))
+    names = ["-d", "901", "-c", "2d", "-f", "0", "-tr", "nnUNetTrainerSynth_1epoch", "-p", TINY_PLANS]
     folder, _ = model
-    run(
-        "nnUNetv2_evaluate_folder", str(labels), str(tmp_path), "-djfile", str(folder / "dataset.json"), "-pfile",
-        str(folder / "plans.json"), "-np", "1",
+    files = ["-djfile", folder / "dataset.json", "-pfile", folder / "plans.json"]
+    one_by_one(
+        ["nnUNetv2_predict", "-i", images, "-o", tmp_path, *names, "-device", "cpu", "--disable_tta", "-npp", 0,
+         "-nps", 0],
+        ["nnUNetv2_evaluate_folder", labels, tmp_path, *files, "-np", 1],
+        missing=("nnunet_synth", "stylegan2_cond"),
     )  # fmt: skip
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert len(summary["metric_per_case"]) == 2
@@ -76,23 +94,21 @@ def test_validation_and_continuing_are_nnunets_own(model, nnunet_folders):
     arguments = ("901", "2d", "0", "-p", TINY_PLANS, "-tr", "nnUNetTrainerSynth_1epoch", "-device", "cpu")
     folder = nnunet_folders / "nnUNet_results" / DATASET / f"nnUNetTrainerSynth_1epoch__{TINY_PLANS}__2d" / "fold_0"
     before = torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
-    run("nnunet-synth", "train", *arguments, "--val", "--npz")
+    command = ("nnunet-synth", "train", *arguments)
+    one_by_one([*command, "--val", "--npz"], [*command, "--c"])
     assert len(list((folder / "validation").glob("*.npz"))) == 2
     for path in (folder / "validation").glob("*.npz"):
         path.unlink()
-    run("nnunet-synth", "train", *arguments, "--c")
     after = torch.load(folder / "checkpoint_final.pth", weights_only=False)["network_weights"]
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_env_prints_a_line_that_nnunets_own_commands_obey(model, tmp_path):
-    line = run("nnunet-synth", "env").stdout.strip()
-    script = (
-        f"{line}; {sys.executable} -c 'from nnunetv2.utilities.find_objects import "
-        'recursive_find_trainer_class_by_name as find; print(find("nnUNetTrainerSynth").__module__)\''
-    )
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
-    assert done.stdout.strip().endswith("nnunet_synth.training.trainer"), done.stdout + done.stderr
+def test_env_prints_a_line_that_nnunets_own_search_for_trainers_obeys(monkeypatch, run_here):
+    line = run_here("nnunet-synth", "env")[1].strip()
+    done = subprocess.run(["bash", "-c", f"{line}; echo ${launcher.VARIABLE}"], capture_output=True, text=True)
+    monkeypatch.setenv(launcher.VARIABLE, done.stdout.strip())
+    found = recursive_find_trainer_class_by_name("nnUNetTrainerSynth")
+    assert found.__module__ == "nnunet_synth.training.trainer"
 
 
 def test_folders_of_other_plugins_stay_in_the_variable():
@@ -193,16 +209,17 @@ def test_what_the_hooks_rely_on_is_still_there():
     assert not hasattr(nnUNetTrainer, "synth_settings")
 
 
-def test_leaks_end_the_command_with_one_paragraph(preprocessed, bank):
+def test_leaks_end_the_command_with_one_paragraph(preprocessed, bank, monkeypatch, run_here):
+    monkeypatch.setenv(launcher.VARIABLE, "")
     elsewhere = bank.parent.parent / "fold_1" / "copied"
     shutil.copytree(bank, elsewhere)
     try:
-        done = run("nnunet-synth", "train", "901", "2d", "1", "-p", TINY_PLANS, "-device", "cpu", check=False)
+        code, _, errors = run_here("nnunet-synth", "train", "901", "2d", "1", "-p", TINY_PLANS, "-device", "cpu")
     finally:
         shutil.rmtree(elsewhere.parent)
-    assert done.returncode == 2
-    assert "saw 2 of the 2 validation cases of fold 1" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert code == 2
+    assert "saw 2 of the 2 validation cases of fold 1" in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("command", ["stylegan2-cond", "nnunet-synth"])
