@@ -2,7 +2,7 @@
 # make test-portable: all that rounds, as other processors compute it, without our kernels, and with two threads
 # make test-slow: a whole benchmark of real trainings, some minutes
 # make test-attack: 100 kills, full disks, 10,000 damaged files; hours
-# make test-kernels: the CUDA sources on the CPU, every type, and under sanitizers
+# make test-kernels: the CUDA sources on the CPU, every type, under sanitizers, and compiled for every architecture
 PYTHON ?= python3
 BIN := .venv/bin
 
