@@ -131,7 +131,7 @@ def test_of_few_cases_a_bank_is_filled_inspected_and_mixed_in(folders, count, fo
     assert "found 1" in record.filters["copy"].off
     page, _ = inspect_bank(bank, None)
     assert page.exists()
-    plans = write_plans(data, make_settings(bank=bank.name, ratio=0.5, schedule="linear"), "nnUNetPlansHalf")
+    plans = write_plans(data, make_settings(banks=[bank.name], ratio=0.5, schedule="linear"), "nnUNetPlansHalf")
     trainer = nnUNetTrainerSynth(
         load_json(str(plans)) | {"continue_training": False},
         "2d",

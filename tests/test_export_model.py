@@ -195,12 +195,13 @@ def test_the_card_tells_what_the_fold_saw(exported, bank, preprocessed, generato
     assert (card.dataset_name, card.plans_name, card.configuration) == (DATASET, TINY_PLANS, "2d")
     assert card.folds["0"].checkpoints == dict.fromkeys(CHECKPOINTS, 1)
     (use,) = card.folds["0"].uses
-    assert (use.first_epoch, use.settings.ratio, use.settings.schedule) == (0, 0.25, "linear")
-    assert (use.bank.name, use.bank.samples, use.bank.origin.seed) == ("tests", 100, 0)
-    assert use.bank.record_sha256 == sha256(bank / RECORD_FILE)
-    assert use.bank.source.training_cases == preprocessed.fold(0).training
-    assert use.bank.filters == BankRecord.load(bank / RECORD_FILE).filters
-    (snapshot,) = use.bank.origin.snapshots
+    assert (use.first_epoch, use.settings.shares, use.settings.schedule) == (0, ((None, 0.25),), "linear")
+    (used,) = use.banks
+    assert (used.name, used.samples, used.origin.seed) == ("tests", 100, 0)
+    assert used.record_sha256 == sha256(bank / RECORD_FILE)
+    assert used.source.training_cases == preprocessed.fold(0).training
+    assert used.filters == BankRecord.load(bank / RECORD_FILE).filters
+    (snapshot,) = used.origin.snapshots
     newest = find_snapshots(generator_run)[-1]
     assert snapshot.weights_sha256 == sha256(newest / "generator.safetensors")
     assert snapshot.path == str(newest.relative_to(nnunet_folders / "nnUNet_results"))

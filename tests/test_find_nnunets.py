@@ -128,7 +128,9 @@ def test_a_checkpoint_that_was_written_under_numpy_1_is_read(newer, results, sou
 
 
 def uses(*banks):
-    return json.dumps({"uses": [{"first_epoch": place, "bank": bank} for place, bank in enumerate(banks)]})
+    return json.dumps(
+        {"uses": [{"first_epoch": place, "banks": [bank] if bank else []} for place, bank in enumerate(banks)]}
+    )
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def renew_checksums(bank):
 
 def test_an_untouched_bank_enters_training(data, bank):
     training, _ = datasets_of_training(data)
-    training.control.ratio = 1
+    training.control.ratios = [1]
     image, label, _, properties = training.load_case("case_0")
     assert image.shape[2:] >= PATCH_SIZE
     assert label[:, :1, :2, :2].shape == (1, 1, 2, 2)
@@ -329,11 +329,11 @@ def test_volumes_are_refused_for_slices(data, bank):
 )
 def test_a_bank_is_named_plainly_wherever_it_is_named(data, name):
     with pytest.raises(UserError, match="bank"):
-        make_settings(bank=name, ratio=0.5, schedule="linear")
+        make_settings(banks=[name], ratio=0.5, schedule="linear")
     with pytest.raises(UserError, match="bank"):
         read_settings({"synth": {"bank": name}}, "configuration 2d in plans nnUNetPlans")
     with pytest.raises(UserError, match="-o "):
-        write_plans(data, make_settings(bank=None, ratio=0.5, schedule="linear"), name)
+        write_plans(data, make_settings(ratio=0.5, schedule="linear"), name)
 
 
 # --- leaks: each of these in the trainer itself

@@ -18,7 +18,7 @@ from nnunet_synth.bank.format import (
 )
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.training.mirror_padding import Margins
-from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl
+from nnunet_synth.training.mixed_dataset import MixedBank, MixedDataset, MixingControl
 
 SAMPLES, EACH = 10_000, 64
 NO_MARGINS = Margins((0,) * 3, (0,) * 3)
@@ -48,7 +48,8 @@ def large(bank, preprocessed, tmp_path_factory):
             first.model_copy(update={"name": name, "numbers": numbers, "next_sample": start + EACH, "files": files})
         )
     record = BankRecord.load(bank / RECORD_FILE)
-    record = record.model_copy(update={"shards": tuple(shards), "requested": SAMPLES, "patch_size": patch_size})
+    origin = record.origin.model_copy(update={"patch_size": patch_size})
+    record = record.model_copy(update={"shards": tuple(shards), "requested": SAMPLES, "origin": origin})
     record.save(folder / RECORD_FILE)
     return folder, record
 
@@ -58,7 +59,7 @@ def open_bank(folder, preprocessed, read=lambda folder: BankRecord.load(folder /
     record = read(folder)
     real = preprocessed.dataset_class(str(preprocessed.folder), list(preprocessed.fold(0).training))
     bank = BankDataset(str(folder), [shard.name for shard in record.shards])
-    return MixedDataset(real, bank, record, MixingControl(), NO_MARGINS)
+    return MixedDataset(real, [MixedBank(bank, record, NO_MARGINS)], MixingControl())
 
 
 def bytes_read():
@@ -97,7 +98,7 @@ def test_opening_needs_no_shard_to_be_readable(large, preprocessed, tmp_path):
     for name in (name for shard in record.shards for name in shard.files):
         (tmp_path / name).touch()
     (tmp_path / RECORD_FILE).write_bytes((folder / RECORD_FILE).read_bytes())
-    assert len(open_bank(tmp_path, preprocessed).bank.identifiers) == len(record.shards)
+    assert len(open_bank(tmp_path, preprocessed).banks[0].dataset.identifiers) == len(record.shards)
 
 
 def test_what_a_worker_is_sent_does_not_grow_with_the_samples(large, preprocessed):
@@ -107,7 +108,7 @@ def test_what_a_worker_is_sent_does_not_grow_with_the_samples(large, preprocesse
     for shards in (record.shards, single):
         mixed = open_bank(folder, preprocessed)
         of_these = record.model_copy(update={"shards": tuple(shards)})
-        sent = MixedDataset(mixed.real, mixed.bank, of_these, None, NO_MARGINS)
+        sent = MixedDataset(mixed.real, [MixedBank(mixed.banks[0].dataset, of_these, NO_MARGINS)], None)
         sizes.append(len(pickle.dumps(sent)))
     assert sizes[0] == sizes[1]
     assert sizes[0] < 100 * len(record.shards)  # bytes: names, and where each begins
@@ -116,7 +117,7 @@ def test_what_a_worker_is_sent_does_not_grow_with_the_samples(large, preprocesse
 def test_a_worker_keeps_nothing_of_what_it_has_drawn(large, preprocessed):
     folder, record = large
     mixed = open_bank(folder, preprocessed)
-    mixed.control.ratio = 1
+    mixed.control.ratios = [1]
 
     def kept_after(draws):
         for _ in range(draws):
@@ -136,7 +137,7 @@ def test_a_worker_keeps_few_shards_open(large, preprocessed):
     """Those that it needs again open at once; 157 would be 314 files."""
     _, record = large
     mixed = open_bank(large[0], preprocessed)
-    mixed.control.ratio = 1
+    mixed.control.ratios = [1]
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(4 * len(record.shards)):
         mixed.load_case(mixed.identifiers[0])

@@ -1,5 +1,6 @@
 """The mixed dataset: the ratio that was asked for, followed by running workers, and nnU-Net itself at ratio 0."""
 
+import copy
 import json
 import math
 import multiprocessing
@@ -18,8 +19,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_synth.bank.format import BankDataset
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.training.leak_guard import LeakError, refuse_leaks
-from nnunet_synth.training.mirror_padding import Margins, MirrorPaddedArray
-from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl
+from nnunet_synth.training.mirror_padding import NO_MARGINS, Margins, MirrorPaddedArray
+from nnunet_synth.training.mixed_dataset import MixedBank, MixedDataset, MixingControl
 from nnunet_synth.training.schedule import ratio_at
 from nnunet_synth.training.settings import make_settings, read_settings, write_plans
 from nnunet_synth.training.trainer import nnUNetTrainerSynth
@@ -33,23 +34,93 @@ from stylegan2_cond.planning import Source
 def mixed(bank, preprocessed):
     record = verify_bank(bank)
     real = preprocessed.dataset_class(str(preprocessed.folder), list(preprocessed.fold(0).training))
-    return MixedDataset(real, BankDataset(str(bank)), record, MixingControl(), Margins((0,) * 3, (0,) * 3))
+    return MixedDataset(real, [MixedBank(BankDataset(str(bank)), record, NO_MARGINS)], MixingControl())
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.25, 0.9])
 def test_the_realised_share_is_the_ratio(mixed, ratio):
-    mixed.control.ratio = ratio
-    mixed.real.load_case = mixed.bank.load_case = lambda name: (None, np.zeros(1), name, None)
+    mixed.control.ratios = [ratio]
+    mixed.real.load_case = mixed.banks[0].dataset.load_case = lambda name: (None, np.zeros(1), name, None)
     drawn = [mixed.load_case("real")[2].startswith("synth") for _ in range(10_000)]
-    assert mixed.control.take() == (10_000 - sum(drawn), sum(drawn))
+    assert mixed.control.take() == [10_000 - sum(drawn), sum(drawn)]
     assert abs(np.mean(drawn) - ratio) < 4 * np.sqrt(ratio * (1 - ratio) / 10_000)
 
 
 def test_shards_are_drawn_in_proportion_to_their_samples(mixed):
-    mixed.control.ratio = 1
-    mixed.bank.load_case = lambda name: (None, np.zeros(1), name, None)
+    mixed.control.ratios = [1]
+    mixed.banks[0].dataset.load_case = lambda name: (None, np.zeros(1), name, None)
     drawn = [mixed.load_case("real")[2] for _ in range(5_000)]
     assert abs(drawn.count("synth_00000") / 5_000 - 0.64) < 4 * np.sqrt(0.64 * 0.36 / 5_000)
+
+
+def test_several_banks_have_their_shares_and_are_counted_apart(mixed):
+    part = mixed.banks[0]
+    both = MixedDataset(mixed.real, [part, copy.copy(part)], MixingControl(2))
+    names = []
+    for number, bank in enumerate(both.banks):
+        bank.load_random = lambda number=number: (None, None, number, None)
+    mixed.real.load_case = lambda name: (None, None, "real", None)
+    for ratios in ([0.3, 0.2], [0.0, 0.5], [0.5, 0.5]):
+        both.control.ratios = ratios
+        names = [both.load_case("case")[2] for _ in range(10_000)]
+        counts = [names.count(source) for source in ("real", 0, 1)]
+        assert both.control.take() == counts
+        for count, ratio in zip(counts, (1 - sum(ratios), *ratios), strict=True):
+            assert abs(count / 10_000 - ratio) <= 4 * np.sqrt(ratio * (1 - ratio) / 10_000)
+
+
+@pytest.mark.parametrize(
+    ("block", "shares"),
+    [
+        ({}, ((None, 0.25),)),
+        ({"bank": "a"}, (("a", 0.25),)),
+        ({"ratio": 0}, ()),
+        ({"banks": [{"name": "a", "ratio": 0.5}, {"name": "b", "ratio": 0}]}, (("a", 0.5),)),
+        ({"banks": [{"name": "a", "ratio": 0.5}, {"name": "b", "ratio": 0.1}]}, (("a", 0.5), ("b", 0.1))),
+    ],
+)
+def test_the_block_names_one_bank_or_several(block, shares):
+    assert read_settings({"synth": block}, "here").shares == shares
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        ({"bank": "a", "banks": [{"name": "b", "ratio": 0.5}]}, "a single bank"),
+        ({"ratio": 0.5, "banks": [{"name": "b", "ratio": 0.5}]}, "a single bank"),
+        ({"banks": [{"name": "a", "ratio": 0.6}, {"name": "b", "ratio": 0.5}]}, r"exceed 1 .*1\.1"),
+        ({"banks": [{"name": "a", "ratio": 0.1}, {"name": "a", "ratio": 0.5}]}, "different names"),
+        ({"banks": [{"name": "a"}]}, "ratio"),
+        ({"cutmix": 1.5}, "cutmix"),
+    ],
+)
+def test_a_block_that_contradicts_itself_is_refused(block, told):
+    with pytest.raises(UserError, match=told):
+        read_settings({"synth": block}, "here")
+
+
+@pytest.mark.parametrize(
+    ("options", "block"),
+    [
+        ({"banks": ["a"], "ratio": 0.5}, {"bank": "a", "ratio": 0.5, "schedule": "linear"}),
+        ({"ratio": 0.5, "cutmix": 0.3}, {"ratio": 0.5, "schedule": "linear", "cutmix": 0.3}),
+        (
+            {"banks": ["a=0.5", "b=0.1"], "schedule": "cosine"},
+            {"banks": [{"name": "a", "ratio": 0.5}, {"name": "b", "ratio": 0.1}], "schedule": "cosine"},
+        ),
+        ({"banks": ["a=0.5"]}, {"banks": [{"name": "a", "ratio": 0.5}], "schedule": "linear"}),
+    ],
+)
+def test_options_become_the_shortest_block(options, block):
+    assert json.loads(make_settings(**options).model_dump_json(exclude_unset=True)) == block
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"banks": ["a", "b"], "ratio": 0.5}, {"banks": ["a=0.5", "b"]}, {"banks": ["a=x"]}]
+)
+def test_options_without_a_ratio_for_each_bank_are_refused(options):
+    with pytest.raises(UserError, match="ratio"):
+        make_settings(**options)
 
 
 def test_ratio_0_draws_nothing_from_numpys_random_state(mixed):
@@ -64,8 +135,8 @@ def loader_of(dataset, preprocessed, box=None, **options):
 
 
 def test_foreground_is_oversampled_in_synthetic_cases(mixed, preprocessed):
-    mixed.control.ratio = 1
-    mixed.margins = Margins((0, 2, 1), (0, 2, 2))
+    mixed.control.ratios = [1]
+    mixed.banks[0].margins = Margins((0, 2, 1), (0, 2, 2))
     loader = loader_of(mixed, preprocessed, oversample_foreground_percent=1.0)
     for _ in range(5):
         assert (next(loader)["target"].numpy() > 0).reshape(8, -1).any(axis=1).all()
@@ -102,15 +173,15 @@ def test_patches_grow_to_the_size_of_real_cases(patch_size, box, usual, before, 
 def test_synthetic_patches_show_no_more_frame_than_real_cases(mixed, preprocessed):
     """The share of voxels that the loader fills (label -1), in the box that it cuts before it rotates and scales."""
     box = tuple(int(1.5 * length) for length in preprocessed.patch_size)
-    patch_size = mixed.bank.load_case("synth_00000")[0].shape[2:]
+    patch_size = mixed.banks[0].dataset.load_case("synth_00000")[0].shape[2:]
     usual = preprocessed.configuration.configuration["median_image_size_in_voxels"]
     filled = {}
     for kind, ratio, margins in (
         ("real", 0, None),
-        ("bare", 1, Margins((0,) * 3, (0,) * 3)),
+        ("bare", 1, NO_MARGINS),
         ("grown", 1, Margins.to_size(patch_size, box, usual)),
     ):
-        mixed.control.ratio, mixed.margins = ratio, margins
+        mixed.control.ratios, mixed.banks[0].margins = [ratio], margins
         loader = loader_of(mixed, preprocessed, box)
         filled[kind] = np.mean([(next(loader)["target"].numpy() == -1).mean() for _ in range(20)])
     assert filled["grown"] < filled["real"] + 0.02
@@ -121,7 +192,7 @@ def draw_and_count(control, ready, go):
     ready.set()
     go.wait()
     for _ in range(500):
-        control.count(control.ratio == 0.75)
+        control.count(int(control.ratios[0] == 0.75))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -133,12 +204,12 @@ def test_a_new_ratio_reaches_running_workers_and_their_counts_come_back(method):
     for worker in workers:
         worker.start()
     assert all(ready.wait(120) for ready in readies)
-    control.ratio = 0.75
+    control.ratios = [0.75]
     go.set()
     for worker in workers:
         worker.join(60)
-    assert control.take() == (0, 1000)
-    assert control.take() == (0, 0)
+    assert control.take() == [0, 1000]
+    assert control.take() == [0, 0]
 
 
 def trainer_of(cls, preprocessed, **block):
@@ -212,7 +283,7 @@ def test_pretraining_is_synthetic_in_the_first_half_and_real_in_the_last(epochs)
 
 def test_new_plans_travel_with_the_settings_and_share_the_cases(preprocessed):
     before = (preprocessed.base / f"{TINY_PLANS}.json").read_text()
-    settings = make_settings(bank="one", ratio=0.5, schedule="cosine")
+    settings = make_settings(banks=["one"], ratio=0.5, schedule="cosine")
     path = write_plans(preprocessed, settings, "nnUNetPlansHalf")
     try:
         found = open_preprocessed(preprocessed.dataset_name, "2d", "nnUNetPlansHalf")
@@ -231,12 +302,12 @@ def test_new_plans_travel_with_the_settings_and_share_the_cases(preprocessed):
 @pytest.mark.parametrize("name", ["", "a/b", ".hidden", "*", "Half.json"])
 def test_plans_of_no_plain_name_are_refused(preprocessed, name):
     with pytest.raises(UserError, match=r"-o .*plain name"):
-        write_plans(preprocessed, make_settings(bank=None, ratio=0.5, schedule="linear"), name)
+        write_plans(preprocessed, make_settings(ratio=0.5, schedule="linear"), name)
 
 
 def test_an_unknown_schedule_is_answered_by_those_that_are_known():
     with pytest.raises(UserError, match=r"'--schedule': .*constant, linear, cosine, pretrain.*sometimes"):
-        make_settings(bank=None, ratio=0.5, schedule="sometimes")
+        make_settings(ratio=0.5, schedule="sometimes")
 
 
 def test_new_plans_tell_of_a_bank_that_no_fold_has(preprocessed, bank, run_here):
@@ -351,7 +422,7 @@ def test_no_bank_names_the_command_that_fills_one(preprocessed):
 
 def test_workers_see_no_more_threads_or_processes_than_nnunets(mixed):
     before = os.listdir("/proc/self/task") if os.path.isdir("/proc/self/task") else None
-    mixed.control.ratio = 0.5
+    mixed.control.ratios = [0.5]
     for _ in range(20):
         mixed.load_case(mixed.identifiers[0])
     if before is not None:

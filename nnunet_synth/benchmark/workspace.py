@@ -103,7 +103,7 @@ def plans_of(design: Design, arm: Arm, plans: dict) -> dict:
     configuration = changed["configurations"][design.configuration]
     configuration.pop(BLOCK, None)
     if arm.variant:
-        settings = make_settings(bank=arm.bank, ratio=arm.ratio, schedule=arm.schedule)
+        settings = make_settings(banks=(arm.bank,) if arm.bank else (), ratio=arm.ratio, schedule=arm.schedule)
         configuration[BLOCK] = settings.model_dump(exclude_none=True)
     return changed
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from nnunet_synth.bank.format import PseudoLabels
+from nnunet_synth.bank.provenance import BankProvenance
 from nnunet_synth.training.usage_record import SYNTHETIC_DATA_FILE, TrainingRecord, Use
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
@@ -65,19 +66,25 @@ def describe_fold(folder: Path, checkpoints: dict[str, int]) -> FoldCard:
 
 def _summary(use: Use) -> str:
     since = f"From epoch {use.first_epoch} on: " if use.first_epoch else ""
-    if use.bank is None:
+    if not use.banks:
         return f"{since}No synthetic data (ratio 0)."
-    bank, origin = use.bank, use.bank.origin
+    ratios = [ratio for _, ratio in use.settings.shares]
+    parts = [f"a fraction of {ratio:g} from {_describe(bank)}" for ratio, bank in zip(ratios, use.banks, strict=True)]
+    cutmix = f" CutMix between real patches and those of banks: {use.settings.cutmix:g}." * bool(use.settings.cutmix)
+    return f"{since}Of the training draws ({use.settings.schedule}), {'; '.join(parts)}.{cutmix}"
+
+
+def _describe(bank: BankProvenance) -> str:
+    origin = bank.origin
     if isinstance(origin, PseudoLabels):
         weights = " and ".join(teacher.sha256[:12] for teacher in origin.teachers)
         held = len(origin.evaluation_scans)
-        transductive = f" ({held} of them validation or test cases)" if held else ""
+        transductive = f" ({held} of them validation or test cases)" * bool(held)
         made = f"{bank.samples} unlabelled scans{transductive}, labelled by nnU-Nets (weights {weights})"
     else:
         weights = " and ".join(snapshot.weights_sha256[:12] for snapshot in origin.snapshots)
         made = f"{bank.samples} samples, seed {origin.seed}, from generators (weights {weights})"
     return (
-        f"{since}A fraction of {use.settings.ratio:g} of the training draws ({use.settings.schedule}) came from bank "
-        f"'{bank.name}': {made} trained on {len(bank.source.training_cases)} cases of {bank.source.dataset_name}, fold "
-        f"{bank.source.fold}."
+        f"bank '{bank.name}': {made} trained on {len(bank.source.training_cases)} cases of {bank.source.dataset_name}, "
+        f"fold {bank.source.fold}"
     )

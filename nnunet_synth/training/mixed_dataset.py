@@ -1,9 +1,10 @@
-"""A dataset for nnU-Net's own loader that returns a real case or, with the probability `ratio`, a synthetic one."""
+"""A dataset for nnU-Net's own loader that returns a real case or, with given probabilities, a shard of a bank."""
 
 from __future__ import annotations
 
 import os
-from multiprocessing.sharedctypes import RawArray, RawValue
+from collections.abc import Sequence
+from multiprocessing.sharedctypes import RawArray
 
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
@@ -16,77 +17,89 @@ _ROWS = 2**15
 
 
 class MixingControl:
-    """Memory shared by the trainer, which sets the ratio, and the loader's workers, which count their draws."""
-
-    def __init__(self) -> None:
-        self._ratio = RawValue("d", 0.0)
-        self._counts = RawArray("q", 2 * _ROWS)
-        self._taken = np.zeros(2, dtype=np.int64)
-
-    @property
-    def ratio(self) -> float:
-        """Probability that a draw is synthetic."""
-        return self._ratio.value
-
-    @ratio.setter
-    def ratio(self, value: float) -> None:
-        self._ratio.value = value
-
-    def count(self, synthetic: bool) -> None:
-        """Count one draw of this process."""
-        self._counts[2 * (os.getpid() % _ROWS) + synthetic] += 1
-
-    def take(self) -> tuple[int, int]:
-        """Real and synthetic draws of all processes since the last call."""
-        total = np.frombuffer(self._counts, dtype=np.int64).reshape(_ROWS, 2).sum(axis=0)
-        real, synthetic = (total - self._taken).tolist()
-        self._taken = total
-        return real, synthetic
-
-
-class MixedDataset:
-    """Stands in for nnU-Net's dataset of training cases; some draws return a shard of the bank instead.
-
-    With ratio 0, no random state is used, so that nnU-Net's own random numbers stay the same.
+    """Memory shared by the trainer, which sets the ratios, and the loader's workers, which count their draws.
 
     Args:
-        real: nnU-Net's dataset of training cases.
-        bank: dataset of shards.
-        record: of the bank; shards are chosen in proportion to their samples.
-        control: shared with the trainer.
-        margins: by which synthetic patches are padded.
+        banks: number of banks.
     """
 
-    def __init__(
-        self,
-        real: nnUNetBaseDataset,
-        bank: BankDataset,
-        record: BankRecord,
-        control: MixingControl,
-        margins: Margins,
-    ):
-        self.real = real
-        self.bank = bank
-        self.control = control
+    def __init__(self, banks: int = 1) -> None:
+        self._ratios = RawArray("d", banks)
+        self._counts = RawArray("q", (1 + banks) * _ROWS)
+        self._taken = np.zeros(1 + banks, dtype=np.int64)
+
+    @property
+    def ratios(self) -> np.ndarray:
+        """`[banks]`: probability that a draw comes from each bank."""
+        return np.frombuffer(self._ratios)
+
+    @ratios.setter
+    def ratios(self, values: Sequence[float]) -> None:
+        self._ratios[:] = values
+
+    def count(self, source: int) -> None:
+        """Count one draw of this process: 0 for a real case, else 1 + the number of the bank."""
+        self._counts[len(self._taken) * (os.getpid() % _ROWS) + source] += 1
+
+    def take(self) -> list[int]:
+        """Draws of all processes since the last call: of real cases, and of each bank."""
+        total = np.frombuffer(self._counts, dtype=np.int64).reshape(_ROWS, -1).sum(axis=0)
+        taken, self._taken = self._taken, total
+        return (total - taken).tolist()
+
+
+class MixedBank:
+    """A bank whose shards are drawn in proportion to their samples.
+
+    Args:
+        dataset: of the shards.
+        record: of the bank; not kept, since each worker gets a copy of this object.
+        margins: by which its samples are padded.
+    """
+
+    def __init__(self, dataset: BankDataset, record: BankRecord, margins: Margins):
+        self.dataset = dataset
         self.margins = margins
-        self.identifiers = real.identifiers
         self._shards = [shard.name for shard in record.shards]
         self._ends = np.cumsum([shard.samples for shard in record.shards])
 
-    def load_case(self, identifier: str) -> tuple:
-        """Image, label, previous stage and properties: of the case `identifier`, or of a random shard."""
-        ratio = self.control.ratio
-        synthetic = ratio > 0 and np.random.uniform() < ratio
-        self.control.count(synthetic)
-        if not synthetic:
-            return self.real.load_case(identifier)
+    def load_random(self) -> tuple:
+        """As nnU-Net's `load_case`, of a random shard."""
         place = int(np.random.uniform() * self._ends[-1])
         name = self._shards[np.searchsorted(self._ends, place, side="right")]
-        image, label, previous, properties = self.bank.load_case(name)
+        image, label, previous, properties = self.dataset.load_case(name)
         if self.margins:
             image, label = MirrorPaddedArray(image, self.margins), MirrorPaddedArray(label, self.margins)
             properties = {**properties, "class_locations": self.margins.shift(properties["class_locations"])}
         return image, label, previous, properties
+
+
+class MixedDataset:
+    """Stands in for nnU-Net's dataset of training cases; some draws return a shard of a bank instead.
+
+    With ratios of 0, no random state is used, so that nnU-Net's own random numbers stay the same.
+
+    Args:
+        real: nnU-Net's dataset of training cases.
+        banks: one or several.
+        control: shared with the trainer.
+    """
+
+    def __init__(self, real: nnUNetBaseDataset, banks: Sequence[MixedBank], control: MixingControl):
+        self.real = real
+        self.banks = tuple(banks)
+        self.control = control
+        self.identifiers = real.identifiers
+        self.source = 0  # of the last draw: 0 for a real case, else 1 + the number of the bank
+
+    def load_case(self, identifier: str) -> tuple:
+        """Image, label, previous stage and properties: of the case `identifier`, or of a random shard."""
+        ends = np.cumsum(self.control.ratios)
+        self.source = 0
+        if ends[-1] > 0 and (chance := np.random.uniform()) < ends[-1]:
+            self.source = 1 + int(np.searchsorted(ends, chance, side="right"))
+        self.control.count(self.source)
+        return self.banks[self.source - 1].load_random() if self.source else self.real.load_case(identifier)
 
     def __getitem__(self, identifier: str) -> tuple:
         return self.load_case(identifier)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing_extensions import Self
 
 from nnunet_synth.bank.untrusted_files import PlainName, is_plain_name
 from nnunet_synth.training.schedule import DEFAULT_SCHEDULE, SCHEDULES
@@ -14,21 +16,53 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import explain, write_atomically
 
 BLOCK = "synth"
+DEFAULT_RATIO = 0.25
+
+
+class BankShare(BaseModel):
+    """A bank of the fold, and the probability that a training draw comes from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: PlainName
+    ratio: float = Field(ge=0, le=1)
 
 
 class SynthSettings(BaseModel):
-    """Which synthetic pairs enter training, and how often.
+    """Which extra pairs enter training, and how often.
 
     Attributes:
         bank: name of a bank of the fold; None for the newest.
-        ratio: probability that a training draw is synthetic.
-        schedule: how the ratio changes over the epochs; a key of `SCHEDULES`.
+        ratio: probability that a training draw is from the bank.
+        banks: several banks, each with its ratio, instead of `bank` and `ratio`.
+        schedule: how the ratios change over the epochs; a key of `SCHEDULES`.
+        cutmix: probability that a box of a patch is replaced by that of a patch of the other kind, real or from a bank;
+            it changes over the epochs as the ratios do.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     bank: PlainName | None = None
-    ratio: float = Field(default=0.25, ge=0, le=1)
+    ratio: float | None = Field(default=None, ge=0, le=1)
+    banks: tuple[BankShare, ...] = ()
     schedule: str = DEFAULT_SCHEDULE
+    cutmix: float = Field(default=0.0, ge=0, le=1)
+
+    @property
+    def shares(self) -> tuple[tuple[str | None, float], ...]:
+        """Name, or None for the newest, and ratio of each bank whose ratio is not 0."""
+        one = (self.bank, DEFAULT_RATIO if self.ratio is None else self.ratio)
+        shares = [(share.name, share.ratio) for share in self.banks] or [one]
+        return tuple((name, ratio) for name, ratio in shares if ratio > 0)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.banks and (self.bank is not None or self.ratio is not None):
+            raise ValueError("bank and ratio are for a single bank; of several, 'banks' has names and ratios")
+        names = [share.name for share in self.banks]
+        if len(set(names)) < len(names):
+            raise ValueError("banks must have different names")
+        if (total := sum(ratio for _, ratio in self.shares)) > 1:
+            raise ValueError(f"the ratios of all banks must not exceed 1 together, but are {total:g}")
+        return self
 
     @field_validator("schedule")
     @classmethod
@@ -45,19 +79,40 @@ def read_settings(configuration: dict, where: str) -> SynthSettings:
         UserError: an unknown key or an invalid value in the block.
     """
     try:
-        return SynthSettings.model_validate(configuration.get(BLOCK, {}), strict=True)
+        return SynthSettings.model_validate_json(json.dumps(configuration.get(BLOCK, {})), strict=True)
     except ValidationError as error:
         raise UserError(f"The '{BLOCK}' block of {where}: {explain(error, SynthSettings)} Fix it there.") from None
 
 
-def make_settings(*, bank: str | None, ratio: float, schedule: str) -> SynthSettings:
+def make_settings(
+    *,
+    banks: Sequence[str] = (),
+    ratio: float | None = None,
+    schedule: str = DEFAULT_SCHEDULE,
+    cutmix: float | None = None,
+) -> SynthSettings:
     """Settings from command-line options.
 
+    Args:
+        banks: one name or none, or several as `NAME=RATIO`.
+        ratio: of a bank that is named without one.
+        schedule, cutmix: as in `SynthSettings`.
+
     Raises:
-        UserError: an unknown schedule, a ratio outside 0 to 1, or a bank that is not a plain name.
+        UserError: an unknown schedule, a ratio outside 0 to 1 or missing, or a bank that is not a plain name.
     """
+    content: dict = {"schedule": schedule} | ({"cutmix": cutmix} if cutmix else {})
+    if len(banks) <= 1 and "=" not in "".join(banks):
+        if ratio is None:
+            raise UserError("--ratio is missing: the probability of a draw from the bank, for example 0.25")
+        content |= {"ratio": ratio} | ({"bank": banks[0]} if banks else {})
+    else:
+        if ratio is not None or not all("=" in bank for bank in banks):
+            raise UserError("Each of several banks needs a ratio of its own: --bank pseudo=0.5 --bank pair_200k=0.1")
+        pairs = (bank.rpartition("=") for bank in banks)
+        content["banks"] = tuple({"name": name, "ratio": share} for name, _, share in pairs)
     try:
-        return SynthSettings(bank=bank, ratio=ratio, schedule=schedule)
+        return SynthSettings.model_validate(content)
     except ValidationError as error:
         raise UserError(explain(error, SynthSettings).replace("key '", "'--")) from None
 
@@ -82,7 +137,7 @@ def write_plans(preprocessed: Preprocessed, settings: SynthSettings, name: str) 
         )
     plans = json.loads(json.dumps(preprocessed.plans_manager.plans))
     plans["plans_name"] = name
-    plans["configurations"][preprocessed.configuration_name][BLOCK] = settings.model_dump(exclude_none=True)
+    plans["configurations"][preprocessed.configuration_name][BLOCK] = settings.model_dump(exclude_unset=True)
     path = preprocessed.base / f"{name}.json"
     text = json.dumps(plans, indent=4)
     if path.exists() and path.read_text() != text:

@@ -24,9 +24,10 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 
 from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, PseudoLabels, banks_folder, find_banks
 from nnunet_synth.bank.verify import verify_bank
+from nnunet_synth.training.cutmix import CutMix
 from nnunet_synth.training.leak_guard import refuse_leaks
 from nnunet_synth.training.mirror_padding import NO_MARGINS, Margins
-from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl
+from nnunet_synth.training.mixed_dataset import MixedBank, MixedDataset, MixingControl
 from nnunet_synth.training.schedule import ratio_at
 from nnunet_synth.training.settings import SynthSettings, read_settings
 from nnunet_synth.training.usage_record import record_use
@@ -43,6 +44,7 @@ class SyntheticDataMixin:
     """
 
     _control: MixingControl | None = None
+    _cutmix: CutMix | None = None
     _box: Sequence[int] | None = None  # size that nnU-Net's loader cuts before it rotates and scales
 
     @property
@@ -65,8 +67,8 @@ class SyntheticDataMixin:
     def _datasets(self) -> tuple:
         training, validation = super().get_tr_and_val_datasets()
         settings = self.synth_settings
-        if settings.ratio == 0:
-            self._record(settings, bank=None)
+        if not settings.shares:
+            self._record(settings, banks=[])
             return training, validation
         if self.is_cascaded:
             raise UserError(
@@ -77,23 +79,40 @@ class SyntheticDataMixin:
             self.plans_manager.dataset_name, self.plans_manager, self.configuration_name, self.dataset_json
         )
         fold = Fold(str(self.fold), tuple(training.identifiers), tuple(validation.identifiers))
-        folder = _choose_bank(preprocessed, fold, settings)
-        here, record = Source.of(preprocessed, fold), BankRecord.load(folder / RECORD_FILE)
-        refuse_leaks(folder, record, here, case_hashes(preprocessed, fold.validation))
-        record = verify_bank(folder, preprocessed)
-        self._record(settings, bank=folder)
-        self._control = MixingControl()
-        self._control.ratio = self._ratio_now()
-        self.print_to_log_file(
-            f"Synthetic pairs: bank {folder}, {record.samples} samples, ratio {settings.ratio}, {settings.schedule}"
-        )
-        if fold.name == FOLD_ALL:
-            self.print_to_log_file(
-                f"Fold all: validation cases are also training cases, so validation scores are meaningless. The "
-                f"bank's generator saw {len(record.source.training_cases)} of the {len(fold.training)} cases."
+        here, banks = Source.of(preprocessed, fold), {}
+        for name, ratio in settings.shares:
+            folder = _choose_bank(preprocessed, fold, name)
+            refuse_leaks(
+                folder, BankRecord.load(folder / RECORD_FILE), here, case_hashes(preprocessed, fold.validation)
             )
-        bank = BankDataset(str(folder), [shard.name for shard in record.shards])
-        return MixedDataset(training, bank, record, self._control, self._margins(record)), validation
+            banks[folder] = record = verify_bank(folder, preprocessed)
+            self.print_to_log_file(
+                f"Synthetic pairs: bank {folder}, {record.samples} samples, ratio {ratio}, {settings.schedule}"
+            )
+            if fold.name == FOLD_ALL:
+                self.print_to_log_file(
+                    f"Fold all: validation cases are also training cases, so validation scores are meaningless. The "
+                    f"bank's generator saw {len(record.source.training_cases)} of the {len(fold.training)} cases."
+                )
+        self._record(settings, banks=list(banks))
+        self._control = MixingControl(len(banks))
+        self._control.ratios = self._ratios_now()
+        mixed = MixedDataset(training, [self._open_bank(*one) for one in banks.items()], self._control)
+        if self._cutmix is not None:
+            self._cutmix.watch(mixed, sum(ratio for _, ratio in settings.shares))
+        return mixed, validation
+
+    def _open_bank(self, folder: Path, record: BankRecord) -> MixedBank:
+        dataset = BankDataset(str(folder), [shard.name for shard in record.shards])
+        return MixedBank(dataset, record, self._margins(record))
+
+    def get_training_transforms(self, *args: object, **kwargs: object) -> object:
+        """nnU-Net's transforms of training patches, after CutMix if the settings want it."""
+        transforms, settings = super().get_training_transforms(*args, **kwargs), self.synth_settings
+        if not (settings.cutmix and settings.shares):
+            return transforms
+        self._cutmix = CutMix(transforms, settings.cutmix)
+        return self._cutmix
 
     def _margins(self, record: BankRecord) -> Margins:
         """Those of a bank's samples: generated patches are padded to the size of real cases."""
@@ -113,17 +132,18 @@ class SyntheticDataMixin:
         """Set the epoch's ratio."""
         super().on_train_epoch_start()
         if self._control is not None:
-            self._control.ratio = self._ratio_now()
+            self._control.ratios = self._ratios_now()
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Log the epoch's share of synthetic draws."""
         super().on_train_epoch_end(train_outputs)
         if self._control is not None:
-            real, synthetic = self._control.take()
-            total = real + synthetic
+            real, *draws = self._control.take()
+            synthetic, total = sum(draws), real + sum(draws)
+            of_banks = f", {' + '.join(map(str, draws))}" if len(draws) > 1 else ""
             self.print_to_log_file(
-                f"Synthetic share {synthetic / max(1, total):.4f} (ratio {self._control.ratio:.4f}; "
-                f"{synthetic} of {total} draws)"
+                f"Synthetic share {synthetic / max(1, total):.4f} (ratio {sum(self._control.ratios):.4f}; "
+                f"{synthetic} of {total} draws{of_banks})"
             )
 
     def save_checkpoint(self, filename: str) -> None:
@@ -138,20 +158,21 @@ class SyntheticDataMixin:
         finally:
             self.__class__ = own
 
-    def _record(self, settings: SynthSettings, bank: Path | None) -> None:
+    def _record(self, settings: SynthSettings, banks: Sequence[Path]) -> None:
         if self.local_rank == 0 and self.current_epoch < self.num_epochs:
-            record_use(Path(self.output_folder), type(self).__name__, self.current_epoch, settings, bank)
+            record_use(Path(self.output_folder), type(self).__name__, self.current_epoch, settings, banks)
 
-    def _ratio_now(self) -> float:
+    def _ratios_now(self) -> list[float]:
+        """Of each bank, in this epoch."""
         settings = self.synth_settings
-        return ratio_at(settings.ratio, settings.schedule, self.current_epoch, self.num_epochs)
+        return [ratio_at(ratio, settings.schedule, self.current_epoch, self.num_epochs) for _, ratio in settings.shares]
 
 
-def _choose_bank(preprocessed: Preprocessed, fold: Fold, settings: SynthSettings) -> Path:
-    """The bank named in the settings, or else the newest of the fold."""
+def _choose_bank(preprocessed: Preprocessed, fold: Fold, name: str | None) -> Path:
+    """The bank of a name, or else the newest of the fold."""
     folder = banks_folder(preprocessed.base, preprocessed.configuration.data_identifier, fold.name)
-    if settings.bank is not None:
-        return folder / settings.bank
+    if name is not None:
+        return folder / name
     if found := find_banks(folder):
         return found[-1]
     raise UserError(

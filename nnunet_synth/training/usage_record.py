@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
@@ -21,13 +22,13 @@ class Use(BaseModel):
 
     Attributes:
         first_epoch: counted from 0.
-        bank: None if the ratio was 0.
+        banks: none if the ratio was 0.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     first_epoch: int
     settings: SynthSettings
-    bank: BankProvenance | None
+    banks: tuple[BankProvenance, ...]
 
 
 class TrainingRecord(Document):
@@ -40,7 +41,7 @@ class TrainingRecord(Document):
     release: str
 
 
-def record_use(folder: Path, trainer: str, epoch: int, settings: SynthSettings, bank: Path | None) -> None:
+def record_use(folder: Path, trainer: str, epoch: int, settings: SynthSettings, banks: Sequence[Path]) -> None:
     """Record what training uses from `epoch` on, after what the record says of earlier epochs.
 
     Args:
@@ -48,7 +49,7 @@ def record_use(folder: Path, trainer: str, epoch: int, settings: SynthSettings, 
         trainer: name of its class.
         epoch: the next one; earlier entries for it or later epochs are dropped, since the weights do not contain them.
         settings: of the training.
-        bank: folder of the bank; None with ratio 0.
+        banks: folders of the banks; none with ratio 0.
 
     Raises:
         UserError: the file cannot be written.
@@ -58,7 +59,7 @@ def record_use(folder: Path, trainer: str, epoch: int, settings: SynthSettings, 
     if epoch > 0:
         with contextlib.suppress(UserError):  # no record, or an unreadable one
             before = tuple(use for use in TrainingRecord.load(path).uses if use.first_epoch < epoch)
-    use = Use(first_epoch=epoch, settings=settings, bank=None if bank is None else provenance(bank))
+    use = Use(first_epoch=epoch, settings=settings, banks=tuple(map(provenance, banks)))
     if not before or before[-1].model_copy(update={"first_epoch": epoch}) != use:
         before = (*before, use)
     TrainingRecord(trainer=trainer, uses=before, release=version("nnunet-synth")).save(path)

@@ -233,7 +233,7 @@ def _saw_synthetic(model: TrainedModel) -> str | None:
     path = model.checkpoint.parent / SYNTHETIC_DATA_FILE
     if path.exists():
         uses = _read(path, "uses")
-        real = isinstance(uses, list) and all(isinstance(use, dict) and use.get("bank", "") is None for use in uses)
+        real = isinstance(uses, list) and all(isinstance(use, dict) and use.get("banks") == [] for use in uses)
     else:
         real = "synthetic_data" not in model.preprocessed.dataset_json and "Synth" not in model.folder.name
     return None if real else "was trained with synthetic pairs"

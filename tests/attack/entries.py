@@ -36,7 +36,7 @@ from nnunet_synth.export.model import export_model
 from nnunet_synth.export.model_card import describe_fold
 from nnunet_synth.training.leak_guard import refuse_leaks
 from nnunet_synth.training.mirror_padding import Margins
-from nnunet_synth.training.mixed_dataset import MixedDataset, MixingControl
+from nnunet_synth.training.mixed_dataset import MixedBank, MixedDataset, MixingControl
 from nnunet_synth.training.usage_record import TrainingRecord
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
@@ -269,10 +269,10 @@ def use_bank(victims: Victims) -> str:
     provenance(folder)
     bank = BankDataset(str(folder), [shard.name for shard in record.shards])
     control = MixingControl()
-    control.ratio = 1.0
+    control.ratios = [1.0]
     real = preprocessed.dataset_class(str(preprocessed.folder), list(fold.training))
     margins = Margins.to_size(record.origin.patch_size, (20, 18), (24, 20))
-    mixed = MixedDataset(real, bank, record, control, margins)
+    mixed = MixedDataset(real, [MixedBank(bank, record, margins)], control)
     for name in ("case_0", "case_1"):
         image, label, _, properties = mixed.load_case(name)
         box = tuple(slice(0, min(2, length)) for length in image.shape)

@@ -245,7 +245,7 @@ def training_with(victims: Victims, attempt: Try):
         plans = json.loads((own.base.with_name(dataset) / "nnUNetPlans.json").read_text())
         trainer = make_trainer(own, plans, called.get("fold", 0))
         training, _ = trainer.get_tr_and_val_datasets()
-        training.control.ratio = 1.0
+        training.control.ratios = [1.0]
         for _ in range(20):
             image, *_ = training.load_case(training.identifiers[0])
             np.asarray(image[(slice(None), slice(0, 1), slice(None), slice(None))])
