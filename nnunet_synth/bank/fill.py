@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -14,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from nnunet_synth.bank.calibration import open_calibration
 from nnunet_synth.bank.ensemble import Ensemble, open_ensemble
@@ -30,12 +26,11 @@ from nnunet_synth.bank.format import (
 )
 from nnunet_synth.bank.previews import refused_picture, save_grid, save_preview
 from nnunet_synth.bank.request import FillRequest
-from nnunet_synth.bank.resume import refuse_other_limits, resume_bank
+from nnunet_synth.bank.resume import lock_bank, refuse_other_limits, resume_bank
 from nnunet_synth.bank.sample_stream import SampleStream, ScreenedSample
 from nnunet_synth.bank.untrusted_files import is_plain_name
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import Stopped, UserError
-from stylegan2_cond.io import as_user_error
 from stylegan2_cond.ops import name_backend
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.progress_bar import ProgressBar, write_line
@@ -72,7 +67,7 @@ def fill_bank(preprocessed: Preprocessed, fold_name: str, request: FillRequest, 
     _warn(ensemble, request)
     requested, plan = _new_record(ensemble, request, device), ensemble.plan
     folder = banks_folder(preprocessed.base, plan.source.data_identifier, plan.source.fold) / requested.name
-    with locked(folder):
+    with lock_bank(folder):
         record = resume_bank(folder, requested, without)
         if record is not None and record.complete:
             return folder
@@ -232,30 +227,3 @@ def _warn(ensemble: Ensemble, request: FillRequest) -> None:
         scores = snapshot_scores(Path(snapshot.path))
         if (coverage := relative_coverage(scores)) is not None and coverage < CLOSE:
             write_line(f"Snapshot {snapshot.path}: {assess_quality(scores)}")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from filling the same bank.
-
-    Raises:
-        UserError: another process fills it, or the folder cannot be written to.
-    """
-    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"Bank {folder} is being filled by another process. Wait for it, or choose a --name.") from None
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise as_user_error(error, folder) from None
-        raise UserError(
-            f"No permission to write {folder.parent}, where banks are kept, next to nnU-Net's cases. Work in a folder "
-            f"of links to them: mkdir linked && cp -rs --no-preserve=mode {shlex.quote(str(folder.parents[2]))} linked "
-            f"&& export nnUNet_preprocessed=$PWD/linked"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import shlex
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,28 @@ from tqdm import tqdm
 from nnunet_synth.bank.filters import NOT_WANTED, Filters
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord, Generators
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.folders import lock_folder
+
+
+@contextmanager
+def lock_bank(folder: Path) -> Iterator[None]:
+    """Keep other processes from filling the same bank.
+
+    Raises:
+        UserError: another process fills it, or the folder cannot be written to.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock_folder(folder, inside=False, remedy="Wait until it is filled, or choose a --name."))
+        except UserError as error:
+            if getattr(error.__cause__, "errno", None) not in (errno.EACCES, errno.EROFS, errno.EPERM):
+                raise
+            raise UserError(
+                f"No permission to write {folder.parent}, where banks are kept, next to nnU-Net's cases. Work in a "
+                f"folder of links to them: mkdir linked && cp -rs --no-preserve=mode "
+                f"{shlex.quote(str(folder.parents[2]))} linked && export nnUNet_preprocessed=$PWD/linked"
+            ) from None
+        yield
 
 
 def resume_bank(folder: Path, requested: BankRecord, without: set[str]) -> BankRecord | None:
