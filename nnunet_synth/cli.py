@@ -11,6 +11,8 @@ from typer.models import OptionInfo
 
 from nnunet_synth.bank import MARGIN
 from nnunet_synth.benchmark.options import BenchmarkOptions
+from nnunet_synth.launcher import DEFAULT_TRAINER
+from nnunet_synth.pseudo_labels.request import DEFAULT_NAME, LEAST_CONFIDENCE, ROUNDS, PseudoLabelRequest
 from nnunet_synth.training.schedule import DEFAULT_SCHEDULE
 from stylegan2_cond.cli import (
     Configuration,
@@ -117,6 +119,61 @@ def bank(
 
 
 @app.command(
+    "pseudo-label",
+    short_help="Fill a bank with unlabelled scans.",
+    epilog="Example: nnunet-synth pseudo-label 4 2d 0 -i unlabelled_scans",
+)
+def pseudo_label(
+    dataset: Dataset,
+    configuration: Configuration,
+    fold: FoldName,
+    source: Annotated[
+        str,
+        _option("FOLDER|LIST", "Folder of images, or names of preprocessed cases (a,b or a file).", "-i"),
+    ],
+    plans: Plans = "nnUNetPlans",
+    teacher: Annotated[
+        list[Path] | None, _option("MODEL", "Folder of a trained nnU-Net (repeatable; default: all of the fold).")
+    ] = None,
+    least: Annotated[
+        float, typer.Option("--confidence", metavar="C", help="Least confidence of each class.", min=0, max=1)
+    ] = LEAST_CONFIDENCE,
+    without: Annotated[list[str] | None, _option("FILTER", "Turn off confidence, anatomy or all (repeatable).")] = None,
+    transductive: Annotated[
+        bool, typer.Option("--transductive", help="Let validation and test cases in, and say so in every record.")
+    ] = False,
+    rounds: Annotated[
+        int, typer.Option(metavar="R", help="Rounds; in between, nnU-Net is trained with the bank.", min=1)
+    ] = ROUNDS,
+    trainer: Annotated[str, typer.Option("-tr", metavar="TRAINER", help="Trainer between rounds.")] = DEFAULT_TRAINER,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the bank.")] = DEFAULT_NAME,
+    device: Device = "",
+) -> None:
+    """Let trained nnU-Nets label scans, and fill a bank with them. To resume, run the same command again.
+
+    Exit code 1 if a scan cannot be used.
+    """
+    from nnunet_synth.pseudo_labels.label import describe
+    from nnunet_synth.pseudo_labels.rounds import run_rounds
+    from stylegan2_cond.data.nnunet_dataset import open_preprocessed
+
+    request = PseudoLabelRequest(
+        source=source,
+        teachers=tuple(teacher or ()),
+        name=name,
+        without=tuple(without or ()),
+        least_confidence=least,
+        transductive=transductive,
+    )
+    with stop_on_sigterm():
+        preprocessed = open_preprocessed(dataset, configuration, plans)
+        result = run_rounds(preprocessed, fold, request, device or default_device(), rounds, trainer)
+    print(describe(result))
+    if result.unreadable:
+        raise typer.Exit(1)
+
+
+@app.command(
     short_help="Check a bank and write a page about it.",
     epilog="Example: nnunet-synth inspect $nnUNet_preprocessed/…/nnUNetPlans_2d_synth/fold_0/pair_200k",
 )
@@ -138,17 +195,23 @@ def inspect(
 
 @app.command(
     short_help="Write plans that mix synthetic pairs into training.",
-    epilog="Example: nnunet-synth plan 4 2d --ratio 0.5 --schedule cosine -o nnUNetPlansHalf",
+    epilog="Example: nnunet-synth plan 4 2d --bank pseudo=0.5 --bank pair_200k=0.1 -o nnUNetPlansBoth",
 )
 def plan(
     dataset: Dataset,
     configuration: Configuration,
-    ratio: Annotated[float, _option("R", "Probability of a synthetic draw.", min=0, max=1)],
     name: Annotated[str, _option("NEWPLANS", "Name of the new plans.", "-o")],
+    ratio: Annotated[float | None, _option("R", "Probability of a draw from the bank.", min=0, max=1)] = None,
     schedule: Annotated[
         str, typer.Option(metavar="S", help="How R changes over epochs: constant, linear, cosine or pretrain.")
     ] = DEFAULT_SCHEDULE,
-    bank_name: Annotated[str | None, _option("NAME", "Bank (default: newest of the fold).", "--bank")] = None,
+    banks: Annotated[
+        list[str] | None,
+        _option("NAME[=R]", "Bank (default: newest of the fold); several have a ratio each (repeatable).", "--bank"),
+    ] = None,
+    cutmix: Annotated[
+        float | None, _option("P", "Probability of CutMix between real and bank patches.", min=0, max=1)
+    ] = None,
     plans: Plans = "nnUNetPlans",
 ) -> None:
     """Write nnU-Net plans that mix synthetic pairs into training, for the same preprocessed cases.
@@ -159,15 +222,16 @@ def plan(
     from nnunet_synth.training.settings import make_settings, write_plans
     from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 
-    settings = make_settings(bank=bank_name, ratio=ratio, schedule=schedule)
+    settings = make_settings(banks=banks or (), ratio=ratio, schedule=schedule, cutmix=cutmix)
     preprocessed = open_preprocessed(dataset, configuration, plans)
     path = write_plans(preprocessed, settings, name)
     print(f"Plans: {path}\nTrain: nnunet-synth train {dataset} {configuration} FOLD -p {name}")
-    if bank_name and not folds_with_bank(preprocessed, bank_name):
-        print(
-            f"No fold has a bank {bank_name} yet. Fill it before training: "
-            f"nnunet-synth bank {dataset} {configuration} FOLD -n 1000 --name {bank_name}"
-        )
+    for bank_name, _ in settings.shares:
+        if bank_name and not folds_with_bank(preprocessed, bank_name):
+            print(
+                f"No fold has a bank {bank_name} yet. Fill it before training: "
+                f"nnunet-synth bank {dataset} {configuration} FOLD -n 1000 --name {bank_name}"
+            )
 
 
 @app.command(

@@ -75,9 +75,7 @@ def run_logged(
     Raises:
         UserError: the program is not installed.
     """
-    program = shutil.which(command[0], path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    if program is None:
-        raise UserError(f"{command[0]} is not installed next to {sys.executable}. Type: pip install nnunet-synth")
+    program = _find_program(command[0])
     with log.open("ab") as file:
         file.write(f"$ {' '.join(command)}\n".encode())
         file.flush()
@@ -101,6 +99,29 @@ def run_logged(
         process.wait()
         raise
     return process.returncode
+
+
+def run_training(arguments: Sequence[str], device: str) -> int:
+    """Run `nnunet-synth train` in a process of its own, which prints what nnU-Net prints.
+
+    Args:
+        arguments: of nnUNetv2_train.
+        device: `cpu`, `cuda`, or `cuda:1` for one of several.
+
+    Returns:
+        The exit code.
+    """
+    kind, _, index = device.partition(":")
+    visible = {"CUDA_VISIBLE_DEVICES": index} if index else {}
+    command = [_find_program("nnunet-synth"), "train", *arguments, "-device", kind]
+    return subprocess.run(command, env=os.environ | visible, check=False).returncode
+
+
+def _find_program(name: str) -> str:
+    program = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if program is None:
+        raise UserError(f"{name} is not installed next to {sys.executable}. Type: pip install nnunet-synth")
+    return program
 
 
 def _die_with_parent() -> None:

@@ -145,16 +145,16 @@ class LabelledScan(BaseModel):
         name: of the case.
         image_sha256: of its preprocessed image, as in `case_hashes`.
         refused: the filter that refused it, and why; None if it entered.
-        ignored: labels that became ignored voxels because a filter refused the class.
-        confidence: of each class that the teachers found, by its label.
+        ignored: classes that became ignored voxels because a filter refused the class.
+        confidence: of each class that the teachers found, by its name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: PlainName
     image_sha256: Checksum
     refused: str | None = None
-    ignored: tuple[int, ...] = ()
-    confidence: dict[int, float] = Field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    confidence: dict[str, float] = Field(default_factory=dict)
 
 
 class PseudoLabels(BaseModel):

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_synth.bank.filters import FILTERS, NOT_WANTED
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, PseudoLabels
 from nnunet_synth.bank.inspection.figures import GENERATED, REAL, plot_distributions, spread_of
 from nnunet_synth.bank.inspection.findings import Findings, find_out
 from nnunet_synth.bank.inspection.gallery import gallery, legend, most_alike
+from nnunet_synth.bank.inspection.scans import build_scan_page
 from nnunet_synth.bank.inspection.statistics import TITLES
 from nnunet_synth.bank.previews import refused_picture
 from nnunet_synth.bank.verify import verify_files
@@ -54,7 +55,11 @@ def inspect_bank(folder: Path, path: Path | None = None) -> tuple[Path, Page]:
     _refuse_other_folder(folder)
     _refuse_other_file(path)
     record = BankRecord.load(folder / RECORD_FILE)
-    page = build_page(find_out(folder, record, verify_files(folder, record)))
+    file_bytes = verify_files(folder, record)
+    if isinstance(record.origin, PseudoLabels):
+        page = build_scan_page(folder, record, file_bytes, f"{COMMAND} {version('nnunet-synth')}")
+    else:
+        page = build_page(find_out(folder, record, file_bytes))
     with write_atomically(path) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
     return path, page

@@ -1,0 +1,298 @@
+"""Labels scans with trained nnU-Nets and writes them as shards of a bank. After a stop, the same request continues."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nnunet_synth.bank.format import (
+    RECORD_FILE,
+    BankRecord,
+    FilterRecord,
+    LabelledScan,
+    PseudoLabels,
+    banks_folder,
+    shard_name,
+    write_shard,
+)
+from nnunet_synth.bank.resume import lock_bank
+from nnunet_synth.bank.untrusted_files import is_plain_name
+from nnunet_synth.pseudo_labels.confidence import (
+    ANATOMY,
+    CONFIDENCE,
+    FILTERS,
+    Anatomy,
+    TargetClass,
+    confidences,
+    target_classes,
+)
+from nnunet_synth.pseudo_labels.duplicates import EvaluationCases, thumbnail
+from nnunet_synth.pseudo_labels.request import PseudoLabelRequest
+from nnunet_synth.pseudo_labels.scans import (
+    PreprocessedScan,
+    Scan,
+    UnreadableScan,
+    find_scans,
+    find_test_scans,
+    read_case,
+    read_scan,
+)
+from nnunet_synth.pseudo_labels.teachers import Teachers, configurations, open_teachers
+from stylegan2_cond.data.case_hashes import hash_image
+from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, OUTSIDE, Fold, Preprocessed
+from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.planning import Source
+from stylegan2_cond.progress_bar import ProgressBar, write_line
+
+NOT_WANTED = "not wanted"
+LEAK = "leak"
+
+
+@dataclass(frozen=True)
+class PseudoLabelResult:
+    """A bank of pseudo-labelled scans.
+
+    Attributes:
+        folder: of the bank.
+        record: of the bank.
+        unreadable: scans that could not be used, with the reason.
+    """
+
+    folder: Path
+    record: BankRecord
+    unreadable: dict[str, str]
+
+
+def pseudo_label(
+    preprocessed: Preprocessed, fold_name: str, request: PseudoLabelRequest, device: str = "cpu", round_: int = 1
+) -> PseudoLabelResult:
+    """Label scans into a bank, or continue one that was started with the same request.
+
+    Args:
+        preprocessed: dataset and configuration of the bank.
+        fold_name: fold of the bank.
+        request: what the bank is to hold.
+        device: for nnU-Net.
+        round_: number of the round, 1 for teachers that learnt from labelled cases alone.
+
+    Raises:
+        UserError: invalid input, no teacher, another bank of that name, a full disk, a validation or test case among
+            the scans, or filters that refuse all scans.
+        Stopped: after Ctrl-C.
+    """
+    if not is_plain_name(request.name):
+        raise UserError(f"--name {request.name!r} is not a plain folder name. Type for example --name pseudo")
+    without = _filters_off(request.without)
+    fold = preprocessed.fold(fold_name)
+    scans = find_scans(preprocessed, fold, request.source)
+    source = Source.of(preprocessed, fold)
+    teachers = open_teachers(preprocessed, fold, source, request.teachers, device)
+    folder = banks_folder(preprocessed.base, source.data_identifier, fold.name) / request.name
+    with lock_bank(folder):
+        record = _load_or_create(folder, source, teachers, request, without, round_)
+        names = {scan.name for scan in (*record.origin.scans, *scans)}
+        record = record.model_copy(update={"requested": len(names)})
+        record.save(folder / RECORD_FILE)
+        try:
+            result = _label_all(folder, record, scans, _Screening(preprocessed, fold, teachers, request))
+        except KeyboardInterrupt:
+            raise Stopped(f"Stopped; labelled scans of {folder} are kept. The same command continues.") from None
+    if not result.record.shards:
+        raise UserError(_explain_refusals(result))
+    return result
+
+
+def _explain_refusals(result: PseudoLabelResult) -> str:
+    """Why no scan entered."""
+    reasons = [f"{scan.name} ({scan.refused})" for scan in result.record.origin.scans]
+    reasons += [f"{name} (it {reason})" for name, reason in result.unreadable.items()]
+    counts = Counter((scan.refused or "").partition(":")[0] for scan in result.record.origin.scans)
+    most = counts.most_common(1)[0][0] if counts else ""
+    remedy = f"To see what it refuses, turn it off: --without {most} --name open" if most in FILTERS else ""
+    return f"None of {len(reasons)} scans entered {result.folder}: {'; '.join(reasons[:5])}. {remedy}".rstrip()
+
+
+def _filters_off(names: Sequence[str]) -> set[str]:
+    if unknown := sorted(set(names) - {*FILTERS, "all"}):
+        raise UserError(f"--without {unknown[0]}: unknown filter. Known: {', '.join(FILTERS)}, all")
+    return set(FILTERS) if "all" in names else set(names)
+
+
+def _load_or_create(
+    folder: Path, source: Source, teachers: Teachers, request: PseudoLabelRequest, without: set[str], round_: int
+) -> BankRecord:
+    origin = PseudoLabels(teachers=tuple(member.record for member in teachers.members), round=round_)
+    limits = {CONFIDENCE: {"least": request.least_confidence}}
+    new = BankRecord(
+        name=request.name,
+        source=source,
+        origin=origin,
+        filters={
+            name: FilterRecord(off=NOT_WANTED) if name in without else FilterRecord(limits=limits.get(name, {}))
+            for name in FILTERS
+        },
+        requested=1,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        release=version("nnunet-synth"),
+    )
+    if not (folder / RECORD_FILE).exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} exists and is not a bank. Choose another name with --name.")
+        return new
+    old = BankRecord.load(folder / RECORD_FILE)
+    if not isinstance(old.origin, PseudoLabels):
+        raise UserError(f"Bank {folder} exists and holds generated pairs. Choose another name with --name.")
+    for what, then, now in (
+        ("training cases", old.source, new.source),
+        ("teachers", [one.sha256 for one in old.origin.teachers], [one.sha256 for one in origin.teachers]),
+        ("filters", _settings(old), _settings(new)),
+    ):
+        if then != now:
+            raise UserError(f"Bank {folder} exists with other {what}. Choose another name with --name.")
+    return old
+
+
+def _settings(record: BankRecord) -> dict[str, tuple]:
+    return {name: (one.off, one.limits) for name, one in record.filters.items()}
+
+
+class _Screening:
+    """What decides whether a labelled scan enters."""
+
+    def __init__(self, preprocessed: Preprocessed, fold: Fold, teachers: Teachers, request: PseudoLabelRequest):
+        self.preprocessed, self.teachers, self.request = preprocessed, teachers, request
+        self.without = _filters_off(request.without)
+        names = {preprocessed.configuration_name, *(member.record.configuration for member in teachers.members)}
+        self.configurations = {name: one for name, one in configurations(preprocessed).items() if name in names}
+        self.classes = target_classes(preprocessed.label_manager)
+        training = (read_case(preprocessed, name) for name in fold.training)
+        bar = ProgressBar(training, total=len(fold.training), desc="Reading the labelled cases", unit="case", delay=2)
+        self.orientations: set[str] = set()
+        self.anatomy = Anatomy.of(map(self._remember, bar), self.classes)
+        self.evaluation = EvaluationCases.of(self._evaluation_cases(fold))
+
+    def _remember(self, case: PreprocessedScan) -> tuple[np.ndarray, tuple[float, ...]]:
+        self.orientations.add(case.orientation)
+        return case.label, case.spacing
+
+    def _evaluation_cases(self, fold: Fold) -> dict[str, tuple[str, torch.Tensor]]:
+        """SHA-256 and thumbnail of each validation and test case."""
+        validation = () if fold.name == FOLD_ALL else fold.validation
+        scans = [("validation", Scan(name)) for name in validation]
+        scans += [("test", scan) for scan in find_test_scans(self.preprocessed)]
+        here = {self.preprocessed.configuration_name: self.preprocessed}
+        found = {}
+        for kind, scan in ProgressBar(scans, desc="Reading validation and test cases", unit="case", delay=2):
+            try:
+                image = read_scan(here, scan)[self.preprocessed.configuration_name].image
+            except UnreadableScan as error:
+                write_line(f"The {kind} case {scan.name} {error}, so that scans cannot be compared with it.")
+                continue
+            found[f"{kind} case {scan.name}"] = hash_image(image), thumbnail(image)
+        return found
+
+    def label(self, scan: Scan) -> tuple[LabelledScan, np.ndarray, np.ndarray, bool]:
+        """The verdict on a scan, its image `[C, z, y, x]`, label `[1, z, y, x]`, and whether it is of evaluation.
+
+        Raises:
+            UnreadableScan: it cannot be used.
+        """
+        read = read_scan(self.configurations, scan)
+        target = read[self.preprocessed.configuration_name]
+        if target.orientation not in self.orientations:
+            raise UnreadableScan(
+                f"is oriented along {target.orientation or 'no axes that its file tells'}, the labelled cases along "
+                f"{' or '.join(sorted(self.orientations))}. Reorient it"
+            )
+        image_sha256 = hash_image(target.image)
+        evaluation = self.evaluation.find(image_sha256, thumbnail(target.image))
+        verdict = LabelledScan(name=scan.name, image_sha256=image_sha256)
+        if evaluation and not self.request.transductive:
+            refused = verdict.model_copy(update={"refused": f"{LEAK}: it is {evaluation}"})
+            return refused, target.image, target.label[None], True
+        prediction = self.teachers.predict(read)
+        label = self.teachers.label(prediction)
+        label[(label == 0) & target.outside] = OUTSIDE
+        confidence = confidences(prediction, label, self.classes)
+        problems = {one.name: self._problem(one, label, target, confidence) for one in self.classes}
+        problems = {name: problem for name, problem in problems.items() if problem}
+        verdict = verdict.model_copy(update={"confidence": confidence})
+        manager = self.preprocessed.label_manager
+        if not problems:
+            pass
+        elif manager.has_ignore_label and all(one.mask(label).any() for one in self.classes if one.name in problems):
+            for one in self.classes:
+                if one.name in problems:
+                    label[one.mask(label)] = manager.ignore_label
+            verdict = verdict.model_copy(update={"ignored": tuple(problems)})
+        else:
+            verdict = verdict.model_copy(update={"refused": next(iter(problems.values()))})
+        return verdict, target.image, label[None], bool(evaluation)
+
+    def _problem(
+        self, one: TargetClass, label: np.ndarray, target: PreprocessedScan, confidence: dict[str, float]
+    ) -> str | None:
+        sure, least = confidence.get(one.name, 1.0), self.request.least_confidence
+        if CONFIDENCE not in self.without and sure < least:
+            return f"{CONFIDENCE}: {one.name} has {sure:.3f}, less than {least:g}"
+        if ANATOMY not in self.without and (problem := self.anatomy.problem(one.name, one.mask(label), target.spacing)):
+            return f"{ANATOMY}: {problem}"
+        return None
+
+
+def _label_all(folder: Path, record: BankRecord, scans: Sequence[Scan], screening: _Screening) -> PseudoLabelResult:
+    """Label the scans that the record does not have yet, and write the record after each."""
+    known, unreadable = {scan.name for scan in record.origin.scans}, {}
+    missing = [scan for scan in scans if scan.name not in known]
+    for scan in ProgressBar(missing, desc=f"Labelling {record.name}", unit="scan"):
+        try:
+            verdict, image, label, evaluation = screening.label(scan)
+        except UnreadableScan as error:
+            unreadable[scan.name] = str(error)
+            write_line(f"Scan {scan.name} {error}; it is left out.")
+            continue
+        changes = {}
+        if verdict.refused is None:
+            shards = len(record.shards)
+            shard = write_shard(folder, shard_name(shards), image, label, [shards], shards + 1, screening.preprocessed)
+            changes["shards"] = (*record.shards, shard)
+        origin = {"scans": (*record.origin.scans, verdict)}
+        if evaluation and verdict.refused is None:
+            origin["evaluation_scans"] = (*record.origin.evaluation_scans, verdict.name)
+        changes["origin"] = record.origin.model_copy(update=origin)
+        changes["filters"] = _count(record.filters, verdict)
+        record = record.model_copy(update=changes)
+        record.save(folder / RECORD_FILE)
+    record = record.model_copy(update={"requested": len(record.origin.scans)})
+    record.save(folder / RECORD_FILE)
+    return PseudoLabelResult(folder, record, unreadable)
+
+
+def _count(filters: dict[str, FilterRecord], verdict: LabelledScan) -> dict[str, FilterRecord]:
+    """The filters with one more refusal, if one of them refused the scan."""
+    name = (verdict.refused or "").partition(":")[0]
+    if name not in filters:
+        return filters
+    return filters | {name: filters[name].model_copy(update={"refused": filters[name].refused + 1})}
+
+
+def describe(result: PseudoLabelResult) -> str:
+    """What entered and what did not, in lines."""
+    record = result.record
+    refused = Counter((scan.refused or "").partition(":")[0] for scan in record.origin.scans if scan.refused)
+    lines = [f"{record.samples} of {len(record.origin.scans)} scans entered."]
+    lines += [f"Refused: {', '.join(f'{name} {count}' for name, count in refused.items())}."] * bool(refused)
+    if ignored := sum(bool(scan.ignored) for scan in record.origin.scans):
+        lines.append(f"Classes became ignored voxels in {ignored} scans.")
+    if held := len(record.origin.evaluation_scans):
+        lines.append(f"{held} of them are validation or test cases (--transductive), which every record says.")
+    if result.unreadable:
+        lines.append(f"{len(result.unreadable)} scans cannot be used: {', '.join(sorted(result.unreadable)[:10])}.")
+    return f"{' '.join(lines)}\nBank: {result.folder}"

@@ -1,0 +1,31 @@
+"""What a user asks for with `nnunet-synth pseudo-label`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_NAME = "pseudo"
+LEAST_CONFIDENCE = 0.7
+ROUNDS = 1
+
+
+@dataclass(frozen=True)
+class PseudoLabelRequest:
+    """What a bank of pseudo-labelled scans is to hold.
+
+    Attributes:
+        source: a folder of images, or a list of preprocessed cases.
+        teachers: folders of trained nnU-Nets; none for all of the fold that saw labelled cases alone.
+        name: of the bank.
+        without: filters to turn off: `confidence`, `anatomy` or `all`.
+        least_confidence: of each class, below which the filter `confidence` refuses it.
+        transductive: let validation and test cases in.
+    """
+
+    source: str
+    teachers: tuple[Path, ...] = ()
+    name: str = DEFAULT_NAME
+    without: tuple[str, ...] = ()
+    least_confidence: float = LEAST_CONFIDENCE
+    transductive: bool = False
