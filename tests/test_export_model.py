@@ -26,7 +26,7 @@ from nnunet_synth.training.settings import SynthSettings
 from nnunet_synth.training.usage_record import SYNTHETIC_DATA_FILE, TrainingRecord, record_use
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.folders import lock_folder
-from stylegan2_cond.metrics.features_nnunet import find_nnunets
+from stylegan2_cond.metrics.trained_nnunets import find_nnunets
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import find_snapshots, sha256
 

@@ -19,8 +19,9 @@ from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.evaluate import evaluate
-from stylegan2_cond.metrics.features_nnunet import find_nnunets, open_nnunet
+from stylegan2_cond.metrics.features_nnunet import open_nnunet
 from stylegan2_cond.metrics.segmentation_agreement import dice, overlaps
+from stylegan2_cond.metrics.trained_nnunets import find_nnunets
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import find_snapshots
 

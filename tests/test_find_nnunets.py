@@ -13,7 +13,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from raw_cases import LABELS, cohort, own_folders, preprocess
 
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.features_nnunet import find_nnunets, open_newest
+from stylegan2_cond.metrics.features_nnunet import open_newest
+from stylegan2_cond.metrics.trained_nnunets import find_nnunets
 from stylegan2_cond.planning import Source
 
 SPLITS = [{"train": ["case_0", "case_1"], "val": ["case_2"]}]

@@ -23,7 +23,7 @@ from stylegan2_cond.data.nnunet_files import open_plans
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.folders import lock_folder, scratch_folder
 from stylegan2_cond.io import explained_write, read_json
-from stylegan2_cond.metrics.features_nnunet import read_checkpoint
+from stylegan2_cond.metrics.trained_nnunets import read_checkpoint
 from stylegan2_cond.progress_bar import ProgressBar
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")

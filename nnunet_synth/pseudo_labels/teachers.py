@@ -21,7 +21,7 @@ from nnunet_synth.training.usage_record import TrainingRecord
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, Fold, Preprocessed
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.metrics.features_nnunet import (
+from stylegan2_cond.metrics.trained_nnunets import (
     SYNTHETIC_DATA_FILE,
     TrainedModel,
     find_nnunets,

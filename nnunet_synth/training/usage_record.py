@@ -14,7 +14,7 @@ from nnunet_synth.bank.provenance import BankProvenance, provenance
 from nnunet_synth.training.settings import SynthSettings
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
-from stylegan2_cond.metrics.features_nnunet import SYNTHETIC_DATA_FILE
+from stylegan2_cond.metrics.trained_nnunets import SYNTHETIC_DATA_FILE
 
 
 class Use(BaseModel):

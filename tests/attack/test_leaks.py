@@ -18,7 +18,7 @@ from attack.outcomes import outcome_of
 from attack.victims import Victims
 from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.request import FillRequest
-from stylegan2_cond.metrics.features_nnunet import find_nnunets
+from stylegan2_cond.metrics.trained_nnunets import find_nnunets
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import sha256
 
