@@ -121,7 +121,8 @@ def make_trainer(victims: Victims, plans: dict, fold: int | str = 0, name: str =
 def damage_block(victims: Victims, rng: Rng) -> str:
     path = victims.base / "nnUNetPlans.json"
     plans = json.loads(path.read_text())
-    block = {"bank": "kb", "ratio": 0.25, "schedule": "linear"}
+    several = {"banks": [{"name": "kb", "ratio": 0.25}], "schedule": "linear", "cutmix": 0.5}
+    block = {"bank": "kb", "ratio": 0.25, "schedule": "linear"} if rng.random() < 0.5 else several
     alone = victims.folder / "block.json"
     alone.write_text(json.dumps(block))
     for _ in range(20):

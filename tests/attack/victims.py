@@ -178,7 +178,7 @@ def _judge(victims: Victims, preprocessed: Preprocessed) -> None:
         shutil.copyfile(victims.base / name, victims.judge / name)
     shutil.copyfile(victims.base / "nnUNetPlans.json", victims.judge / "plans.json")
     _validation(victims.judge / "fold_0" / "validation", victims, fold.validation)
-    record_use(victims.judge / "fold_0", "nnUNetTrainerSynth", 0, SynthSettings(ratio=0), None)
+    record_use(victims.judge / "fold_0", "nnUNetTrainerSynth", 0, SynthSettings(ratio=0), ())
 
 
 def _validation(folder: Path, victims: Victims, cases: tuple[str, ...]) -> None:
