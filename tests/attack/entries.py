@@ -23,7 +23,7 @@ import stylegan2_cond.cli
 from attack.mutations import Rng, byte_damage, damaged, tree_of_tensors_damage
 from attack.outcomes import run_main
 from attack.victims import Victims, small_design, source_of
-from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, find_banks
+from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, PseudoLabels, find_banks
 from nnunet_synth.bank.provenance import provenance
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.benchmark.analysis import analyse
@@ -35,7 +35,7 @@ from nnunet_synth.benchmark.tasks import make_tasks
 from nnunet_synth.export.model import export_model
 from nnunet_synth.export.model_card import describe_fold
 from nnunet_synth.training.leak_guard import refuse_leaks
-from nnunet_synth.training.mirror_padding import Margins
+from nnunet_synth.training.mirror_padding import NO_MARGINS, Margins
 from nnunet_synth.training.mixed_dataset import MixedBank, MixedDataset, MixingControl
 from nnunet_synth.training.usage_record import TrainingRecord
 from stylegan2_cond.data.case_hashes import case_hashes
@@ -272,7 +272,8 @@ def use_bank(victims: Victims) -> str:
     control = MixingControl()
     control.ratios = [1.0]
     real = preprocessed.dataset_class(str(preprocessed.folder), list(fold.training))
-    margins = Margins.to_size(record.origin.patch_size, (20, 18), (24, 20))
+    scans = isinstance(record.origin, PseudoLabels)
+    margins = NO_MARGINS if scans else Margins.to_size(record.origin.patch_size, (20, 18), (24, 20))
     mixed = MixedDataset(real, [MixedBank(bank, record, margins)], control)
     for name in ("case_0", "case_1"):
         image, label, _, properties = mixed.load_case(name)
@@ -282,6 +283,23 @@ def use_bank(victims: Victims) -> str:
             if len(voxels):
                 np.asarray(voxels)[0] + np.zeros(4, int)
     return digest(*(part[:] for shard in record.shards for part in bank.load_case(shard.name)[:2]))
+
+
+SCANS = {
+    "kind": "pseudo_labels",
+    "teachers": [
+        {"path": "nnUNetTrainer__nnUNetPlans__2d", "sha256": "0" * 64, "configuration": "2d", "banks": ["kb"]}
+    ],
+    "scans": [{"name": f"scan_{number}", "image_sha256": "1" * 64, "confidence": {"1": 0.9}} for number in range(2)],
+    "evaluation_scans": ["scan_1"],
+}
+
+
+def damage_bank_of_scans(victims: Victims, rng: Rng) -> str:
+    """The record as one of labelled scans, damaged."""
+    path = victims.bank / "bank.json"
+    renew(path, lambda record: record.update(origin=SCANS, requested=len(SCANS["scans"])))
+    return file_damage(lambda _: path)(victims, rng)
 
 
 def damage_shard(ending: str) -> Damage:
@@ -532,6 +550,7 @@ ROWS: Mapping[str, Row] = {
         damage_checkpoint_parts(lambda v: v.run / "checkpoint_latest.pt"), resume
     ),
     "bank.json -> use": Row(file_damage(lambda v: v.bank / "bank.json"), use_bank, share=1.5),
+    "bank.json of scans -> use": Row(damage_bank_of_scans, use_bank),
     "bank.json of another bank -> trainer": Row(
         file_damage(lambda v: v.bank / "bank.json"), read_settings_of_trainer, share=0.5
     ),
