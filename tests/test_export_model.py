@@ -242,7 +242,7 @@ def test_an_exported_model_is_not_taken_for_one_that_saw_real_cases_alone(export
 
 
 def test_a_record_of_no_use_is_told_as_unknown(tmp_path):
-    record_use(tmp_path, "T", 0, SynthSettings(ratio=0), None)
+    record_use(tmp_path, "T", 0, SynthSettings(ratio=0), [])
     content = json.loads((tmp_path / SYNTHETIC_DATA_FILE).read_text())
     (tmp_path / SYNTHETIC_DATA_FILE).write_text(json.dumps(content | {"uses": []}))
     assert describe_fold(tmp_path, {}).uses is None
@@ -256,31 +256,31 @@ def test_every_use_of_a_training_that_went_on_is_recorded(bank, tmp_path):
             (use.first_epoch, use.settings.ratio) for use in TrainingRecord.load(tmp_path / SYNTHETIC_DATA_FILE).uses
         ]
 
-    record_use(tmp_path, "T", 0, quarter, bank)
-    record_use(tmp_path, "T", 50, quarter, bank)
+    record_use(tmp_path, "T", 0, quarter, [bank])
+    record_use(tmp_path, "T", 50, quarter, [bank])
     assert uses() == [(0, 0.25)]
-    record_use(tmp_path, "T", 50, half, bank)
+    record_use(tmp_path, "T", 50, half, [bank])
     assert uses() == [(0, 0.25), (50, 0.5)]
-    record_use(tmp_path, "T", 100, SynthSettings(ratio=0), None)
+    record_use(tmp_path, "T", 100, SynthSettings(ratio=0), [])
     assert uses() == [(0, 0.25), (50, 0.5), (100, 0)]
-    record_use(tmp_path, "T", 50, quarter, bank)  # killed, and gone on from a checkpoint before the others
+    record_use(tmp_path, "T", 50, quarter, [bank])  # killed, and gone on from a checkpoint before the others
     assert uses() == [(0, 0.25)]
-    record_use(tmp_path, "T", 0, SynthSettings(ratio=0), None)  # begun anew
+    record_use(tmp_path, "T", 0, SynthSettings(ratio=0), [])  # begun anew
     assert uses() == [(0, 0)]
     (tmp_path / SYNTHETIC_DATA_FILE).unlink()
-    record_use(tmp_path, "T", 50, half, bank)
+    record_use(tmp_path, "T", 50, half, [bank])
     assert uses() == [(50, 0.5)]
 
 
 def test_ratio_0_and_what_came_before_the_record_are_told(trained, bank, tmp_path):
     fold = trained / "fold_0"
-    record_use(fold, "T", 7, SynthSettings(ratio=0), None)
-    record_use(fold, "T", 0, SynthSettings(ratio=0), None)
+    record_use(fold, "T", 7, SynthSettings(ratio=0), [])
+    record_use(fold, "T", 0, SynthSettings(ratio=0), [])
     assert export_model(trained, tmp_path / "a").card.folds["0"].summary == "No synthetic data (ratio 0)."
     (fold / SYNTHETIC_DATA_FILE).unlink()
-    record_use(fold, "T", 7, SynthSettings(ratio=0.5), bank)
+    record_use(fold, "T", 7, SynthSettings(ratio=0.5), [bank])
     summary = export_model(trained, tmp_path / "b").card.folds["0"].summary
-    assert summary.startswith("Epochs before 7 were not recorded. From epoch 7 on: A fraction of 0.5")
+    assert summary.startswith("Epochs before 7 were not recorded. From epoch 7 on: Of the training draws (linear), a")
 
 
 def test_something_else_is_no_trained_folder(trained, tmp_path):
