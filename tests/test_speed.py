@@ -78,9 +78,8 @@ def test_the_command_prints_all_figures_and_writes_them(monkeypatch, capsys, tmp
     monkeypatch.setattr(op_bench, "SHAPES", {64: (1, 4, 8)})
     monkeypatch.setattr(report, "SHAPES", {64: (1, 4, 8)})
     monkeypatch.setattr(report, "SIDES", (16, 32))
-    monkeypatch.setattr(
-        report, "speed_plan", lambda *args, **kwargs: step.speed_plan(16, batch_size=2, finest=4, most=4)
-    )
+    plan = step.speed_plan(16, batch_size=2, finest=4, most=4).model_copy(update={"r1_interval": 2})
+    monkeypatch.setattr(report, "speed_plan", lambda *args, **kwargs: plan)
     monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
     measure = report.step_memory  # each time in a process of its own
     monkeypatch.setattr(

@@ -14,7 +14,7 @@ from attack.entries import ROWS
 from attack.outcomes import Outcome, Tally, outcome_of
 from attack.victims import Victims
 
-SHORT, LONG = 200, 10_000
+SHORT, LONG = 120, 10_000
 LONG_MUTATIONS = int(os.environ.get("ATTACK_MUTATIONS", LONG))
 SEED = int(os.environ.get("ATTACK_SEED", 0))
 ONLY = os.environ.get("ATTACK_ROWS", "")  # a regular expression; all, where it is empty
