@@ -44,6 +44,18 @@ TINY_PLANS = "nnUNetPlansTiny"
 STRICT = ("range", "anatomy", "fit", "copy")
 BIN = Path(sys.executable).parent
 
+# `nnUNetv2_plan_and_preprocess`, which otherwise gathers 2 GiB of intensities for statistics that only CT needs.
+FEW_VOXELS = """
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry
+begin = DatasetFingerprintExtractor.__init__
+def few(self, *args, **options):
+    begin(self, *args, **options)
+    self.num_foreground_voxels_for_intensitystats = 10**5
+DatasetFingerprintExtractor.__init__ = few
+plan_and_preprocess_entry()
+"""
+
 # `nnunet-synth` with fewer iterations per epoch than nnU-Net has.
 ITERATIONS = 100
 SHORT = f"""
@@ -68,9 +80,16 @@ FIRST = ("model", "attack", "test_many_processes", "test_training", "test_all_of
 
 def run(*command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess:
     """Run an installed command of this environment and keep what it prints."""
-    done = subprocess.run(
-        [str(BIN / command[0]), *command[1:]], capture_output=True, text=True, env=os.environ | variables
-    )
+    return _run([str(BIN / command[0]), *command[1:]], check, variables)
+
+
+def run_code(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run Python code that ends with a command's own function."""
+    return _run([sys.executable, "-c", code, *arguments], True, variables)
+
+
+def _run(command: list[str], check: bool, variables: dict[str, str]) -> subprocess.CompletedProcess:
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | variables)
     assert not check or done.returncode == 0, (
         f"{command} → {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     )
@@ -167,7 +186,7 @@ def make_preprocessed(base: Path) -> None:
         (base / variable).mkdir()
     write_cohort(base / "nnUNet_raw" / DATASET, training=10, test=2, seed=0)
     variables = {variable: str(base / variable) for variable in ("nnUNet_raw", "nnUNet_preprocessed")}
-    run("nnUNetv2_plan_and_preprocess", "-d", "901", "-c", "2d", "-np", "1", "-npfp", "1", **variables)
+    run_code(FEW_VOXELS, "-d", "901", "-c", "2d", "-np", "1", "-npfp", "1", **variables)
     folder = base / "nnUNet_preprocessed" / DATASET
     plans = json.loads((folder / "nnUNetPlans.json").read_text())
     plans["plans_name"] = TINY_PLANS
@@ -219,7 +238,6 @@ def model(preprocessed, bank, nnunet_folders):
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")  # the newest bank, whatever other tests filled
     BankRecord.load(bank / RECORD_FILE).model_copy(update={"created": now}).save(bank / RECORD_FILE)
     line = ["train", "901", "2d", "0", "-p", TINY_PLANS, "-tr", "nnUNetTrainerSynth_1epoch", "-device", "cpu"]
-    done = subprocess.run([sys.executable, "-c", SHORT, *line], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    done = run_code(SHORT, *line)
     results = nnunet_folders / "nnUNet_results" / DATASET
     return results / f"nnUNetTrainerSynth_1epoch__{TINY_PLANS}__2d", done.stdout
