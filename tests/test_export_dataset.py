@@ -395,6 +395,11 @@ def test_stopped_and_started_again_equals_uninterrupted(volumes, monkeypatch):
     assert not [path for path in exported.iterdir() if path.name.startswith(".")]
 
 
+def test_a_bank_is_no_place_for_a_dataset(volumes):
+    with pytest.raises(UserError, match=r"-o .* is a bank"):
+        export_dataset(volumes[2], volumes[2])
+
+
 def test_the_same_again_changes_nothing_and_another_wish_goes_elsewhere(volumes):
     folder, _, bank = volumes
     exported, card = export_dataset(bank, folder / "nnUNet_raw")

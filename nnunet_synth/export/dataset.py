@@ -87,6 +87,8 @@ def export_dataset(
             that cannot be written, a full disk.
         Stopped: after Ctrl-C.
     """
+    if (target / RECORD_FILE).exists():
+        raise UserError(f"-o {target} is a bank. Name nnUNet_raw, or a folder like it.")
     inputs = _open(bank)
     spec = ExportSpec(
         made_from=inputs.preprocessed.dataset_name,
