@@ -272,6 +272,13 @@ def test_every_use_of_a_training_that_went_on_is_recorded(bank, tmp_path):
     assert uses() == [(50, 0.5)]
 
 
+def test_a_record_that_cannot_be_read_is_said_to_lose_earlier_epochs(tmp_path, capsys):
+    (tmp_path / SYNTHETIC_DATA_FILE).write_text("{")
+    record_use(tmp_path, "T", 50, SynthSettings(ratio=0), [])
+    assert "Earlier epochs stay unrecorded" in capsys.readouterr().out
+    assert [use.first_epoch for use in TrainingRecord.load(tmp_path / SYNTHETIC_DATA_FILE).uses] == [50]
+
+
 def test_ratio_0_and_what_came_before_the_record_are_told(trained, bank, tmp_path):
     fold = trained / "fold_0"
     record_use(fold, "T", 7, SynthSettings(ratio=0), [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,7 @@ from nnunet_synth.training.settings import SynthSettings
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
 from stylegan2_cond.metrics.trained_nnunets import SYNTHETIC_DATA_FILE
+from stylegan2_cond.progress_bar import write_line
 
 
 class Use(BaseModel):
@@ -56,9 +56,11 @@ def record_use(folder: Path, trainer: str, epoch: int, settings: SynthSettings, 
     """
     path = folder / SYNTHETIC_DATA_FILE
     before: tuple[Use, ...] = ()
-    if epoch > 0:
-        with contextlib.suppress(UserError):  # no record, or an unreadable one
+    if epoch > 0 and path.exists():
+        try:
             before = tuple(use for use in TrainingRecord.load(path).uses if use.first_epoch < epoch)
+        except UserError as error:
+            write_line(f"Earlier epochs stay unrecorded: {error}")
     use = Use(first_epoch=epoch, settings=settings, banks=tuple(map(provenance, banks)))
     if not before or before[-1].model_copy(update={"first_epoch": epoch}) != use:
         before = (*before, use)
