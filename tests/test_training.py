@@ -32,7 +32,7 @@ from stylegan2_cond.folders import lock_folder
 from stylegan2_cond.io import write_atomically
 from stylegan2_cond.planning import make_plan, run_folder
 from stylegan2_cond.snapshot import Card, find_snapshots
-from stylegan2_cond.training import run_logger, snapshot_evaluation, state
+from stylegan2_cond.training import run_logger, run_setup, snapshot_evaluation, state
 from stylegan2_cond.training import train as loop
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from stylegan2_cond.training.run_setup import plan_run
@@ -484,6 +484,14 @@ def test_a_terminal_that_knows_ascii_alone_gets_every_line(monkeypatch):
     stream.flush()
     assert end.value.code == 0
     assert stream.buffer.getvalue() == b"48?32\n"
+
+
+def test_a_results_folder_that_cannot_be_written_is_named_before_planning(preprocessed, monkeypatch, tmp_path):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    monkeypatch.setattr(run_setup.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(run_setup, "load_or_make_plan", lambda *arguments: pytest.fail("a plan is made"))
+    with pytest.raises(UserError, match=rf"No permission to write {tmp_path}\."):
+        train(run_options(preprocessed, "0", kimg=0.01))
 
 
 def test_a_results_folder_that_can_not_be_one_is_named(preprocessed, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -83,6 +84,9 @@ def lead_run(
 ) -> Iterator[None]:
     """Make sure that a plan is in the run's folder, and lock the folder."""
     folder = run_folder(Source.of(preprocessed, fold), options.variant)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):  # said before a minute of planning
+        raise UserError(f"No permission to write {existing}. Set nnUNet_results to a folder that you may write to.")
     if not folder.exists():
         load_or_make_plan(options, preprocessed, fold, device, processes)  # without a plan, no folder is left
     with lock_folder(folder):
