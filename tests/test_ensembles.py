@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import STRICT, TINY_PLANS
-from tiny import tiny_plan
+from tiny import IGNORE, tiny_plan
 from tolerance import NETWORK, assert_rounded
 
 from nnunet_synth.bank.ensemble import Member
-from nnunet_synth.bank.fill import fill_bank
-from nnunet_synth.bank.filters import Filters
+from nnunet_synth.bank.fill import CHUNK, fill_bank
+from nnunet_synth.bank.filters import FILTERS, Anatomy, Filter, Filters
 from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord
+from nnunet_synth.bank.previews import refused_picture
 from nnunet_synth.bank.request import FillRequest, parse_snapshot
 from nnunet_synth.bank.sample_stream import SampleStream
 from stylegan2_cond.data.conditioning import Conditions
@@ -25,7 +26,7 @@ from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.networks import build_generator
 from stylegan2_cond.planning import condition_patches, planner
-from stylegan2_cond.snapshot import SampleRequest, load_generator, open_masks, save_snapshot
+from stylegan2_cond.snapshot import PairGenerator, SampleRequest, load_generator, open_masks, save_snapshot
 from stylegan2_cond.snapshot.mask_sources import RealMasks
 
 
@@ -164,21 +165,105 @@ def test_refused_samples_leave_gaps_and_a_bank_goes_on_behind_them(pair):
     assert [next(screened).number for _ in range(20)] == list(range(10, 30))
 
 
-class Recording(SampleStream):
-    """Notes which samples are drawn together."""
+class Recorder:
+    """In the place of a generator, it notes which samples are generated together."""
 
-    def sample(self, numbers):
-        self.seed.append(list(numbers))
-        return SampleSet(np.zeros((len(numbers), 1, 2, 2), np.float32), np.zeros((len(numbers), 2, 2), np.int16))
+    def __init__(self, plan):
+        self.plan, self.calls = plan, []
+
+    def sample_numbers(self, numbers, *, seed, request, masks):
+        self.calls.append(list(numbers))
+        label = masks.sample(seed, numbers, request)[0] if masks else np.zeros((len(numbers), 2, 2), np.int16)
+        return SampleSet(np.zeros((len(numbers), 1, *label.shape[1:]), np.float32), label)
 
 
 @pytest.mark.parametrize("first", [8, 10, 15])
 def test_what_is_drawn_together_does_not_depend_on_where_filling_was_stopped(first):
-    stream, filters = Recording([], seed=[]), Filters((), {})
+    generator, filters = Recorder(tiny_plan()), Filters((), {})
+    stream = SampleStream([Member(generator, 1.0)], seed=0)
     assert [sample.number for sample in islice(stream.screened(first, filters, chunk=8), 12)] == [
         *range(first, first + 12)
     ]
-    assert stream.seed[:2] == [list(range(8, 16)), list(range(16, 24))]
+    assert generator.calls[:2] == [list(range(8, 16)), list(range(16, 24))]
+
+
+# --- given masks are screened before they get images
+
+
+class Numbered:
+    """Masks that show their number; with voxels to be ignored."""
+
+    def sample(self, seed, numbers, request=SampleRequest()):
+        label = np.zeros((len(numbers), 8, 6), np.int16)
+        label[:, 0, 0] = np.array(numbers) % 3
+        label[:, 4:] = IGNORE
+        return label, np.full(len(numbers), 0.5, np.float32)
+
+
+class Ones(Filter):
+    """Refuses masks that show class 1."""
+
+    name, problem, of_masks = "ones", "shows class 1", True
+
+    def __init__(self):
+        super().__init__(None)
+        self.seen = []
+
+    def allows(self, samples):
+        self.seen.append(samples)
+        return ~(samples.label == 1).reshape(len(samples), -1).any(axis=1)
+
+
+def test_no_image_is_generated_for_a_given_mask_that_a_filter_of_masks_refuses():
+    generator, filter_ = Recorder(tiny_plan("image", ignore=IGNORE)), Ones()
+    stream = SampleStream([Member(generator, 1.0, Numbered())], seed=0)
+    screened = list(islice(stream.screened(2, Filters((filter_,), {}), chunk=6), 10))
+    assert generator.calls == [[0, 2, 3, 5], [6, 8, 9, 11]]
+    assert [sample.number for sample in screened] == list(range(2, 12))
+    assert [sample.refused_by for sample in screened] == ["ones" if n % 3 == 1 else None for n in range(2, 12)]
+    assert [len(sample.image) for sample in screened] == [0 if n % 3 == 1 else 1 for n in range(2, 12)]
+    for label in [sample.label for sample in screened if sample.refused_by] + [filter_.seen[0].label]:
+        assert not (label == IGNORE).any()  # as in the samples of a generator
+
+
+def test_a_chunk_of_masks_that_are_all_refused_generates_nothing():
+    generator = Recorder(tiny_plan("image"))
+    always = SimpleNamespace(sample=lambda seed, numbers, request: (np.ones((len(numbers), 8, 6), np.int16), [0.5] * 4))
+    stream = SampleStream([Member(generator, 1.0, always)], seed=0)
+    screened = islice(stream.screened(0, Filters((Ones(),), {}), chunk=4), 8)
+    assert [sample.refused_by for sample in screened] == ["ones"] * 8
+    assert not generator.calls
+
+
+class Small(Filter):
+    """Refuses masks that show less foreground than most."""
+
+    name, problem, of_masks = "small", "shows little", True
+
+    def __init__(self, plan):
+        super().__init__(None)
+        self.least = np.prod(plan.patch_size) / 4
+
+    def allows(self, samples):
+        return (samples.label > 0).reshape(len(samples), -1).sum(axis=1) >= self.least
+
+
+def test_the_same_samples_enter_whether_masks_are_screened_before_or_after(image, pair):
+    generator = load_generator(image)
+    members = [Member(generator, 2.0, open_masks("deformed", generator.plan)), Member(load_generator(pair), 1.0)]
+    before, after = Small(generator.plan), Small(generator.plan)
+    after.of_masks = False
+    stream, found = SampleStream(members, seed=3, balanced=True), []
+    for filter_ in (before, after):
+        found.append(list(islice(stream.screened(0, Filters((filter_,), {}), chunk=16), 48)))
+    first, second = found
+    assert [sample.refused_by for sample in first] == [sample.refused_by for sample in second]
+    assert 0 < sum(sample.refused_by is not None for sample in first) < 48
+    assert any(len(sample.image) == 0 for sample in first)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.label, other.label)
+        if one.refused_by is None:
+            assert_rounded(one.image, other.image, terms=NETWORK)
 
 
 def contents(folder):
@@ -208,12 +293,31 @@ def test_images_are_drawn_for_the_masks_that_are_wanted(preprocessed, image, mas
     text = str(mask) if masks == "snapshot" else masks
     folder = fill_bank(preprocessed, "0", FillRequest(samples=6, snapshots=((image, 1.0),), masks=text, without=STRICT))
     record = BankRecord.load(folder / RECORD_FILE)
-    assert record.origin.masks == {None: "deformed", "real": "real", "snapshot": "generated"}[masks]
+    assert record.origin.masks == {None: "deformed", "snapshot": "generated"}.get(masks, masks)
     generator = load_generator(image)
     source = open_masks(text or "deformed", generator.plan)
     expected = generator.sample(6, masks=source)
     assert np.array_equal(contents(folder)[1][0], expected.label)
     assert (record.origin.mask_snapshot is None) == (masks != "snapshot")
+    shutil.rmtree(folder)
+
+
+def test_a_bank_counts_and_shows_masks_that_got_no_image(preprocessed, image, monkeypatch):
+    computed, sample = [], PairGenerator.sample_numbers
+
+    def counted(self, numbers, **how):
+        computed.extend(numbers)
+        return sample(self, numbers, **how)
+
+    monkeypatch.setattr(PairGenerator, "sample_numbers", counted)
+    monkeypatch.setattr(Anatomy, "allows", lambda self, samples: (samples.label == 1).sum(axis=(1, 2)) % 3 > 0)
+    without = tuple({*FILTERS} - {"anatomy"})
+    folder = fill_bank(preprocessed, "0", FillRequest(samples=64, snapshots=((image, 1.0),), without=without))
+    record = BankRecord.load(folder / RECORD_FILE)
+    refused = record.filters["anatomy"].refused
+    assert refused == record.generated - 64 > 0
+    assert len(computed) <= -(-record.generated // CHUNK[2]) * CHUNK[2] - refused
+    assert refused_picture(folder, "anatomy").exists()
     shutil.rmtree(folder)
 
 

@@ -123,7 +123,10 @@ class _Tally:
         """Save a picture for each filter that refused samples; pictures of an earlier run stay."""
         for name, shown in self.examples.items():
             if not (path := refused_picture(folder, name)).exists():
-                save_grid(path, [sample.image for sample in shown], [sample.label for sample in shown], plan)
+                images = [sample.image for sample in shown]
+                if not all(map(len, images)):  # the masks of some were refused before they had images
+                    images = [image[:0] for image in images]
+                save_grid(path, images, [sample.label for sample in shown], plan)
 
 
 def _write_shards(
@@ -168,7 +171,7 @@ def _next_samples(
         generated, refused = sample.number + 1, tally.refused.total()
         if generated >= FEWEST_GENERATED and refused > MOST_REFUSED * generated:
             worst = max(tally.refused, key=tally.refused.get)
-            examples = [sample.image for sample in tally.examples.get(worst, ())]
+            examples = [sample.image for sample in tally.examples.get(worst, ()) if len(sample.image)]
             raise UserError(
                 f"The filters refused {refused} of {generated} samples, most of them the filter '{worst}' "
                 f"({tally.refused[worst]}): {filters.explain(worst, examples)} Look at "

@@ -46,6 +46,7 @@ class Filter(ABC):
 
     name: ClassVar[str]
     problem: ClassVar[str]  # with a sample that it refuses
+    of_masks: ClassVar[bool] = False  # whether it looks at masks alone; given ones then get no image if it refuses them
 
     def __init__(self, calibration: FilterCalibration):
         self.limits: dict[str, float] = {}
@@ -126,6 +127,7 @@ class Anatomy(Filter):
     """Classes appear together, and have areas, components and holes, as in real patches."""
 
     name, problem = "anatomy", "has areas, components or holes that real masks do not have"
+    of_masks = True
     counted = ("components", "holes")
 
     def __init__(self, calibration: FilterCalibration):
@@ -278,6 +280,16 @@ class Filters:
         """Their entries in `bank.json` before they have screened anything."""
         limits = {filter_.name: filter_.limits for filter_ in self.filters}
         return {name: FilterRecord(limits=limits.get(name, {}), off=self.off.get(name)) for name in FILTERS}
+
+    def screen_masks(self, label: np.ndarray) -> list[str | None]:
+        """For each of the masks `[N, *spatial]`, the name of the first filter of masks that refuses it, or None."""
+        masks = SampleSet(np.empty((len(label), 0, *label.shape[1:]), np.float32), label)
+        refused_by: list[str | None] = [None] * len(masks)
+        for filter_ in self.filters:
+            if filter_.of_masks:
+                for index in np.flatnonzero(~filter_.allows(masks)):
+                    refused_by[index] = refused_by[index] or filter_.name
+        return refused_by
 
     @torch.inference_mode()
     def screen(self, samples: SampleSet) -> tuple[SampleSet, list[str | None], list[list[str]]]:

@@ -39,10 +39,11 @@ def refused_picture(folder: Path, filter_: str) -> Path:
 
 
 def save_grid(path: Path, image: np.ndarray | Sequence, label: np.ndarray | Sequence, plan: Plan) -> None:
-    """Save images `[N, C, *spatial]` with their masks `[N, *spatial]` as a picture."""
+    """Save images `[N, C, *spatial]`, C may be 0, with their masks `[N, *spatial]` as a picture."""
     codec = plan.codec
     image = np.nan_to_num(np.stack(image), nan=0.0)
-    ranges = {"low": codec.low, "high": codec.high, "labels": codec.labels, "rgb": codec.rgb}
+    low, high = (bound[: image.shape[1]] for bound in (codec.low, codec.high))
+    ranges = {"low": low, "high": high, "labels": codec.labels, "rgb": codec.rgb}
     save_picture(path, overlay_grid(image, np.stack(label), **ranges))
 
 

@@ -100,12 +100,16 @@ class Codec(BaseModel):
     def decode(self, coded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoded pairs → image `[N, C, *spatial]` float32 in nnU-Net's units, label `[N, *spatial]` int16."""
         image, probabilities = coded.split([self.image_channels, len(self.labels)], dim=1)
-        label = torch.tensor(self.labels, dtype=torch.int16, device=coded.device)[probabilities.argmax(dim=1)]
+        label = self.decode_label(probabilities)
         low, high = self._per_channel(self.low, image), self._per_channel(self.high, image)
         image = (image.float() + 1) / 2 * (high - low) + low
         if self.outside is not None:
             image = torch.where((label == OUTSIDE).unsqueeze(1), self._per_channel(self.outside, image), image)
         return image, label
+
+    def decode_label(self, coded: torch.Tensor) -> torch.Tensor:
+        """Encoded masks `[N, K, *spatial]` → label `[N, *spatial]` int16, without voxels to be ignored."""
+        return torch.tensor(self.labels, dtype=torch.int16, device=coded.device)[coded.argmax(dim=1)]
 
     def known(self, label: torch.Tensor) -> torch.Tensor | None:
         """`[N, 1, *spatial]`, 0 where the label is to be ignored; None if there is no ignore label."""
