@@ -23,10 +23,10 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n 2
 
-NUMERICAL := $(addprefix tests/test_,augment.py conditioning.py encoding.py mask_deformation.py \
-	losses_ema.py many_processes.py metric_condition_accuracy.py metric_memorization.py metric_distances.py \
-	features_torch_fidelity.py metric_inputs.py metric_masks.py metric_swd_diversity.py networks.py ops.py \
-	ops_backends.py snapshot.py speed.py stability.py step.py)
+NUMERICAL := $(addprefix tests/test_,augment.py conditioning.py encoding.py mask_blending.py \
+	mask_deformation.py losses_ema.py many_processes.py metric_condition_accuracy.py metric_memorization.py \
+	metric_distances.py features_torch_fidelity.py metric_inputs.py metric_masks.py metric_swd_diversity.py \
+	networks.py ops.py ops_backends.py snapshot.py speed.py stability.py step.py)
 
 test-portable: install
 	failed=0; \

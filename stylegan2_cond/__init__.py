@@ -3,3 +3,4 @@
 from typing import Literal
 
 Variant = Literal["pair", "mask", "image"]  # what a generator produces
+MaskVariation = Literal["deformed", "blended", "real"]  # of training cases' masks, that images are generated for

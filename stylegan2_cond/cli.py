@@ -150,7 +150,8 @@ def generate(
         list[str] | None, _option(metavar="L=SHARE", help="Share of the patch for a class (repeatable).")
     ] = None,
     masks: Annotated[
-        str | None, _option(metavar="SOURCE", help="Masks for images: deformed (default), real, or a snapshot.")
+        str | None,
+        _option(metavar="SOURCE", help="Masks for images: deformed (default), blended, real or a snapshot."),
     ] = None,
     device: Device = "",
 ) -> None:

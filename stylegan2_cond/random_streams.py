@@ -17,6 +17,7 @@ class RandomStream(IntEnum):
     ENSEMBLE = 78  # which generator of an ensemble makes a sample
     BALANCE = 79  # which classes a sample of a balanced bank shows
     MASK_CHOICE = 80  # among patches that show the classes asked for
+    BLENDING = 81  # of masks that images are generated for: with which other, how much, and the deformation
     REAL = 101  # patches of the reference set
     REAL_AGAIN = 102
     HELD_OUT = 103

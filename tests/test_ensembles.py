@@ -119,7 +119,7 @@ def rare_masks(classes=13, cases=24):
     stream = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=plan.foreground_share, seed=plan.seed)
     patches = stream.batch(0, condition_patches(plan.patch_size))
     conditions = Conditions.from_patches(range(1, classes + 1), patches.label, patches.position)
-    return RealMasks.of_cases(preprocessed, plan.model_copy(update={"conditions": conditions}), deformed=False)
+    return RealMasks.of_cases(preprocessed, plan.model_copy(update={"conditions": conditions}), "real")
 
 
 @pytest.fixture
@@ -288,7 +288,7 @@ def test_an_ensemble_fills_a_bank_and_stands_in_its_record(preprocessed, pair, o
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("masks", [None, "real", "snapshot"])
+@pytest.mark.parametrize("masks", [None, "blended", "real", "snapshot"])
 def test_images_are_drawn_for_the_masks_that_are_wanted(preprocessed, image, mask, masks):
     text = str(mask) if masks == "snapshot" else masks
     folder = fill_bank(preprocessed, "0", FillRequest(samples=6, snapshots=((image, 1.0),), masks=text, without=STRICT))

@@ -147,8 +147,29 @@ def test_deformed_masks_are_like_real_ones_with_the_same_classes(illustrator, pr
         assert set(np.unique(one)) == set(np.unique(other))
 
 
+def test_blended_masks_show_the_same_classes_in_other_shapes_at_a_position_nearby(illustrator, preprocessed):
+    real, position = real_patches(preprocessed, illustrator.plan, 4, 8)
+    label, between = open_masks("blended", illustrator.plan).sample(4, range(8))
+    assert (label.dtype, between.dtype) == (np.int16, np.float32)
+    assert (label != real).any(axis=(1, 2)).sum() >= 6
+    assert (label == real).mean() > 0.6
+    for one, other in zip(label, real, strict=True):
+        assert set(np.unique(one)) - {-1} == set(np.unique(other)) - {-1}
+    assert np.abs(between - position).max() < 0.2
+
+
+def test_masks_are_blended_with_those_of_other_cases_at_a_like_position(illustrator, monkeypatch):
+    masks, met, sample = open_masks("blended", illustrator.plan), [], PatchSampler.sample
+    masks.sample(4, [0])
+    monkeypatch.setattr(PatchSampler, "sample", lambda *asked, **how: met.append(sample(*asked, **how)) or met[-1])
+    masks.sample(4, range(1, 9))
+    for patch, partner in zip(met[::2], met[1::2], strict=True):
+        assert patch.case != partner.case
+        assert np.abs(patch.centre - partner.centre).max() < 0.2
+
+
 def test_sample_i_depends_on_seed_and_i_alone_whatever_the_masks(illustrator, snapshots):
-    for source in ("real", "deformed", str(snapshots["mask"])):
+    for source in ("real", "deformed", "blended", str(snapshots["mask"])):
         chosen = open_masks(source, illustrator.plan)
         together = illustrator.sample(10, seed=5, masks=chosen)
         alone = illustrator.sample(1, seed=5, first=9, masks=open_masks(source, illustrator.plan))

@@ -101,8 +101,8 @@ class Generators(BaseModel):
 
     Attributes:
         snapshots: one, or several as an ensemble.
-        masks: what images were generated for, if a snapshot is of the variant `image`: `real`, `deformed` or
-            `generated` masks.
+        masks: what images were generated for, if a snapshot is of the variant `image`: `deformed`, `blended`, `real`
+            or `generated` masks.
         mask_snapshot: the snapshot that generated those masks.
         balanced: each class was requested equally often, instead of as often as the training patches show it.
         margin: tolerance of each filter, as a fraction of the real range.

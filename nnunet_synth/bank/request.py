@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from nnunet_synth.bank import MARGIN
 from nnunet_synth.bank.format import SnapshotReference
+from stylegan2_cond import MaskVariation
 from stylegan2_cond.errors import UserError
 
-DEFORMED, REAL, GENERATED = "deformed", "real", "generated"
+DEFORMED, GENERATED = "deformed", "generated"
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class FillRequest:
         samples: number of samples.
         snapshots: folders of snapshots, each with its weight in the ensemble; if empty, the best snapshot of the fold.
         variant: of that best snapshot.
-        masks: for snapshots of the variant `image`: `deformed` or `real` masks of the training cases, `generated` by
-            the fold's best mask snapshot, or the folder of a mask snapshot; None for `deformed`.
+        masks: for snapshots of the variant `image`: `deformed`, `blended` or `real` masks of the training cases,
+            `generated` by the fold's best mask snapshot, or the folder of a mask snapshot; None for `deformed`.
         balanced: request each class equally often, instead of as often as the training patches show it.
         name: of the bank; None for one that names the variant and the images that the generator saw.
         seed: of the samples.
@@ -45,9 +46,9 @@ class FillRequest:
 
     @property
     def mask_kind(self) -> str:
-        """`deformed`, `real` or `generated`."""
+        """`deformed`, `blended`, `real` or `generated`."""
         masks = self.masks or DEFORMED
-        return masks if masks in (DEFORMED, REAL) else GENERATED
+        return masks if masks in get_args(MaskVariation) else GENERATED
 
     def default_name(self, snapshots: Sequence[SnapshotReference]) -> str:
         """Name of the bank, for example `pair_200k` or `ensemble_2_generated_balanced_80k`."""

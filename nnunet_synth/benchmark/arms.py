@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
 from nnunet_synth.training.schedule import SCHEDULES
+from stylegan2_cond import MaskVariation
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import explain
 
@@ -21,7 +23,7 @@ else:
 DEFAULT_ARMS = Path(__file__).parent / "arms.toml"
 CHOICES = {
     "variant": ("pair", "image", "pair+image"),
-    "masks": ("deformed", "real", "generated"),
+    "masks": (*get_args(MaskVariation), "generated"),
     "schedule": tuple(SCHEDULES),
 }
 PLAIN_TRAINER, SYNTH_TRAINER = "nnUNetTrainer", "nnUNetTrainerSynth"
@@ -36,7 +38,7 @@ class Arm(BaseModel):
         baseline: nnU-Net alone, with which all others are compared.
         trainer: any nnU-Net trainer; by default nnU-Net's own, and with pairs the plugin's.
         variant: `pair`, `image` or `pair+image`, which is an ensemble; None for no synthetic pairs.
-        masks: what `image` generates images for: `deformed`, `real` or `generated` masks.
+        masks: what `image` generates images for: `deformed`, `blended`, `real` or `generated` masks.
         ratio, schedule: probability of a synthetic pair in training.
         samples: size of the bank; the budget's number if None.
         without: filters that are disabled.

@@ -24,13 +24,18 @@ class Patch:
         image: `[C, *spatial]` float32, in nnU-Net's normalised units.
         label: `[*spatial]` int16.
         case: the name of the case.
-        position: of a slice, where its middle lies in the volume, from 0 to 1; 0.5 for volumes.
+        centre: `[3]`, where the middle of the patch lies in the volume, from 0 to 1 along each axis.
     """
 
     image: np.ndarray
     label: np.ndarray
     case: str
-    position: float
+    centre: np.ndarray
+
+    @property
+    def position(self) -> float:
+        """Of a slice, where its middle lies in the volume, from 0 to 1; 0.5 for volumes."""
+        return float(self.centre[0]) if self.label.ndim == 2 else 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,5 +176,5 @@ def _cut(case: Case, patch_size: Sequence[int], lower: Sequence[int], *, with_im
         image=image.reshape(-1, *patch_size).astype(np.float32),
         label=crop_and_pad_nd(case.label, box, OUTSIDE).reshape(patch_size).astype(np.int16),
         case=case.name,
-        position=(float(lower[0]) + 0.5) / case.image.shape[1] if len(patch_size) == 2 else 0.5,
+        centre=(np.asarray(lower) + _size(patch_size) / 2) / case.image.shape[1:],
     )

@@ -138,7 +138,7 @@ class _Setup:
         self.extractor = CachedExtractor(build_features(features, settings), cache_folder(plan))
         count = samples or SAMPLES[len(plan.patch_size)]
         self.reference = ReferenceSet(preprocessed, plan, count, held_out_cases=unseen)
-        self.masks = RealMasks.of_cases(preprocessed, plan, deformed=True) if plan.given_mask else None
+        self.masks = RealMasks.of_cases(preprocessed, plan, "deformed") if plan.given_mask else None
 
     def comparison(self, generated: SampleSet) -> Comparison:
         """Of the reference's real patches and others."""

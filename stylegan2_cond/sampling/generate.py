@@ -55,8 +55,8 @@ def generate(
         folder: for the files; a new one, an empty one, or one that this function started.
         samples: number of samples that the folder is to hold; if it holds more already, they are kept.
         seed, truncation, request: as for `PairGenerator.sample`.
-        masks: what a snapshot of the variant `image` generates images for: `real`, `deformed` (when None), or the
-            folder of a mask snapshot.
+        masks: what a snapshot of the variant `image` generates images for: `deformed` (when None), `blended`, `real`,
+            or the folder of a mask snapshot.
         device: to compute on.
 
     Raises:

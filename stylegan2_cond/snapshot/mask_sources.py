@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import get_args
 
 import numpy as np
 import torch
 
-from stylegan2_cond.data.mask_deformation import deform
+from stylegan2_cond import MaskVariation
+from stylegan2_cond.data.mask_blending import blend
+from stylegan2_cond.data.mask_deformation import Deformation, deform
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
-from stylegan2_cond.data.patch_sampler import PatchSampler
+from stylegan2_cond.data.patch_sampler import Patch, PatchSampler
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Plan, condition_patches
 from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.snapshot.request import MaskSource, SampleRequest
 from stylegan2_cond.snapshot.sampler import PairGenerator, load_generator
 
+AFTER_BLENDING = Deformation(rotation=4.0, scale=0.04, shear=0.02, translation=0.02, elastic=0.012)
+NEAREST = 16  # patches of like position, one of which a mask is blended with
 TRIES = 20  # patches of its own that a sample looks at for one that shows the requested classes
 
 
 class RealMasks:
-    """Masks of the training cases, sampled as the generator's training samples them.
+    """Masks of the training cases, sampled as the generator's training samples them, and varied.
+
+    The variation `deformed` deforms each mask at random. `blended` blends each with one of another case that shows the
+    same classes at a like position, and then deforms it slightly. `real` leaves it as it is.
 
     Where classes are requested, a sample looks at a few patches of its own. Where none shows exactly these classes,
     one is chosen of those that the plan's conditions were measured on, which show every combination seen in training.
@@ -29,20 +38,20 @@ class RealMasks:
     Args:
         patches: of the training cases, with the plan's seed.
         plan: of the generator that the masks are for.
-        deformed: whether each mask is deformed at random.
+        variation: of the masks.
     """
 
-    def __init__(self, patches: PatchSampler, plan: Plan, *, deformed: bool):
+    def __init__(self, patches: PatchSampler, plan: Plan, variation: MaskVariation):
         self.patches = patches
         self.plan = plan
-        self.deformed = deformed
+        self.variation = variation
 
     @classmethod
-    def of_cases(cls, preprocessed: Preprocessed, plan: Plan, *, deformed: bool) -> RealMasks:
+    def of_cases(cls, preprocessed: Preprocessed, plan: Plan, variation: MaskVariation) -> RealMasks:
         """Masks of the plan's training cases in a preprocessed folder."""
         names, share = plan.source.training_cases, plan.foreground_share
         patches = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=share, seed=plan.seed)
-        return cls(patches, plan, deformed=deformed)
+        return cls(patches, plan, variation)
 
     def sample(
         self, seed: int, numbers: Sequence[int], request: SampleRequest = SampleRequest()
@@ -61,11 +70,32 @@ class RealMasks:
         patches, index = self.patches.with_seed(seed), number
         if classes is not None:
             patches, index = self._showing(patches, seed, number, classes)
-        patch = patches.sample(index, with_image=False)
-        if not self.deformed:
+        patch, spacing = patches.sample(index, with_image=False), self.plan.spacing
+        if self.variation == "real":
             return patch.label, patch.position
-        rng = np.random.default_rng([seed, RandomStream.DEFORMATION, number])
-        return deform(patch.label, rng, spacing=self.plan.spacing), patch.position
+        if self.variation == "deformed":
+            rng = np.random.default_rng([seed, RandomStream.DEFORMATION, number])
+            return deform(patch.label, rng, spacing=spacing), patch.position
+        rng = np.random.default_rng([seed, RandomStream.BLENDING, number])
+        weight, partner = rng.random(), self._partner(patch, rng)
+        label = blend(patch.label, partner.label, weight, spacing=spacing)
+        position = (1 - weight) * patch.position + weight * partner.position
+        return deform(label, rng, AFTER_BLENDING, spacing=spacing), position
+
+    def _partner(self, patch: Patch, rng: np.random.Generator) -> Patch:
+        """A patch of another case that shows the same classes at a like position; of the same case if there is none.
+
+        The patch itself where no other shows its classes.
+        """
+        known = self._catalogue
+        alike = (known.shown == self._shown(patch.label)).all(axis=1)
+        elsewhere = alike & (known.case != patch.case)
+        chosen = np.flatnonzero(elsewhere if elsewhere.any() else alike)
+        if not len(chosen):
+            return patch
+        distance = np.linalg.norm(known.centre[chosen] - patch.centre, axis=1)
+        nearest = chosen[np.argsort(distance, kind="stable")[:NEAREST]]
+        return self.patches.sample(int(rng.choice(nearest)), with_image=False)
 
     def _showing(self, own: PatchSampler, seed: int, number: int, classes: Sequence[int]) -> tuple[PatchSampler, int]:
         """A patch that shows exactly these classes, or the nearest combination where the plan has seen this one."""
@@ -76,8 +106,8 @@ class RealMasks:
         for index in range(number * TRIES, (number + 1) * TRIES):
             if (self._shown(own.sample(index, with_image=False).label) == wanted).all():
                 return own, index
-        missing = (wanted & ~self._catalogue).sum(axis=1)
-        surplus = (~wanted & self._catalogue).sum(axis=1)
+        missing = (wanted & ~self._catalogue.shown).sum(axis=1)
+        surplus = (~wanted & self._catalogue.shown).sum(axis=1)
         best = np.lexsort((surplus, missing))[0]
         nearest = np.flatnonzero((missing == missing[best]) & (surplus == surplus[best]))
         seen = (self.plan.conditions.table.shown == wanted).all(axis=1).any()
@@ -86,14 +116,30 @@ class RealMasks:
         return self.patches, int(np.random.default_rng([seed, RandomStream.MASK_CHOICE, number]).choice(nearest))
 
     @cached_property
-    def _catalogue(self) -> np.ndarray:
-        """`[patches, classes]` booleans: what the patches show that the plan's conditions were measured on."""
-        count = condition_patches(self.plan.patch_size)
-        return np.stack([self._shown(self.patches.sample(index, with_image=False).label) for index in range(count)])
+    def _catalogue(self) -> _Catalogue:
+        numbers = range(condition_patches(self.plan.patch_size))
+        found = (self.patches.sample(number, with_image=False) for number in numbers)
+        rows = [(self._shown(patch.label), patch.case, patch.centre) for patch in found]
+        return _Catalogue(*map(np.array, zip(*rows, strict=True)))
 
     def _shown(self, label: np.ndarray) -> np.ndarray:
         """`[classes]` booleans."""
         return np.isin(self.plan.conditions.classes, np.unique(label))
+
+
+@dataclass(frozen=True, eq=False)
+class _Catalogue:
+    """The patches that the plan's conditions were measured on.
+
+    Attributes:
+        shown: `[patches, classes]` booleans, the classes that each shows.
+        case: `[patches]`, names.
+        centre: `[patches, 3]`, as of a `Patch`.
+    """
+
+    shown: np.ndarray
+    case: np.ndarray
+    centre: np.ndarray
 
 
 class GeneratedMasks:
@@ -112,13 +158,13 @@ class GeneratedMasks:
 
 
 def open_masks(text: str, plan: Plan, device: str | torch.device = "cpu") -> MaskSource:
-    """Masks for a generator of the variant `image`: `real`, `deformed`, or the folder of a mask snapshot.
+    """Masks for a generator of the variant `image`: `deformed`, `blended`, `real`, or the folder of a mask snapshot.
 
     Raises:
         UserError: there is no such snapshot, it generates masks of another kind, or the training cases are gone.
     """
-    if text in ("real", "deformed"):
-        return RealMasks.of_cases(open_same_cases(plan), plan, deformed=text == "deformed")
+    if text in get_args(MaskVariation):
+        return RealMasks.of_cases(open_same_cases(plan), plan, text)
     generator = load_generator(text, device)
     if generator.plan.variant == "image":
         raise UserError(f"{text} generates images, not masks. Choose a snapshot of the variant mask.")

@@ -51,7 +51,7 @@ class RunLogger:
         self.folder = folder
         self.state = state
         self.real = real
-        self.masks = RealMasks(real, state.plan, deformed=True) if state.plan.given_mask else None
+        self.masks = RealMasks(real, state.plan, "deformed") if state.plan.given_mask else None
         self.evaluator = SnapshotEvaluator(preprocessed, state.plan)
         self._open()
 

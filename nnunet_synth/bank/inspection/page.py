@@ -34,7 +34,12 @@ HEAD_BYTES = 1000
 MOST_SETS = 12  # of classes
 REMARKABLE = 2.0  # standard errors by which more alarms than expected are too many
 FAR = 0.2  # pooled standard deviations from which on a distribution is called far from the real one
-MASKS = {"real": "real masks", "deformed": "deformed real masks", "generated": "generated masks"}
+MASKS = {
+    "real": "real masks",
+    "deformed": "deformed real masks",
+    "blended": "blended real masks",
+    "generated": "generated masks",
+}
 
 
 def inspect_bank(folder: Path, path: Path | None = None) -> tuple[Path, Page]:
