@@ -302,6 +302,12 @@ def make_broken(folder, image):
     make_scan(folder, "scan_1", image=image, ending=".nrrd")  # ITK reads NaN in a .nii.gz as 0
 
 
+def test_a_damaged_training_case_is_named(copy, data):
+    (data.folder / "case_1.b2nd").write_bytes(b"")
+    with pytest.raises(UserError, match="case_1"):
+        fill(copy, data)
+
+
 OPEN = ("--without", "all", "--device", "cpu")
 
 

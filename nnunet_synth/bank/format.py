@@ -147,6 +147,7 @@ class LabelledScan(BaseModel):
         refused: the filter that refused it, and why; None if it entered.
         ignored: classes that became ignored voxels because a filter refused the class.
         confidence: of each class that the teachers found, by its name.
+        evaluation_case: the validation or test case that it is, in words; None if it is none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -155,6 +156,7 @@ class LabelledScan(BaseModel):
     refused: str | None = None
     ignored: tuple[str, ...] = ()
     confidence: dict[str, float] = Field(default_factory=dict)
+    evaluation_case: str | None = None
 
 
 class PseudoLabels(BaseModel):
@@ -164,7 +166,6 @@ class PseudoLabels(BaseModel):
         teachers: whose probabilities were averaged.
         round: 1 for teachers that were trained on labelled cases alone.
         scans: in the order in which they were labelled; those that entered are the bank's shards.
-        evaluation_scans: scans that are validation or test cases and were allowed to enter.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -172,7 +173,11 @@ class PseudoLabels(BaseModel):
     teachers: tuple[Teacher, ...] = Field(min_length=1)
     round: int = Field(default=1, ge=1)
     scans: tuple[LabelledScan, ...] = ()
-    evaluation_scans: tuple[str, ...] = ()
+
+    @property
+    def evaluation_scans(self) -> tuple[str, ...]:
+        """Names of scans that entered though they are validation or test cases."""
+        return tuple(scan.name for scan in self.scans if scan.evaluation_case and not scan.refused)
 
 
 class BankDescription(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -172,15 +172,19 @@ class _Screening:
         names = {preprocessed.configuration_name, *(member.record.configuration for member in teachers.members)}
         self.configurations = {name: one for name, one in configurations(preprocessed).items() if name in names}
         self.classes = target_classes(preprocessed.label_manager)
-        training = (read_case(preprocessed, name) for name in fold.training)
-        bar = ProgressBar(training, total=len(fold.training), desc="Reading the labelled cases", unit="case", delay=2)
         self.orientations: set[str] = set()
-        self.anatomy = Anatomy.of(map(self._remember, bar), self.classes)
+        self.anatomy = Anatomy.of(self._labelled_cases(fold), self.classes)
         self.evaluation = EvaluationCases.of(self._evaluation_cases(fold))
 
-    def _remember(self, case: PreprocessedScan) -> tuple[np.ndarray, tuple[float, ...]]:
-        self.orientations.add(case.orientation)
-        return case.label, case.spacing
+    def _labelled_cases(self, fold: Fold) -> Iterator[tuple[np.ndarray, tuple[float, ...]]]:
+        """Label and spacing of each training case; remembers the orientations."""
+        for name in ProgressBar(fold.training, desc="Reading the labelled cases", unit="case", delay=2):
+            try:
+                case = read_case(self.preprocessed, name)
+            except UnreadableScan as error:
+                raise UserError(f"The training case {name} {error}") from None
+            self.orientations.add(case.orientation)
+            yield case.label, case.spacing
 
     def _evaluation_cases(self, fold: Fold) -> dict[str, tuple[str, torch.Tensor]]:
         """SHA-256 and thumbnail of each validation and test case."""
@@ -198,8 +202,8 @@ class _Screening:
             found[f"{kind} case {scan.name}"] = hash_image(image), thumbnail(image)
         return found
 
-    def label(self, scan: Scan) -> tuple[LabelledScan, np.ndarray, np.ndarray, bool]:
-        """The verdict on a scan, its image `[C, z, y, x]`, label `[1, z, y, x]`, and whether it is of evaluation.
+    def label(self, scan: Scan) -> tuple[LabelledScan, np.ndarray, np.ndarray]:
+        """The verdict on a scan, its image `[C, z, y, x]`, and its label `[1, z, y, x]`.
 
         Raises:
             UnreadableScan: it cannot be used.
@@ -212,29 +216,26 @@ class _Screening:
                 f"{' or '.join(sorted(self.orientations))}. Reorient it"
             )
         image_sha256 = hash_image(target.image)
-        evaluation = self.evaluation.find(image_sha256, thumbnail(target.image))
-        verdict = LabelledScan(name=scan.name, image_sha256=image_sha256)
-        if evaluation and not self.request.transductive:
-            refused = verdict.model_copy(update={"refused": f"{LEAK}: it is {evaluation}"})
-            return refused, target.image, target.label[None], True
+        evaluation_case = self.evaluation.find(image_sha256, thumbnail(target.image))
+        verdict = LabelledScan(name=scan.name, image_sha256=image_sha256, evaluation_case=evaluation_case)
+        if evaluation_case and not self.request.transductive:
+            refused = f"{LEAK}: it is {evaluation_case}"
+            return verdict.model_copy(update={"refused": refused}), target.image, target.label[None]
         prediction = self.teachers.predict(read)
         label = self.teachers.label(prediction)
         label[(label == 0) & target.outside] = OUTSIDE
         confidence = confidences(prediction, label, self.classes)
-        problems = {one.name: self._problem(one, label, target, confidence) for one in self.classes}
-        problems = {name: problem for name, problem in problems.items() if problem}
-        verdict = verdict.model_copy(update={"confidence": confidence})
-        manager = self.preprocessed.label_manager
-        if not problems:
-            pass
-        elif manager.has_ignore_label and all(one.mask(label).any() for one in self.classes if one.name in problems):
-            for one in self.classes:
-                if one.name in problems:
-                    label[one.mask(label)] = manager.ignore_label
-            verdict = verdict.model_copy(update={"ignored": tuple(problems)})
-        else:
-            verdict = verdict.model_copy(update={"refused": next(iter(problems.values()))})
-        return verdict, target.image, label[None], bool(evaluation)
+        found = [(one, self._problem(one, label, target, confidence)) for one in self.classes]
+        problems = [(one, problem) for one, problem in found if problem]
+        masks = [one.mask(label) for one, _ in problems]
+        update: dict = {"confidence": confidence}
+        if self.preprocessed.label_manager.has_ignore_label and all(mask.any() for mask in masks):
+            for mask in masks:
+                label[mask] = self.preprocessed.label_manager.ignore_label
+            update["ignored"] = tuple(one.name for one, _ in problems)
+        elif problems:
+            update["refused"] = problems[0][1]
+        return verdict.model_copy(update=update), target.image, label[None]
 
     def _problem(
         self, one: TargetClass, label: np.ndarray, target: PreprocessedScan, confidence: dict[str, float]
@@ -253,7 +254,7 @@ def _label_all(folder: Path, record: BankRecord, scans: Sequence[Scan], screenin
     missing = [scan for scan in scans if scan.name not in known]
     for scan in ProgressBar(missing, desc=f"Labelling {record.name}", unit="scan"):
         try:
-            verdict, image, label, evaluation = screening.label(scan)
+            verdict, image, label = screening.label(scan)
         except UnreadableScan as error:
             unreadable[scan.name] = str(error)
             write_line(f"Scan {scan.name} {error}; it is left out.")
@@ -263,10 +264,7 @@ def _label_all(folder: Path, record: BankRecord, scans: Sequence[Scan], screenin
             shards = len(record.shards)
             shard = write_shard(folder, shard_name(shards), image, label, [shards], shards + 1, screening.preprocessed)
             changes["shards"] = (*record.shards, shard)
-        origin = {"scans": (*record.origin.scans, verdict)}
-        if evaluation and verdict.refused is None:
-            origin["evaluation_scans"] = (*record.origin.evaluation_scans, verdict.name)
-        changes["origin"] = record.origin.model_copy(update=origin)
+        changes["origin"] = record.origin.model_copy(update={"scans": (*record.origin.scans, verdict)})
         changes["filters"] = _count(record.filters, verdict)
         record = record.model_copy(update=changes)
         record.save(folder / RECORD_FILE)

@@ -290,8 +290,10 @@ SCANS = {
     "teachers": [
         {"path": "nnUNetTrainer__nnUNetPlans__2d", "sha256": "0" * 64, "configuration": "2d", "banks": ["kb"]}
     ],
-    "scans": [{"name": f"scan_{number}", "image_sha256": "1" * 64, "confidence": {"1": 0.9}} for number in range(2)],
-    "evaluation_scans": ["scan_1"],
+    "scans": [
+        {"name": "scan_0", "image_sha256": "1" * 64, "confidence": {"first": 0.9}, "refused": "confidence: 0.1"},
+        {"name": "scan_1", "image_sha256": "1" * 64, "evaluation_case": "validation case case_4 (the same image)"},
+    ],
 }
 
 
