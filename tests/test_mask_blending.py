@@ -112,11 +112,15 @@ def test_a_mask_without_foreground_is_blended_where_it_is():
     assert np.abs(np.argwhere(shrunk).mean(axis=0) - 8).max() < 0.5
 
 
-def test_the_frame_is_that_of_the_mask_that_weighs_more():
+def test_the_frame_is_that_of_the_mask_that_weighs_more_and_what_it_holds_is_between_them():
     one, other = draw_ball((30, 26), (16, 12), 6), draw_ball((30, 26), (14, 14), 9)
     one[:4], other[:, :2] = OUTSIDE, OUTSIDE
     for weight, nearer in ((0.3, one), (0.7, other)):
-        assert np.array_equal(blend(one, other, weight) == OUTSIDE, nearer == OUTSIDE)
+        blended = blend(one, other, weight)
+        assert np.array_equal(blended == OUTSIDE, nearer == OUTSIDE)
+        assert abs(radius_of(blended == 1, (1, 1)) - (6 + 3 * weight)) < 1
+        expected = (1 - weight) * np.array([16, 12]) + weight * np.array([14, 14])
+        assert np.abs(np.argwhere(blended == 1).mean(axis=0) - expected).max() < 0.5
 
 
 def test_signed_distances_are_those_to_the_nearest_voxel_of_the_other_side():

@@ -68,8 +68,10 @@ def signed_distance(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 
 def _moved(distances: np.ndarray, start: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """A box of this shape that starts at `start`, in voxels and fractions of them, of each of `[classes, *spatial]`."""
-    scale, first = np.ones(distances.ndim), np.concatenate([[0.0], start])
-    return ndimage.affine_transform(distances, scale, first, (len(distances), *shape), order=1, mode="nearest")
+    scale = np.ones(len(start))
+    return np.stack(
+        [ndimage.affine_transform(part, scale, start, tuple(shape), order=1, mode="nearest") for part in distances]
+    )
 
 
 def _foreground_centroids(*labels: np.ndarray) -> np.ndarray:
