@@ -147,6 +147,8 @@ def test_cases_of_the_dataset_that_the_fold_does_not_use_are_scans_too(copy, dat
     assert fill(copy, data, source=str(written), name="again").record.origin.scans == listed.record.origin.scans
     for name, (image, _) in read(listed).items():
         assert np.array_equal(image, data.load(name).image[:])
+    with pytest.raises(UserError, match="'case_x0' is not a case of"):  # a list longer than a path can be
+        fill(copy, data, source=",".join(["case_5", *(f"case_x{number}" for number in range(500))]), name="long")
 
 
 def test_a_bank_of_scans_is_verified_and_enters_training_as_it_is(copy, data):

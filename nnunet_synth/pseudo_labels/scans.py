@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import gzip
+import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -76,9 +77,9 @@ def find_scans(preprocessed: Preprocessed, fold: Fold, source: str | Path) -> li
         UserError: nothing is found, channels are missing, a name occurs twice, or a case is of the fold.
     """
     path = Path(source or "(nothing)")
-    if path.is_dir():
+    if os.path.isdir(path):  # a list of names may be longer than any path, at which path.is_dir() raises an error
         return _scans_in(preprocessed, fold, path)
-    names = path.read_text().split() if path.is_file() else [name for name in str(source).split(",") if name]
+    names = path.read_text().split() if os.path.isfile(path) else [name for name in str(source).split(",") if name]
     known = set(preprocessed.case_names())
     if not names or not known.issuperset(names):
         what = f"'{next(name for name in names if name not in known)}' is not a case of" if names else "no case of"
