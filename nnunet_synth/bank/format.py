@@ -159,19 +159,14 @@ class LabelledScan(BaseModel):
     evaluation_case: str | None = None
 
 
-class PseudoLabels(BaseModel):
-    """The origin of a bank of real scans that trained nnU-Nets labelled.
+class Scans(BaseModel):
+    """The origin of a bank of real scans.
 
     Attributes:
-        teachers: whose probabilities were averaged.
-        round: 1 for teachers that were trained on labelled cases alone.
         scans: in the order in which they were labelled; those that entered are the bank's shards.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    kind: Literal["pseudo_labels"] = "pseudo_labels"
-    teachers: tuple[Teacher, ...] = Field(min_length=1)
-    round: int = Field(default=1, ge=1)
     scans: tuple[LabelledScan, ...] = ()
 
     @property
@@ -180,11 +175,33 @@ class PseudoLabels(BaseModel):
         return tuple(scan.name for scan in self.scans if scan.evaluation_case and not scan.refused)
 
 
+class PseudoLabels(Scans):
+    """The origin of a bank of real scans that trained nnU-Nets labelled.
+
+    Attributes:
+        teachers: whose probabilities were averaged.
+        round: 1 for teachers that were trained on labelled cases alone.
+    """
+
+    kind: Literal["pseudo_labels"] = "pseudo_labels"
+    teachers: tuple[Teacher, ...] = Field(min_length=1)
+    round: int = Field(default=1, ge=1)
+
+
+class TrueLabels(Scans):
+    """The origin of a bank of real scans with the dataset's own labels: a benchmark's control for pseudo-labels."""
+
+    kind: Literal["true_labels"] = "true_labels"
+
+
+Origin = Generators | PseudoLabels | TrueLabels
+
+
 class BankDescription(BaseModel):
     """Where a bank's samples come from.
 
     Attributes:
-        source: the cases that its generators or teachers were trained on.
+        source: the cases that its generators or teachers were trained on; those of its fold, if it has neither.
         origin: what made the samples.
         filters: by name, in the order of their use.
     """
@@ -192,7 +209,7 @@ class BankDescription(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: PlainName
     source: Source
-    origin: Generators | PseudoLabels = Field(discriminator="kind")
+    origin: Origin = Field(discriminator="kind")
     filters: dict[str, FilterRecord] = Field(default_factory=dict)
     created: str
     release: str
@@ -229,7 +246,7 @@ class BankRecord(BankDescription, Record):
 
     def _shape(self, shard: Shard) -> tuple[int, ...]:
         """Shape that a shard must have: a volume, or slices."""
-        if isinstance(self.origin, PseudoLabels):
+        if isinstance(self.origin, Scans):
             return shard.shape
         return (shard.samples, *self.origin.patch_size)[-3:]
 
@@ -246,7 +263,7 @@ class BankRecord(BankDescription, Record):
     @property
     def complete(self) -> bool:
         """Whether the bank holds as many samples as were requested, or all of its scans were labelled."""
-        done = len(self.origin.scans) if isinstance(self.origin, PseudoLabels) else self.samples
+        done = len(self.origin.scans) if isinstance(self.origin, Scans) else self.samples
         return self.samples > 0 and done >= self.requested
 
 

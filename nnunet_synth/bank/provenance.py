@@ -10,10 +10,11 @@ from nnunet_synth.bank.format import (
     RECORD_FILE,
     BankDescription,
     BankRecord,
-    Generators,
+    Origin,
     PseudoLabels,
     SnapshotReference,
     Teacher,
+    TrueLabels,
 )
 from stylegan2_cond.snapshot import sha256
 
@@ -46,7 +47,9 @@ def provenance(folder: Path) -> BankProvenance:
     return BankProvenance(**found)
 
 
-def _portable_origin(origin: Generators | PseudoLabels) -> Generators | PseudoLabels:
+def _portable_origin(origin: Origin) -> Origin:
+    if isinstance(origin, TrueLabels):
+        return origin
     if isinstance(origin, PseudoLabels):
         return origin.model_copy(update={"teachers": tuple(_portable(teacher) for teacher in origin.teachers)})
     masks = origin.mask_snapshot and _portable(origin.mask_snapshot)

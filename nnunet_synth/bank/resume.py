@@ -52,7 +52,7 @@ def resume_bank(folder: Path, requested: BankRecord, without: set[str]) -> BankR
         return None
     record = BankRecord.load(folder / RECORD_FILE)
     if not isinstance(record.origin, Generators):
-        raise UserError(f"Bank {folder} exists and holds pseudo-labelled scans. Choose another name with --name.")
+        raise UserError(f"Bank {folder} exists and holds real scans. Choose another name with --name.")
     if not record.shards:  # no sample has entered, so there is nothing to keep
         for refused in folder.glob("refused_*.png"):
             refused.unlink()

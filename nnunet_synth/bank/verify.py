@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
-from nnunet_synth.bank.format import RECORD_FILE, SHARD_ENDINGS, BankRecord, Generators, PseudoLabels, Shard
+from nnunet_synth.bank.format import RECORD_FILE, SHARD_ENDINGS, BankRecord, Generators, Scans, Shard
 from nnunet_synth.bank.untrusted_files import (
     check_array,
     check_finite,
@@ -91,7 +91,7 @@ def _check_shard(folder: Path, record: BankRecord, shard: Shard, preprocessed: P
         )
         manager = preprocessed.label_manager
         labels = {OUTSIDE, *manager.all_labels}
-        if isinstance(record.origin, PseudoLabels) and manager.has_ignore_label:
+        if isinstance(record.origin, Scans) and manager.has_ignore_label:
             labels.add(manager.ignore_label)
     check_array(image, image_file, np.float32, (channels, *shard.shape))
     check_array(label, label_file, np.int16, (1, *shard.shape))

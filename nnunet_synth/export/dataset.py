@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, PseudoLabels
+from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, Scans
 from nnunet_synth.bank.provenance import BankProvenance, provenance
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard, ExportSpec, find_unfinished, make_folder
@@ -136,8 +136,8 @@ def _open(bank: Path) -> Inputs:
     here = Source.of(preprocessed, fold)
     refuse_leaks(bank, record, here, case_hashes(preprocessed, fold.validation))
     record = verify_bank(bank, preprocessed)
-    if isinstance(record.origin, PseudoLabels):
-        raise UserError(f"{bank} holds real scans with pseudo-labels. export-dataset writes banks of generated pairs.")
+    if isinstance(record.origin, Scans):
+        raise UserError(f"{bank} holds real scans. export-dataset writes banks of generated pairs.")
     raw = find_raw_dataset(preprocessed, sorted({*fold.training, *fold.validation}))
     reader = preprocessed.plans_manager.image_reader_writer_class()
     style = read_format(reader, raw.ending, raw.cases[fold.training[0]])

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from nnunet_synth.bank.format import PseudoLabels
+from nnunet_synth.bank.format import PseudoLabels, TrueLabels
 from nnunet_synth.bank.provenance import BankProvenance
 from nnunet_synth.training.usage_record import SYNTHETIC_DATA_FILE, TrainingRecord, Use
 from stylegan2_cond.errors import UserError
@@ -76,6 +76,8 @@ def _summary(use: Use) -> str:
 
 def _describe(bank: BankProvenance) -> str:
     origin = bank.origin
+    if isinstance(origin, TrueLabels):
+        return f"bank '{bank.name}': {bank.samples} scans of {bank.source.dataset_name} with the dataset's own labels"
     if isinstance(origin, PseudoLabels):
         weights = " and ".join(teacher.sha256[:12] for teacher in origin.teachers)
         held = len(origin.evaluation_scans)

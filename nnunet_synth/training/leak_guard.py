@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunet_synth.bank.format import BankDescription, BankRecord, PseudoLabels
+from nnunet_synth.bank.format import BankDescription, BankRecord, Scans
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
@@ -32,10 +32,10 @@ def refuse_leaks(folder: Path, record: BankRecord, here: Source, validation: Map
         LeakError: the bank does not fit; with the commands that make one that does.
     """
     place = f"{here.dataset_name} {here.configuration} {here.fold}"
-    pseudo = isinstance(record.origin, PseudoLabels)
+    scans = isinstance(record.origin, Scans)
     remedy = "Make one for this fold: " + (
         f"nnunet-synth pseudo-label {place} -i FOLDER"
-        if pseudo
+        if scans
         else f"stylegan2-cond train {place}, then nnunet-synth bank {place} -n {record.requested}"
     )
     made = record.source
@@ -49,7 +49,7 @@ def refuse_leaks(folder: Path, record: BankRecord, here: Source, validation: Map
     if here.fold == FOLD_ALL:
         return
     if seen := seen_in_bank(record, validation):
-        maker = "holds, or has a teacher that saw," if pseudo else "comes from a generator that saw"
+        maker = "holds, or has a teacher that saw," if scans else "comes from a generator that saw"
         raise LeakError(
             f"Bank {folder} (fold {made.fold}) {maker} {len(seen)} of the {len(validation)} validation cases of fold "
             f"{here.fold}, {seen[0]} among them, so validation scores would be meaningless. {remedy}"
@@ -72,7 +72,7 @@ def seen_in_bank(bank: BankDescription, validation: Mapping[str, str]) -> list[s
         Names, with the names of cases of the same image. Scans that the bank declares as evaluation cases are left out.
     """
     cases = _training_cases(bank.source)
-    if isinstance(bank.origin, PseudoLabels):
+    if isinstance(bank.origin, Scans):
         declared = bank.origin.evaluation_scans
         cases += [(scan.name, scan.image_sha256) for scan in bank.origin.scans if scan.name not in declared]
     return _seen(cases, validation)

@@ -22,7 +22,7 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
     nnUNetTrainer_250epochs,
 )
 
-from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, PseudoLabels, banks_folder, find_banks
+from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, Scans, banks_folder, find_banks
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.training.cutmix import CutMix
 from nnunet_synth.training.leak_guard import refuse_leaks
@@ -116,7 +116,7 @@ class SyntheticDataMixin:
 
     def _margins(self, record: BankRecord) -> Margins:
         """Those of a bank's samples: generated patches are padded to the size of real cases."""
-        if isinstance(record.origin, PseudoLabels):
+        if isinstance(record.origin, Scans):
             return NO_MARGINS
         configuration, patch_size = self.configuration_manager, record.origin.patch_size
         usual = configuration.configuration.get("median_image_size_in_voxels", patch_size)

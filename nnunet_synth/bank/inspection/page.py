@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_synth.bank.filters import FILTERS, NOT_WANTED
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, PseudoLabels
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, PseudoLabels, TrueLabels
 from nnunet_synth.bank.inspection.figures import GENERATED, REAL, plot_distributions, spread_of
 from nnunet_synth.bank.inspection.findings import Findings, find_out
 from nnunet_synth.bank.inspection.gallery import gallery, legend, most_alike
@@ -54,13 +54,19 @@ def inspect_bank(folder: Path, path: Path | None = None) -> tuple[Path, Page]:
 
     Raises:
         DamagedBank: files are missing, truncated or changed; no page is written.
-        UserError: the folder is not a bank, or there is a file at `path` that is not such a page.
+        UserError: the folder is not a bank, or one of the dataset's own labels, or there is a file at `path` that is
+            not such a page.
     """
     path = path or folder / PAGE_FILE
     _refuse_other_folder(folder)
     _refuse_other_file(path)
     record = BankRecord.load(folder / RECORD_FILE)
     file_bytes = verify_files(folder, record)
+    if isinstance(record.origin, TrueLabels):
+        raise UserError(
+            f"{folder} is a benchmark's control: scans with the dataset's own labels, of which there is no page. All "
+            f"its files match their SHA-256."
+        )
     if isinstance(record.origin, PseudoLabels):
         page = build_scan_page(folder, record, file_bytes, f"{COMMAND} {version('nnunet-synth')}")
     else:
