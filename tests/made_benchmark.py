@@ -19,6 +19,7 @@ TITLES = {
     "deformed": "Images on deformed masks",
     "half": "Pairs, ratio 0.5",
 }
+UNLABELLED = {"pseudo": "pseudo-labels", "true-labels": "true-labels", "oracle": "training-cases"}
 SYNTHETIC = {"pairs": 4000, "deformed": 4000, "half": 8000}  # bank's samples
 
 
@@ -98,7 +99,13 @@ def _design(
         seed=0,
         sizes=sizes,
         arms=tuple(
-            Arm(name=arm, title=TITLES[arm], baseline=arm == "nnunet", variant="pair" if arm in SYNTHETIC else None)
+            Arm(
+                name=arm,
+                title=TITLES.get(arm, arm),
+                baseline=arm == "nnunet",
+                variant="pair" if arm in SYNTHETIC else None,
+                unlabelled=UNLABELLED.get(arm),
+            )
             for arm in arms
         ),
         test_cases=tuple(cases),

@@ -253,7 +253,7 @@ def test_nnunet_alone_is_nothing_to_compare_with(tmp_path):
         ("[a]\nbaseline = true\n[b]\nvariant = 'pair'\nmasks = 'real'", "variant image"),
         ("[a]\nbaseline = true\n[b]\nratoi = 0.5", "did you mean 'ratio'"),
         ("[a]\nbaseline = true\n[b]\nratio = 2", "less than or equal to 1"),
-        ("[a]\nbaseline = true\n[b]\ntrainer = 'nnUNetTrainerSynth'", "needs a generator"),
+        ("[a]\nbaseline = true\n[b]\ntrainer = 'nnUNetTrainerSynth'", "needs a bank"),
         ("[A b]\nbaseline = true", "cannot be read as TOML"),
         ("x = 1", "x does not belong"),
     ],

@@ -48,8 +48,8 @@ def data_of(count: int, reader: str = "SimpleITKIO"):
     )
 
 
-def design_of(count: int, reader: str = "SimpleITKIO", **typed: object):
-    return make_design(data_of(count, reader), ARMS, BenchmarkOptions("950", "2d", **typed))
+def design_of(count: int, reader: str = "SimpleITKIO", arms: tuple[Arm, ...] = ARMS, **typed: object):
+    return make_design(data_of(count, reader), arms, BenchmarkOptions("950", "2d", **typed))
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -97,6 +97,22 @@ def test_what_was_typed_is_done_or_refused_by_its_option(count, test_cases, size
         assert len(design.test_cases) == test_cases
     if sizes is not None:
         assert set(design.sizes) == {len(design.pool) if size == "all" else size for size in sizes}
+
+
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("count", range(7, 61))
+def test_the_default_design_leaves_unlabelled_cases_to_an_arm_that_needs_them(count, quick):
+    arms = (*ARMS, Arm(name="pseudo", unlabelled="pseudo-labels"))
+    pool = len(design_of(count, quick=quick).pool)
+    if pool <= 4:
+        with pytest.raises(UserError, match=rf"All {pool} cases .* arm pseudo\b.*--sizes"):
+            design_of(count, arms=arms, quick=quick)
+        return
+    design = design_of(count, arms=arms, quick=quick)
+    assert design.sizes == tuple(size for size in design_of(count, quick=quick).sizes if size < pool)
+    assert all(len(design.unlabelled(fold)) == pool - one.size for fold, one in enumerate(design.training_sets))
+    with pytest.raises(UserError, match="--sizes"):
+        design_of(count, arms=arms, quick=quick, sizes="2,all")
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "many", ""])
@@ -180,6 +196,15 @@ def test_a_dry_run_says_how_long_it_takes_by_steps_of_nnunets_network(benchmark,
     assert f"({minutes:.0f} min of jobs)" in printed
     assert f"{minutes / 3:.0f} min with 3 jobs" in printed
     assert "more for the generators and banks" in printed
+
+
+def test_a_dry_run_lists_the_tasks_of_unlabelled_cases_and_says_what_they_do_to_the_sizes(benchmark):
+    arms = ("pseudo", "true-labels", "oracle", "ensemble")
+    code, printed = benchmark(12, "--dry-run", *(part for arm in arms for part in ("--arm", arm)))
+    assert code in (0, None)
+    assert "bank pseudo-labels, 4 cases, training set 0  (needs run_nnunet_4_0)" in printed
+    assert "run ensemble, 4 cases, training set 0  (needs run_nnunet_4_0, run_nnunet-again_4_0)" in printed
+    assert "no size has all 6 cases" in printed
 
 
 def test_a_step_of_nnunets_network_takes_the_time_that_it_takes(one_case, monkeypatch):

@@ -17,7 +17,7 @@ CLASSES = "mean"  # in the column label: the mean over classes
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of computing per run, generator included, of an arm and of nnU-Net alone; NaN if unknown."""
+    """Seconds of computing per run, of an arm with all that it needs and of nnU-Net alone; NaN if unknown."""
 
     arm: float
     baseline: float

@@ -21,10 +21,12 @@ else:
     import tomli as tomllib
 
 DEFAULT_ARMS = Path(__file__).parent / "arms.toml"
+PSEUDO_LABELS, TRUE_LABELS, TRAINING_CASES = "pseudo-labels", "true-labels", "training-cases"
 CHOICES = {
     "variant": ("pair", "image", "pair+image"),
     "masks": (*get_args(MaskVariation), "generated"),
     "schedule": tuple(SCHEDULES),
+    "unlabelled": (PSEUDO_LABELS, TRUE_LABELS, TRAINING_CASES),
 }
 PLAIN_TRAINER, SYNTH_TRAINER = "nnUNetTrainer", "nnUNetTrainerSynth"
 
@@ -36,10 +38,14 @@ class Arm(BaseModel):
         name: of a-z, 0-9 and hyphens; part of file names.
         title: name in the report.
         baseline: nnU-Net alone, with which all others are compared.
-        trainer: any nnU-Net trainer; by default nnU-Net's own, and with pairs the plugin's.
+        trainer: any nnU-Net trainer; by default nnU-Net's own, and with a bank the plugin's.
         variant: `pair`, `image` or `pair+image`, which is an ensemble; None for no synthetic pairs.
         masks: what `image` generates images for: `deformed`, `blended`, `real` or `generated` masks.
-        ratio, schedule: probability of a synthetic pair in training.
+        unlabelled: what the unlabelled cases are used for: a bank of `pseudo-labels`; or, as controls with their true
+            labels, a bank of `true-labels` or ordinary `training-cases`. None to leave them out.
+        members: names of arms whose nnU-Nets of the same training set predict together with this arm's.
+        ratio, schedule: probability of a draw from the bank in training.
+        cutmix: probability of CutMix between a real patch and one from the bank.
         samples: size of the bank; the budget's number if None.
         without: filters that are disabled.
         snapshots: 1 for the best snapshot of the generator's run; more for an ensemble of its last ones.
@@ -52,8 +58,11 @@ class Arm(BaseModel):
     trainer: str = ""
     variant: str | None = None
     masks: str | None = None
+    unlabelled: str | None = None
+    members: tuple[str, ...] = ()
     ratio: float = Field(default=0.25, ge=0, le=1)
     schedule: str = "linear"
+    cutmix: float = Field(default=0.0, ge=0, le=1)
     samples: int | None = Field(default=None, ge=1)
     without: tuple[str, ...] = ()
     balanced: bool = False
@@ -70,12 +79,16 @@ class Arm(BaseModel):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if self.baseline and self.variant:
-            raise ValueError("the baseline is nnU-Net alone, without a generator")
+        if self.baseline and (self.variant or self.unlabelled or self.members):
+            raise ValueError("the baseline is nnU-Net alone, without a generator, unlabelled cases or members")
+        if (self.variant is not None) + (self.unlabelled is not None) + bool(self.members) > 1:
+            raise ValueError("an arm has one of variant, unlabelled and members")
+        if self.cutmix and not self.bank:
+            raise ValueError("cutmix needs a bank: set variant, or unlabelled to pseudo-labels or true-labels")
         if self.masks and "image" not in self.generators:
             raise ValueError("masks need a generator of images for masks (variant image)")
-        if not self.variant and self.trainer.endswith("Synth"):
-            raise ValueError(f"trainer {self.trainer} needs a generator: set variant")
+        if not self.bank and self.trainer.endswith("Synth"):
+            raise ValueError(f"trainer {self.trainer} needs a bank: set variant, or unlabelled to pseudo-labels")
         return self
 
     @property
@@ -87,14 +100,14 @@ class Arm(BaseModel):
     @property
     def trainer_name(self) -> str:
         """Name of nnU-Net's trainer, without the benchmark's suffix."""
-        return self.trainer or (SYNTH_TRAINER if self.variant else PLAIN_TRAINER)
+        return self.trainer or (SYNTH_TRAINER if self.bank else PLAIN_TRAINER)
 
     @property
     def bank(self) -> str | None:
         """Name of its bank, which arms that differ only in training share."""
-        if not self.variant:
+        if not self.variant and self.unlabelled in (None, TRAINING_CASES):
             return None
-        parts = [self.variant.replace("+", "-"), self.masks]
+        parts = [self.variant.replace("+", "-") if self.variant else self.unlabelled, self.masks]
         parts += [f"last{self.snapshots}" if self.snapshots > 1 else None, "balanced" if self.balanced else None]
         parts += [f"margin{self.margin:g}" if self.margin is not None else None]
         parts += [f"n{self.samples}" if self.samples is not None else None]
@@ -106,7 +119,8 @@ def read_arms(path: Path = DEFAULT_ARMS) -> tuple[tuple[Arm, ...], tuple[str, ..
     """The arms of a TOML file, in its order, and the names of those that run by default.
 
     Raises:
-        UserError: the file is missing or not TOML, has an unknown key or a wrong value, or not exactly one baseline.
+        UserError: the file is missing or not TOML, has an unknown key or a wrong value, not exactly one baseline, or
+            members that are not nnU-Nets alone.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -133,11 +147,18 @@ def read_arms(path: Path = DEFAULT_ARMS) -> tuple[tuple[Arm, ...], tuple[str, ..
             f"{path}: {'no arm is' if not baselines else ' and '.join(baselines) + ' are'} the baseline. Set "
             f"baseline = true in exactly one, nnU-Net alone, with which the others are compared."
         )
+    alone = {arm.name for arm in arms if not (arm.variant or arm.unlabelled or arm.members)}
+    for arm in arms:
+        if wrong := [name for name in arm.members if name not in alone]:
+            raise UserError(
+                f"{path}, arm {arm.name}: member {wrong[0]} is not an arm of nnU-Net alone. There are: "
+                f"{', '.join(sorted(alone))}. Fix the file."
+            )
     return tuple(arms), tuple(default)
 
 
 def choose_arms(path: Path | None, names: Sequence[str]) -> tuple[Arm, ...]:
-    """The named or else the default arms of a file, and always the baseline.
+    """The named or else the default arms of a file, and always the baseline and the members of an ensemble.
 
     Args:
         path: the shipped file if None.
@@ -149,7 +170,9 @@ def choose_arms(path: Path | None, names: Sequence[str]) -> tuple[Arm, ...]:
     known = [arm.name for arm in arms]
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"There is no arm {unknown[0]} in {path or DEFAULT_ARMS}. There are: {', '.join(known)}.")
-    chosen = tuple(arm for arm in arms if arm.baseline or arm.name in (names or default))
+    wanted = {*(names or default)}
+    wanted |= {member for arm in arms if arm.name in wanted for member in arm.members}
+    chosen = tuple(arm for arm in arms if arm.baseline or arm.name in wanted)
     if len(chosen) < 2:
         others = [arm.name for arm in arms if not arm.baseline]
         raise UserError(

@@ -44,37 +44,40 @@ def write_tables(folder: Path, design: Design, records: Mapping[str, TaskRecord]
             except UserError as error:
                 print(f"Warning: {error} {name} is left out; the same command repeats it.", file=sys.stderr)
                 records[name] = records[name].model_copy(update={"state": "missing", "error": str(error)})
-        runs.append(key | _run_row(folder, design, task, records))
+        runs.append(key | _run_row(folder, design, task, tasks, records))
     write_rows(folder / SCORES_FILE, SCORE_COLUMNS, scores)
     write_rows(folder / RUNS_FILE, RUN_COLUMNS, runs)
 
 
-def _run_row(folder: Path, design: Design, task: Task, records: Mapping[str, TaskRecord]) -> dict:
-    """A generator's time is in the rows of all arms that use it, though it was spent once."""
+def _run_row(
+    folder: Path, design: Design, task: Task, tasks: Mapping[str, Task], records: Mapping[str, TaskRecord]
+) -> dict:
+    """The time of a generator, teacher or member is in the rows of all arms that use it, though it was spent once."""
     record, arm, fold = records[task.name], arm_of(task, design), design.fold(task.size, task.training_set)
     row = {
-        "training_cases": " ".join(design.training_sets[fold].cases),
+        "training_cases": " ".join(design.training_cases(design.fold(task.size, task.training_set, arm))),
         "iterations": design.budget.iterations,
         "seconds_nnunet": f"{record.seconds:.1f}" if record.seconds else "",
         "state": "missing" if record.state == "running" else record.state,
         "error": record.error,
     }
-    if not arm.variant:
-        return row
-    used = [f"generator_{variant}" for variant in arm.generators] + [f"bank_{arm.bank}"]
-    used = [records[f"{name}_{task.size}_{task.training_set}"] for name in used]
-    if all(one.state == "done" for one in used):
-        row["seconds_generator"] = f"{sum(one.seconds for one in used):.1f}"
-    return row | _quality(folder, design, arm, fold)
+    used = {*task.needs, *(need for name in task.needs for need in tasks[name].needs)}
+    if arm.variant:  # the nnU-Net that a filter asks is not counted
+        used = {name for name in used if tasks[name].kind != "run"}
+    if used and all(records[name].state == "done" for name in used):
+        row["seconds_generator"] = f"{sum(records[name].seconds for name in used):.1f}"
+    return row | (_quality(folder, design, arm, fold) if arm.bank else {})
 
 
 def _quality(folder: Path, design: Design, arm: Arm, fold: int) -> dict:
-    """Size of the bank, and quality of the generator; of an ensemble, of its first one."""
+    """Size of the bank, and quality of its generator, if it has one; of an ensemble, of its first one."""
     found: dict[str, object] = {}
     pattern = banks_folder(Path(), "*", fold) / arm.bank / RECORD_FILE
     for path in (folder / "nnUNet_preprocessed" / design.dataset).glob(str(pattern)):
         if record := _load(BankRecord, path):
             found["bank_samples"] = record.samples
+    if not arm.variant:
+        return found
     best = find_best(generator_folder(folder, design, arm.generators[0], fold))
     if best is not None and (card := _load(Card, best / CARD_FILE)):
         found["generator_images"] = card.images_seen

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from nnunet_synth.benchmark.arms import Arm
+from nnunet_synth.benchmark.arms import TRAINING_CASES, Arm
 from nnunet_synth.benchmark.budget import Budget, choose_budget, network_size
 from nnunet_synth.benchmark.case_selection import choose_sizes, choose_test_cases, find_subjects, parse_sizes
 from nnunet_synth.benchmark.options import BenchmarkOptions
@@ -23,6 +23,7 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
 
 DESIGN_FILE = "design.json"
+FIRST_ORACLE_FOLD = 1000  # far enough from the training sets' own folds that these can be added later
 _READERS_WITHOUT_SPACING = ("NaturalImage2DIO",)  # of nnU-Net; a pixel's side counts as 1
 _MAY_GROW = ("arms", "sizes", "training_sets")  # in an existing folder; a finished run stays what it was
 _MAY_DIFFER = ("machine", "release", "format_version")
@@ -50,7 +51,8 @@ class Design(Document):
         test_cases: the cases that all runs are tested on and none trains on.
         pool: the cases that training sets are chosen from.
         subjects: by case, where a subject has several cases; then no subject is both trained and tested on.
-        training_sets: one for each size and number; nnU-Net's fold of a set is its place in this list.
+        training_sets: one for each size and number; nnU-Net's fold of a set is its place in this list, and where an arm
+            trains on the unlabelled cases as well, `FIRST_ORACLE_FOLD` more.
         labels: names of the classes or regions, by the `label` of `scores.csv`.
         budget: the same for all arms.
         network: features per stage and batch size of nnU-Net.
@@ -80,6 +82,8 @@ class Design(Document):
     def _is_complete(self) -> Self:
         if sum(arm.baseline for arm in self.arms) != 1 or len({arm.name for arm in self.arms}) < len(self.arms):
             raise ValueError("arms must have one baseline, and different names")
+        if missing := {name for arm in self.arms for name in arm.members} - {arm.name for arm in self.arms}:
+            raise ValueError(f"arms lack the members {', '.join(sorted(missing))}")
         planned = product(self.sizes, range(self.sets_per_size))
         if sorted((one.size, one.number) for one in self.training_sets) != sorted(planned):
             raise ValueError("training_sets must be one for each size and number")
@@ -102,9 +106,18 @@ class Design(Document):
         """Number of training sets of each size."""
         return len(self.training_sets) // len(self.sizes)
 
-    def fold(self, size: int, number: int) -> int:
-        """nnU-Net's fold of a training set."""
-        return next(i for i, one in enumerate(self.training_sets) if (one.size, one.number) == (size, number))
+    def fold(self, size: int, number: int, arm: Arm | None = None) -> int:
+        """nnU-Net's fold of a training set, or of an arm's runs, which may train on the unlabelled cases as well."""
+        place = next(i for i, one in enumerate(self.training_sets) if (one.size, one.number) == (size, number))
+        return place + FIRST_ORACLE_FOLD * (arm is not None and arm.unlabelled == TRAINING_CASES)
+
+    def unlabelled(self, fold: int) -> tuple[str, ...]:
+        """The cases of the pool that are not in the training set of a fold, which count as unlabelled."""
+        return tuple(sorted({*self.pool} - {*self.training_sets[fold].cases}))
+
+    def training_cases(self, fold: int) -> tuple[str, ...]:
+        """The training cases of one of nnU-Net's folds."""
+        return self.training_sets[fold].cases if fold < FIRST_ORACLE_FOLD else self.pool
 
 
 def make_design(preprocessed: Preprocessed, arms: Sequence[Arm], options: BenchmarkOptions) -> Design:
@@ -126,6 +139,9 @@ def make_design(preprocessed: Preprocessed, arms: Sequence[Arm], options: Benchm
             f"train on. Ask for fewer with --test-cases, or say with --subjects which cases belong to one subject."
         )
     sizes = choose_sizes(len(pool), requested_sizes, quick=options.quick, dataset=dataset)
+    if requested_sizes is None and len(sizes) > 1 and sizes[-1] == len(pool) and any(arm.unlabelled for arm in arms):
+        sizes = sizes[:-1]
+    _require_unlabelled(arms, sizes, pool)
     budget = choose_budget(options)
     plans = preprocessed.plans_manager.plans
     return Design(
@@ -146,6 +162,16 @@ def make_design(preprocessed: Preprocessed, arms: Sequence[Arm], options: Benchm
         machine={"cores": os.cpu_count() or 1, "torch": version("torch"), "device": options.device.split(":")[0]},
         release=version("nnunet-synth"),
     )
+
+
+def _require_unlabelled(arms: Sequence[Arm], sizes: Sequence[int], pool: Sequence[str]) -> None:
+    needing = [arm.name for arm in arms if arm.unlabelled]
+    if needing and max(sizes) >= len(pool):
+        raise UserError(
+            f"All {len(pool)} cases besides the test cases are training cases at the largest size, so none is left as "
+            f"an unlabelled case for the arm {needing[0]}. Ask for smaller --sizes, for fewer --test-cases, or for "
+            f"other arms with --arm."
+        )
 
 
 def make_training_sets(
@@ -196,10 +222,12 @@ def _grow(saved: Design, requested: Design) -> Design:
     sets_per_size = max(saved.sets_per_size, requested.sets_per_size)
     subject_of = saved.subjects or {case: case for case in saved.pool}
     known = {(one.size, one.number) for one in saved.training_sets}
+    arms = (*saved.arms, *(arm for arm in requested.arms if arm not in saved.arms))
+    _require_unlabelled(arms, sizes, saved.pool)
     sets = make_training_sets(saved.pool, subject_of, sizes, sets_per_size, saved.seed)
     return saved.model_copy(
         update={
-            "arms": (*saved.arms, *(arm for arm in requested.arms if arm not in saved.arms)),
+            "arms": arms,
             "sizes": sizes,
             "training_sets": (*saved.training_sets, *(one for one in sets if (one.size, one.number) not in known)),
         }

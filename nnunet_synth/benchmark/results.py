@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nnunet_synth.benchmark.arms import Arm
+from nnunet_synth.benchmark.arms import PSEUDO_LABELS, Arm
 from nnunet_synth.benchmark.design import DESIGN_FILE, Design
 from nnunet_synth.benchmark.statistics import mean
 from stylegan2_cond.errors import UserError
@@ -91,8 +91,15 @@ class Benchmark:
 
     @property
     def synthetic(self) -> tuple[int, ...]:
-        """Indices of the treatments with a generator."""
-        return tuple(index for index in self.treatments if self.arms[index].variant)
+        """Indices of the treatments with generated pairs or pseudo-labels."""
+        arms = self.arms
+        return tuple(i for i in self.treatments if arms[i].variant or arms[i].unlabelled == PSEUDO_LABELS)
+
+    @property
+    def subject(self) -> str:
+        """What a verdict is about, in words."""
+        kinds = ("synthetic pairs" if self.arms[index].variant else "pseudo-labels" for index in self.synthetic)
+        return " or ".join(dict.fromkeys(kinds)) or "the arms"
 
     def of_runs(self, column: str) -> np.ndarray:
         """A column of the runs as `[arms, sizes, sets]`."""

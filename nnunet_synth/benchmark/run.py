@@ -127,6 +127,8 @@ def _notes(design: Design, options: BenchmarkOptions) -> list[str]:
             f"{design.dataset} has {test + training} cases: {test} to test on and {training} to train on, so the sizes "
             f"are {','.join(map(str, design.sizes))}."
         )
+    if options.sizes is None and any(arm.unlabelled for arm in design.arms):
+        notes.append(f"An arm needs unlabelled cases, so no size has all {training} cases that could be trained on.")
     if test < FEW_TEST_CASES:
         notes.append(
             f"Only {test} test cases: a difference must have the same sign in nearly all of them to be distinguished "

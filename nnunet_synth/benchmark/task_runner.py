@@ -14,20 +14,26 @@ from typing import Literal
 from filelock import FileLock
 
 from nnunet_synth.bank.fill import IF_REFUSED
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.benchmark.arms import PSEUDO_LABELS
 from nnunet_synth.benchmark.design import DESIGN_FILE, Design
 from nnunet_synth.benchmark.tasks import Task, arm_of, commands, make_tasks
-from nnunet_synth.benchmark.workspace import model_folder, variables
+from nnunet_synth.benchmark.workspace import bank_folder, predictions_folder, variables
 from nnunet_synth.launcher import run_logged
+from nnunet_synth.pseudo_labels.label import IF_ALL_REFUSED
+from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
 
 State = Literal["missing", "running", "done", "failed"]
 MAX_RESUMED_FAILURES = 2  # after which even a finished training is repeated from the start
 # A bank's own advice names options that a benchmark does not have.
-ADVICE_IF_REFUSED = (
-    "Add an arm that leaves this filter open (--arm pair-unfiltered, or your own in a file for --arms), or start a "
-    "benchmark with a longer training in another folder (--kimg, -o)."
-)
+ADVICE = {
+    IF_REFUSED: "Add an arm that leaves this filter open (--arm pair-unfiltered, or your own in a file for --arms), or "
+    "start a benchmark with a longer training in another folder (--kimg, -o).",
+    IF_ALL_REFUSED: "Add an arm of your own that turns this filter off (key without, in a file for --arms), or start a "
+    "benchmark with a longer training in another folder (--epochs, -o).",
+}
 _NOT_AN_ERROR = re.compile(r"^\s|^$|Warning|warnings\.warn|^Traceback|^\$ |^During handling|^The above exception")
 
 
@@ -148,35 +154,49 @@ def _run_commands(task: Task, design: Design, folder: Path, threads: int, device
     log, environment = log_path(folder, task.name), variables(folder, threads)
     for command in commands(task, design, folder, device):
         start = log.stat().st_size if log.exists() else 0
-        if code := run_logged(command, log, environment, detached=True, each_second=stop_if_orphaned):
-            what, refused, _ = (last_error(log, start) or f"ended with code {code}").partition(IF_REFUSED)
-            raise UserError(f"{command[0]}: {what}{ADVICE_IF_REFUSED if refused else ''}")
+        code = run_logged(command, log, environment, detached=True, each_second=stop_if_orphaned)
+        if code and not (code == 1 and _holds_the_other_scans(task, design, folder)):
+            what = last_error(log, start) or f"ended with code {code}"
+            for marker, advice in ADVICE.items():
+                what, refused, _ = what.partition(marker)
+                what += advice if refused else ""
+            raise UserError(f"{command[0]}: {what}")
+
+
+def _holds_the_other_scans(task: Task, design: Design, folder: Path) -> bool:
+    """Whether a bank of scans is complete, though its command ended with code 1: some scans could not be used."""
+    arm = arm_of(task, design)
+    if task.kind != "bank" or arm.unlabelled != PSEUDO_LABELS:
+        return False
+    preprocessed = open_preprocessed(design.dataset, design.configuration, design.plans)
+    fold = design.fold(task.size, task.training_set)
+    record = bank_folder(folder, design, preprocessed, arm, fold) / RECORD_FILE
+    return record.exists() and BankRecord.load(record).complete
 
 
 def score_run(task: Task, design: Design, folder: Path) -> None:
     """Score a run's predictions of the test cases, and remove the checkpoints that are not needed any more."""
     from nnunet_synth.benchmark.scoring import COLUMNS, score_predictions, write_rows
-    from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 
-    model = _fold_folder(task, design, folder)
+    predictions = _predictions(task, design, folder)
     preprocessed = open_preprocessed(design.dataset, design.configuration, design.plans)
-    rows = score_predictions(preprocessed, model / "validation", design.test_cases)
+    rows = score_predictions(preprocessed, predictions, design.test_cases)
     write_rows(scores_path(folder, task.name), COLUMNS, rows)
     for unused in ("checkpoint_best.pth", "checkpoint_latest.pth"):  # only the final weights were tested
-        (model / unused).unlink(missing_ok=True)
+        (predictions.parent / unused).unlink(missing_ok=True)
 
 
 def _remove_failed_training(failures: int, task: Task, design: Design, folder: Path) -> None:
     """A stopped training continues, a failed one does not: nnU-Net's checkpoints may be truncated."""
     if task.kind == "run":
-        model = _fold_folder(task, design, folder)
+        model = _predictions(task, design, folder).parent
         if failures >= MAX_RESUMED_FAILURES or not (model / "checkpoint_final.pth").exists():
             shutil.rmtree(model, ignore_errors=True)
 
 
-def _fold_folder(task: Task, design: Design, folder: Path) -> Path:
-    fold = design.fold(task.size, task.training_set)
-    return model_folder(folder, design, arm_of(task, design)) / f"fold_{fold}"
+def _predictions(task: Task, design: Design, folder: Path) -> Path:
+    arm = arm_of(task, design)
+    return predictions_folder(folder, design, arm, design.fold(task.size, task.training_set, arm))
 
 
 def last_error(log: Path, start: int = 0) -> str:

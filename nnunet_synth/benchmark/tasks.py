@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from nnunet_synth.benchmark.arms import Arm
+from nnunet_synth.benchmark.arms import PSEUDO_LABELS, TRUE_LABELS, Arm
 from nnunet_synth.benchmark.budget import SUFFIX
 from nnunet_synth.benchmark.design import Design
 from nnunet_synth.benchmark.workspace import generator_folder, model_folder, plans_name
@@ -49,13 +49,17 @@ def make_tasks(design: Design) -> dict[str, Task]:
     """All tasks by name, each after those that it needs; by number of the training set, then by size."""
     tasks: list[Task] = []
     for number, size in product(range(design.sets_per_size), design.sizes):
-        # Runs without pairs first: a bank's filter `fit` asks the baseline's nnU-Net.
-        tasks += [Task("run", arm.name, size, number) for arm in design.arms if not arm.variant]
+        # Runs without a bank first: the filter `fit` and pseudo-labels ask the baseline's nnU-Net. Ensembles follow.
+        for arm in sorted(design.arms, key=lambda arm: len(arm.members)):
+            if not arm.bank:
+                members = tuple(Task("run", member, size, number).name for member in arm.members)
+                tasks.append(Task("run", arm.name, size, number, members))
         baseline = Task("run", design.baseline.name, size, number)
         for arm in design.arms:
             if arm.bank:
                 generators = [Task("generator", variant, size, number) for variant in arm.generators]
-                bank = Task("bank", arm.bank, size, number, tuple(task.name for task in (baseline, *generators)))
+                needs = () if arm.unlabelled == TRUE_LABELS else (baseline, *generators)
+                bank = Task("bank", arm.bank, size, number, tuple(task.name for task in needs))
                 tasks += [*generators, bank, Task("run", arm.name, size, number, (bank.name,))]
     return {task.name: task for task in tasks}
 
@@ -72,17 +76,19 @@ def commands(task: Task, design: Design, folder: Path, device: str) -> Iterator[
         folder: folder of the benchmark.
         device: `cpu`, `cuda` or `mps`.
     """
-    fold = design.fold(task.size, task.training_set)
+    arm = arm_of(task, design) if task.kind != "generator" else None
+    fold = design.fold(task.size, task.training_set, arm)
     data = [design.dataset, design.configuration, str(fold)]
     if task.kind == "generator":
         yield from _generator(task, design, generator_folder(folder, design, task.target, fold), data, device)
     elif task.kind == "bank":
-        yield _bank(arm_of(task, design), design, folder, data, device)
+        yield _bank(arm, design, folder, data, device)
     else:
-        arm = arm_of(task, design)
         begun = any((model_folder(folder, design, arm) / f"fold_{fold}").glob("checkpoint_*.pth"))
         trainer = ["-p", plans_name(design, arm), "-tr", arm.trainer_name + SUFFIX]
         yield ["nnUNetv2_train", *data, *trainer, "-device", device, *["--c"] * begun]
+        if arm.members:
+            yield ["python", "-m", "nnunet_synth.benchmark.ensemble", str(folder), arm.name, str(fold), device]
 
 
 def _generator(task: Task, design: Design, run: Path, data: list[str], device: str) -> Iterator[list[str]]:
@@ -99,17 +105,24 @@ def _generator(task: Task, design: Design, run: Path, data: list[str], device: s
 
 
 def _bank(arm: Arm, design: Design, folder: Path, data: list[str], device: str) -> list[str]:
+    fold, nnunet = int(data[-1]), str(model_folder(folder, design, design.baseline))
+    without = [part for name in arm.without for part in ("--without", name)]
+    if arm.unlabelled == TRUE_LABELS:
+        return ["python", "-m", "nnunet_synth.benchmark.true_labels", str(folder), str(fold), arm.bank]
+    if arm.unlabelled == PSEUDO_LABELS:
+        options = ["-i", ",".join(design.unlabelled(fold)), "--teacher", nnunet, "--name", arm.bank, *without]
+        return ["nnunet-synth", "pseudo-label", *data, "-p", design.plans, *options, "--device", device]
     options = ["-n", str(arm.samples or design.budget.bank_samples), "--name", arm.bank, "--seed", str(design.seed)]
-    options += ["-p", design.plans, "--nnunet", str(model_folder(folder, design, design.baseline))]
+    options += ["-p", design.plans, "--nnunet", nnunet]
     if arm.snapshots > 1 or "+" in arm.variant:
         for variant in arm.variant.split("+"):
-            run = generator_folder(folder, design, variant, int(data[2]))
+            run = generator_folder(folder, design, variant, fold)
             chosen = find_snapshots(run)[-arm.snapshots :] if arm.snapshots > 1 else [find_best(run)]
             options += [part for snapshot in chosen for part in ("--snapshot", str(snapshot))]
     else:
         options += ["--variant", arm.variant]
     options += ["--masks", arm.masks] if arm.masks else []
-    options += [part for name in arm.without for part in ("--without", name)]
+    options += without
     options += ["--balanced"] if arm.balanced else []
     options += ["--margin", f"{arm.margin:g}"] if arm.margin is not None else []
     return ["nnunet-synth", "bank", *data, *options, "--device", device]

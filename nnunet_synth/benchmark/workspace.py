@@ -10,9 +10,9 @@ from pathlib import Path
 from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
 
 from nnunet_synth.bank.format import banks_folder
-from nnunet_synth.benchmark.arms import Arm
+from nnunet_synth.benchmark.arms import TRAINING_CASES, Arm
 from nnunet_synth.benchmark.budget import SUFFIX, apply_budget
-from nnunet_synth.benchmark.design import Design
+from nnunet_synth.benchmark.design import FIRST_ORACLE_FOLD, Design
 from nnunet_synth.launcher import VARIABLE, ext_trainer_path, nnunet_folders
 from nnunet_synth.training.settings import BLOCK, make_settings
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
@@ -52,6 +52,11 @@ def model_folder(folder: Path, design: Design, arm: Arm) -> Path:
     return folder / "nnUNet_results" / design.dataset / name
 
 
+def predictions_folder(folder: Path, design: Design, arm: Arm, fold: int) -> Path:
+    """Folder of a run's predictions of the test cases, with nnU-Net's `summary.json`."""
+    return model_folder(folder, design, arm) / f"fold_{fold}" / ("ensemble" if arm.members else "validation")
+
+
 def generator_folder(folder: Path, design: Design, variant: Variant, fold: int) -> Path:
     """Run folder of a generator."""
     results = folder / "nnUNet_results"
@@ -89,21 +94,31 @@ def prepare_workspace(folder: Path, design: Design, preprocessed: Preprocessed) 
         if not _contains(base / name, (preprocessed.base / name).read_bytes()):
             with write_atomically(base / name) as temporary:
                 shutil.copyfile(preprocessed.base / name, temporary)
-    splits = [{"train": [*one.cases], "val": [*design.test_cases]} for one in design.training_sets]
-    _write_json(base / "splits_final.json", splits)
+    _write_json(base / "splits_final.json", splits_of(design))
     plans = preprocessed.plans_manager.plans
     _write_json(base / f"{design.plans}.json", plans)
     for arm in design.arms:
         _write_json(base / f"{plans_name(design, arm)}.json", plans_of(design, arm, plans))
 
 
+def splits_of(design: Design) -> list[dict[str, list[str]]]:
+    """nnU-Net's folds: of the training sets, and if an arm needs them, those with the unlabelled cases, far behind."""
+    folds = [design.fold(one.size, one.number) for one in design.training_sets]
+    if any(arm.unlabelled == TRAINING_CASES for arm in design.arms):
+        folds += [FIRST_ORACLE_FOLD + fold for fold in folds]
+    splits = [{"train": [], "val": []} for _ in range(max(folds) + 1)]
+    for fold in folds:
+        splits[fold] = {"train": [*design.training_cases(fold)], "val": [*design.test_cases]}
+    return splits
+
+
 def plans_of(design: Design, arm: Arm, plans: dict) -> dict:
-    """nnU-Net's plans with the benchmark's budget, and for an arm with pairs the `synth` block."""
+    """nnU-Net's plans with the benchmark's budget, and for an arm with a bank the `synth` block."""
     changed = apply_budget(plans, design.configuration, design.budget) | {"plans_name": plans_name(design, arm)}
     configuration = changed["configurations"][design.configuration]
     configuration.pop(BLOCK, None)
-    if arm.variant:
-        settings = make_settings(banks=(arm.bank,) if arm.bank else (), ratio=arm.ratio, schedule=arm.schedule)
+    if arm.bank:
+        settings = make_settings(banks=(arm.bank,), ratio=arm.ratio, schedule=arm.schedule, cutmix=arm.cutmix)
         configuration[BLOCK] = settings.model_dump(exclude_none=True)
     return changed
 

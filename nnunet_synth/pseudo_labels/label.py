@@ -53,6 +53,7 @@ from stylegan2_cond.progress_bar import ProgressBar, write_line
 
 NOT_WANTED = "not wanted"
 LEAK = "leak"
+IF_ALL_REFUSED = "To see what it refuses, turn it off"
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _explain_refusals(result: PseudoLabelResult) -> str:
     reasons += [f"{name} (it {reason})" for name, reason in result.unreadable.items()]
     counts = Counter((scan.refused or "").partition(":")[0] for scan in result.record.origin.scans)
     most = counts.most_common(1)[0][0] if counts else ""
-    remedy = f"To see what it refuses, turn it off: --without {most} --name open" if most in FILTERS else ""
+    remedy = f"{IF_ALL_REFUSED}: --without {most} --name open" if most in FILTERS else ""
     return f"None of {len(reasons)} scans entered {result.folder}: {'; '.join(reasons[:5])}. {remedy}".rstrip()
 
 

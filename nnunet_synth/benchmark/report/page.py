@@ -68,7 +68,7 @@ def build_page(analysis: Analysis, picture: Picture) -> Page:
         Section("Methods", terms=methods(), folded=True),
     ]
     return Page(
-        title=f"Do synthetic pairs help? {benchmark.design.dataset}",
+        title=f"Do {benchmark.subject} help? {benchmark.design.dataset}",
         summary=verdict.sentence,
         sections=sections,
         written_by=f"nnunet-synth benchmark {version('nnunet-synth')}",

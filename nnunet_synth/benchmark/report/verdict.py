@@ -1,4 +1,4 @@
-"""The sentence at the top: whether synthetic pairs help, where, by how much, and at what cost."""
+"""The sentence at the top: whether synthetic pairs or pseudo-labels help, where, by how much, and at what cost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VERBS = {Effect.HELPS: "raises", Effect.HARMS: "lowers"}
 
 @dataclass(frozen=True)
 class Verdict:
-    """What can be said of synthetic pairs: in a word, and in a sentence."""
+    """What can be said of synthetic pairs or pseudo-labels: in a word, and in a sentence."""
 
     effect: Effect
     sentence: str
@@ -66,13 +66,12 @@ def effect_of_row(row: pd.Series) -> Effect:
 
 
 def conclude(analysis: Analysis) -> Verdict:
-    """The verdict on the arms with synthetic pairs over all sizes; on all arms where none is known to have pairs."""
+    """The verdict on the arms with generated pairs or pseudo-labels over all sizes; on all arms where there is none."""
     benchmark = analysis.benchmark
     arms = [benchmark.arms[index] for index in benchmark.synthetic or benchmark.treatments]
     rows = {arm.name: analysis.row(arm.name) for arm in arms}
     effects = {name: effect_of_row(row) for name, row in rows.items()}
-    subject = "synthetic pairs" if benchmark.synthetic else "the arms"
-    place = f"on {benchmark.design.dataset} ({benchmark.design.configuration})"
+    subject, place = benchmark.subject, f"on {benchmark.design.dataset} ({benchmark.design.configuration})"
     kind = next((effect for effect in ORDER if effect in effects.values()), Effect.NOTHING)
     if kind is Effect.NOTHING:
         text = f"nothing can be said yet about {subject} {place}: only runs of nnU-Net alone are done"

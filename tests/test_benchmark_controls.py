@@ -1,0 +1,350 @@
+"""Arms of unlabelled cases and their controls train on what they claim, and never on a test case."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATASET
+from made_benchmark import make_benchmark
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, TrueLabels
+from nnunet_synth.bank.inspection import inspect_bank
+from nnunet_synth.bank.verify import verify_bank
+from nnunet_synth.benchmark import task_runner
+from nnunet_synth.benchmark.analysis import analyse
+from nnunet_synth.benchmark.arms import Arm, choose_arms, read_arms
+from nnunet_synth.benchmark.collect import write_tables
+from nnunet_synth.benchmark.design import Design, load_or_create, make_design
+from nnunet_synth.benchmark.ensemble import predict_ensemble
+from nnunet_synth.benchmark.options import BenchmarkOptions
+from nnunet_synth.benchmark.report.page import write_report
+from nnunet_synth.benchmark.report.verdict import Effect, conclude
+from nnunet_synth.benchmark.results import read_benchmark
+from nnunet_synth.benchmark.scoring import COLUMNS, read_rows, write_rows
+from nnunet_synth.benchmark.task_runner import TaskRecord, read_record, run_task
+from nnunet_synth.benchmark.tasks import commands, make_tasks
+from nnunet_synth.benchmark.true_labels import fill_true_labels
+from nnunet_synth.benchmark.workspace import bank_folder, model_folder, plans_of, predictions_folder, prepare_workspace
+from nnunet_synth.export.model_card import describe_fold
+from nnunet_synth.pseudo_labels.label import IF_ALL_REFUSED
+from nnunet_synth.training.leak_guard import LeakError, refuse_leaks
+from nnunet_synth.training.settings import SynthSettings
+from nnunet_synth.training.usage_record import record_use
+from stylegan2_cond.data.case_hashes import case_hashes
+from stylegan2_cond.data.nnunet_dataset import open_preprocessed
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.planning import Source
+
+CONTROLS = ("pseudo", "pseudo-cutmix", "true-labels", "oracle", "ensemble")
+ARMS = choose_arms(None, CONTROLS)
+ARM = {arm.name: arm for arm in ARMS}
+
+
+def design_of(preprocessed, arms=ARMS, **changes) -> Design:
+    typed = {"sizes": "2,3", "training_sets": 2, "test_cases": "5", "quick": True}
+    return make_design(preprocessed, arms, BenchmarkOptions("901", "2d", **typed | changes))
+
+
+@pytest.fixture
+def workspace(preprocessed, tmp_path, monkeypatch):
+    """A benchmark's folder and its design; nnU-Net's variables point into it."""
+    design = load_or_create(design_of(preprocessed), tmp_path)
+    prepare_workspace(tmp_path, design, preprocessed)
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    return tmp_path, design
+
+
+# --- arms
+
+
+def test_the_shipped_arms_are_chosen_by_name_and_an_ensemble_brings_its_members():
+    assert not {*CONTROLS, "pair-image"} & {*read_arms()[1]}
+    assert [arm.name for arm in choose_arms(None, ["ensemble"])] == ["nnunet", "nnunet-again", "ensemble"]
+    assert (ARM["pseudo"].ratio, ARM["pseudo"].schedule) == (0.5, "linear")
+    changed = ARM["pseudo"].model_dump().keys() - {"name", "title", "unlabelled"}
+    assert all(getattr(ARM["true-labels"], key) == getattr(ARM["pseudo"], key) for key in changed)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a]\nbaseline = true\nunlabelled = 'pseudo-labels'", "the baseline is nnU-Net alone"),
+        ("[a]\nbaseline = true\n[b]\nunlabelled = 'labels'", "pseudo-labels, true-labels, training-cases"),
+        ("[a]\nbaseline = true\n[b]\nunlabelled = 'true-labels'\nvariant = 'pair'", "one of variant, unlabelled"),
+        ("[a]\nbaseline = true\n[b]\ncutmix = 0.5", "cutmix needs a bank"),
+        ("[a]\nbaseline = true\n[b]\nunlabelled = 'training-cases'\ncutmix = 0.5", "cutmix needs a bank"),
+        ("[a]\nbaseline = true\n[b]\nmembers = ['a', 'c']", "arm b: member c is not"),
+        ("[a]\nbaseline = true\n[b]\nmembers = ['b']", "arm b: member b is not"),
+        ("[a]\nbaseline = true\n[c]\nvariant = 'pair'\n[b]\nmembers = ['c']", "arm b: member c is not"),
+    ],
+)
+def test_arms_that_make_no_sense_are_refused(tmp_path, text, message):
+    (tmp_path / "arms.toml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_arms(tmp_path / "arms.toml")
+
+
+# --- tasks
+
+
+def test_pseudo_labels_are_of_exactly_the_cases_left_by_the_baselines_nnunet(preprocessed, tmp_path):
+    design = design_of(preprocessed)
+    tasks = make_tasks(design)
+    for one in design.training_sets:
+        of_set = f"_{one.size}_{one.number}"
+        banks = [name for name in tasks if name.startswith("bank_pseudo") and name.endswith(of_set)]
+        assert banks == [f"bank_pseudo-labels{of_set}"]  # of the arms pseudo and pseudo-cutmix
+        assert tasks[banks[0]].needs == (f"run_nnunet_{one.size}_{one.number}",)
+        (command,) = commands(tasks[banks[0]], design, tmp_path, "cpu")
+        option = dict(zip(command[5::2], command[6::2], strict=True))
+        scans = option["-i"].split(",")
+        assert sorted([*scans, *one.cases, *design.test_cases]) == preprocessed.case_names()
+        assert option["--teacher"] == str(model_folder(tmp_path, design, design.baseline))
+        assert command[:5] == ["nnunet-synth", "pseudo-label", DATASET, "2d", str(design.fold(one.size, one.number))]
+
+
+def test_cases_of_a_test_subject_are_not_unlabelled_cases(preprocessed, tmp_path):
+    (tmp_path / "test.txt").write_text("\n".join(preprocessed.case_names()[3:8]))  # 7 is of one subject with 8 and 9
+    design = design_of(preprocessed, subjects="[0-6]?$", sizes="2", test_cases=str(tmp_path / "test.txt"))
+    for fold, one in enumerate(design.training_sets):
+        assert {*design.unlabelled(fold)} == {*preprocessed.case_names()[:3]} - {*one.cases}
+
+
+def test_every_task_comes_after_what_it_needs(preprocessed):
+    tasks = make_tasks(design_of(preprocessed, arms=ARMS[::-1]))
+    order = list(tasks)
+    for task in tasks.values():
+        assert all(order.index(need) < order.index(task.name) for need in task.needs)
+    assert tasks["run_ensemble_2_0"].needs == ("run_nnunet_2_0", "run_nnunet-again_2_0")
+    assert tasks["bank_true-labels_2_0"].needs == ()
+
+
+def test_plans_mix_the_bank_at_the_arms_ratio_and_only_one_arm_cuts_and_mixes(preprocessed):
+    plans = preprocessed.plans_manager.plans
+    blocks = {
+        name: plans_of(design_of(preprocessed), arm, plans)["configurations"]["2d"].get("synth")
+        for name, arm in ARM.items()
+    }
+    shared = {"ratio": 0.5, "schedule": "linear"}
+    assert blocks["pseudo"].items() >= {"bank": "pseudo-labels", "cutmix": 0.0, **shared}.items()
+    assert blocks["pseudo-cutmix"].items() >= {"bank": "pseudo-labels", "cutmix": 0.5, **shared}.items()
+    assert blocks["true-labels"].items() >= {"bank": "true-labels", "cutmix": 0.0, **shared}.items()
+    assert blocks["oracle"] is blocks["ensemble"] is blocks["nnunet"] is None
+
+
+# --- oracle
+
+
+def test_the_oracle_trains_on_training_set_and_pool_in_folds_that_keep_their_numbers(preprocessed, workspace, tmp_path):
+    folder, _ = workspace
+    added = design_of(preprocessed, arms=(ARM["nnunet"], ARM["oracle"]), sizes="4", training_sets=3)
+    design = load_or_create(added, folder)
+    prepare_workspace(folder, design, preprocessed)
+    inside = open_preprocessed(DATASET, "2d")
+    tasks = make_tasks(design)
+    for place, one in enumerate(design.training_sets):
+        (command,) = commands(tasks[f"run_oracle_{one.size}_{one.number}"], design, folder, "cpu")
+        assert command[3] == str(1000 + place)
+        fold = inside.fold(command[3])
+        assert {*fold.training} == {*one.cases, *design.unlabelled(place)} == {*design.pool}
+        assert fold.validation == design.test_cases
+        assert not {*fold.training} & {*design.test_cases}
+        assert inside.fold(place).training == one.cases
+        assert command[5:8] == ["nnUNetPlans_oracle", "-tr", "nnUNetTrainer_benchmark"]
+
+
+def test_without_an_oracle_there_are_no_more_folds_than_training_sets(preprocessed, tmp_path):
+    design = load_or_create(design_of(preprocessed, arms=choose_arms(None, ["pseudo"])), tmp_path)
+    prepare_workspace(tmp_path, design, preprocessed)
+    splits = json.loads((tmp_path / "nnUNet_preprocessed" / DATASET / "splits_final.json").read_text())
+    assert [tuple(split["train"]) for split in splits] == [one.cases for one in design.training_sets]
+
+
+# --- true labels
+
+
+@pytest.fixture
+def true_labels(workspace):
+    """The bank of the first training set."""
+    return fill_true_labels(workspace[0], 0, "true-labels")
+
+
+def test_the_bank_of_true_labels_holds_the_datasets_labels_of_exactly_the_pool(preprocessed, workspace):
+    folder, design = workspace
+    run_task(folder, "bank_true-labels_2_0", 1, "cpu")  # by its own command
+    outcome = read_record(folder, "bank_true-labels_2_0")
+    assert outcome.state == "done", outcome.error
+    filled = bank_folder(folder, design, open_preprocessed(DATASET, "2d"), ARM["true-labels"], 0)
+    record = verify_bank(filled, preprocessed)
+    scans = [scan.name for scan in record.origin.scans]
+    assert isinstance(record.origin, TrueLabels)
+    assert sorted([*scans, *design.training_sets[0].cases, *design.test_cases]) == preprocessed.case_names()
+    assert len(scans) == len(record.shards)
+    bank = BankDataset(str(filled))
+    for scan, shard in zip(record.origin.scans, record.shards, strict=True):
+        image, label, _, _ = bank.load_case(shard.name)
+        real = preprocessed.load(scan.name)
+        assert np.array_equal(image[:], real.image[:])
+        assert np.array_equal(label[:], real.label[:])
+        assert scan.image_sha256 == case_hashes(preprocessed, [scan.name])[scan.name]
+
+
+def test_a_training_takes_the_bank_unless_a_validation_case_is_in_it(workspace, true_labels):
+    _, design = workspace
+    inside, record = open_preprocessed(DATASET, "2d"), BankRecord.load(true_labels / RECORD_FILE)
+    here = Source.of(inside, inside.fold(0))
+    refuse_leaks(true_labels, record, here, case_hashes(inside, design.test_cases))
+    scan = record.origin.scans[0].name
+    with pytest.raises(LeakError, match=f"1 of the 1 validation cases .*{scan}"):
+        refuse_leaks(true_labels, record, here, case_hashes(inside, [scan]))
+
+
+def test_what_was_trained_with_it_says_so(true_labels, tmp_path):
+    record_use(tmp_path, "nnUNetTrainerSynth", 0, SynthSettings(bank="true-labels"), [true_labels])
+    assert "with the dataset's own labels" in describe_fold(tmp_path, {}).summary
+    with pytest.raises(UserError, match="benchmark's control"):
+        inspect_bank(true_labels)
+
+
+# --- ensemble
+
+
+def write_model(folder, design, arm, preprocessed, seed):
+    """What nnU-Net's training of an arm leaves in fold 0, untrained."""
+    torch.manual_seed(seed)
+    plans, dataset_json = plans_of(design, arm, preprocessed.plans_manager.plans), preprocessed.dataset_json
+    trainer = nnUNetTrainer(plans | {"continue_training": False}, "2d", 0, dataset_json, torch.device("cpu"))
+    trainer.initialize()
+    model = model_folder(folder, design, arm)
+    (model / "fold_0").mkdir(parents=True)
+    (model / "plans.json").write_text(json.dumps(plans))
+    (model / "dataset.json").write_text(json.dumps(dataset_json))
+    trainer.save_checkpoint(str(model / "fold_0" / "checkpoint_final.pth"))
+    return model
+
+
+def own_probabilities(model, files):
+    """nnU-Net's own probabilities of a case, from its raw files."""
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model), (0,))
+    image, properties = predictor.plans_manager.image_reader_writer_class().read_images([str(path) for path in files])
+    return predictor.predict_single_npy_array(image, properties, None, None, True)[1]
+
+
+def test_an_ensemble_predicts_by_the_mean_probability_of_its_three_nnunets(
+    preprocessed, nnunet_folders, workspace, monkeypatch
+):
+    folder, design = workspace
+    members = [ARM[name] for name in ("nnunet", "nnunet-again", "ensemble")]
+    models = [write_model(folder, design, arm, preprocessed, seed) for seed, arm in enumerate(members)]
+    predict_ensemble(folder, "ensemble", 0, "cpu")
+    predictions = predictions_folder(folder, design, ARM["ensemble"], 0)
+    ending = preprocessed.dataset_json["file_ending"]
+    reader, alike = preprocessed.plans_manager.image_reader_writer_class(), []
+    for case in design.test_cases:
+        files = sorted((nnunet_folders / "nnUNet_raw" / DATASET / "imagesTr").glob(f"{case}_????{ending}"))
+        own = [own_probabilities(model, files) for model in models]
+        found, _ = reader.read_seg(str(predictions / f"{case}{ending}"))
+        assert np.array_equal(found[0], np.mean(own, axis=0).argmax(axis=0))
+        alike += [np.array_equal(found[0], one.argmax(axis=0)) for one in own]
+    assert not any(alike)
+    task = make_tasks(design)["run_ensemble_2_0"]
+    train, predict = commands(task, design, folder, "cpu")
+    assert train[:4] == ["nnUNetv2_train", DATASET, "2d", "0"]
+    assert predict == ["python", "-m", "nnunet_synth.benchmark.ensemble", str(folder), "ensemble", "0", "cpu"]
+    (folder / "tasks").mkdir()
+    task_runner.score_run(task, design, folder)
+    scores = read_rows(task_runner.scores_path(folder, task.name))
+    assert {row["case"] for row in scores} == {*design.test_cases}
+
+
+# --- tasks that end otherwise than well, and what everything costs
+
+
+def test_a_bank_of_scans_is_done_though_some_of_them_could_not_be_used(workspace, true_labels, monkeypatch):
+    folder, design = workspace
+    name = "bank_pseudo-labels_2_0"
+    script = [sys.executable, "-c", "print('1 scans cannot be used: x'); raise SystemExit(1)"]
+    monkeypatch.setattr(task_runner, "commands", lambda *_: iter([script]))
+    run_task(folder, name, 1, "cpu")
+    assert read_record(folder, name).state == "failed"  # there is no bank
+    true_labels.rename(bank_folder(folder, design, open_preprocessed(DATASET, "2d"), ARM["pseudo"], 0))
+    run_task(folder, name, 1, "cpu")
+    assert read_record(folder, name).state == "done"
+
+
+def test_where_filters_refuse_all_scans_the_advice_is_what_a_benchmark_can_do(workspace, monkeypatch):
+    folder, _ = workspace
+    said = f"Error: None of 5 scans entered: x (confidence: 0.1). {IF_ALL_REFUSED}: --without confidence --name open"
+    script = [sys.executable, "-c", f"raise SystemExit({said!r})"]
+    monkeypatch.setattr(task_runner, "commands", lambda *_: iter([script]))
+    run_task(folder, "bank_pseudo-labels_2_0", 1, "cpu")
+    error = read_record(folder, "bank_pseudo-labels_2_0").error
+    assert "None of 5 scans entered" in error
+    assert "--arms" in error
+    assert "--name" not in error
+
+
+def test_an_arm_costs_what_its_teacher_bank_and_members_cost(workspace):
+    folder, design = workspace
+    seconds = {"run_nnunet": 1, "run_nnunet-again": 10, "bank_pseudo-labels": 100, "bank_true-labels": 1000}
+    records = {
+        name: TaskRecord(state="done", seconds=seconds.get(name.removesuffix(f"_{task.size}_{task.training_set}"), 5))
+        for name, task in make_tasks(design).items()
+    }
+    (folder / "tasks").mkdir()
+    rows = [{"case": case, "label": "1", "dice": "0.5", "hd95": ""} for case in design.test_cases]
+    for name in records:
+        write_rows(task_runner.scores_path(folder, name), COLUMNS, rows)
+    write_tables(folder, design, records)
+    rows = {row["arm"]: row for row in read_rows(folder / "runs.csv")}
+    costs = {arm: row["seconds_generator"] for arm, row in rows.items()}
+    assert costs == {
+        "nnunet": "",
+        "nnunet-again": "",
+        "oracle": "",
+        "ensemble": "11.0",
+        "pseudo": "101.0",
+        "pseudo-cutmix": "101.0",
+        "true-labels": "1000.0",
+    }
+    assert {*rows["oracle"]["training_cases"].split()} == {*design.pool}
+
+
+# --- the report
+
+
+@pytest.mark.parametrize(("gain", "effect"), [(0.0, Effect.NO_EVIDENCE), (0.05, Effect.HELPS)])
+def test_the_verdict_is_on_pseudo_labels_and_not_on_their_controls(tmp_path, gain, effect):
+    effects = {"nnunet-again": 0.0, "pseudo": gain, "oracle": 0.1, "true-labels": 0.1}
+    make_benchmark(tmp_path, effects, sizes=(4, 8), training_sets=4, cases=20)
+    benchmark = read_benchmark(tmp_path)
+    verdict = conclude(analyse(benchmark))
+    assert verdict.effect is effect
+    assert "pseudo-labels help" in verdict.sentence.lower()
+    write_report(tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert report.startswith("# Do pseudo-labels help?")
+    assert all(f"| {arm.title} |" in report for arm in benchmark.arms)
+
+
+def test_a_design_that_lost_a_member_is_refused(preprocessed, tmp_path):
+    design_of(preprocessed, arms=choose_arms(None, ["ensemble"])).save(tmp_path / "design.json")
+    content = json.loads((tmp_path / "design.json").read_text())
+    content["arms"] = [arm for arm in content["arms"] if arm["name"] != "nnunet-again"]
+    (tmp_path / "design.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="nnunet-again"):
+        Design.load(tmp_path / "design.json")
+
+
+def test_an_arm_of_unlabelled_cases_cannot_join_a_design_that_labels_all(preprocessed, tmp_path):
+    load_or_create(design_of(preprocessed, arms=(ARM["nnunet"], Arm(name="other")), sizes="2,all"), tmp_path)
+    with pytest.raises(UserError, match=r"arm pseudo\b.*--sizes"):
+        load_or_create(design_of(preprocessed, arms=(ARM["nnunet"], ARM["pseudo"])), tmp_path)
