@@ -267,6 +267,14 @@ def test_without_a_teacher_the_command_says_how_to_train_one(copy, data):
         fill(copy, data)
 
 
+def test_a_training_that_has_not_ended_is_no_teacher_unless_it_is_named(copy, data, teacher, capsys):
+    (teacher / "fold_0/checkpoint_final.pth").rename(teacher / "fold_0/checkpoint_best.pth")
+    (one,) = fill(copy, data).record.origin.teachers
+    assert one.path.endswith("nnUNetTrainerOther__nnUNetPlans__2d")
+    assert f"the training in {teacher} has not ended" in capsys.readouterr().err
+    assert fill(copy, data, teachers=(teacher,), name="named").record.origin.teachers[0].path == str(teacher)
+
+
 # --- scans that do not fit
 
 

@@ -22,6 +22,7 @@ from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, Fold, Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.trained_nnunets import (
+    CHECKPOINTS,
     SYNTHETIC_DATA_FILE,
     TrainedModel,
     find_nnunets,
@@ -157,8 +158,15 @@ def configurations(preprocessed: Preprocessed) -> dict[str, Preprocessed]:
 
 def _all_of(preprocessed: Preprocessed, source: Source) -> list[tuple[TrainedModel, tuple[str, ...]]]:
     found = [find_nnunets(_of(source, one)) for one in configurations(preprocessed).values()]
-    models = [model for one in found for model in one.models]
+    finished = CHECKPOINTS[0]
+    models = [model for one in found for model in one.models if model.checkpoint.name == finished]
     skipped = [reason.rstrip(".") for one in found for reason in (*one.damaged, *one.unsuitable)]
+    skipped += [
+        f"the training in {model.folder} has not ended, it has no {finished}"
+        for one in found
+        for model in one.models
+        if model.checkpoint.name != finished
+    ]
     if not models:
         others = "".join(f" Skipped: {reason}." for reason in skipped)
         raise UserError(
