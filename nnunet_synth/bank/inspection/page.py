@@ -64,8 +64,8 @@ def inspect_bank(folder: Path, path: Path | None = None) -> tuple[Path, Page]:
     file_bytes = verify_files(folder, record)
     if isinstance(record.origin, TrueLabels):
         raise UserError(
-            f"{folder} is a benchmark's control: scans with the dataset's own labels, of which there is no page. All "
-            f"its files match their SHA-256."
+            f"{folder} is a benchmark's control: scans with the dataset's own labels. It has no page. All its files "
+            f"match their SHA-256."
         )
     if isinstance(record.origin, PseudoLabels):
         page = build_scan_page(folder, record, file_bytes, f"{COMMAND} {version('nnunet-synth')}")
