@@ -447,6 +447,14 @@ def test_stopped_at_any_scan_and_started_again_equals_uninterrupted(copy, data, 
     assert {path.name for path in parts.folder.iterdir()} == {path.name for path in whole.folder.iterdir()}
 
 
+def test_what_a_killed_process_left_half_written_is_removed(copy, data):
+    left = fill(copy, data).folder / ".filling_x"
+    left.mkdir()
+    (left / "synth_00003.b2nd").write_bytes(b"half")
+    fill(copy, data)
+    assert not left.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [({"least_confidence": 0.1}, "other filters"), ({"without": ("all",)}, "other filters")],

@@ -14,7 +14,7 @@ import torch
 
 from nnunet_synth.bank.calibration import open_calibration
 from nnunet_synth.bank.ensemble import Ensemble, open_ensemble
-from nnunet_synth.bank.filters import FILTERS, Filters
+from nnunet_synth.bank.filters import FILTERS, Filters, parse_filters_off
 from nnunet_synth.bank.format import (
     RECORD_FILE,
     BankRecord,
@@ -39,7 +39,6 @@ from stylegan2_cond.training.model_selection import CLOSE, assess_quality, relat
 SLICES_PER_SHARD = 64  # as one volume of a real case; a 3-D sample is a case of its own
 CHUNK = {2: 64, 3: 8}  # samples generated at once, by the number of axes
 EXAMPLES = 16  # refused samples in the picture of each filter
-ALL_FILTERS = "all"
 MOST_REFUSED = 0.9  # fraction of the generated samples above which filling stops
 FEWEST_GENERATED = 64  # before that fraction counts
 IF_REFUSED = "Train the generator longer, choose another --snapshot, or turn that filter off"
@@ -62,7 +61,7 @@ def fill_bank(preprocessed: Preprocessed, fold_name: str, request: FillRequest, 
             refuse nearly all samples.
         Stopped: after Ctrl-C.
     """
-    without = _filters_off(request.without)
+    without = parse_filters_off(request.without, FILTERS)
     ensemble = open_ensemble(preprocessed, fold_name, request, device)
     _warn(ensemble, request)
     requested, plan = _new_record(ensemble, request, device), ensemble.plan
@@ -212,12 +211,6 @@ def _new_record(ensemble: Ensemble, request: FillRequest, device: str) -> BankRe
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         release=version("nnunet-synth"),
     )
-
-
-def _filters_off(names: Sequence[str]) -> set[str]:
-    if unknown := sorted(set(names) - {*FILTERS, ALL_FILTERS}):
-        raise UserError(f"--without {unknown[0]}: unknown filter. Known: {', '.join(FILTERS)}, {ALL_FILTERS}")
-    return set(FILTERS) if ALL_FILTERS in names else set(names)
 
 
 def _warn(ensemble: Ensemble, request: FillRequest) -> None:

@@ -13,6 +13,7 @@ import torch
 from nnunet_synth.bank.calibration import FilterCalibration
 from nnunet_synth.bank.format import FilterRecord
 from stylegan2_cond.data.sample_set import SampleSet
+from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.features import CachedExtractor, RandomPyramid
 from stylegan2_cond.metrics.mask_statistics import describe_masks
 from stylegan2_cond.metrics.memorization import (
@@ -30,6 +31,7 @@ FIT_RARE = 0.05  # fraction of real patches whose mask nnU-Net agrees with less 
 MOST_IN_COMBINATIONS = 10  # classes up to which whole combinations are compared; beyond, pairs of classes
 MOST_OUTSIDE = 0.05  # fraction of a channel's voxels outside the limits; up to it, they are clipped
 NOT_WANTED = "not wanted"
+ALL_FILTERS = "all"
 FEWEST_COPY_CASES = 3  # a sample is compared with the nearest case and the next ones, a real patch not with its own
 
 
@@ -248,6 +250,17 @@ class Copy(Filter):
     def allows(self, samples: SampleSet) -> np.ndarray:
         scores = {name: find(samples, None).score for name, find in self._searches.items()}
         return np.all([score >= self.limits[f"score in {name} minimum"] for name, score in scores.items()], axis=0)
+
+
+def parse_filters_off(names: Sequence[str], known: Collection[str]) -> set[str]:
+    """The filters that are turned off; `all` stands for each of those that are known.
+
+    Raises:
+        UserError: an unknown filter.
+    """
+    if unknown := sorted(set(names) - {*known, ALL_FILTERS}):
+        raise UserError(f"--without {unknown[0]}: unknown filter. Known: {', '.join(known)}, {ALL_FILTERS}")
+    return set(known) if ALL_FILTERS in names else set(names)
 
 
 @dataclass(frozen=True)

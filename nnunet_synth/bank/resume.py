@@ -40,17 +40,30 @@ def lock_bank(folder: Path) -> Iterator[None]:
         yield
 
 
-def resume_bank(folder: Path, requested: BankRecord, without: set[str]) -> BankRecord | None:
-    """The record of the bank in `folder`, perhaps with more samples requested; None if there is no bank yet.
+def open_record(folder: Path) -> BankRecord | None:
+    """The record of the bank in `folder`, or None; removes what a killed process has left half-written there.
 
     Raises:
-        UserError: the folder holds another bank, or something else.
+        UserError: the folder holds something else, or the record cannot be read.
     """
     if not (folder / RECORD_FILE).exists():
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder} exists and is not a bank. Choose another name with --name.")
         return None
     record = BankRecord.load(folder / RECORD_FILE)
+    for scratch in folder.glob(".filling_*"):
+        shutil.rmtree(scratch)
+    return record
+
+
+def resume_bank(folder: Path, requested: BankRecord, without: set[str]) -> BankRecord | None:
+    """The record of the bank in `folder`, perhaps with more samples requested; None if there is no bank yet.
+
+    Raises:
+        UserError: the folder holds another bank, or something else.
+    """
+    if (record := open_record(folder)) is None:
+        return None
     if not isinstance(record.origin, Generators):
         raise UserError(f"Bank {folder} exists and holds real scans. Choose another name with --name.")
     if not record.shards:  # no sample has entered, so there is nothing to keep
@@ -59,8 +72,6 @@ def resume_bank(folder: Path, requested: BankRecord, without: set[str]) -> BankR
         return None
     if differing := _difference(record, requested, without):
         raise UserError(f"Bank {folder} exists with {differing}. Choose another name with --name.")
-    for scratch in folder.glob(".filling_*"):
-        shutil.rmtree(scratch)
     samples = max(requested.requested, record.samples)
     before, now = record.origin.backends, requested.origin.backends
     if samples > record.samples and before[-1:] != now:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nnunet_synth.bank.filters import NOT_WANTED, parse_filters_off
 from nnunet_synth.bank.format import (
     RECORD_FILE,
     BankRecord,
@@ -22,7 +23,7 @@ from nnunet_synth.bank.format import (
     shard_name,
     write_shard,
 )
-from nnunet_synth.bank.resume import lock_bank
+from nnunet_synth.bank.resume import lock_bank, open_record
 from nnunet_synth.bank.untrusted_files import is_plain_name
 from nnunet_synth.pseudo_labels.confidence import (
     ANATOMY,
@@ -51,7 +52,6 @@ from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.planning import Source
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 
-NOT_WANTED = "not wanted"
 LEAK = "leak"
 IF_ALL_REFUSED = "To see what it refuses, turn it off"
 
@@ -90,7 +90,7 @@ def pseudo_label(
     """
     if not is_plain_name(request.name):
         raise UserError(f"--name {request.name!r} is not a plain folder name. Type for example --name pseudo")
-    without = _filters_off(request.without)
+    without = parse_filters_off(request.without, FILTERS)
     fold = preprocessed.fold(fold_name)
     scans = find_scans(preprocessed, fold, request.source)
     source = Source.of(preprocessed, fold)
@@ -120,12 +120,6 @@ def _explain_refusals(result: PseudoLabelResult) -> str:
     return f"None of {len(reasons)} scans entered {result.folder}: {'; '.join(reasons[:5])}. {remedy}".rstrip()
 
 
-def _filters_off(names: Sequence[str]) -> set[str]:
-    if unknown := sorted(set(names) - {*FILTERS, "all"}):
-        raise UserError(f"--without {unknown[0]}: unknown filter. Known: {', '.join(FILTERS)}, all")
-    return set(FILTERS) if "all" in names else set(names)
-
-
 def _load_or_create(
     folder: Path, source: Source, teachers: Teachers, request: PseudoLabelRequest, without: set[str], round_: int
 ) -> BankRecord:
@@ -143,11 +137,8 @@ def _load_or_create(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         release=version("nnunet-synth"),
     )
-    if not (folder / RECORD_FILE).exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} exists and is not a bank. Choose another name with --name.")
+    if (old := open_record(folder)) is None:
         return new
-    old = BankRecord.load(folder / RECORD_FILE)
     if not isinstance(old.origin, PseudoLabels):
         raise UserError(f"Bank {folder} exists and holds generated pairs. Choose another name with --name.")
     for what, then, now in (
@@ -169,7 +160,7 @@ class _Screening:
 
     def __init__(self, preprocessed: Preprocessed, fold: Fold, teachers: Teachers, request: PseudoLabelRequest):
         self.preprocessed, self.teachers, self.request = preprocessed, teachers, request
-        self.without = _filters_off(request.without)
+        self.without = parse_filters_off(request.without, FILTERS)
         names = {preprocessed.configuration_name, *(member.record.configuration for member in teachers.members)}
         self.configurations = {name: one for name, one in configurations(preprocessed).items() if name in names}
         self.classes = target_classes(preprocessed.label_manager)
