@@ -69,12 +69,14 @@ def seen_in_bank(bank: BankDescription, validation: Mapping[str, str]) -> list[s
         validation: SHA-256 of the image of each validation case, by the case's name.
 
     Returns:
-        Names, with the names of cases of the same image. Scans that the bank declares as evaluation cases are left out.
+        Names, with the names of cases of the same image. Scans that the bank declares as evaluation cases, and those
+        that were refused, are left out.
     """
     cases = _training_cases(bank.source)
     if isinstance(bank.origin, Scans):
         declared = bank.origin.evaluation_scans
-        cases += [(scan.name, scan.image_sha256) for scan in bank.origin.scans if scan.name not in declared]
+        held = [scan for scan in bank.origin.scans if not scan.refused and scan.name not in declared]
+        cases += [(scan.name, scan.image_sha256) for scan in held]
     return _seen(cases, validation)
 
 
