@@ -196,6 +196,7 @@ def test_a_validation_case_under_another_name_is_refused(copy, data, change, sam
     assert "validation case case_3" in scan.refused
     assert same in scan.refused
     assert found.record.samples == 3
+    datasets_of_training(data, "pseudo")
 
 
 def test_test_images_are_refused(copy, data):
@@ -213,6 +214,17 @@ def test_transductive_lets_them_in_and_says_so(copy, data):
     assert found.record.origin.evaluation_scans == ("renamed",)
     datasets_of_training(data, "pseudo")
     assert "validation or test cases (--transductive)" in labelling.describe(found)
+
+
+@pytest.mark.parametrize(
+    ("begun", "told"), [(False, "begun without --trans.* leave out"), (True, "begun with --.* add")]
+)
+def test_a_bank_is_transductive_from_its_first_scan_or_never(copy, data, begun, told):
+    fill(copy, data, transductive=begun)
+    make_scan(copy / "scans", "renamed", image=validation_image(data))
+    with pytest.raises(UserError, match=told):
+        fill(copy, data, transductive=not begun)
+    assert fill(copy, data, transductive=begun).record.samples == 3 + begun
 
 
 def test_training_of_another_fold_refuses_a_bank_that_holds_its_validation_cases(copy, data):

@@ -181,11 +181,13 @@ class PseudoLabels(Scans):
     Attributes:
         teachers: whose probabilities were averaged.
         round: 1 for teachers that were trained on labelled cases alone.
+        transductive: validation and test cases could enter.
     """
 
     kind: Literal["pseudo_labels"] = "pseudo_labels"
     teachers: tuple[Teacher, ...] = Field(min_length=1)
     round: int = Field(default=1, ge=1)
+    transductive: bool = False
 
 
 class TrueLabels(Scans):

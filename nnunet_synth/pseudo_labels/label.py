@@ -123,7 +123,8 @@ def _explain_refusals(result: PseudoLabelResult) -> str:
 def _load_or_create(
     folder: Path, source: Source, teachers: Teachers, request: PseudoLabelRequest, without: set[str], round_: int
 ) -> BankRecord:
-    origin = PseudoLabels(teachers=tuple(member.record for member in teachers.members), round=round_)
+    members = tuple(member.record for member in teachers.members)
+    origin = PseudoLabels(teachers=members, round=round_, transductive=request.transductive)
     limits = {CONFIDENCE: {"least": request.least_confidence}}
     new = BankRecord(
         name=request.name,
@@ -141,6 +142,12 @@ def _load_or_create(
         return new
     if not isinstance(old.origin, PseudoLabels):
         raise UserError(f"Bank {folder} exists and holds generated pairs. Choose another name with --name.")
+    if old.origin.transductive != request.transductive:
+        begun, repeat = ("with", "add") if old.origin.transductive else ("without", "leave out")
+        raise UserError(
+            f"Bank {folder} was begun {begun} --transductive. To continue it, {repeat} the option; for another bank, "
+            f"choose another name with --name."
+        )
     for what, then, now in (
         ("training cases", old.source, new.source),
         ("teachers", [one.sha256 for one in old.origin.teachers], [one.sha256 for one in origin.teachers]),
