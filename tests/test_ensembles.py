@@ -15,7 +15,7 @@ from tolerance import NETWORK, assert_rounded
 from nnunet_synth.bank.ensemble import Member
 from nnunet_synth.bank.fill import CHUNK, fill_bank
 from nnunet_synth.bank.filters import FILTERS, Anatomy, Filter, Filters
-from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.bank.previews import refused_picture
 from nnunet_synth.bank.request import FillRequest, parse_snapshot
 from nnunet_synth.bank.sample_stream import SampleStream
@@ -23,6 +23,7 @@ from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.nnunet_dataset import Case, open_preprocessed
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.data.sample_set import SampleSet
+from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.networks import build_generator
 from stylegan2_cond.planning import condition_patches, planner

@@ -16,7 +16,6 @@ from hypothesis.extra.numpy import arrays
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_synth.bank.format import BankDataset
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.training.leak_guard import LeakError, refuse_leaks
 from nnunet_synth.training.mirror_padding import NO_MARGINS, Margins, MirrorPaddedArray
@@ -26,6 +25,7 @@ from nnunet_synth.training.settings import make_settings, read_settings, write_p
 from nnunet_synth.training.trainer import nnUNetTrainerSynth
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
+from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
 

@@ -11,7 +11,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from raw_files import NAME, Format, case_files, dataset, make_bank
 from test_find_nnunets import save_model
 
-from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.bank.inspection import inspect_bank
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.pseudo_labels import label as labelling
@@ -24,6 +24,7 @@ from nnunet_synth.training.leak_guard import LeakError
 from nnunet_synth.training.trainer import nnUNetTrainerSynth
 from nnunet_synth.training.usage_record import TrainingRecord, record_use
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
+from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.errors import Stopped, UserError
 
 STYLE = Format("SimpleITKIO", ".nii.gz")

@@ -6,32 +6,28 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-import blosc2
 import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
-from nnunet_synth.bank.untrusted_files import PlainName, load_properties, open_plain
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
+from stylegan2_cond.data.scans import SHARD_ENDINGS, Checksum, LabelledScan, banks_folder
+from stylegan2_cond.data.untrusted_files import PlainName
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Record, explained_write
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import sha256
 
 RECORD_FILE = "bank.json"
-SHARD_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 _LOCATIONS = 2000  # most voxels of a class in a shard's `class_locations`, which every draw reads
-_OPEN_SHARDS = 128  # of a process, a quarter of a MB each; opening one takes longer than reading a sample
 
 
-Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Length = Annotated[int, Field(ge=1)]
 
 
@@ -136,27 +132,6 @@ class Teacher(BaseModel):
     sha256: Checksum
     configuration: str
     banks: tuple[str, ...] = ()
-
-
-class LabelledScan(BaseModel):
-    """An unlabelled scan and what its teachers made of it.
-
-    Attributes:
-        name: of the case.
-        image_sha256: of its preprocessed image, as in `case_hashes`.
-        refused: the filter that refused it, and why; None if it entered.
-        ignored: classes that became ignored voxels because a filter refused the class.
-        confidence: of each class that the teachers found, by its name.
-        evaluation_case: the validation or test case that it is, in words; None if it is none.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    name: PlainName
-    image_sha256: Checksum
-    refused: str | None = None
-    ignored: tuple[str, ...] = ()
-    confidence: dict[str, float] = Field(default_factory=dict)
-    evaluation_case: str | None = None
 
 
 class Scans(BaseModel):
@@ -269,17 +244,6 @@ class BankRecord(BankDescription, Record):
         return self.samples > 0 and done >= self.requested
 
 
-def banks_folder(base: Path, data_identifier: str, fold: str | int) -> Path:
-    """Folder of the banks of a fold, next to nnU-Net's own folder of cases.
-
-    Args:
-        base: `nnUNet_preprocessed/DatasetXXX_Name`.
-        data_identifier: of the configuration; `*` in a pattern for all.
-        fold: `0` to `4`, or `all`; `*` in a pattern for all.
-    """
-    return base / f"{data_identifier}_synth" / f"fold_{fold}"
-
-
 def folds_with_bank(preprocessed: Preprocessed, name: str) -> list[str]:
     """The folds that have a bank of this name, complete or not."""
     pattern = banks_folder(Path(), preprocessed.configuration.data_identifier, "*") / name / RECORD_FILE
@@ -357,20 +321,3 @@ def class_locations(label: np.ndarray, preprocessed: Preprocessed) -> dict:
     if manager.has_ignore_label:
         wanted.append([OUTSIDE, *manager.all_labels])
     return DefaultPreprocessor._sample_foreground_locations(label, wanted, min_num_samples=_LOCATIONS)
-
-
-class BankDataset(nnUNetDatasetBlosc2):
-    """nnU-Net's dataset of a bank's shards, with readers that cannot run code."""
-
-    def load_case(self, identifier: str) -> tuple:
-        """As nnU-Net's: image, label, None (no previous stage), properties."""
-        base = os.path.join(self.source_folder, identifier)
-        with open(base + SHARD_ENDINGS[2], "rb") as file:
-            image, label = _open_arrays(base, os.fstat(file.fileno()).st_mtime_ns, **self.mmap_kwargs)
-            return image, label, None, load_properties(file.read())
-
-
-@lru_cache(maxsize=_OPEN_SHARDS)
-def _open_arrays(base: str, written: int, **mapping: str) -> tuple[blosc2.NDArray, ...]:
-    """Image and label of a shard, opened but not read; `written` changes when a shard is replaced."""
-    return tuple(open_plain(base + ending, **mapping) for ending in SHARD_ENDINGS[:2])

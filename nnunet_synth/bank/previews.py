@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_synth.bank.format import BankDataset, BankRecord
+from nnunet_synth.bank.format import BankRecord
+from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.visualization import overlay_grid, save_picture
 

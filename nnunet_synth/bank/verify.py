@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
-from nnunet_synth.bank.format import RECORD_FILE, SHARD_ENDINGS, BankRecord, Generators, Scans, Shard
-from nnunet_synth.bank.untrusted_files import (
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, Generators, Scans, Shard
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
+from stylegan2_cond.data.scans import SHARD_ENDINGS
+from stylegan2_cond.data.untrusted_files import (
     check_array,
     check_finite,
     check_labels,
@@ -16,7 +18,6 @@ from nnunet_synth.bank.untrusted_files import (
     load_properties,
     open_plain,
 )
-from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.progress_bar import ProgressBar
 from stylegan2_cond.snapshot import sha256

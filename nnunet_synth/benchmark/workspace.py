@@ -9,13 +9,13 @@ from pathlib import Path
 
 from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
 
-from nnunet_synth.bank.format import banks_folder
 from nnunet_synth.benchmark.arms import TRAINING_CASES, Arm
 from nnunet_synth.benchmark.budget import SUFFIX, apply_budget
 from nnunet_synth.benchmark.design import FIRST_ORACLE_FOLD, Design
 from nnunet_synth.launcher import VARIABLE, ext_trainer_path, nnunet_folders
 from nnunet_synth.training.settings import BLOCK, make_settings
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
+from stylegan2_cond.data.scans import banks_folder
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import explained_write, write_atomically
 from stylegan2_cond.planning import Variant, run_folder_in

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
 
-from nnunet_synth.bank.format import banks_folder
 from nnunet_synth.demo.cohort import write_cohort
 from nnunet_synth.launcher import VARIABLE, ext_trainer_path, nnunet_folders, run_logged
+from stylegan2_cond.data.scans import banks_folder
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.io import explained_write, write_atomically
 from stylegan2_cond.planning import run_folder_in

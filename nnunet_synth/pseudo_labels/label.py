@@ -13,18 +13,8 @@ import numpy as np
 import torch
 
 from nnunet_synth.bank.filters import NOT_WANTED, parse_filters_off
-from nnunet_synth.bank.format import (
-    RECORD_FILE,
-    BankRecord,
-    FilterRecord,
-    LabelledScan,
-    PseudoLabels,
-    banks_folder,
-    shard_name,
-    write_shard,
-)
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, FilterRecord, PseudoLabels, shard_name, write_shard
 from nnunet_synth.bank.resume import lock_bank, open_record
-from nnunet_synth.bank.untrusted_files import is_plain_name
 from nnunet_synth.pseudo_labels.confidence import (
     ANATOMY,
     CONFIDENCE,
@@ -48,6 +38,8 @@ from nnunet_synth.pseudo_labels.scans import (
 from nnunet_synth.pseudo_labels.teachers import Teachers, configurations, open_teachers
 from stylegan2_cond.data.case_hashes import hash_image
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, OUTSIDE, Fold, Preprocessed
+from stylegan2_cond.data.scans import LabelledScan, banks_folder
+from stylegan2_cond.data.untrusted_files import is_plain_name
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.planning import Source
 from stylegan2_cond.progress_bar import ProgressBar, write_line

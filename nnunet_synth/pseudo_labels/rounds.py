@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from nnunetv2 import paths as nnunet_paths
 
-from nnunet_synth.bank.format import BankDataset
 from nnunet_synth.launcher import run_training
 from nnunet_synth.pseudo_labels.confidence import TargetClass, dice, target_classes
 from nnunet_synth.pseudo_labels.label import PseudoLabelResult, pseudo_label
 from nnunet_synth.pseudo_labels.request import PseudoLabelRequest
 from nnunet_synth.training.settings import make_settings, write_plans
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
+from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.metrics.trained_nnunets import CHECKPOINTS
 from stylegan2_cond.progress_bar import write_line

@@ -17,8 +17,8 @@ import numpy as np
 from nnunetv2 import paths as nnunet_paths
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
-from nnunet_synth.bank.untrusted_files import is_plain_name
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Fold, Preprocessed
+from stylegan2_cond.data.untrusted_files import is_plain_name
 from stylegan2_cond.errors import UserError, first_line
 
 _AXES_OF_A_VOLUME = 3

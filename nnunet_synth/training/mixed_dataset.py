@@ -9,8 +9,9 @@ from multiprocessing.sharedctypes import RawArray
 import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
-from nnunet_synth.bank.format import BankDataset, BankRecord
+from nnunet_synth.bank.format import BankRecord
 from nnunet_synth.training.mirror_padding import Margins, MirrorPaddedArray
+from stylegan2_cond.data.scans import BankDataset
 
 # One row of counts per process, found by its id: no worker waits for a lock that a killed one may hold.
 _ROWS = 2**15

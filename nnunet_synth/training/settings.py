@@ -9,9 +9,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
-from nnunet_synth.bank.untrusted_files import PlainName, is_plain_name
 from nnunet_synth.training.schedule import DEFAULT_SCHEDULE, SCHEDULES
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
+from stylegan2_cond.data.untrusted_files import PlainName, is_plain_name
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import explain, write_atomically
 

@@ -23,7 +23,7 @@ import stylegan2_cond.cli
 from attack.mutations import Rng, byte_damage, damaged, tree_of_tensors_damage
 from attack.outcomes import run_main
 from attack.victims import Victims, small_design, source_of
-from nnunet_synth.bank.format import RECORD_FILE, BankDataset, BankRecord, PseudoLabels, find_banks
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, PseudoLabels, find_banks
 from nnunet_synth.bank.provenance import provenance
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.benchmark.analysis import analyse
@@ -42,6 +42,7 @@ from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.data.sample_set import SampleSet
+from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.io import checksum
 from stylegan2_cond.metrics.features_nnunet import NnUNet, open_newest, open_nnunet
 from stylegan2_cond.planning import Plan, Source, run_folder

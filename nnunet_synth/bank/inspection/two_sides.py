@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_synth.bank.calibration import REAL_PATCHES
-from nnunet_synth.bank.format import BankDataset, BankRecord
+from nnunet_synth.bank.format import BankRecord
 from stylegan2_cond.data.sample_set import SampleSet
+from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.memorization import (
     ALARMS,
