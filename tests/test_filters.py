@@ -149,6 +149,20 @@ def test_masks_unlike_any_real_one_are_refused(calibration):
     assert Anatomy(calibration).allows(drawn).tolist() == [True, False, False, False, False, False]
 
 
+def test_masks_of_further_cases_are_refused_rarely_however_few_the_calibration_knows(rng):
+    def masks(cases):
+        """Ten equal patches of each case, as 3-D patches that hold all of a structure are."""
+        heights = np.repeat(rng.normal(16, 2, cases).round().astype(int), 10)
+        drawn = masks_of(*[[(1, 2, 2 + height, 4, 8)] for height in heights])
+        return SampleSet(drawn.image, drawn.label, np.repeat([f"case_{number}" for number in range(cases)], 10))
+
+    refused = [1 - Anatomy(calibrated(masks(4))).allows(masks(20)).mean() for _ in range(20)]
+    assert np.mean(refused) < 0.06  # Student's t, 3 degrees of freedom: 0.02; 4 standard errors more; unwidened 0.4
+    one, many = (Anatomy(calibrated(masks(known))).limits["class 1 area maximum"] for known in (1, 200))
+    assert one > 1
+    assert many == pytest.approx((16 + 2.58 * 2) * 4 / 32**2, rel=0.1)
+
+
 def test_classes_that_real_patches_never_show_together_are_refused():
     real = masks_of([(1, 4, 9, 4, 9)], [(2, 4, 9, 4, 9)], [])
     filter_ = Anatomy(calibrated(real, labels=(0, 1, 2)))

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy import stats
 
 from nnunet_synth.bank.calibration import FilterCalibration
 from nnunet_synth.bank.format import FilterRecord
@@ -134,7 +135,7 @@ class Anatomy(Filter):
 
     def __init__(self, calibration: FilterCalibration):
         super().__init__(calibration)
-        label = calibration.reference.real.label
+        label, cases = calibration.reference.real.label, calibration.reference.real.case_numbers()
         self._labels = [value for value in calibration.labels if value > 0]
         self._real = self._shown(label)
         rare = RARE / max(1.0, self._real.sum(axis=1).mean())  # a patch of many classes has as many chances to be rare
@@ -142,13 +143,28 @@ class Anatomy(Filter):
             real = describe_masks(label, value)
             if not (shown := real["presence"] > 0).any():
                 continue
-            least, most = np.quantile(real["area"][shown], [rare, 1 - rare], method="nearest")
-            slack = calibration.margin * (most - least)
+            area = real["area"][shown]
+            least, most = np.quantile(area, [rare, 1 - rare], method="nearest")
+            slack = calibration.margin * (most - least) + self._of_further_cases(area, cases[shown], rare)
             self.limits[f"class {value} area minimum"] = float(least - slack)
             self.limits[f"class {value} area maximum"] = float(most + slack)
             for count in self.counted:
                 most = np.quantile(real[count][shown], 1 - rare, method="nearest")
                 self.limits[f"class {value} {count} maximum"] = float(np.floor(most * (1 + calibration.margin)))
+
+    @staticmethod
+    def _of_further_cases(area: np.ndarray, cases: np.ndarray, rare: float) -> float:
+        """How far the areas of other cases may lie beyond those of a few: with many cases, 0.
+
+        A 3-D patch often holds all of a structure, so four cases are four areas, however many patches they are cut
+        into. It is what the quantile of a further value (Student's t) adds to that of a known normal distribution, for
+        the mean areas of the cases. One case says nothing about others.
+        """
+        means = [area[cases == case].mean() for case in np.unique(cases)]
+        if (count := len(means)) == 1:
+            return 1.0
+        further = stats.t.isf(rare, count - 1) * (1 + 1 / count) ** 0.5
+        return float(np.std(means, ddof=1) * (further - stats.norm.isf(rare)))
 
     def _shown(self, label: np.ndarray) -> np.ndarray:
         """`[N, classes]` booleans."""
