@@ -1,7 +1,9 @@
 """Unlabelled scans in a bank: images as nnU-Net preprocesses them, labels as nnU-Net predicts them."""
 
 import json
+import runpy
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from test_find_nnunets import save_model
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.bank.inspection import inspect_bank
 from nnunet_synth.bank.verify import verify_bank
+from nnunet_synth.benchmark.scoring import read_rows
 from nnunet_synth.pseudo_labels import label as labelling
 from nnunet_synth.pseudo_labels import rounds
 from nnunet_synth.pseudo_labels.label import pseudo_label
@@ -586,3 +589,25 @@ def test_a_teacher_whose_bank_holds_validation_cases_is_refused(copy, data, trai
     content.model_copy(update={"uses": (content.uses[0].model_copy(update={"banks": (held,)}),)}).save(record)
     with pytest.raises(UserError, match="comes from 1 validation cases of fold 0, case_3 among them"):
         run_all(copy, data, 1, name="other", teachers=(record.parent.parent,))
+
+
+# --- how good they are
+
+
+def test_the_study_compares_a_bank_of_cases_with_their_labels(copy, data, tmp_path, monkeypatch, capsys):
+    found = fill(copy, data, source="case_5,case_6", without=("all",))
+    truth = {name: data.load(name).label[0] for name in ("case_5", "case_6")}
+    masks = {
+        name: [(label[0] == value, truth[name] == value) for value in (1, 2)]
+        for name, (_, label) in read(found).items()
+    }
+    expected = [2 * (a & b).sum() / (a.sum() + b.sum()) for pairs in masks.values() for a, b in pairs]
+    monkeypatch.setattr("sys.argv", ["measure.py", str(found.folder), "-o", str(tmp_path / "out")])
+    runpy.run_path(str(Path(__file__).parents[1] / "studies/pseudo_labels/measure.py"), run_name="__main__")
+    rows = read_rows(tmp_path / "out/scans.csv")
+    assert [float(row["dice"]) for row in rows] == pytest.approx(expected)
+    assert [row["confidence"] for row in rows][:2] == [
+        str(value) for value in found.record.origin.scans[0].confidence.values()
+    ]
+    means = np.reshape(expected, (2, 2)).mean(axis=1)
+    assert f"| {100 * means.mean():.1f} |" in capsys.readouterr().out
