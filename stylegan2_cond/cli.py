@@ -42,6 +42,12 @@ PatchSize = Annotated[
     str | None, _option(metavar="H,W", help="Size of the generated patches (default: from the data).")
 ]
 Seed = Annotated[int | None, _option(metavar="S", help="Random seed (default: 0).", min=0)]
+WithBank = Annotated[
+    str | None, _option("--with-bank", metavar="NAME", help="Learn from the scans of a pseudo-labelled bank as well.")
+]
+TrustMasks = Annotated[
+    bool, _option("--trust-masks", help="Learn from the scans' pseudo-labels too, not from images alone.")
+]
 SampleSeed = Annotated[int, typer.Option("--seed", metavar="S", help="Random seed.", min=0)]
 
 
@@ -76,6 +82,8 @@ def plan(
     kimg: Kimg = None,
     patch_size: PatchSize = None,
     seed: Seed = None,
+    with_bank: WithBank = None,
+    trust_masks: TrustMasks = False,
     memory_gb: Memory = None,
     settings: Settings = None,
     device: Device = "",
@@ -104,6 +112,8 @@ def train(
     kimg: Kimg = None,
     patch_size: PatchSize = None,
     seed: Seed = None,
+    with_bank: WithBank = None,
+    trust_masks: TrustMasks = False,
     memory_gb: Memory = None,
     settings: Settings = None,
     device: Device = "",
@@ -125,11 +135,18 @@ def train(
     print(f"Previews: {folder / 'previews'}")
 
 
-def _run_options(*, patch_size: str | None, settings: list[str] | None, device: str, **options: object) -> RunOptions:
+def _run_options(
+    *, patch_size: str | None, settings: list[str] | None, device: str, trust_masks: bool, **options: object
+) -> RunOptions:
     from stylegan2_cond.planning import RunOptions, parse_overrides
 
-    sizes, overrides = parse_sizes(patch_size), parse_overrides(settings or [])
-    return RunOptions(**options, patch_size=sizes, device=device or default_device(), overrides=overrides)
+    return RunOptions(
+        **options,
+        patch_size=parse_sizes(patch_size),
+        device=device or default_device(),
+        overrides=parse_overrides(settings or []),
+        trust_masks=trust_masks or None,
+    )
 
 
 @app.command(

@@ -8,6 +8,7 @@ from pathlib import Path
 from nnunet_synth.bank.format import SnapshotReference
 from nnunet_synth.bank.request import DEFORMED, GENERATED, FillRequest
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
+from stylegan2_cond.data.scans import Scans
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Plan, Source, Variant, run_folder
 from stylegan2_cond.snapshot import CARD_FILE, Card, MaskSource, PairGenerator, find_best, load_generator, open_masks
@@ -57,7 +58,9 @@ def open_ensemble(preprocessed: Preprocessed, fold_name: str, request: FillReque
     Raises:
         UserError: a snapshot does not exist or has other data or another patch size, or masks are not used.
     """
-    source = Source.of(preprocessed, preprocessed.fold(fold_name))
+    fold = preprocessed.fold(fold_name)
+    scans = Scans.open(preprocessed, fold, request.with_bank) if request.with_bank else None
+    source = Source.of(preprocessed, fold, scans)
     members, references, mask_snapshot = [], [], None
     for path, weight in request.snapshots or ((_best_snapshot(source, request.variant), 1.0),):
         generator = load_generator(path, device)
@@ -67,6 +70,8 @@ def open_ensemble(preprocessed: Preprocessed, fold_name: str, request: FillReque
                 f"Snapshot {path} generates patches of {generator.plan.patch_size}, {references[0].path} of {first}. "
                 f"Fill a bank of each."
             )
+        if members and generator.plan.source.scans != members[0].generator.plan.source.scans:
+            raise UserError(f"Snapshots {references[0].path} and {path} learnt from other scans. Fill a bank of each.")
         masks = None
         if generator.plan.given_mask:
             text = str(_best_snapshot(source, "mask")) if request.masks == GENERATED else request.masks or DEFORMED
@@ -86,6 +91,7 @@ def _best_snapshot(source: Source, variant: Variant) -> Path:
         return found
     option = "" if source.plans_name == "nnUNetPlans" else f" -p {source.plans_name}"
     option += "" if variant == "pair" else f" --variant {variant}"
+    option += f" --with-bank {source.scans.bank}" if source.scans else ""
     raise UserError(
         f"No snapshot in {folder}. Train a generator first: stylegan2-cond train {source.dataset_name} "
         f"{source.configuration} {source.fold}{option}"

@@ -184,7 +184,11 @@ def _as_case(samples: Sequence[ScreenedSample], dims: int) -> tuple[np.ndarray, 
 def _new_record(ensemble: Ensemble, request: FillRequest, device: str) -> BankRecord:
     """The record of an empty bank."""
     plan = ensemble.plan
-    name = request.default_name(ensemble.snapshots) if request.name is None else request.name
+    name = (
+        request.default_name(ensemble.snapshots, plan.source.scans and plan.source.scans.bank)
+        if request.name is None
+        else request.name
+    )
     if not is_plain_name(name):
         raise UserError(f"--name {name!r} is not a plain folder name. Type for example --name pair_1")
     return BankRecord(

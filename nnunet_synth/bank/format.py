@@ -17,14 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from typing_extensions import Self
 
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
-from stylegan2_cond.data.scans import SHARD_ENDINGS, Checksum, LabelledScan, banks_folder
+from stylegan2_cond.data.scans import BANK_FORMAT, RECORD_FILE, SHARD_ENDINGS, Checksum, LabelledScan, banks_folder
 from stylegan2_cond.data.untrusted_files import PlainName
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Record, explained_write
 from stylegan2_cond.planning import Source
 from stylegan2_cond.snapshot import sha256
 
-RECORD_FILE = "bank.json"
 _LOCATIONS = 2000  # most voxels of a class in a shard's `class_locations`, which every draw reads
 
 
@@ -200,7 +199,7 @@ class BankRecord(BankDescription, Record):
     """
 
     remedy: ClassVar[str] = "Delete the bank's folder and fill it again: nnunet-synth bank …"
-    format_version: int = 5
+    format_version: int = BANK_FORMAT
     requested: int = Field(ge=1)
     shards: tuple[Shard, ...] = ()
 

@@ -23,6 +23,7 @@ class FillRequest:
         samples: number of samples.
         snapshots: folders of snapshots, each with its weight in the ensemble; if empty, the best snapshot of the fold.
         variant: of that best snapshot.
+        with_bank: name of the bank whose scans that snapshot's generator learnt from; None for labelled cases alone.
         masks: for snapshots of the variant `image`: `deformed`, `blended` or `real` masks of the training cases,
             `generated` by the fold's best mask snapshot, or the folder of a mask snapshot; None for `deformed`.
         balanced: request each class equally often, instead of as often as the training patches show it.
@@ -36,6 +37,7 @@ class FillRequest:
     samples: int
     snapshots: tuple[tuple[Path, float], ...] = ()
     variant: Literal["pair", "image"] = "pair"
+    with_bank: str | None = None
     masks: str | None = None
     balanced: bool = False
     name: str | None = None
@@ -50,9 +52,15 @@ class FillRequest:
         masks = self.masks or DEFORMED
         return masks if masks in get_args(MaskVariation) else GENERATED
 
-    def default_name(self, snapshots: Sequence[SnapshotReference]) -> str:
-        """Name of the bank, for example `pair_200k` or `ensemble_2_generated_balanced_80k`."""
+    def default_name(self, snapshots: Sequence[SnapshotReference], scans: str | None = None) -> str:
+        """Name of the bank, for example `pair_200k`, `pair_with_pseudo_80k` or `ensemble_2_generated_balanced_80k`.
+
+        Args:
+            snapshots: that fill the bank.
+            scans: name of the bank that their generators learnt from; None if they saw labelled cases alone.
+        """
         words = [f"ensemble_{len(snapshots)}"] if len(snapshots) > 1 else [snapshots[0].variant]
+        words += [f"with_{scans}"] if scans else []
         if self.mask_kind != DEFORMED:
             words.append(self.mask_kind)
         if self.balanced:

@@ -87,6 +87,6 @@ def _describe(bank: BankProvenance) -> str:
         weights = " and ".join(snapshot.weights_sha256[:12] for snapshot in origin.snapshots)
         made = f"{bank.samples} samples, seed {origin.seed}, from generators (weights {weights})"
     return (
-        f"bank '{bank.name}': {made} trained on {len(bank.source.training_cases)} cases of {bank.source.dataset_name}, "
+        f"bank '{bank.name}': {made} trained on {bank.source.describe_cases()} of {bank.source.dataset_name}, "
         f"fold {bank.source.fold}"
     )

@@ -54,7 +54,7 @@ def refuse_leaks(folder: Path, record: BankRecord, here: Source, validation: Map
             f"Bank {folder} (fold {made.fold}) {maker} {len(seen)} of the {len(validation)} validation cases of fold "
             f"{here.fold}, {seen[0]} among them, so validation scores would be meaningless. {remedy}"
         )
-    if seen := _seen(_training_cases(here), validation):
+    if seen := _seen(here.cases(), validation):
         raise LeakError(
             f"{len(seen)} of the {len(validation)} validation cases of fold {here.fold} are also training cases, "
             f"{seen[0]} among them, so validation scores would be meaningless. Correct splits_final.json."
@@ -72,16 +72,12 @@ def seen_in_bank(bank: BankDescription, validation: Mapping[str, str]) -> list[s
         Names, with the names of cases of the same image. Scans that the bank declares as evaluation cases, and those
         that were refused, are left out.
     """
-    cases = _training_cases(bank.source)
+    cases = bank.source.cases()
     if isinstance(bank.origin, Scans):
         declared = bank.origin.evaluation_scans
         held = [scan for scan in bank.origin.scans if not scan.refused and scan.name not in declared]
         cases += [(scan.name, scan.image_sha256) for scan in held]
     return _seen(cases, validation)
-
-
-def _training_cases(source: Source) -> list[tuple[str, str]]:
-    return list(zip(source.training_cases, source.training_sha256, strict=True))
 
 
 def _seen(cases: Sequence[tuple[str, str]], validation: Mapping[str, str]) -> list[str]:

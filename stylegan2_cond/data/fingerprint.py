@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, Preprocessed
+from stylegan2_cond.data.scans import Scans
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.progress_bar import ProgressBar
 
@@ -51,8 +52,8 @@ class Fingerprint:
         return int((self.slices * self.sizes.prod(axis=1)).sum()) * (4 * len(self.low) + 2)
 
 
-def read_fingerprint(preprocessed: Preprocessed, names: Sequence[str]) -> Fingerprint:
-    """Read every case once.
+def read_fingerprint(preprocessed: Preprocessed, names: Sequence[str], scans: Scans | None = None) -> Fingerprint:
+    """Read every training case, and every scan if there are any, once.
 
     Raises:
         UserError: a case has voxels that are not finite, or labels that dataset.json does not declare.
@@ -62,9 +63,10 @@ def read_fingerprint(preprocessed: Preprocessed, names: Sequence[str]) -> Finger
     dims = len(preprocessed.patch_size)
     sizes, slices, samples, ranges, outside_ranges, shown = [], [], [], [], [], Counter()
     rng = np.random.default_rng(0)
-    most = min(VOXELS_PER_CASE, VOXELS // max(1, len(names)))
-    for name in ProgressBar(names, desc="Reading the training cases", unit="case", leave=False, delay=2):
-        case = preprocessed.load(name)
+    cases = [(preprocessed, name) for name in names] + [(scans, name) for name in (scans.names if scans else ())]
+    most = min(VOXELS_PER_CASE, VOXELS // max(1, len(cases)))
+    for source, name in ProgressBar(cases, desc="Reading the training cases", unit="case", leave=False, delay=2):
+        case = source.load(name)
         image, label = np.asarray(case.image[:]), np.asarray(case.label[:])[0]
         _check(preprocessed, case, image, label, {*labels, OUTSIDE, *([] if ignore is None else [ignore])})
         sizes.append(image.shape[-dims:])

@@ -53,13 +53,15 @@ class Fold:
 class Case:
     """A preprocessed case: image `[C, z, y, x]` float32, label `[1, z, y, x]` integers, and voxels of each class.
 
-    The arrays may be memory-mapped; slicing them gives numpy arrays. A 2-D dataset has z = 1.
+    The arrays may be memory-mapped; slicing them gives numpy arrays. A 2-D dataset has z = 1. A scan is not
+    `labelled`: its label is a pseudo-label.
     """
 
     name: str
     image: np.ndarray
     label: np.ndarray
     class_locations: Mapping[int | tuple[int, ...], np.ndarray]
+    labelled: bool = True
 
 
 @dataclass(frozen=True)

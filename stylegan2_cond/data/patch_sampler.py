@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, Preprocessed
+from stylegan2_cond.data.scans import Scans
 
 CACHE_BYTES = 2 * 2**30  # of cases kept in memory; others are read from disk each time
 IMAGE_PADDING = 0  # as nnU-Net's loader pads images
+SCAN_SHARE = 0.5  # of the patches, if there are scans: labelled cases and scans teach alike, however many there are
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +27,14 @@ class Patch:
         label: `[*spatial]` int16.
         case: the name of the case.
         centre: `[3]`, where the middle of the patch lies in the volume, from 0 to 1 along each axis.
+        labelled: whether the label is a person's, not a pseudo-label.
     """
 
     image: np.ndarray
     label: np.ndarray
     case: str
     centre: np.ndarray
+    labelled: bool
 
     @property
     def position(self) -> float:
@@ -40,12 +44,21 @@ class Patch:
 
 @dataclass(frozen=True, eq=False)
 class PatchBatch:
-    """Patches, stacked: `image` `[N, C, *spatial]`, `label` `[N, *spatial]`, `case` `[N]`, `position` `[N]` float32."""
+    """Patches, stacked.
+
+    Attributes:
+        image: `[N, C, *spatial]`.
+        label: `[N, *spatial]`.
+        case: `[N]`, names.
+        position: `[N]` float32.
+        labelled: `[N]` booleans.
+    """
 
     image: np.ndarray
     label: np.ndarray
     case: np.ndarray
     position: np.ndarray
+    labelled: np.ndarray
 
     @classmethod
     def stack(cls, patches: Sequence[Patch]) -> PatchBatch:
@@ -55,15 +68,17 @@ class PatchBatch:
             label=np.stack([patch.label for patch in patches]),
             case=np.array([patch.case for patch in patches]),
             position=np.array([patch.position for patch in patches], np.float32),
+            labelled=np.array([patch.labelled for patch in patches]),
         )
 
 
 class PatchSampler:
     """An endless stream of patches; number i depends on the seed and on i alone.
 
-    A case is chosen at random; then, with probability `foreground_share`, a voxel of a class that it shows, around
-    which the patch lies (nnU-Net's foreground oversampling), else any place, or any annotated place if the dataset
-    has an ignore label. An image smaller than the patch lies in the middle, and the rest is `OUTSIDE`.
+    A case is chosen at random, half of the time among the scans if there are any; then, with probability
+    `foreground_share`, a voxel of a class that it shows, around which the patch lies (nnU-Net's foreground
+    oversampling), else any place, or any annotated place if the dataset has an ignore label. An image smaller than the
+    patch lies in the middle, and the rest is `OUTSIDE`.
 
     Args:
         preprocessed: where the cases are.
@@ -71,6 +86,7 @@ class PatchSampler:
         patch_size: spatial size; 2-D patches are slices along the first axis, as nnU-Net's are.
         foreground_share: between 0 and 1.
         seed: of the random stream.
+        scans: with pseudo-labels; None if there are none.
     """
 
     def __init__(
@@ -81,12 +97,14 @@ class PatchSampler:
         *,
         foreground_share: float,
         seed: int,
+        scans: Scans | None = None,
     ):
         self.preprocessed = preprocessed
         self.names = list(names)
         self.patch_size = tuple(patch_size)
         self.foreground_share = foreground_share
         self.seed = seed
+        self.scans = scans
         self._cached: dict[str, Case] = {}
 
     def batch(self, first: int, count: int) -> PatchBatch:
@@ -96,7 +114,10 @@ class PatchSampler:
     def sample(self, index: int, *, with_image: bool = True) -> Patch:
         """Patch `index`; without its image, which is then not read and has no channels, if only the label is needed."""
         rng = np.random.default_rng([self.seed, index])
-        case = self._case(self.names[rng.integers(len(self.names))])
+        if self.scans is not None and rng.random() < SCAN_SHARE:
+            case = self._case(self.scans.draw(rng), self.scans)
+        else:
+            case = self._case(self.names[rng.integers(len(self.names))], self.preprocessed)
         return _cut(case, self.patch_size, self._place(case, _size(self.patch_size), rng), with_image=with_image)
 
     def with_seed(self, seed: int) -> PatchSampler:
@@ -129,14 +150,14 @@ class PatchSampler:
         voxels = shown[rng.integers(len(shown))]
         return np.asarray(voxels[rng.integers(len(voxels))])[1:]
 
-    def _case(self, name: str) -> Case:
+    def _case(self, name: str, source: Preprocessed | Scans) -> Case:
         if name in self._cached:
             return self._cached[name]
-        case = self.preprocessed.load(name)
+        case = source.load(name)
         size = int(np.prod(case.image.shape)) * 4 + int(np.prod(case.label.shape)) * 2
         used = sum(kept.image.nbytes + kept.label.nbytes for kept in [*self._cached.values()])  # a thread may add one
         if used + size <= CACHE_BYTES:
-            case = Case(name, case.image[:], case.label[:], case.class_locations)
+            case = replace(case, image=case.image[:], label=case.label[:])
             self._cached[name] = case
         return case
 
@@ -177,4 +198,5 @@ def _cut(case: Case, patch_size: Sequence[int], lower: Sequence[int], *, with_im
         label=crop_and_pad_nd(case.label, box, OUTSIDE).reshape(patch_size).astype(np.int16),
         case=case.name,
         centre=(np.asarray(lower) + _size(patch_size) / 2) / case.image.shape[1:],
+        labelled=case.labelled,
     )

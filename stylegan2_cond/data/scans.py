@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import blosc2
+import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from pydantic import BaseModel, ConfigDict, Field
 
-from stylegan2_cond.data.untrusted_files import PlainName, load_properties, open_plain
+from stylegan2_cond.data.nnunet_dataset import Case, Fold, Preprocessed
+from stylegan2_cond.data.untrusted_files import PlainName, is_plain_name, load_properties, open_plain
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.io import Record
 
+RECORD_FILE = "bank.json"
+BANK_FORMAT = 5
 SHARD_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 _OPEN_SHARDS = 128  # of a process, a quarter of a MB each; opening one takes longer than reading a sample
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -37,6 +45,126 @@ class LabelledScan(BaseModel):
     ignored: tuple[str, ...] = ()
     confidence: dict[str, float] = Field(default_factory=dict)
     evaluation_case: str | None = None
+
+
+class _Shard(BaseModel):
+    name: str = Field(pattern=r"^synth_\d{5,}$")
+
+
+class _Origin(BaseModel):
+    kind: str
+    scans: tuple[LabelledScan, ...] = ()
+
+
+class _Source(BaseModel):
+    preprocessing: str
+    training_cases: tuple[str, ...]
+
+
+class ScanBank(Record):
+    """The part of a bank's record that a generator needs; the plugin's `BankRecord` is the whole of it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    remedy: ClassVar[str] = "Delete the bank's folder and fill it again: nnunet-synth pseudo-label …"
+    format_version: int = BANK_FORMAT
+    requested: int
+    source: _Source
+    origin: _Origin
+    shards: tuple[_Shard, ...]
+
+
+@dataclass(frozen=True)
+class Scans:
+    """The scans of a bank, with their pseudo-labels.
+
+    Attributes:
+        folder: of the bank.
+        scans: those that entered.
+        by_confidence: draw a scan in proportion to the confidence of its least certain class, instead of all alike.
+    """
+
+    folder: Path
+    scans: tuple[LabelledScan, ...]
+    by_confidence: bool
+
+    @classmethod
+    def open(cls, preprocessed: Preprocessed, fold: Fold, bank: str, *, by_confidence: bool = False) -> Scans:
+        """The scans of a fold's bank.
+
+        Raises:
+            UserError: there is no such bank, it is of generated pairs, not complete, or of other cases.
+        """
+        place = f"{preprocessed.dataset_name} {preprocessed.configuration_name} {fold.name}"
+        command = f"nnunet-synth pseudo-label {place} -i FOLDER --name {bank}"
+        folder = banks_folder(preprocessed.base, preprocessed.configuration.data_identifier, fold.name) / bank
+        if not is_plain_name(bank) or not (folder / RECORD_FILE).exists():
+            there = sorted(path.parent.name for path in folder.parent.glob(f"*/{RECORD_FILE}"))
+            raise UserError(
+                f"There is no bank '{bank}' in {folder.parent}. "
+                + (f"There: {', '.join(there)}. " if there else "")
+                + f"Fill one: nnunet-synth pseudo-label {place} -i FOLDER"
+            )
+        record = ScanBank.load(folder / RECORD_FILE)
+        if not record.origin.scans:
+            raise UserError(f"Bank {folder} holds generated pairs. Choose a bank of scans, or fill one: {command}")
+        if len(record.origin.scans) < record.requested:
+            raise UserError(
+                f"Bank {folder} has {len(record.origin.scans)} of {record.requested} scans. Repeat the command that "
+                f"fills it: {command}"
+            )
+        made, here = record.source, (preprocessed.preprocessing_hash, set(fold.training))
+        if (made.preprocessing, set(made.training_cases)) != here:
+            raise UserError(
+                f"Bank {folder} was filled with other preprocessing or other training cases than fold {fold.name} has "
+                f"now. Fill one of another name: nnunet-synth pseudo-label {place} -i FOLDER --name NAME"
+            )
+        entered = tuple(scan for scan in record.origin.scans if not scan.refused)
+        if len(entered) != len(record.shards):
+            raise UserError(
+                f"Bank {folder} lists {len(entered)} scans and {len(record.shards)} shards. {record.remedy}"
+            )
+        return cls(folder, entered, by_confidence)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the scans."""
+        return list(self._shards)
+
+    @property
+    def record_sha256(self) -> str:
+        """Checksum of the bank's record, which has the checksums of all shards."""
+        return hashlib.sha256((self.folder / RECORD_FILE).read_bytes()).hexdigest()
+
+    def draw(self, rng: np.random.Generator) -> str:
+        """The name of a random scan."""
+        return self.names[rng.choice(len(self.scans), p=self._chances)]
+
+    def load(self, name: str) -> Case:
+        """Open one scan.
+
+        Raises:
+            UserError: its files are missing or cannot be read.
+        """
+        try:
+            image, label, _, properties = BankDataset(str(self.folder)).load_case(self._shards[name])
+        except OSError as error:
+            raise UserError(
+                f"Scan {name} of bank {self.folder} cannot be read ({error.strerror}). {ScanBank.remedy}"
+            ) from None
+        return Case(name, image, label, properties["class_locations"], labelled=False)
+
+    @cached_property
+    def _shards(self) -> dict[str, str]:
+        """Name of each scan's shard."""
+        return {scan.name: f"synth_{number:05d}" for number, scan in enumerate(self.scans)}
+
+    @cached_property
+    def _chances(self) -> np.ndarray | None:
+        """Probability of each scan; None if all are alike."""
+        if not self.by_confidence:
+            return None
+        certain = np.array([min(scan.confidence.values(), default=1.0) for scan in self.scans])
+        return certain / certain.sum()
 
 
 def banks_folder(base: Path, data_identifier: str, fold: str | int) -> Path:

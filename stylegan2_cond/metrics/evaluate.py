@@ -127,10 +127,11 @@ class _Setup:
         device: str,
     ):
         self.plan, self.seed = plan, seed
-        preprocessed, seen = open_same_cases(plan), set(plan.source.training_cases)
-        unseen = [name for name in preprocessed.fold(plan.source.fold).validation if name not in seen]
+        preprocessed, source = open_same_cases(plan), plan.source
+        seen = {*source.training_cases, *(source.scans.cases if source.scans else ())}
+        unseen = [name for name in preprocessed.fold(source.fold).validation if name not in seen]
         if held_out and not unseen:
-            why = "it was trained on all cases" if plan.source.fold == FOLD_ALL else "its fold has none"
+            why = "it was trained on all cases" if source.fold == FOLD_ALL else "its fold has none"
             raise UserError(f"There are no cases that this generator was not trained on: {why}. Remove --held-out.")
         self.network, self.no_network = _find_network(plan, nnunet, device, required=features == NnUNet.name)
         low, high = (plan.codec.low, plan.codec.high) if plan.codec.low else ((0.0,), (1.0,))

@@ -16,7 +16,7 @@ from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, Preprocessed
 from stylegan2_cond.data.patch_sampler import PatchBatch, PatchSampler, cover, covering_places
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.metrics.ncc import RIM
-from stylegan2_cond.planning import Plan, run_folder
+from stylegan2_cond.planning import Plan, open_patches, open_scans, run_folder
 from stylegan2_cond.progress_bar import ProgressBar
 from stylegan2_cond.random_streams import RandomStream
 
@@ -75,17 +75,29 @@ class ReferenceSet:
     @cached_property
     def real(self) -> SampleSet:
         """Patches of the training cases."""
-        return self._sample(self.plan.source.training_cases, RandomStream.REAL)
+        return self._sample(open_patches(self.preprocessed, self.plan, RandomStream.REAL))
 
     @cached_property
     def again(self) -> SampleSet:
         """Further patches of the training cases: compared with `real`, they show what a perfect generator reaches."""
-        return self._sample(self.plan.source.training_cases, RandomStream.REAL_AGAIN)
+        return self._sample(open_patches(self.preprocessed, self.plan, RandomStream.REAL_AGAIN))
 
     @cached_property
     def held_out(self) -> SampleSet | None:
         """Patches of the held-out cases; None where there are none."""
-        return self._sample(self.held_out_cases, RandomStream.HELD_OUT) if self.held_out_cases else None
+        if not self.held_out_cases:
+            return None
+        share, seed = self.plan.foreground_share, RandomStream.HELD_OUT
+        size = self.plan.patch_size
+        return self._sample(
+            PatchSampler(self.preprocessed, self.held_out_cases, size, foreground_share=share, seed=seed)
+        )
+
+    def cases(self) -> list[Case]:
+        """The training cases, opened, and then the scans that the generator learnt from."""
+        scans = open_scans(self.preprocessed, self.plan)
+        labelled = [self.preprocessed.load(name) for name in self.plan.source.training_cases]
+        return labelled + ([scans.load(name) for name in scans.names] if scans else [])
 
     @cached_property
     def cover(self) -> Cover:
@@ -93,7 +105,7 @@ class ReferenceSet:
         if self.plan.variant == "mask":
             return Cover(self.real, np.zeros((self.count, 3), int), 1)
         size = [length // factor for length, factor in zip(self.plan.patch_size, self.factors, strict=True)]
-        cases = [self.preprocessed.load(name) for name in self.plan.source.training_cases]
+        cases = self.cases()
         corners = [covering_places(np.array(case.image.shape[1:]) // self._fitting(case), size, RIM) for case in cases]
         each = 4 * self.plan.codec.image_channels * math.prod(length + 2 * RIM for length in size)
         thinned = -(-sum(map(len, corners)) * each // self.cover_bytes)
@@ -111,13 +123,9 @@ class ReferenceSet:
             thinned,
         )
 
-    def _sample(self, names: Sequence[str], stream: RandomStream) -> SampleSet:
+    def _sample(self, sampler: PatchSampler) -> SampleSet:
         """Patches with the conditions measured on them."""
-        plan = self.plan
-        sampler = PatchSampler(
-            self.preprocessed, names, plan.patch_size, foreground_share=plan.foreground_share, seed=stream
-        )
-        found = sampler.batch(0, self.count)
+        plan, found = self.plan, sampler.batch(0, self.count)
         condition = plan.conditions.measure(torch.from_numpy(found.label), torch.from_numpy(found.position)).numpy()
         return with_mask_images(
             SampleSet(found.image, _without_ignored(found.label, plan), found.case, condition), plan
@@ -128,7 +136,7 @@ class ReferenceSet:
         if max(factors := self._fitting(case)) == 1:
             return case
         image = average_blocks(case.image[:][None], factors)[0]
-        return Case(case.name, image, np.zeros((1, *image.shape[1:]), np.int16), {})
+        return Case(case.name, image, np.zeros((1, *image.shape[1:]), np.int16), {}, case.labelled)
 
     def _fitting(self, case: Case) -> np.ndarray:
         """The factors along the case's three axes, none larger than the case."""

@@ -11,6 +11,7 @@ from stylegan2_cond.planning.plan import (
     run_folder_in,
 )
 from stylegan2_cond.planning.planner import condition_patches, make_plan
+from stylegan2_cond.planning.real_patches import open_patches, open_scans
 
 __all__ = [
     "Plan",
@@ -21,6 +22,8 @@ __all__ = [
     "fit_memory",
     "make_plan",
     "next_smaller",
+    "open_patches",
+    "open_scans",
     "parse_overrides",
     "run_folder",
     "run_folder_in",

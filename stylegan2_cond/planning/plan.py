@@ -18,6 +18,7 @@ from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed, open_preprocessed, require_folder
+from stylegan2_cond.data.scans import Checksum, Scans
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document, explain
 
@@ -42,6 +43,8 @@ class RunOptions:
         device: torch device.
         memory_gb: memory budget in GiB; what is free on the device if None.
         overrides: values for further keys of the plan.
+        with_bank: name of a bank of scans that the generator learns from as well; None for none.
+        trust_masks: show the discriminator the scans' masks too; None is no.
     """
 
     dataset: str
@@ -55,12 +58,16 @@ class RunOptions:
     device: str = "cpu"
     memory_gb: float | None = None
     overrides: Mapping[str, object] = field(default_factory=dict)
+    with_bank: str | None = None
+    trust_masks: bool | None = None
 
     def __post_init__(self) -> None:
         if self.kimg is not None and not 0 < self.kimg <= MAX_KIMG:
             raise UserError(f"--kimg {self.kimg} must be above 0 and at most {MAX_KIMG:,.0f} (thousands of images).")
         if self.memory_gb is not None and not 0 < self.memory_gb <= MAX_MEMORY_GB:
             raise UserError(f"--memory-gb {self.memory_gb} must be above 0 and at most {MAX_MEMORY_GB:,.0f} (GiB).")
+        if self.trust_masks and self.with_bank is None:
+            raise UserError("--trust-masks is about the masks of scans. Name their bank: --with-bank NAME")
 
     def open(self) -> tuple[Preprocessed, Fold]:
         """The preprocessed dataset and its fold.
@@ -72,18 +79,50 @@ class RunOptions:
         return preprocessed, preprocessed.fold(self.fold)
 
 
+class ScanSource(BaseModel):
+    """The scans that a generator learnt from beside the training cases.
+
+    Attributes:
+        bank: its name, among the banks of the fold.
+        record_sha256: of its record, which has the checksums of images and pseudo-labels.
+        cases: names of the scans.
+        sha256: of each scan's image.
+        evaluation_cases: names of scans that are validation or test cases, as the bank declares.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    bank: str
+    record_sha256: Checksum
+    cases: tuple[str, ...]
+    sha256: tuple[Checksum, ...]
+    evaluation_cases: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        if len(self.sha256) != len(self.cases):
+            raise ValueError("sha256 has a checksum for each of cases")
+        return self
+
+
 class Source(BaseModel):
-    """Origin of a generator's training cases; stored in banks and read by the leak guard."""
+    """Origin of a generator's training cases; stored in banks and read by the leak guard.
+
+    Attributes:
+        preprocessing: hash of what decides the values of preprocessed voxels.
+        training_cases, training_sha256: labelled cases, and the checksum of each one's image.
+        scans: unlabelled ones; None if there are none.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dataset_name: str
     plans_name: str
     configuration: str
     data_identifier: str
-    preprocessing: str  # hash of what decides the values of preprocessed voxels
+    preprocessing: str
     fold: str
     training_cases: tuple[str, ...]
-    training_sha256: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...]  # of each case's image
+    training_sha256: tuple[Checksum, ...]
+    scans: ScanSource | None = None
 
     @model_validator(mode="after")
     def _paired(self) -> Self:
@@ -92,8 +131,8 @@ class Source(BaseModel):
         return self
 
     @classmethod
-    def of(cls, preprocessed: Preprocessed, fold: Fold) -> Source:
-        """The source of a fold's training cases, whose images are hashed if they were not before."""
+    def of(cls, preprocessed: Preprocessed, fold: Fold, scans: Scans | None = None) -> Source:
+        """The source of a fold's training cases, whose images are hashed if they were not before, and of scans."""
         return cls(
             dataset_name=preprocessed.dataset_name,
             plans_name=preprocessed.plans_name,
@@ -103,7 +142,33 @@ class Source(BaseModel):
             fold=fold.name,
             training_cases=fold.training,
             training_sha256=tuple(case_hashes(preprocessed, fold.training).values()),
+            scans=scans
+            and ScanSource(
+                bank=scans.folder.name,
+                record_sha256=scans.record_sha256,
+                cases=tuple(scans.names),
+                sha256=tuple(scan.image_sha256 for scan in scans.scans),
+                evaluation_cases=tuple(scan.name for scan in scans.scans if scan.evaluation_case),
+            ),
         )
+
+    def cases(self) -> list[tuple[str, str]]:
+        """Name and checksum of all cases that the generator saw, but for scans declared as evaluation cases."""
+        labelled = list(zip(self.training_cases, self.training_sha256, strict=True))
+        if self.scans is None:
+            return labelled
+        scans = zip(self.scans.cases, self.scans.sha256, strict=True)
+        return labelled + [scan for scan in scans if scan[0] not in self.scans.evaluation_cases]
+
+    def describe_cases(self) -> str:
+        """Numbers of labelled cases and scans, in words."""
+        one, many = len(self.training_cases), len(self.scans.cases) if self.scans else 0
+        labelled = f"{one} training case{'s' * (one != 1)}"
+        if not self.scans:
+            return labelled
+        held = len(self.scans.evaluation_cases)
+        which = f" ({held} of them validation or test cases)" * bool(held)
+        return f"{labelled} and {many} unlabelled scan{'s' * (many != 1)}{which}"
 
 
 class Plan(Document):
@@ -117,6 +182,7 @@ class Plan(Document):
         channels: of each stage, coarse to fine; one more than `factors`.
         apart_share: of the samples of which the discriminator sees the image or the mask alone.
         foreground_share: of the patches that lie around a voxel of a class.
+        trust_masks: whether the discriminator sees the masks of scans; without scans, it has no effect.
         batch_size: images of a step, on all devices together.
         accumulate: parts that a batch is computed in, one after the other, to save memory.
         precision: of the networks' activations; `tf32` and `bfloat16` need a device that has them.
@@ -144,6 +210,7 @@ class Plan(Document):
     mapping_layers: int = Field(ge=1, le=64)
     apart_share: float = Field(ge=0, le=1)
     foreground_share: float = Field(ge=0, le=1)
+    trust_masks: bool = False
     batch_size: Size
     accumulate: Size
     precision: Literal["float32", "tf32", "bfloat16"]
@@ -187,19 +254,27 @@ class Plan(Document):
 def run_folder(source: Source, variant: Variant = "pair") -> Path:
     """Folder of a generator of this source: plan, checkpoint, previews and snapshots."""
     results = require_folder("nnUNet_results")
-    return run_folder_in(results, source.dataset_name, source.plans_name, source.configuration, source.fold, variant)
+    place = source.dataset_name, source.plans_name, source.configuration, source.fold
+    return run_folder_in(results, *place, variant, source.scans and source.scans.bank)
 
 
 def run_folder_in(
-    results: Path, dataset_name: str, plans_name: str, configuration: str, fold: str | int, variant: Variant = "pair"
+    results: Path,
+    dataset_name: str,
+    plans_name: str,
+    configuration: str,
+    fold: str | int,
+    variant: Variant = "pair",
+    with_bank: str | None = None,
 ) -> Path:
     """Folder of a generator below `results`, an `nnUNet_results`; named as nnU-Net names its models."""
-    model = convert_trainer_plans_config_to_identifier(f"StyleGAN2Cond_{variant}", plans_name, configuration)
+    name = f"StyleGAN2Cond_{variant}" + (f"_with_{with_bank}" if with_bank else "")
+    model = convert_trainer_plans_config_to_identifier(name, plans_name, configuration)
     return results / dataset_name / model / f"fold_{fold}"
 
 
 BY_HAND = "set by hand"
-OWN_OPTION = ("variant", "patch_size", "kimg", "seed")
+OWN_OPTION = ("variant", "patch_size", "kimg", "seed", "trust_masks")
 DERIVED = ("format_version", "source", "spacing", "factors", "codec", "conditions", "reasons")
 FREE = tuple(name for name in Plan.model_fields if name not in (*OWN_OPTION, *DERIVED))
 OTHER_NAMES = {  # of keys, common in the literature

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.fingerprint import Fingerprint, read_fingerprint
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Fold, Preprocessed
-from stylegan2_cond.data.patch_sampler import CACHE_BYTES, PatchBatch, PatchSampler
+from stylegan2_cond.data.patch_sampler import CACHE_BYTES, SCAN_SHARE, PatchBatch, PatchSampler
+from stylegan2_cond.data.scans import Scans
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import heuristics
 from stylegan2_cond.planning.heuristics import BATCH_SIZE, PlanInputs, Setting, training_settings
@@ -26,14 +28,21 @@ OUTPUT = {"pair": "image and mask together", "mask": "masks alone", "image": "im
 
 
 def make_plan(
-    options: RunOptions, preprocessed: Preprocessed, fold: Fold, *, budget: int | None = None, processes: int = 1
+    options: RunOptions,
+    preprocessed: Preprocessed,
+    fold: Fold,
+    scans: Scans | None = None,
+    *,
+    budget: int | None = None,
+    processes: int = 1,
 ) -> Plan:
-    """Make a plan; reads each training case once.
+    """Make a plan; reads each training case and each scan once.
 
     Args:
         options: what the user asks for.
         preprocessed: the dataset that `options` names.
         fold: the fold that `options` names.
+        scans: of the bank that `options` names.
         budget: memory that training may take, in bytes; unlimited if None.
         processes: number of processes that train together, each on its share of a batch; on GPUs of their own, or all
             on one CPU.
@@ -42,7 +51,7 @@ def make_plan(
         UserError: the patch does not fit nnU-Net's, the pyramid or the memory, an override is wrong, or there is
             nothing to learn.
     """
-    device, fingerprint = torch.device(options.device), read_fingerprint(preprocessed, fold.training)
+    device, fingerprint = torch.device(options.device), read_fingerprint(preprocessed, fold.training, scans)
     _refuse_unlearnable(fingerprint, options.variant, preprocessed)
     shape = _shape_settings(preprocessed, fingerprint, options)
     patch_size, stages = shape["patch_size"].value, len(shape["channels"].value)
@@ -55,7 +64,7 @@ def make_plan(
         device=device,
         batch_size=overrides.get("batch_size", batch_size.value),
     )
-    settings = shape | {"batch_size": batch_size} | training_settings(inputs)
+    settings = shape | {"batch_size": batch_size} | training_settings(inputs) | _scan_settings(options)
     settings |= {key: Setting(value, BY_HAND) for key, value in overrides.items()}
     requested = {"kimg": options.kimg, "seed": options.seed}
     settings |= {key: Setting(value, REQUESTED) for key, value in requested.items() if value is not None}
@@ -66,15 +75,17 @@ def make_plan(
             f"(accumulate)."
         )
     share, seed = values["foreground_share"], values["seed"]
-    sampler = PatchSampler(preprocessed, fold.training, patch_size, foreground_share=share, seed=seed)
+    scans = scans and replace(scans, by_confidence=values["trust_masks"])
+    sampler = PatchSampler(preprocessed, fold.training, patch_size, foreground_share=share, seed=seed, scans=scans)
     numbers = range(condition_patches(patch_size))
     measured = PatchBatch.stack([sampler.sample(number, with_image=False) for number in numbers])
+    source = Source.of(preprocessed, fold, scans)
     plan = Plan(
-        source=Source.of(preprocessed, fold),
+        source=source,
         conditions=Conditions.from_patches(_classes(preprocessed), measured.label, measured.position),
         reasons={
-            "source": f"{len(fold.training)} training cases, {inputs.patches:,} patches that do not overlap",
-            "conditions": _describe_conditions(fingerprint, preprocessed, len(fold.training)),
+            "source": f"{source.describe_cases()}, {inputs.patches:,} patches that do not overlap",
+            "conditions": _describe_conditions(fingerprint, preprocessed, len(fingerprint.sizes)),
             **{key: setting.reason for key, setting in settings.items()},
         },
         **values,
@@ -82,6 +93,23 @@ def make_plan(
     if budget is not None and device.type == "cpu":  # processes share it, and each caches cases in its part
         budget = max(0, budget // processes - min(CACHE_BYTES, fingerprint.bytes))
     return fit_memory(plan, budget, processes, device.type)
+
+
+def _scan_settings(options: RunOptions) -> dict[str, Setting]:
+    """What scans teach."""
+    if options.with_bank is None:
+        return {"trust_masks": Setting(False, "there are no scans")}
+    if options.variant == "image":
+        return {"trust_masks": Setting(True, "the masks of scans are given to the generator, by their confidence")}
+    if options.trust_masks:
+        return {"trust_masks": Setting(True, REQUESTED + "; scans are drawn by the confidence of their masks")}
+    if options.variant == "mask":
+        raise UserError(
+            "--with-bank: a generator of masks learns nothing from scans whose masks it does not see. Show it their "
+            "pseudo-labels (--trust-masks), or leave out --with-bank."
+        )
+    reason = f"{SCAN_SHARE:.0%} of the patches are of scans, of which the discriminator sees the image alone"
+    return {"trust_masks": Setting(False, reason)}
 
 
 def _shape_settings(preprocessed: Preprocessed, fingerprint: Fingerprint, options: RunOptions) -> dict[str, Setting]:

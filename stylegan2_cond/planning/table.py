@@ -16,6 +16,7 @@ def table(plan: Plan, width: int = 120) -> str:
     hidden |= set() if plan.given_mask else {"feature_weight", "l1_weight"}
     hidden |= {"augment_kimg"} if plan.augment_target is None else set()
     hidden |= set() if plan.codec.image_channels else {"apart_share"}
+    hidden |= set() if plan.source.scans else {"trust_masks"}
     rows = [
         (key, format_value(getattr(plan, key)), plan.reasons.get(key, ""))
         for key in type(plan).model_fields

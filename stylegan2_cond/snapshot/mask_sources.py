@@ -16,7 +16,7 @@ from stylegan2_cond.data.mask_deformation import Deformation, deform
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.data.patch_sampler import Patch, PatchSampler
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.planning import Plan, condition_patches
+from stylegan2_cond.planning import Plan, condition_patches, open_patches
 from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.snapshot.request import MaskSource, SampleRequest
 from stylegan2_cond.snapshot.sampler import PairGenerator, load_generator
@@ -48,10 +48,8 @@ class RealMasks:
 
     @classmethod
     def of_cases(cls, preprocessed: Preprocessed, plan: Plan, variation: MaskVariation) -> RealMasks:
-        """Masks of the plan's training cases in a preprocessed folder."""
-        names, share = plan.source.training_cases, plan.foreground_share
-        patches = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=share, seed=plan.seed)
-        return cls(patches, plan, variation)
+        """Masks of the plan's training cases in a preprocessed folder, and of the scans that it learnt from."""
+        return cls(open_patches(preprocessed, plan), plan, variation)
 
     def sample(
         self, seed: int, numbers: Sequence[int], request: SampleRequest = SampleRequest()

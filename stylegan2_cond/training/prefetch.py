@@ -9,7 +9,7 @@ import numpy as np
 
 from stylegan2_cond.data.patch_sampler import PatchSampler
 
-RealBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
+RealBatch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class Prefetcher:
@@ -29,7 +29,7 @@ class Prefetcher:
         self._ahead: tuple[int, Future[RealBatch]] | None = None
 
     def batch(self, first: int) -> RealBatch:
-        """Image `[N, C, *patch_size]`, label `[N, *patch_size]` and position `[N]`, from patch `first` on."""
+        """Image, label, position and labelled of the patches from `first` on, as in `PatchBatch`."""
         if self._ahead is not None and self._ahead[0] == first:
             found = self._ahead[1].result()
         else:
@@ -41,7 +41,7 @@ class Prefetcher:
     def _read(self, first: int) -> RealBatch:
         start, count = first + self.share.start, self.share.stop - self.share.start
         patches = self.patches.batch(start, count)
-        return patches.image, patches.label, patches.position
+        return patches.image, patches.label, patches.position, patches.labelled
 
     def __enter__(self) -> Prefetcher:
         return self

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
+from stylegan2_cond.data.scans import Scans
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.folders import lock_folder
 from stylegan2_cond.memory import free_bytes
@@ -63,7 +64,7 @@ def plan_run(options: RunOptions, *, overwrite: bool = False) -> PlannedRun:
     """
     preprocessed, fold = options.open()
     device = open_device(options.device)
-    folder = run_folder(Source.of(preprocessed, fold), options.variant)
+    folder = _folder(options, preprocessed, fold)
     may_write = folder.exists() and (overwrite or options.kimg is not None)
     with lock_folder(folder) if may_write else contextlib.nullcontext():  # a running training follows its plan
         found = load_or_make_plan(options, preprocessed, fold, device, overwrite=overwrite)
@@ -83,7 +84,7 @@ def lead_run(
     options: RunOptions, preprocessed: Preprocessed, fold: Fold, device: torch.device, processes: int
 ) -> Iterator[None]:
     """Make sure that a plan is in the run's folder, and lock the folder."""
-    folder = run_folder(Source.of(preprocessed, fold), options.variant)
+    folder = _folder(options, preprocessed, fold)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(existing, os.W_OK):  # said before a minute of planning
         raise UserError(f"No permission to write {existing}. Set nnUNet_results to a folder that you may write to.")
@@ -108,34 +109,44 @@ def load_or_make_plan(
     Raises:
         UserError: the folder's plan was made of other data or options, or no plan fits.
     """
-    folder = run_folder(Source.of(preprocessed, fold), options.variant)
+    scans = _scans(options, preprocessed, fold)
+    source = Source.of(preprocessed, fold, scans)
+    folder = run_folder(source, options.variant)
     path, has_begun = folder / PLAN_FILE, (folder / CHECKPOINT_FILE).exists() or bool(find_snapshots(folder))
     budget = free_bytes(device) if options.memory_gb is None else int(options.memory_gb * 2**30)
     if overwrite and has_begun:
         raise UserError(f"Training by the plan in {folder} has begun. Move the folder away to start again.")
     if path.exists() and not overwrite:
         try:
-            return PlannedRun(_load(path, options, Source.of(preprocessed, fold)), path, False, budget)
+            return PlannedRun(_load(path, options, source), path, False, budget)
         except UserError as error:
             hint = "" if has_begun else " Training has not begun: stylegan2-cond plan … --overwrite makes a new plan."
             raise UserError(f"{error}{hint}") from None
     if has_begun:
         raise UserError(f"{folder} has a checkpoint but no {PLAN_FILE}. Move the folder away to start again.")
-    plan = make_plan(options, preprocessed, fold, budget=budget, processes=processes)
+    plan = make_plan(options, preprocessed, fold, scans, budget=budget, processes=processes)
     plan, cost = measure_until_it_fits(plan, device, budget, processes)
     plan.save(path)
     return PlannedRun(plan, path, True, budget, cost)
 
 
+def _scans(options: RunOptions, preprocessed: Preprocessed, fold: Fold) -> Scans | None:
+    return None if options.with_bank is None else Scans.open(preprocessed, fold, options.with_bank)
+
+
+def _folder(options: RunOptions, preprocessed: Preprocessed, fold: Fold) -> Path:
+    return run_folder(Source.of(preprocessed, fold, _scans(options, preprocessed, fold)), options.variant)
+
+
 def _load(path: Path, options: RunOptions, source: Source) -> Plan:
     plan = Plan.load(path)
-    requested = {"variant": options.variant, "seed": options.seed, "patch_size": options.patch_size}
+    requested = {key: getattr(options, key) for key in ("variant", "seed", "patch_size", "trust_masks")}
     given = {key: value for key, value in requested.items() if value is not None} | dict(options.overrides)
     changed = [key for key, value in given.items() if _plain(value) != _plain(getattr(plan, key))]
     if source != plan.source:
         raise UserError(
-            f"{path} was made with another source (cases or preprocessing changed). Move the folder {path.parent} away "
-            f"to start again."
+            f"{path} was made with another source (cases, scans or preprocessing changed). Move the folder "
+            f"{path.parent} away to start again."
         )
     if changed:
         key = changed[0]

@@ -55,7 +55,13 @@ class Batch:
         return [self[start : start + total // count] for start in range(0, total, total // count)]
 
 
-def take_step(state: TrainingState, image: np.ndarray, label: np.ndarray, position: np.ndarray) -> dict[str, float]:
+def take_step(
+    state: TrainingState,
+    image: np.ndarray,
+    label: np.ndarray,
+    position: np.ndarray,
+    labelled: np.ndarray | None = None,
+) -> dict[str, float]:
     """Train both networks on this process's share of a batch of real patches.
 
     The discriminator learns from the same generated pairs as the generator, which saves generating others.
@@ -65,12 +71,13 @@ def take_step(state: TrainingState, image: np.ndarray, label: np.ndarray, positi
         image: `[N, C, *patch_size]` in nnU-Net's units.
         label: `[N, *patch_size]` integers.
         position: `[N]`, position of each 2-D patch in its volume, from 0 to 1.
+        labelled: `[N]` booleans, false for patches of scans, whose labels are pseudo-labels; None if there are none.
 
     Returns:
         losses, mean scores and other scalars by name, averaged over all processes.
     """
     plan = state.plan
-    parts = _prepare(state, image, label, position).split(plan.accumulate)
+    parts = _prepare(state, image, label, position, labelled).split(plan.accumulate)
     generated, scalars = _train_generator(state, parts)
     scalars |= _train_discriminator(state, parts, generated)
     if plan.r1_weight and state.step_number % plan.r1_interval == 0:
@@ -178,7 +185,9 @@ def _discriminate(
     return score.float(), features if state.plan.given_mask else None
 
 
-def _prepare(state: TrainingState, image: np.ndarray, label: np.ndarray, position: np.ndarray) -> Batch:
+def _prepare(
+    state: TrainingState, image: np.ndarray, label: np.ndarray, position: np.ndarray, labelled: np.ndarray | None
+) -> Batch:
     """Encode the real pairs, part by part; draw random inputs for the whole batch, and keep this process's share."""
     plan, codec, device = state.plan, state.plan.codec, state.device
     labels = torch.from_numpy(label).to(device, non_blocking=True)
@@ -203,21 +212,27 @@ def _prepare(state: TrainingState, image: np.ndarray, label: np.ndarray, positio
         z=z[share],
         noises=[noise[share] for noise in noises],
         augmentation=augmentation,
-        visible=_visibility(state, share),
+        visible=_visibility(state, share, labelled),
     )
 
 
-def _visibility(state: TrainingState, share: slice) -> torch.Tensor | None:
+def _visibility(state: TrainingState, share: slice, labelled: np.ndarray | None) -> torch.Tensor | None:
     """Hide the image or the mask of some samples, so that a good image does not excuse a poor mask, or the reverse.
 
-    A given mask is real and never shown alone.
+    A given mask is real and never shown alone. The masks of scans are hidden unless the plan trusts them, and so are
+    those of the generated samples next to them: all images teach how a scan looks, labelled pairs alone which mask
+    belongs to it (semanticGAN, Li et al. 2021, section 3.2).
     """
     plan, codec = state.plan, state.plan.codec
-    if not plan.apart_share or not codec.image_channels:
+    unsure = None if labelled is None or plan.trust_masks or labelled.all() else torch.from_numpy(~labelled)
+    if not codec.image_channels or not (plan.apart_share or unsure is not None):
         return None
     chance = torch.rand(plan.batch_size, generator=state.rng(RandomStream.VISIBILITY), device=state.device)[share]
     no_mask = chance < (plan.apart_share if plan.given_mask else plan.apart_share / 2)
     no_image = (chance < plan.apart_share) & ~no_mask
+    if unsure is not None:
+        unsure = unsure.to(state.device)
+        no_mask, no_image = no_mask | unsure, no_image & ~unsure
     hidden = torch.stack([no_image] * codec.image_channels + [no_mask] * len(codec.labels), dim=1)
     return (~hidden).float().reshape(*hidden.shape, *[1] * len(plan.patch_size))
 

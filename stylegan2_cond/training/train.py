@@ -15,11 +15,10 @@ from types import FrameType
 import torch
 
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
-from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.errors import Stopped, UserError, first_line
 from stylegan2_cond.memory import is_out_of_memory
 from stylegan2_cond.ops import describe_backend
-from stylegan2_cond.planning import Plan, RunOptions, run_folder, smaller_patch_size
+from stylegan2_cond.planning import Plan, RunOptions, open_patches, run_folder, smaller_patch_size
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
@@ -117,9 +116,7 @@ def _train(
                 f"The ops backend was '{before}' and is '{state.backends[-1]}' from now on: results differ in the last "
                 f"digits from those of an uninterrupted training. stylegan2-cond doctor shows the available backends."
             )
-    real = PatchSampler(
-        preprocessed, fold.training, plan.patch_size, foreground_share=plan.foreground_share, seed=plan.seed
-    )
+    real = open_patches(preprocessed, plan)
     logger = RunLogger(folder, state, preprocessed, real) if distributed.is_main else None
     with Prefetcher(real, plan.batch_size, share) as batches, StopRequest(distributed.is_main) as stop:
         try:
@@ -199,7 +196,7 @@ def _headline(folder: Path, state: TrainingState, resumed: bool, fold: Fold) -> 
     processes = f", {state.distributed.size} processes" if state.distributed.size > 1 else ""
     lines = [
         f"{source.dataset_name}, {source.configuration}, fold {fold.name}: generating {target}, "
-        f"{len(fold.training)} training cases, patch size {'×'.join(map(str, plan.patch_size))}, "
+        f"{source.describe_cases()}, patch size {'×'.join(map(str, plan.patch_size))}, "
         f"{plan.codec.image_channels} image and {len(plan.codec.labels)} label channels, "
         f"device {state.device}{processes}",
         f"Ops: {describe_backend(state.device.type)}",

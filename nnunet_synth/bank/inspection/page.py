@@ -120,7 +120,7 @@ def _summary(found: Findings) -> str:
     return (
         f"{count(record.samples, 'synthetic pair')} of {' × '.join(map(str, record.origin.patch_size))} voxels, sampled"
         f"{masks} from {count(len(record.origin.snapshots), 'generator')} trained on "
-        f"{count(len(source.training_cases), 'training case')} of {source.dataset_name}, configuration "
+        f"{source.describe_cases()} of {source.dataset_name}, configuration "
         f"{source.configuration}, fold {source.fold}."
     )
 
@@ -281,6 +281,9 @@ def _provenance(found: Findings) -> Iterator[Section]:
     yield Section("Command", "Fills this bank, or continues to fill it, where its snapshots are.", code=command(record))
     text = f"No model that trains with this bank may be validated on them: {', '.join(source.training_cases)}."
     yield Section(count(len(source.training_cases), "training case"), text, folded=True)
+    if source.scans:
+        text = f"The generators saw them too, as bank {source.scans.bank} has them: {', '.join(source.scans.cases)}."
+        yield Section(count(len(source.scans.cases), "unlabelled scan"), text, folded=True)
     files = [item for shard in record.shards for item in shard.files.items()]
     yield Section(count(len(files), "file"), tables=[Table(("file", "SHA-256"), files, 2)], folded=True)
 

@@ -155,7 +155,7 @@ def _places(reference: ReferenceSet) -> tuple[list[str], np.ndarray | None]:
     """Case and position of each patch of the cover, in words; position in the volume, from 0 to 1."""
     plan, cover, words = reference.plan, reference.cover, []
     flat = len(plan.patch_size) == 2
-    depths = {name: reference.preprocessed.load(name).image.shape[1] for name in plan.source.training_cases}
+    depths = {case.name: case.image.shape[1] for case in reference.cases()}
     for name, corner in zip(cover.patches.case, cover.corners, strict=True):
         if not flat:
             words.append(f"{name}, from voxel {', '.join(map(str, np.maximum(corner, 0)))}")
