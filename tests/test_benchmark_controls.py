@@ -42,7 +42,7 @@ from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
 
-CONTROLS = ("pseudo", "pseudo-cutmix", "true-labels", "oracle", "ensemble")
+CONTROLS = ("pseudo", "pseudo-cutmix", "pair-scans", "true-labels", "oracle", "ensemble")
 ARMS = choose_arms(None, CONTROLS)
 ARM = {arm.name: arm for arm in ARMS}
 
@@ -77,6 +77,7 @@ def test_the_shipped_arms_are_chosen_by_name_and_an_ensemble_brings_its_members(
     ("text", "message"),
     [
         ("[a]\nbaseline = true\nunlabelled = 'pseudo-labels'", "the baseline is nnU-Net alone"),
+        ("[a]\nbaseline = true\n[b]\nunlabelled = 'generator'", "needs a variant"),
         ("[a]\nbaseline = true\n[b]\nunlabelled = 'labels'", "pseudo-labels, true-labels, training-cases"),
         ("[a]\nbaseline = true\n[b]\nunlabelled = 'true-labels'\nvariant = 'pair'", "one of variant, unlabelled"),
         ("[a]\nbaseline = true\n[b]\ncutmix = 0.5", "cutmix needs a bank"),
@@ -109,6 +110,29 @@ def test_pseudo_labels_are_of_exactly_the_cases_left_by_the_baselines_nnunet(pre
         assert sorted([*scans, *one.cases, *design.test_cases]) == preprocessed.case_names()
         assert option["--teacher"] == str(model_folder(tmp_path, design, design.baseline))
         assert command[:5] == ["nnunet-synth", "pseudo-label", DATASET, "2d", str(design.fold(one.size, one.number))]
+
+
+def test_a_generator_learns_from_the_pseudo_labelled_bank_though_no_arm_trains_with_it(preprocessed, tmp_path):
+    design = design_of(preprocessed, arms=choose_arms(None, ["pair-scans"]))
+    tasks = make_tasks(design)
+    assert tasks["bank_pseudo-labels_2_0"].needs == ("run_nnunet_2_0",)
+    generator = tasks["generator_pair_with_pseudo-labels_2_0"]
+    assert generator.needs == ("bank_pseudo-labels_2_0",)
+    assert tasks["bank_pair_with-scans_2_0"].needs == ("run_nnunet_2_0", generator.name)
+    label, train, fill = (
+        next(commands(tasks[name], design, tmp_path, "cpu"))
+        for name in ("bank_pseudo-labels_2_0", generator.name, "bank_pair_with-scans_2_0")
+    )
+    assert label[:2] == ["nnunet-synth", "pseudo-label"]
+    for command, program in ((train, "stylegan2-cond"), (fill, "nnunet-synth")):
+        assert command[0] == program
+        assert (
+            dict(zip(command[5::2], command[6::2], strict=True)).items()
+            >= {
+                "--variant": "pair",
+                "--with-bank": label[label.index("--name") + 1],
+            }.items()
+        )
 
 
 def test_cases_of_a_test_subject_are_not_unlabelled_cases(preprocessed, tmp_path):

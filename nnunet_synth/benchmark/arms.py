@@ -21,12 +21,13 @@ else:
     import tomli as tomllib
 
 DEFAULT_ARMS = Path(__file__).parent / "arms.toml"
-PSEUDO_LABELS, TRUE_LABELS, TRAINING_CASES = "pseudo-labels", "true-labels", "training-cases"
+PSEUDO_LABELS, TRUE_LABELS, TRAINING_CASES, GENERATOR = "pseudo-labels", "true-labels", "training-cases", "generator"
+WITH_SCANS = f"_with_{PSEUDO_LABELS}"  # ends the name of a generator that learns from the pseudo-labelled bank
 CHOICES = {
     "variant": ("pair", "image", "pair+image"),
     "masks": (*get_args(MaskVariation), "generated"),
     "schedule": tuple(SCHEDULES),
-    "unlabelled": (PSEUDO_LABELS, TRUE_LABELS, TRAINING_CASES),
+    "unlabelled": (PSEUDO_LABELS, TRUE_LABELS, TRAINING_CASES, GENERATOR),
 }
 PLAIN_TRAINER, SYNTH_TRAINER = "nnUNetTrainer", "nnUNetTrainerSynth"
 
@@ -41,8 +42,9 @@ class Arm(BaseModel):
         trainer: any nnU-Net trainer; by default nnU-Net's own, and with a bank the plugin's.
         variant: `pair`, `image` or `pair+image`, which is an ensemble; None for no synthetic pairs.
         masks: what `image` generates images for: `deformed`, `blended`, `real` or `generated` masks.
-        unlabelled: what the unlabelled cases are used for: a bank of `pseudo-labels`; or, as controls with their true
-            labels, a bank of `true-labels` or ordinary `training-cases`. None to leave them out.
+        unlabelled: what the unlabelled cases are used for: a bank of `pseudo-labels`; the `generator`, which learns
+            from that bank; or, as controls with their true labels, a bank of `true-labels` or ordinary
+            `training-cases`. None to leave them out.
         members: names of arms whose nnU-Nets of the same training set predict together with this arm's.
         ratio, schedule: probability of a draw from the bank in training.
         cutmix: probability of CutMix between a real patch and one from the bank.
@@ -81,8 +83,10 @@ class Arm(BaseModel):
     def _is_consistent(self) -> Self:
         if self.baseline and (self.variant or self.unlabelled or self.members):
             raise ValueError("the baseline is nnU-Net alone, without a generator, unlabelled cases or members")
-        if (self.variant is not None) + (self.unlabelled is not None) + bool(self.members) > 1:
-            raise ValueError("an arm has one of variant, unlabelled and members")
+        if self.unlabelled == GENERATOR and not self.variant:
+            raise ValueError("a generator that learns from unlabelled cases needs a variant")
+        if (self.variant is not None) + (self.unlabelled not in (None, GENERATOR)) + bool(self.members) > 1:
+            raise ValueError("an arm has one of variant, unlabelled (unless it is generator) and members")
         if self.cutmix and not self.bank:
             raise ValueError("cutmix needs a bank: set variant, or unlabelled to pseudo-labels or true-labels")
         if self.masks and "image" not in self.generators:
@@ -93,9 +97,12 @@ class Arm(BaseModel):
 
     @property
     def generators(self) -> tuple[str, ...]:
-        """The variants that must be trained for this arm."""
+        """The generators that must be trained for this arm: variants, with an ending if they learn from scans."""
+        if not self.variant:
+            return ()
         masks = ("mask",) if self.masks == "generated" else ()
-        return (*self.variant.split("+"), *masks) if self.variant else ()
+        ending = WITH_SCANS if self.unlabelled == GENERATOR else ""
+        return tuple(variant + ending for variant in (*self.variant.split("+"), *masks))
 
     @property
     def trainer_name(self) -> str:
@@ -107,7 +114,8 @@ class Arm(BaseModel):
         """Name of its bank, which arms that differ only in training share."""
         if not self.variant and self.unlabelled in (None, TRAINING_CASES):
             return None
-        parts = [self.variant.replace("+", "-") if self.variant else self.unlabelled, self.masks]
+        parts = [self.variant.replace("+", "-") if self.variant else self.unlabelled]
+        parts += ["with-scans" if self.unlabelled == GENERATOR else None, self.masks]
         parts += [f"last{self.snapshots}" if self.snapshots > 1 else None, "balanced" if self.balanced else None]
         parts += [f"margin{self.margin:g}" if self.margin is not None else None]
         parts += [f"n{self.samples}" if self.samples is not None else None]

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
-from nnunet_synth.benchmark.arms import PSEUDO_LABELS, TRUE_LABELS, Arm
+from nnunet_synth.benchmark.arms import GENERATOR, PSEUDO_LABELS, TRUE_LABELS, WITH_SCANS, Arm
 from nnunet_synth.benchmark.budget import SUFFIX
 from nnunet_synth.benchmark.design import Design
 from nnunet_synth.benchmark.workspace import generator_folder, model_folder, plans_name
@@ -16,6 +16,7 @@ from stylegan2_cond.metrics.memorization import FEWEST_CASES
 from stylegan2_cond.snapshot import find_best, find_snapshots
 
 GENERATOR_METRICS = ("kid", "coverage")
+SCANS = Arm(name=PSEUDO_LABELS, unlabelled=PSEUDO_LABELS)  # whose bank generators learn from
 FEATURES = "random"  # the same for all training sets; an nnU-Net's would differ between them
 
 
@@ -25,7 +26,7 @@ class Task:
 
     Attributes:
         kind: `generator` trains and evaluates one; `bank` fills one; `run` trains nnU-Net and scores its predictions.
-        target: the generator's variant, the bank's name, or the arm's name.
+        target: the generator's variant, with an ending if it learns from scans; the bank's name; or the arm's name.
         size, training_set: size and number of the training set.
         needs: names of the tasks that must be done before.
     """
@@ -57,7 +58,10 @@ def make_tasks(design: Design) -> dict[str, Task]:
         baseline = Task("run", design.baseline.name, size, number)
         for arm in design.arms:
             if arm.bank:
-                generators = [Task("generator", variant, size, number) for variant in arm.generators]
+                scans = Task("bank", PSEUDO_LABELS, size, number, (baseline.name,))
+                taught = (scans.name,) if arm.unlabelled == GENERATOR else ()
+                generators = [Task("generator", name, size, number, taught) for name in arm.generators]
+                tasks += [scans] * bool(taught)
                 needs = () if arm.unlabelled == TRUE_LABELS else (baseline, *generators)
                 bank = Task("bank", arm.bank, size, number, tuple(task.name for task in needs))
                 tasks += [*generators, bank, Task("run", arm.name, size, number, (bank.name,))]
@@ -66,7 +70,7 @@ def make_tasks(design: Design) -> dict[str, Task]:
 
 def arm_of(task: Task, design: Design) -> Arm:
     """The arm of a run; for a bank, the first arm that uses it."""
-    return next(arm for arm in design.arms if task.target == (arm.name if task.kind == "run" else arm.bank))
+    return next(arm for arm in (*design.arms, SCANS) if task.target == (arm.name if task.kind == "run" else arm.bank))
 
 
 def commands(task: Task, design: Design, folder: Path, device: str) -> Iterator[list[str]]:
@@ -94,9 +98,11 @@ def commands(task: Task, design: Design, folder: Path, device: str) -> Iterator[
 def _generator(task: Task, design: Design, run: Path, data: list[str], device: str) -> Iterator[list[str]]:
     budget = design.budget
     kimg = ["--kimg", f"{budget.kimg:g}"] if budget.kimg else []
-    options = ["-p", design.plans, "--variant", task.target, *kimg, "--seed", str(design.seed + task.training_set)]
+    variant, scans, _ = task.target.partition(WITH_SCANS)
+    options = ["-p", design.plans, "--variant", variant, *kimg, "--seed", str(design.seed + task.training_set)]
+    options += ["--with-bank", PSEUDO_LABELS] if scans else []
     yield ["stylegan2-cond", "train", *data, *options, "--device", device]
-    if task.target == "mask":
+    if variant == "mask":
         return
     metrics = [*GENERATOR_METRICS, *["copies"] * (task.size >= FEWEST_CASES)]
     options = [part for name in metrics for part in ("--metric", name)]
@@ -115,12 +121,12 @@ def _bank(arm: Arm, design: Design, folder: Path, data: list[str], device: str) 
     options = ["-n", str(arm.samples or design.budget.bank_samples), "--name", arm.bank, "--seed", str(design.seed)]
     options += ["-p", design.plans, "--nnunet", nnunet]
     if arm.snapshots > 1 or "+" in arm.variant:
-        for variant in arm.variant.split("+"):
-            run = generator_folder(folder, design, variant, fold)
+        for generator in arm.generators[: len(arm.variant.split("+"))]:
+            run = generator_folder(folder, design, generator, fold)
             chosen = find_snapshots(run)[-arm.snapshots :] if arm.snapshots > 1 else [find_best(run)]
             options += [part for snapshot in chosen for part in ("--snapshot", str(snapshot))]
     else:
-        options += ["--variant", arm.variant]
+        options += ["--variant", arm.variant, *["--with-bank", PSEUDO_LABELS] * (arm.unlabelled == GENERATOR)]
     options += ["--masks", arm.masks] if arm.masks else []
     options += without
     options += ["--balanced"] if arm.balanced else []

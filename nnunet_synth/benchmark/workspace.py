@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
 
-from nnunet_synth.benchmark.arms import TRAINING_CASES, Arm
+from nnunet_synth.benchmark.arms import PSEUDO_LABELS, TRAINING_CASES, WITH_SCANS, Arm
 from nnunet_synth.benchmark.budget import SUFFIX, apply_budget
 from nnunet_synth.benchmark.design import FIRST_ORACLE_FOLD, Design
 from nnunet_synth.launcher import VARIABLE, ext_trainer_path, nnunet_folders
@@ -18,7 +18,7 @@ from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.scans import banks_folder
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import explained_write, write_atomically
-from stylegan2_cond.planning import Variant, run_folder_in
+from stylegan2_cond.planning import run_folder_in
 
 BENCHMARK_TRAINERS = Path(__file__).parent / "ext_trainer"
 _COPIED = ("dataset.json", "dataset_fingerprint.json")
@@ -57,10 +57,13 @@ def predictions_folder(folder: Path, design: Design, arm: Arm, fold: int) -> Pat
     return model_folder(folder, design, arm) / f"fold_{fold}" / ("ensemble" if arm.members else "validation")
 
 
-def generator_folder(folder: Path, design: Design, variant: Variant, fold: int) -> Path:
-    """Run folder of a generator."""
+def generator_folder(folder: Path, design: Design, name: str, fold: int) -> Path:
+    """Run folder of one of an arm's `generators`."""
+    variant, scans, _ = name.partition(WITH_SCANS)
     results = folder / "nnUNet_results"
-    return run_folder_in(results, design.dataset, design.plans, design.configuration, fold, variant)
+    return run_folder_in(
+        results, design.dataset, design.plans, design.configuration, fold, variant, PSEUDO_LABELS if scans else None
+    )
 
 
 def bank_folder(folder: Path, design: Design, preprocessed: Preprocessed, arm: Arm, fold: int) -> Path:
