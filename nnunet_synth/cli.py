@@ -12,7 +12,7 @@ from typer.models import OptionInfo
 from nnunet_synth.bank import MARGIN
 from nnunet_synth.benchmark.options import BenchmarkOptions
 from nnunet_synth.launcher import DEFAULT_TRAINER
-from nnunet_synth.pseudo_labels.request import DEFAULT_NAME, LEAST_CONFIDENCE, ROUNDS, PseudoLabelRequest
+from nnunet_synth.pseudo_labels.request import DEFAULT_LEAST, DEFAULT_NAME, ROUNDS, PseudoLabelRequest
 from nnunet_synth.training.schedule import DEFAULT_SCHEDULE
 from stylegan2_cond.cli import (
     Configuration,
@@ -135,11 +135,13 @@ def pseudo_label(
     ],
     plans: Plans = "nnUNetPlans",
     teacher: Annotated[
-        list[Path] | None, _option("MODEL", "Folder of a trained nnU-Net (repeatable; default: all of the fold).")
+        list[Path] | None,
+        _option("MODEL", "Folder of a trained nnU-Net (repeatable; default: the fold's, and within it)."),
     ] = None,
     least: Annotated[
-        float, typer.Option("--confidence", metavar="C", help="Least confidence of each class.", min=0, max=1)
-    ] = LEAST_CONFIDENCE,
+        float | None,
+        _option("C", f"Least confidence (default: {DEFAULT_LEAST}, or more).", "--confidence", min=0, max=1),
+    ] = None,
     without: Annotated[list[str] | None, _option("FILTER", "Turn off confidence, anatomy or all (repeatable).")] = None,
     transductive: Annotated[
         bool, typer.Option("--transductive", help="Let validation and test cases in, and say so in every record.")

@@ -11,24 +11,29 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from raw_files import NAME, Format, case_files, dataset, make_bank
+from scipy import stats
 from test_find_nnunets import save_model
 
 from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.bank.inspection import inspect_bank
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.benchmark.scoring import read_rows
+from nnunet_synth.pseudo_labels import calibration, rounds
 from nnunet_synth.pseudo_labels import label as labelling
-from nnunet_synth.pseudo_labels import rounds
+from nnunet_synth.pseudo_labels import record as record_of_scans
+from nnunet_synth.pseudo_labels.calibration import label_unseen_cases
 from nnunet_synth.pseudo_labels.label import pseudo_label
 from nnunet_synth.pseudo_labels.request import PseudoLabelRequest
 from nnunet_synth.pseudo_labels.rounds import run_rounds
 from nnunet_synth.pseudo_labels.scans import find_scans
+from nnunet_synth.pseudo_labels.teachers import open_teachers
 from nnunet_synth.training.leak_guard import LeakError
 from nnunet_synth.training.trainer import nnUNetTrainerSynth
 from nnunet_synth.training.usage_record import TrainingRecord, record_use
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.planning import Source
 
 STYLE = Format("SimpleITKIO", ".nii.gz")
 SPLITS = [
@@ -102,10 +107,10 @@ def read(result):
     return {name: (image[:], label[:]) for name, (image, label, *_) in zip(entered, found, strict=True)}
 
 
-def own_prediction(model, files, **options):
+def own_prediction(model, files, fold=0, **options):
     """nnU-Net's own probabilities for files, in the space of the files."""
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, **options)
-    predictor.initialize_from_trained_model_folder(str(model), (0,))
+    predictor.initialize_from_trained_model_folder(str(model), (fold,))
     image, properties = predictor.plans_manager.image_reader_writer_class().read_images([str(path) for path in files])
     return predictor.predict_single_npy_array(image, properties, None, None, True)[1]
 
@@ -258,9 +263,9 @@ def test_a_teacher_of_other_data_or_that_saw_validation_cases_is_refused(copy, d
     assert not (data.base / "nnUNetPlans_2d_synth/fold_0/pseudo").exists()
 
 
-def write_summary(model, names):
+def write_summary(model, names, fold=0):
     summary = {"metric_per_case": [{"prediction_file": f"{name}.nii.gz"} for name in names]}
-    (model / "fold_0/validation/summary.json").write_text(json.dumps(summary))
+    (model / f"fold_{fold}/validation/summary.json").write_text(json.dumps(summary))
 
 
 def change_json(path, change):
@@ -433,6 +438,96 @@ def test_where_the_dataset_has_an_ignore_label_unsure_classes_become_ignored(cop
         assert scan.ignored == tuple(scan.confidence)
         assert np.array_equal(after, np.where(before > 0, 3, before))
     assert verify_bank(strict.folder, data).complete
+
+
+# --- limits learnt from labelled cases
+
+
+@pytest.fixture
+def cross_validation(data, teacher, named):
+    """Two folds of all cases and an nnU-Net of each, which were validated on these cases."""
+    validated = [["case_3", "case_4"], ["case_0", "case_1", "case_2"]]
+    splits = [{"train": sorted(set(data.case_names()) - set(part)), "val": part} for part in validated]
+    (data.base / "splits_final.json").write_text(json.dumps(splits))
+    other = teacher.with_name("nnUNetTrainerOther__nnUNetPlans__2d")
+    (other / "fold_0").rename(teacher / "fold_1")
+    shutil.rmtree(other)
+    write_summary(teacher, validated[1], fold=1)
+    return validated
+
+
+def fill_all(copy, data, **options):
+    request = PseudoLabelRequest(**{"source": str(copy / "scans"), "without": ("anatomy",), **options})
+    return pseudo_label(data, "all", request).record
+
+
+def test_labelled_cases_are_labelled_by_teachers_that_had_not_seen_them(copy, data, teacher, cross_validation):
+    fold = data.fold("all")
+    teachers = open_teachers(data, fold, Source.of(data, fold), (), "cpu")
+    assert [member.record.fold for member in teachers.members] == ["0", "1"]
+    found = label_unseen_cases(teachers)
+    assert [case.name for case in found] == [f"case_{number}" for number in range(5)]
+    for case in found:
+        files, _ = case_files(data.base.parents[1] / "nnUNet_raw" / NAME, case.name, STYLE)
+        number = next(number for number, part in enumerate(cross_validation) if case.name in part)
+        mirrored, plain = (own_prediction(teacher, files, number, use_mirroring=on) for on in (True, False))
+        shown = [value for value in (1, 2) if (mirrored.argmax(axis=0) == value).any()]
+        assert set(case.confidence) == set(case.dice) == {("first", "second")[value - 1] for value in shown}
+        for value in shown:
+            name = ("first", "second")[value - 1]
+            sides = mirrored.argmax(axis=0), plain.argmax(axis=0), data.load(case.name).label[0]
+            mask, other, truth = (side == value for side in sides)
+            same, dice = (2 * (mask & one).sum() / (mask.sum() + one.sum()) for one in (other, truth))
+            assert case.confidence[name] == pytest.approx(mirrored[value][mask].mean() * same, rel=1e-5)
+            assert case.dice[name] == pytest.approx(dice)
+
+
+@pytest.fixture
+def alike(teacher, cross_validation, monkeypatch):
+    """Both nnU-Nets have the same weights, so that they are as sure of scans as of labelled cases, if not very sure."""
+    monkeypatch.setattr(record_of_scans, "DEFAULT_LEAST", 0.05)
+    shutil.copy(teacher / "fold_1/checkpoint_final.pth", teacher / "fold_0/checkpoint_final.pth")
+
+
+def test_least_confidence_is_learnt_from_labelled_cases(copy, data, alike):
+    record = fill_all(copy, data)
+    limits = record.filters["confidence"].limits
+    assert set(limits) == {"first", "second"}
+    for name, limit in limits.items():
+        sure = np.array([case.confidence[name] for case in record.origin.unseen_cases])
+        interval = stats.t.interval(0.9, 4, sure.mean(), sure.std(ddof=1) * np.sqrt(1 + 1 / 5))
+        assert limit == pytest.approx(interval[0])
+    for scan in record.origin.scans:
+        assert (scan.refused is None) == all(scan.confidence[name] >= limit for name, limit in limits.items())
+
+
+def test_learnt_limits_hold_in_the_next_rounds_and_after_a_stop(copy, data, teacher, alike, monkeypatch):
+    record = fill_all(copy, data)
+    monkeypatch.setattr(record_of_scans, "label_unseen_cases", None)
+    assert fill_all(copy, data) == record
+    request = PseudoLabelRequest(str(copy / "scans"), (teacher,), name="next", without=("anatomy",))
+    following = pseudo_label(data, "all", request, previous=record).record
+    assert following.origin.round == 2
+    assert following.filters["confidence"].limits == record.filters["confidence"].limits
+    with pytest.raises(UserError, match="other filters"):
+        fill_all(copy, data, least_confidence=0.1)
+
+
+def test_of_too_few_cases_no_limit_is_learnt(copy, data, alike, monkeypatch):
+    monkeypatch.setattr(calibration, "FEWEST_CASES", 6)
+    assert set(fill_all(copy, data).filters["confidence"].limits.values()) == {0.05}
+
+
+def test_weak_teachers_do_not_lower_the_limit(copy, data, cross_validation):
+    with pytest.raises(UserError, match=r"confidence: .* less than 0.7"):
+        fill_all(copy, data)
+
+
+def test_a_model_that_was_validated_on_cases_of_another_split_does_not_teach(copy, data, teacher, cross_validation):
+    write_summary(teacher, ["case_0", "case_6"], fold=1)
+    with pytest.raises(UserError, match="validated on case_6, a training case of fold 1"):
+        fill_all(copy, data, teachers=(teacher,))
+    assert [one.fold for one in fill_all(copy, data, least_confidence=0.0).origin.teachers] == ["0"]
 
 
 # --- stops

@@ -124,6 +124,7 @@ class Teacher(BaseModel):
         sha256: of the checkpoint.
         configuration: of nnU-Net, for example `2d`.
         banks: the extra pairs that it was trained with, by name.
+        fold: on whose training cases it was trained, if only on a part of those of the bank's fold.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -131,6 +132,22 @@ class Teacher(BaseModel):
     sha256: Checksum
     configuration: str
     banks: tuple[str, ...] = ()
+    fold: str | None = None
+
+
+class UnseenCase(BaseModel):
+    """A labelled case as teachers that had not seen it labelled it.
+
+    Attributes:
+        name: of the case.
+        confidence: of each class that they found, by its name.
+        dice: of each of these classes with the true label.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: PlainName
+    confidence: dict[str, float]
+    dice: dict[str, float]
 
 
 class Scans(BaseModel):
@@ -156,12 +173,14 @@ class PseudoLabels(Scans):
         teachers: whose probabilities were averaged.
         round: 1 for teachers that were trained on labelled cases alone.
         transductive: validation and test cases could enter.
+        unseen_cases: from which the filter `confidence` learnt its limits; none where they are the default or given.
     """
 
     kind: Literal["pseudo_labels"] = "pseudo_labels"
     teachers: tuple[Teacher, ...] = Field(min_length=1)
     round: int = Field(default=1, ge=1)
     transductive: bool = False
+    unseen_cases: tuple[UnseenCase, ...] = ()
 
 
 class TrueLabels(Scans):

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from nnunet_synth.bank.filters import NOT_WANTED, parse_filters_off
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, FilterRecord, PseudoLabels, shard_name, write_shard
-from nnunet_synth.bank.resume import lock_bank, open_record
+from nnunet_synth.bank.filters import parse_filters_off
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, FilterRecord, shard_name, write_shard
+from nnunet_synth.bank.resume import lock_bank
 from nnunet_synth.pseudo_labels.confidence import (
     ANATOMY,
     CONFIDENCE,
@@ -25,6 +23,7 @@ from nnunet_synth.pseudo_labels.confidence import (
     target_classes,
 )
 from nnunet_synth.pseudo_labels.duplicates import EvaluationCases, thumbnail
+from nnunet_synth.pseudo_labels.record import load_or_create
 from nnunet_synth.pseudo_labels.request import PseudoLabelRequest
 from nnunet_synth.pseudo_labels.scans import (
     PreprocessedScan,
@@ -35,7 +34,7 @@ from nnunet_synth.pseudo_labels.scans import (
     read_case,
     read_scan,
 )
-from nnunet_synth.pseudo_labels.teachers import Teachers, configurations, open_teachers
+from nnunet_synth.pseudo_labels.teachers import Teachers, open_teachers
 from stylegan2_cond.data.case_hashes import hash_image
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, OUTSIDE, Fold, Preprocessed
 from stylegan2_cond.data.scans import LabelledScan, banks_folder
@@ -64,7 +63,11 @@ class PseudoLabelResult:
 
 
 def pseudo_label(
-    preprocessed: Preprocessed, fold_name: str, request: PseudoLabelRequest, device: str = "cpu", round_: int = 1
+    preprocessed: Preprocessed,
+    fold_name: str,
+    request: PseudoLabelRequest,
+    device: str = "cpu",
+    previous: BankRecord | None = None,
 ) -> PseudoLabelResult:
     """Label scans into a bank, or continue one that was started with the same request.
 
@@ -73,7 +76,8 @@ def pseudo_label(
         fold_name: fold of the bank.
         request: what the bank is to hold.
         device: for nnU-Net.
-        round_: number of the round, 1 for teachers that learnt from labelled cases alone.
+        previous: the bank of the round before, with which the teacher was trained, and whose limits hold again; None
+            for teachers that learnt from labelled cases alone.
 
     Raises:
         UserError: invalid input, no teacher, another bank of that name, a full disk, a validation or test case among
@@ -82,19 +86,18 @@ def pseudo_label(
     """
     if not is_plain_name(request.name):
         raise UserError(f"--name {request.name!r} is not a plain folder name. Type for example --name pseudo")
-    without = parse_filters_off(request.without, FILTERS)
     fold = preprocessed.fold(fold_name)
     scans = find_scans(preprocessed, fold, request.source)
     source = Source.of(preprocessed, fold)
     teachers = open_teachers(preprocessed, fold, source, request.teachers, device)
     folder = banks_folder(preprocessed.base, source.data_identifier, fold.name) / request.name
     with lock_bank(folder):
-        record = _load_or_create(folder, source, teachers, request, without, round_)
+        record = load_or_create(folder, source, teachers, request, previous)
         names = {scan.name for scan in (*record.origin.scans, *scans)}
         record = record.model_copy(update={"requested": len(names)})
         record.save(folder / RECORD_FILE)
         try:
-            result = _label_all(folder, record, scans, _Screening(preprocessed, fold, teachers, request))
+            result = _label_all(folder, record, scans, _Screening(preprocessed, fold, teachers, request, record))
         except KeyboardInterrupt:
             raise Stopped(f"Stopped; labelled scans of {folder} are kept. The same command continues.") from None
     if not result.record.shards:
@@ -112,56 +115,20 @@ def _explain_refusals(result: PseudoLabelResult) -> str:
     return f"None of {len(reasons)} scans entered {result.folder}: {'; '.join(reasons[:5])}. {remedy}".rstrip()
 
 
-def _load_or_create(
-    folder: Path, source: Source, teachers: Teachers, request: PseudoLabelRequest, without: set[str], round_: int
-) -> BankRecord:
-    members = tuple(member.record for member in teachers.members)
-    origin = PseudoLabels(teachers=members, round=round_, transductive=request.transductive)
-    limits = {CONFIDENCE: {"least": request.least_confidence}}
-    new = BankRecord(
-        name=request.name,
-        source=source,
-        origin=origin,
-        filters={
-            name: FilterRecord(off=NOT_WANTED) if name in without else FilterRecord(limits=limits.get(name, {}))
-            for name in FILTERS
-        },
-        requested=1,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        release=version("nnunet-synth"),
-    )
-    if (old := open_record(folder)) is None:
-        return new
-    if not isinstance(old.origin, PseudoLabels):
-        raise UserError(f"Bank {folder} exists and holds generated pairs. Choose another name with --name.")
-    if old.origin.transductive != request.transductive:
-        begun, repeat = ("with", "add") if old.origin.transductive else ("without", "leave out")
-        raise UserError(
-            f"Bank {folder} was begun {begun} --transductive. To continue it, {repeat} the option; for another bank, "
-            f"choose another name with --name."
-        )
-    for what, then, now in (
-        ("training cases", old.source, new.source),
-        ("teachers", [one.sha256 for one in old.origin.teachers], [one.sha256 for one in origin.teachers]),
-        ("filters", _settings(old), _settings(new)),
-    ):
-        if then != now:
-            raise UserError(f"Bank {folder} exists with other {what}. Choose another name with --name.")
-    return old
-
-
-def _settings(record: BankRecord) -> dict[str, tuple]:
-    return {name: (one.off, one.limits) for name, one in record.filters.items()}
-
-
 class _Screening:
     """What decides whether a labelled scan enters."""
 
-    def __init__(self, preprocessed: Preprocessed, fold: Fold, teachers: Teachers, request: PseudoLabelRequest):
+    def __init__(
+        self,
+        preprocessed: Preprocessed,
+        fold: Fold,
+        teachers: Teachers,
+        request: PseudoLabelRequest,
+        record: BankRecord,
+    ):
         self.preprocessed, self.teachers, self.request = preprocessed, teachers, request
         self.without = parse_filters_off(request.without, FILTERS)
-        names = {preprocessed.configuration_name, *(member.record.configuration for member in teachers.members)}
-        self.configurations = {name: one for name, one in configurations(preprocessed).items() if name in names}
+        self.limits = record.filters[CONFIDENCE].limits
         self.classes = target_classes(preprocessed.label_manager)
         self.orientations: set[str] = set()
         self.anatomy = Anatomy.of(self._labelled_cases(fold), self.classes)
@@ -199,7 +166,7 @@ class _Screening:
         Raises:
             UnreadableScan: it cannot be used.
         """
-        read = read_scan(self.configurations, scan)
+        read = read_scan(self.teachers.configurations, scan)
         target = read[self.preprocessed.configuration_name]
         if target.orientation not in self.orientations:
             raise UnreadableScan(
@@ -231,9 +198,9 @@ class _Screening:
     def _problem(
         self, one: TargetClass, label: np.ndarray, target: PreprocessedScan, confidence: dict[str, float]
     ) -> str | None:
-        sure, least = confidence.get(one.name, 1.0), self.request.least_confidence
-        if CONFIDENCE not in self.without and sure < least:
-            return f"{CONFIDENCE}: {one.name} has {sure:.3f}, less than {least:g}"
+        sure = confidence.get(one.name, 1.0)
+        if CONFIDENCE not in self.without and sure < (least := self.limits[one.name]):
+            return f"{CONFIDENCE}: {one.name} has {sure:.3f}, less than {least:.3g}"
         if ANATOMY not in self.without and (problem := self.anatomy.problem(one.name, one.mask(label), target.spacing)):
             return f"{ANATOMY}: {problem}"
         return None
@@ -280,6 +247,13 @@ def describe(result: PseudoLabelResult) -> str:
     lines += [f"Refused: {', '.join(f'{name} {count}' for name, count in refused.items())}."] * bool(refused)
     if ignored := sum(bool(scan.ignored) for scan in record.origin.scans):
         lines.append(f"Classes became ignored voxels in {ignored} scans.")
+    if unseen := record.origin.unseen_cases:
+        limits = ", ".join(f"{name} {least:.3g}" for name, least in record.filters[CONFIDENCE].limits.items())
+        scores = np.mean([dice for case in unseen for dice in case.dice.values()])
+        lines.append(
+            f"Least confidence: {limits}, from {len(unseen)} labelled cases that teachers had not seen (mean Dice "
+            f"{scores:.3f})."
+        )
     if held := len(record.origin.evaluation_scans):
         lines.append(f"{held} of them are validation or test cases (--transductive), which every record says.")
     if result.unreadable:

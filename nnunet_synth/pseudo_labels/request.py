@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_NAME = "pseudo"
-LEAST_CONFIDENCE = 0.7
+DEFAULT_LEAST = 0.7
 ROUNDS = 1
 
 
@@ -19,7 +19,8 @@ class PseudoLabelRequest:
         teachers: folders of trained nnU-Nets; none for all of the fold that saw labelled cases alone.
         name: of the bank.
         without: filters to turn off: `confidence`, `anatomy` or `all`.
-        least_confidence: of each class, below which the filter `confidence` refuses it.
+        least_confidence: of each class, below which the filter `confidence` refuses it; None for 0.7, or more where
+            labelled cases that teachers had not seen tell.
         transductive: let validation and test cases in.
     """
 
@@ -27,5 +28,5 @@ class PseudoLabelRequest:
     teachers: tuple[Path, ...] = ()
     name: str = DEFAULT_NAME
     without: tuple[str, ...] = ()
-    least_confidence: float = LEAST_CONFIDENCE
+    least_confidence: float | None = None
     transductive: bool = False

@@ -46,7 +46,7 @@ def run_rounds(
     for round_ in range(2, rounds + 1):
         model = _train(preprocessed, fold_name, result.folder.name, device, trainer)
         again = replace(request, name=f"{request.name}_round_{round_}", teachers=(model,))
-        before, result = result, pseudo_label(preprocessed, fold_name, again, device, round_)
+        before, result = result, pseudo_label(preprocessed, fold_name, again, device, result.record)
         same = agreement(before, result, target_classes(preprocessed.label_manager))
         write_line(f"Round {round_}: mean Dice {same:.3f} between these labels and those of round {round_ - 1}.")
         if same >= SETTLED:

@@ -28,6 +28,7 @@ from stylegan2_cond.metrics.trained_nnunets import (
     find_nnunets,
     load_network,
     read_checkpoint,
+    read_model,
     read_suitable_model,
 )
 from stylegan2_cond.planning import Source
@@ -47,10 +48,23 @@ class Prediction:
     alternatives: Sequence[np.ndarray]
 
 
-class LoadedTeacher:
-    """One trained nnU-Net, ready to predict."""
+_Found = tuple[TrainedModel, tuple[str, ...], Fold | None]  # as the arguments of LoadedTeacher
 
-    def __init__(self, model: TrainedModel, banks: tuple[str, ...], device: str):
+
+class LoadedTeacher:
+    """One trained nnU-Net, ready to predict.
+
+    Args:
+        model: to load.
+        banks: that it was trained with, by name.
+        within: the fold that it was trained on, if it lies within the training cases of the bank's fold.
+        device: to predict on.
+
+    Attributes:
+        unseen: labelled cases that it was validated on.
+    """
+
+    def __init__(self, model: TrainedModel, banks: tuple[str, ...], within: Fold | None, device: str):
         theirs = model.preprocessed
         network, _ = load_network(model)
         with redirect_stdout(StringIO()):  # nnU-Net's note on CPUs
@@ -70,7 +84,9 @@ class LoadedTeacher:
             sha256=sha256(model.checkpoint),
             configuration=theirs.configuration_name,
             banks=banks,
+            fold=within and within.name,
         )
+        self.unseen = frozenset(within.validation if within else ())
 
     def logits(self, scan: PreprocessedScan, target: PreprocessedScan, *, mirroring: bool) -> torch.Tensor:
         """`[heads, z, y, x]` on the grid of `target`.
@@ -99,6 +115,12 @@ class Teachers:
 
     preprocessed: Preprocessed
     members: tuple[LoadedTeacher, ...]
+
+    @property
+    def configurations(self) -> dict[str, Preprocessed]:
+        """Those that a scan is preprocessed for, the bank's first."""
+        names = {self.preprocessed.configuration_name, *(member.record.configuration for member in self.members)}
+        return {name: one for name, one in configurations(self.preprocessed).items() if name in names}
 
     def predict(self, scan: Mapping[str, PreprocessedScan]) -> Prediction:
         """Probabilities for a scan that was preprocessed for each of the configurations, by name."""
@@ -130,6 +152,8 @@ def open_teachers(
 ) -> Teachers:
     """The teachers in some folders, or all nnU-Nets of the fold that were trained on labelled cases alone.
 
+    Those of folds within the fold's training cases are teachers too: of fold all, those of nnU-Net's cross-validation.
+
     Args:
         preprocessed: configuration of the bank.
         fold: whose training cases the teachers have learnt from.
@@ -140,10 +164,12 @@ def open_teachers(
     Raises:
         UserError: there is none, or one is damaged, of other plans or labels, or has seen validation cases.
     """
-    if fold.name == FOLD_ALL and not folders:
-        raise UserError("Fold all has no cases that teachers must not have seen. Name them: --teacher MODEL")
-    models = [_named(preprocessed, fold, source, folder) for folder in folders] or _all_of(preprocessed, source)
-    return Teachers(preprocessed, tuple(LoadedTeacher(model, banks, device) for model, banks in models))
+    sources = {None: source} | {one: _within(source, preprocessed, one) for one in preprocessed.folds_within(fold)}
+    if folders:
+        found = [one for folder in folders for one in _named(preprocessed, fold, sources, folder)]
+    else:
+        found = _all_of(preprocessed, sources)
+    return Teachers(preprocessed, tuple(LoadedTeacher(*one, device) for one in found))
 
 
 def configurations(preprocessed: Preprocessed) -> dict[str, Preprocessed]:
@@ -156,31 +182,36 @@ def configurations(preprocessed: Preprocessed) -> dict[str, Preprocessed]:
     return {name: one for name, one in found.items() if one.configuration.previous_stage_name is None}
 
 
-def _all_of(preprocessed: Preprocessed, source: Source) -> list[tuple[TrainedModel, tuple[str, ...]]]:
-    found = [find_nnunets(_of(source, one)) for one in configurations(preprocessed).values()]
+def _all_of(preprocessed: Preprocessed, sources: Mapping[Fold | None, Source]) -> list[_Found]:
+    source = sources[None]
+    everything = source.fold == FOLD_ALL  # of whose nnU-Nets nothing shows what they were trained on
+    found = [
+        (within, find_nnunets(_of(theirs, one)))
+        for within, theirs in sources.items()
+        for one in configurations(preprocessed).values()
+        if within or not everything
+    ]
     finished = CHECKPOINTS[0]
-    models = [model for one in found for model in one.models if model.checkpoint.name == finished]
-    skipped = [reason.rstrip(".") for one in found for reason in (*one.damaged, *one.unsuitable)]
+    models = [(model, within) for within, one in found for model in one.models]
+    skipped = [reason.rstrip(".") for _, one in found for reason in (*one.damaged, *one.unsuitable)]
     skipped += [
         f"the training in {model.folder} has not ended, it has no {finished}"
-        for one in found
-        for model in one.models
+        for model, _ in models
         if model.checkpoint.name != finished
     ]
-    if not models:
+    ready = [(model, (), within) for model, within in models if model.checkpoint.name == finished]
+    if not ready:
         others = "".join(f" Skipped: {reason}." for reason in skipped)
         raise UserError(
             f"There is no teacher: no nnU-Net was trained on the labelled cases of fold {source.fold} alone.{others} "
-            f"Train one: nnUNetv2_train {source.dataset_name} {source.configuration} {source.fold}"
+            f"Train one: nnUNetv2_train {source.dataset_name} {source.configuration} {0 if everything else source.fold}"
         )
     for reason in skipped:
         tqdm.write(f"Not a teacher: {reason}", file=sys.stderr)
-    return [(model, ()) for model in models]
+    return ready
 
 
-def _named(
-    preprocessed: Preprocessed, fold: Fold, source: Source, folder: Path
-) -> tuple[TrainedModel, tuple[str, ...]]:
+def _named(preprocessed: Preprocessed, fold: Fold, sources: Mapping[Fold | None, Source], folder: Path) -> list[_Found]:
     name = folder.resolve().name.rpartition("__")[2]
     known = configurations(preprocessed)
     if name not in known:
@@ -188,16 +219,32 @@ def _named(
             f"--teacher {folder}: the folder's name must be <trainer>__<plans>__<configuration>, with one of the "
             f"configurations {', '.join(known)} of {preprocessed.plans_name}."
         )
-    model = read_suitable_model(folder, _of(source, known[name]))
+    theirs = {within: _of(source, known[name]) for within, source in sources.items()}
+    held = [within for within, source in theirs.items() if read_model(folder, source)]
+    return [
+        (model, _banks(preprocessed, fold, model), within)
+        for within in held or [None]
+        if (model := read_suitable_model(folder, theirs[within]))
+    ]
+
+
+def _banks(preprocessed: Preprocessed, fold: Fold, model: TrainedModel) -> tuple[str, ...]:
+    """The banks that a model was trained with, by name."""
     record = model.checkpoint.parent / SYNTHETIC_DATA_FILE
     banks = [bank for use in TrainingRecord.load(record).uses for bank in use.banks] if record.exists() else []
     for bank in banks:
         if seen := seen_in_bank(bank, case_hashes(preprocessed, fold.validation)):
             raise UserError(
-                f"--teacher {folder} was trained with bank '{bank.name}', which comes from {len(seen)} validation "
-                f"cases of fold {fold.name}, {seen[0]} among them. Choose another one."
+                f"--teacher {model.folder} was trained with bank '{bank.name}', which comes from {len(seen)} "
+                f"validation cases of fold {fold.name}, {seen[0]} among them. Choose another one."
             )
-    return model, tuple(dict.fromkeys(bank.name for bank in banks))
+    return tuple(dict.fromkeys(bank.name for bank in banks))
+
+
+def _within(source: Source, preprocessed: Preprocessed, fold: Fold) -> Source:
+    """For a fold within the source's training cases, whose models must have been validated on no other cases."""
+    others = set(preprocessed.case_names()) - set(fold.validation)
+    return source.model_copy(update={"fold": fold.name, "training_cases": tuple(others)})
 
 
 def _of(source: Source, preprocessed: Preprocessed) -> Source:

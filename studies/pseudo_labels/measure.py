@@ -21,7 +21,7 @@ from nnunet_synth.bank.format import RECORD_FILE, BankRecord
 from nnunet_synth.benchmark.scoring import write_rows
 from nnunet_synth.pages.plotting import COLOURS, INK, STYLE, png_of
 from nnunet_synth.pseudo_labels.confidence import dice, target_classes
-from nnunet_synth.pseudo_labels.request import LEAST_CONFIDENCE
+from nnunet_synth.pseudo_labels.request import DEFAULT_LEAST
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.data.scans import BankDataset
 
@@ -73,7 +73,7 @@ def describe_limits(scans: dict[str, tuple[float, float]]) -> Iterator[str]:
         "| limit | refused | Dice of all | of those kept | of those refused | of as many, chosen by true Dice |\n"
         "| ---: | ---: | ---: | ---: | ---: | ---: |"
     )
-    for limit in sorted({LEAST_CONFIDENCE, *np.quantile(sure, SHARES)}):
+    for limit in sorted({DEFAULT_LEAST, *np.quantile(sure, SHARES)}):
         keep = sure >= limit
         ideal = np.sort(true)[len(true) - keep.sum() :]
         means = [f"{100 * part.mean():.1f}" if part.size else "" for part in (true, true[keep], true[~keep], ideal)]
@@ -107,7 +107,7 @@ def plot(rows: Sequence[dict]) -> bytes:
             axis.plot(
                 [row["confidence"] for row in own], [row["dice"] for row in own], "o", ms=3, alpha=0.6, c=COLOURS[0]
             )
-            axis.axvline(LEAST_CONFIDENCE, color=INK, linewidth=0.8)
+            axis.axvline(DEFAULT_LEAST, color=INK, linewidth=0.8)
             axis.set(title=name, xlabel="confidence", ylabel="Dice", xlim=(0, 1), ylim=(0, 1), aspect="equal")
         return png_of(figure)
 

@@ -185,6 +185,13 @@ class Preprocessed:
             raise UserError(f"{where} has no training case.")
         return Fold(str(fold), training, validation)
 
+    def folds_within(self, outer: Fold) -> list[Fold]:
+        """The folds of `splits_final.json` that use only training cases of another fold: cross-validation within it."""
+        path, inside = self.base / "splits_final.json", set(outer.training)
+        splits = self._splits(path, []) if path.exists() else []
+        numbers = [number for number, split in enumerate(splits) if inside.issuperset(split["train"] + split["val"])]
+        return [self.fold(number) for number in numbers if str(number) != outer.name]
+
     def _splits(self, path: Path, names: list[str]) -> list[dict[str, list[str]]]:
         if path.exists():
             remedy = "Fix or delete it; nnU-Net and this command write it again."

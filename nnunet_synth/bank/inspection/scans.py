@@ -94,7 +94,7 @@ def _confidence(record: BankRecord) -> Iterator[Section]:
     names = list(dict.fromkeys(name for scan in scans for name in scan.confidence))
     if not names:
         return
-    limit = record.filters["confidence"].limits.get("least")
+    unseen, limits = record.origin.unseen_cases, record.filters["confidence"].limits
     with matplotlib.rc_context(STYLE | {"axes.grid": False, "axes.spines.left": False}):
         figure = Figure(figsize=(3 * min(3, len(names)), 1.6 * -(-len(names) // 3) + 0.2), layout="constrained")
         axes = figure.subplots(-(-len(names) // 3), min(3, len(names)), squeeze=False).flatten()
@@ -104,8 +104,8 @@ def _confidence(record: BankRecord) -> Iterator[Section]:
             shown = [scan for scan in scans if name in scan.confidence]
             sides = [[scan.confidence[name] for scan in shown if bool(scan.refused) == out] for out in (False, True)]
             axis.hist(sides, BINS, stacked=True, color=COLOURS[:2])
-            if limit is not None:
-                axis.axvline(limit, color="black", linewidth=0.8)
+            if name in limits:
+                axis.axvline(limits[name], color="black", linewidth=0.8)
             axis.set_title(name, fontsize=9)
             axis.set_yticks([])
         png = png_of(figure)
@@ -113,7 +113,10 @@ def _confidence(record: BankRecord) -> Iterator[Section]:
         "The mean probability of a class where it was predicted, times the Dice between the mean prediction and that "
     )
     text += "of each teacher alone and without mirroring."
-    text += f" Scans below {limit:g} are refused." if limit is not None else ""
+    if limits:
+        learnt = f", learnt from {count(len(unseen), 'labelled case')} that teachers had not seen" if unseen else ""
+        least = ", ".join(f"{name} {number(limit, 2)}" for name, limit in limits.items())
+        text += f" A scan with less is refused: {least}{learnt}."
     alt = "; ".join(f"{name}: median {number(_median(scans, name), 2)}" for name in names)
     legend = [("entered", COLOURS[0]), ("refused", COLOURS[1])]
     yield Section("Confidence", text, legend=legend, pictures=[Picture("confidence", png, f"Confidence. {alt}")])
