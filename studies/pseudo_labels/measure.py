@@ -127,7 +127,8 @@ def main() -> None:
         banks.append((record, by_scan(rows[-1])))
     lines = [*describe_classes(rows[0]), "", *describe_limits(banks[0][1]), "", *describe_banks(banks)]
     options.output.mkdir(parents=True, exist_ok=True)
-    write_rows(options.output / "scans.csv", COLUMNS, [row for part in rows for row in part])
+    short = [row | {key: f"{row[key]:.4f}" for key in ("confidence", "dice")} for part in rows for row in part]
+    write_rows(options.output / "scans.csv", COLUMNS, short)
     (options.output / "report.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
     (options.output / "confidence.png").write_bytes(plot(rows[0]))
     print(*lines, sep="\n")
