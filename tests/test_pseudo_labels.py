@@ -701,8 +701,7 @@ def test_the_study_compares_a_bank_of_cases_with_their_labels(copy, data, tmp_pa
     runpy.run_path(str(Path(__file__).parents[1] / "studies/pseudo_labels/measure.py"), run_name="__main__")
     rows = read_rows(tmp_path / "out/scans.csv")
     assert [float(row["dice"]) for row in rows] == pytest.approx(expected, abs=1e-4)
-    assert [row["confidence"] for row in rows][:2] == [
-        str(value) for value in found.record.origin.scans[0].confidence.values()
-    ]
+    sure = found.record.origin.scans[0].confidence
+    assert {row["class"]: float(row["confidence"]) for row in rows[:2]} == pytest.approx(sure, abs=1e-4)
     means = np.reshape(expected, (2, 2)).mean(axis=1)
     assert f"| {100 * means.mean():.1f} |" in capsys.readouterr().out

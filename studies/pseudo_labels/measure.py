@@ -17,15 +17,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, UnseenCase
 from nnunet_synth.benchmark.scoring import write_rows
 from nnunet_synth.pages.plotting import COLOURS, INK, STYLE, png_of
-from nnunet_synth.pseudo_labels.confidence import dice, target_classes
+from nnunet_synth.pseudo_labels.calibration import learn_limits
+from nnunet_synth.pseudo_labels.confidence import TargetClass, dice, target_classes
 from nnunet_synth.pseudo_labels.request import DEFAULT_LEAST
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.data.scans import BankDataset
 
 SHARES = (0.05, 0.1, 0.25, 0.5)  # of the scans, refused by a limit
+LABELLED, DRAWS = (5, 8, 16), 200  # scans that limits are learnt from; random choices of them
 COLUMNS = ("bank", "scan", "class", "confidence", "dice")
 
 
@@ -82,6 +84,36 @@ def describe_limits(scans: dict[str, tuple[float, float]]) -> Iterator[str]:
     yield f"\nRank correlation of the lowest confidence and the mean Dice of a scan: {rank:.2f}."
 
 
+def describe_learnt(rows: Sequence[dict], classes: Sequence[TargetClass]) -> Iterator[str]:
+    """A table: limits learnt from a few scans, as if they were labelled cases that no teacher had seen.
+
+    Means over random choices of these scans; the limits are applied to the others.
+    """
+    scans, random = by_scan(rows), np.random.default_rng(0)
+    sure: dict[str, dict[str, float]] = {name: {} for name in scans}
+    for row in rows:
+        if not np.isnan(row["confidence"]):
+            sure[row["scan"]][row["class"]] = row["confidence"]
+    cases = [UnseenCase(name=name, confidence=sure[name], dice={}) for name in scans]
+    names = " | ".join(one.name for one in classes)
+    yield f"| learnt from | {names} | refused | Dice of those kept | of those refused |"
+    yield f"| --- |{' ---: |' * (3 + len(classes))}"
+    for count in LABELLED:
+        found = []
+        for _ in range(DRAWS if count < len(cases) else 0):
+            order = random.permutation(len(cases))
+            limits = learn_limits([cases[place] for place in order[:count]], classes, DEFAULT_LEAST)
+            others = [cases[place] for place in order[count:]]
+            out = np.array([any(one < limits[key] for key, one in case.confidence.items()) for case in others])
+            true = 100 * np.array([scans[case.name][1] for case in others])
+            means = (part.mean() if part.size else np.nan for part in (true[~out], true[out]))
+            found.append((*limits.values(), 100 * out.mean(), *means))
+        if found:
+            *limits, refused, kept, dropped = np.nanmean(found, axis=0)
+            least = " | ".join(f"{limit:.2f}" for limit in limits)
+            yield f"| {count} scans | {least} | {refused:.0f} % | {kept:.1f} | {dropped:.1f} |"
+
+
 def describe_banks(banks: Sequence[tuple[BankRecord, dict[str, tuple[float, float]]]]) -> Iterator[str]:
     """A table: each bank's scans, what its filters refused, and the Dice of the scans that are in all banks."""
     first, common = banks[0][0].name, set.intersection(*(set(scans) for _, scans in banks))
@@ -125,7 +157,8 @@ def main() -> None:
         preprocessed = open_preprocessed(source.dataset_name, source.configuration, source.plans_name)
         rows.append(score_bank(folder, record, preprocessed))
         banks.append((record, by_scan(rows[-1])))
-    lines = [*describe_classes(rows[0]), "", *describe_limits(banks[0][1]), "", *describe_banks(banks)]
+    learnt = describe_learnt(rows[0], target_classes(preprocessed.label_manager))
+    lines = [*describe_classes(rows[0]), "", *describe_limits(banks[0][1]), "", *learnt, "", *describe_banks(banks)]
     options.output.mkdir(parents=True, exist_ok=True)
     short = [row | {key: f"{row[key]:.4f}" for key in ("confidence", "dice")} for part in rows for row in part]
     write_rows(options.output / "scans.csv", COLUMNS, short)
