@@ -499,6 +499,9 @@ def test_least_confidence_is_learnt_from_labelled_cases(copy, data, alike):
         assert limit == pytest.approx(interval[0])
     for scan in record.origin.scans:
         assert (scan.refused is None) == all(scan.confidence[name] >= limit for name, limit in limits.items())
+    page = inspect_bank(data.base / "nnUNetPlans_2d_synth/fold_all/pseudo")[0].read_text()
+    assert all(f"{name} {limit:.2f}" in page for name, limit in limits.items())
+    assert all(said in page for said in ("learnt from 5 labelled cases", "configuration 2d, fold 1,"))
 
 
 def test_learnt_limits_hold_in_the_next_rounds_and_after_a_stop(copy, data, teacher, alike, monkeypatch):

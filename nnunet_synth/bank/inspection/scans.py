@@ -136,7 +136,10 @@ def _refused(record: BankRecord) -> Iterator[Section]:
 def _provenance(record: BankRecord) -> Section:
     source, origin = record.source, record.origin
     terms = [("Filled", f"{record.created}, release {record.release}, round {origin.round}")]
-    terms += [("Teacher", f"{one.path}, configuration {one.configuration}, {one.sha256}") for one in origin.teachers]
+    terms += [
+        ("Teacher", f"{one.path}, configuration {one.configuration}, fold {one.fold or source.fold}, {one.sha256}")
+        for one in origin.teachers
+    ]
     terms += [("Trained with", listing(one.banks)) for one in origin.teachers if one.banks]
     terms.append(("Labelled cases", ", ".join(source.training_cases)))
     return Section("Provenance", f"Names and SHA-256 of all scans are in {RECORD_FILE}.", terms=terms)
