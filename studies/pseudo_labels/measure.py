@@ -9,7 +9,7 @@ that of preprocessed cases.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -68,6 +68,12 @@ def describe_classes(rows: Sequence[dict]) -> Iterator[str]:
         yield f"| {name} | {len(true)} | {100 * true.mean():.1f} | {np.nanmedian(sure):.2f} | {rank:.2f} |"
 
 
+def percent(values: Iterable[float]) -> str:
+    """The mean of the fractions that are numbers; empty if there are none."""
+    numbers = [value for value in values if not np.isnan(value)]
+    return f"{100 * np.mean(numbers):.1f}" if numbers else ""
+
+
 def describe_limits(scans: dict[str, tuple[float, float]]) -> Iterator[str]:
     """A table: what limits of the confidence keep, beside a choice by the true Dice."""
     sure, true = np.array(list(scans.values())).T
@@ -78,8 +84,8 @@ def describe_limits(scans: dict[str, tuple[float, float]]) -> Iterator[str]:
     for limit in sorted({DEFAULT_LEAST, *np.quantile(sure, SHARES)}):
         keep = sure >= limit
         ideal = np.sort(true)[len(true) - keep.sum() :]
-        means = [f"{100 * part.mean():.1f}" if part.size else "" for part in (true, true[keep], true[~keep], ideal)]
-        yield f"| {limit:.3f} | {(~keep).sum()} of {len(true)} | {' | '.join(means)} |"
+        means = " | ".join(map(percent, (true, true[keep], true[~keep], ideal)))
+        yield f"| {limit:.3f} | {(~keep).sum()} of {len(true)} | {means} |"
     rank = spearmanr(sure, true).statistic
     yield f"\nRank correlation of the lowest confidence and the mean Dice of a scan: {rank:.2f}."
 
@@ -105,13 +111,13 @@ def describe_learnt(rows: Sequence[dict], classes: Sequence[TargetClass]) -> Ite
             limits = learn_limits([cases[place] for place in order[:count]], classes, DEFAULT_LEAST)
             others = [cases[place] for place in order[count:]]
             out = np.array([any(one < limits[key] for key, one in case.confidence.items()) for case in others])
-            true = 100 * np.array([scans[case.name][1] for case in others])
+            true = np.array([scans[case.name][1] for case in others])
             means = (part.mean() if part.size else np.nan for part in (true[~out], true[out]))
-            found.append((*limits.values(), 100 * out.mean(), *means))
+            found.append((*limits.values(), out.mean(), *means))
         if found:
-            *limits, refused, kept, dropped = np.nanmean(found, axis=0)
-            least = " | ".join(f"{limit:.2f}" for limit in limits)
-            yield f"| {count} scans | {least} | {refused:.0f} % | {kept:.1f} | {dropped:.1f} |"
+            *limits, refused, kept, dropped = zip(*found, strict=True)
+            least = " | ".join(f"{np.mean(limit):.2f}" for limit in limits)
+            yield f"| {count} scans | {least} | {percent(refused)} % | {percent(kept)} | {percent(dropped)} |"
 
 
 def describe_banks(banks: Sequence[tuple[BankRecord, dict[str, tuple[float, float]]]]) -> Iterator[str]:
@@ -124,9 +130,8 @@ def describe_banks(banks: Sequence[tuple[BankRecord, dict[str, tuple[float, floa
     for record, scans in banks:
         refused = [banks[0][1][name][1] for name in banks[0][1].keys() - scans.keys()]
         filters = ", ".join(f"{name} {one.refused}" for name, one in record.filters.items() if not one.off)
-        cost = f"{100 * np.mean(refused):.1f}" if refused else ""
-        mean = 100 * np.mean([scans[name][1] for name in common])
-        yield f"| {record.name} | {record.origin.round} | {len(scans)} | {filters or 'off'} | {cost} | {mean:.1f} |"
+        dices = f"{percent(refused)} | {percent(scans[name][1] for name in common)}"
+        yield f"| {record.name} | {record.origin.round} | {len(scans)} | {filters or 'off'} | {dices} |"
 
 
 def plot(rows: Sequence[dict]) -> bytes:
