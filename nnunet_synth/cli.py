@@ -45,7 +45,8 @@ BankVariant = Annotated[
     Literal["pair", "image"], typer.Option(metavar="V", help="Variant of that best snapshot: pair or image.")
 ]
 Masks = Annotated[
-    str | None, _option("SOURCE", "Masks for images: deformed (default), blended, real, generated or a snapshot.")
+    str | None,
+    _option("SOURCE", "Masks for images: deformed (default), blended, real, registered, generated or a snapshot."),
 ]
 Without = Annotated[
     list[str] | None, _option("FILTER", "Turn off finite, range, anatomy, fit, copy or all (repeatable).")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_synth.bank.format import SnapshotReference
-from nnunet_synth.bank.request import DEFORMED, GENERATED, FillRequest
+from nnunet_synth.bank.format import MaskScans, SnapshotReference
+from nnunet_synth.bank.registered_masks import open_registered_masks
+from nnunet_synth.bank.request import DEFORMED, GENERATED, REGISTERED, FillRequest
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.scans import Scans
 from stylegan2_cond.errors import UserError
@@ -40,11 +41,13 @@ class Ensemble:
         members: one or more.
         snapshots: a reference for each member.
         mask_snapshot: reference to the snapshot that generates masks, if any.
+        mask_scans: scans with which masks are registered, if any.
     """
 
     members: tuple[Member, ...]
     snapshots: tuple[SnapshotReference, ...]
     mask_snapshot: SnapshotReference | None
+    mask_scans: MaskScans | None
 
     @property
     def plan(self) -> Plan:
@@ -56,12 +59,13 @@ def open_ensemble(preprocessed: Preprocessed, fold_name: str, request: FillReque
     """Load every generator of a request, and the masks that images are generated for.
 
     Raises:
-        UserError: a snapshot does not exist or has other data or another patch size, or masks are not used.
+        UserError: a snapshot does not exist or has other data or another patch size, masks are not used, or there are
+            no scans to register them with.
     """
     fold = preprocessed.fold(fold_name)
     scans = Scans.open(preprocessed, fold, request.with_bank) if request.with_bank else None
     source = Source.of(preprocessed, fold, scans)
-    members, references, mask_snapshot = [], [], None
+    members, references, mask_snapshot, mask_scans = [], [], None, None
     for path, weight in request.snapshots or ((_best_snapshot(source, request.variant), 1.0),):
         generator = load_generator(path, device)
         _refuse_foreign(generator.plan, source, path)
@@ -73,7 +77,9 @@ def open_ensemble(preprocessed: Preprocessed, fold_name: str, request: FillReque
         if members and generator.plan.source.scans != members[0].generator.plan.source.scans:
             raise UserError(f"Snapshots {references[0].path} and {path} learnt from other scans. Fill a bank of each.")
         masks = None
-        if generator.plan.given_mask:
+        if generator.plan.given_mask and request.mask_kind == REGISTERED:
+            masks, mask_scans = open_registered_masks(preprocessed, generator.plan, request.mask_bank)
+        elif generator.plan.given_mask:
             text = str(_best_snapshot(source, "mask")) if request.masks == GENERATED else request.masks or DEFORMED
             masks = open_masks(text, generator.plan, device)
             if request.mask_kind == GENERATED:
@@ -82,7 +88,7 @@ def open_ensemble(preprocessed: Preprocessed, fold_name: str, request: FillReque
         references.append(_reference(path, generator.card, weight))
     if request.masks and all(member.masks is None for member in members):
         raise UserError(f"--masks {request.masks}: no snapshot here is of the variant image. Remove --masks.")
-    return Ensemble(tuple(members), tuple(references), mask_snapshot)
+    return Ensemble(tuple(members), tuple(references), mask_snapshot, mask_scans)
 
 
 def _best_snapshot(source: Source, variant: Variant) -> Path:

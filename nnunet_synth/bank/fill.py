@@ -198,6 +198,7 @@ def _new_record(ensemble: Ensemble, request: FillRequest, device: str) -> BankRe
             snapshots=ensemble.snapshots,
             masks=request.mask_kind if any(member.masks for member in ensemble.members) else None,
             mask_snapshot=ensemble.mask_snapshot,
+            mask_scans=ensemble.mask_scans,
             balanced=request.balanced,
             patch_size=plan.patch_size,
             seed=request.seed,

@@ -91,14 +91,45 @@ class FilterRecord(BaseModel):
     off: str | None = None
 
 
+class ScanReference(BaseModel):
+    """An unlabelled scan.
+
+    Attributes:
+        name: of the case.
+        image_sha256: of its preprocessed image, as in `case_hashes`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: PlainName
+    image_sha256: Checksum
+
+
+class MaskScans(BaseModel):
+    """The scans towards which masks were deformed.
+
+    Attributes:
+        bank: name of the bank of real scans that holds them.
+        scans: those that masks came from.
+        pairs: of a training case and a scan, that were registered.
+        dropped: pairs that gave no mask, since their registration was poor.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    bank: PlainName
+    scans: tuple[ScanReference, ...] = Field(min_length=1)
+    pairs: int
+    dropped: int
+
+
 class Generators(BaseModel):
     """The origin of a bank of generated pairs.
 
     Attributes:
         snapshots: one, or several as an ensemble.
-        masks: what images were generated for, if a snapshot is of the variant `image`: `deformed`, `blended`, `real`
-            or `generated` masks.
+        masks: what images were generated for, if a snapshot is of the variant `image`: `deformed`, `blended`, `real`,
+            `registered` or `generated` masks.
         mask_snapshot: the snapshot that generated those masks.
+        mask_scans: the scans with which those masks were registered.
         balanced: each class was requested equally often, instead of as often as the training patches show it.
         margin: tolerance of each filter, as a fraction of the real range.
         backends: of the ops that computed the samples (`name_backend`), in the order of their use.
@@ -109,6 +140,7 @@ class Generators(BaseModel):
     snapshots: tuple[SnapshotReference, ...] = Field(min_length=1)
     masks: str | None = None
     mask_snapshot: SnapshotReference | None = None
+    mask_scans: MaskScans | None = None
     balanced: bool = False
     patch_size: tuple[Length, ...] = Field(min_length=2, max_length=3)
     seed: int = Field(ge=0)

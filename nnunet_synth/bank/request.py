@@ -12,7 +12,7 @@ from nnunet_synth.bank.format import SnapshotReference
 from stylegan2_cond import MaskVariation
 from stylegan2_cond.errors import UserError
 
-DEFORMED, GENERATED = "deformed", "generated"
+DEFORMED, GENERATED, REGISTERED = "deformed", "generated", "registered"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class FillRequest:
         variant: of that best snapshot.
         with_bank: name of the bank whose scans that snapshot's generator learnt from; None for labelled cases alone.
         masks: for snapshots of the variant `image`: `deformed`, `blended` or `real` masks of the training cases,
-            `generated` by the fold's best mask snapshot, or the folder of a mask snapshot; None for `deformed`.
+            `registered` with the fold's newest bank of scans, or `registered:NAME` with another one; `generated` by the
+            fold's best mask snapshot, or the folder of a mask snapshot; None for `deformed`.
         balanced: request each class equally often, instead of as often as the training patches show it.
         name: of the bank; None for one that names the variant and the images that the generator saw.
         seed: of the samples.
@@ -48,9 +49,16 @@ class FillRequest:
 
     @property
     def mask_kind(self) -> str:
-        """`deformed`, `blended`, `real` or `generated`."""
+        """`deformed`, `blended`, `real`, `registered` or `generated`."""
         masks = self.masks or DEFORMED
+        if masks.partition(":")[0] == REGISTERED:
+            return REGISTERED
         return masks if masks in get_args(MaskVariation) else GENERATED
+
+    @property
+    def mask_bank(self) -> str | None:
+        """Name of the bank of scans with which masks are registered; None for the newest."""
+        return (self.masks or "").partition(":")[2] or None
 
     def default_name(self, snapshots: Sequence[SnapshotReference], scans: str | None = None) -> str:
         """Name of the bank, for example `pair_200k`, `pair_with_pseudo_80k` or `ensemble_2_generated_balanced_80k`.

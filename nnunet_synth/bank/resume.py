@@ -96,6 +96,8 @@ def _difference(record: BankRecord, requested: BankRecord, without: set[str]) ->
     then_made, now_made = record.origin, requested.origin
     if snapshots_of(then_made) != snapshots_of(now_made):
         return "other snapshots"
+    if then_made.masks == now_made.masks and then_made.mask_scans != now_made.mask_scans:
+        return "masks registered with other scans"
     for key in ("seed", "masks", "balanced", "margin"):
         if (then := getattr(then_made, key)) != getattr(now_made, key):
             return f"{key} {then}"

@@ -1,4 +1,4 @@
-"""Refuses banks whose generator or teacher saw a validation case, or that hold one.
+"""Refuses banks whose generator, teacher or masks saw a validation case, or that hold one.
 
 Cases are compared by name and by the voxels of their images. This prevents accidents; it does not protect against
 deliberate edits of the records.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunet_synth.bank.format import BankDescription, BankRecord, Scans
+from nnunet_synth.bank.format import BankDescription, BankRecord, Generators, Scans
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
@@ -49,7 +49,9 @@ def refuse_leaks(folder: Path, record: BankRecord, here: Source, validation: Map
     if here.fold == FOLD_ALL:
         return
     if seen := seen_in_bank(record, validation):
-        maker = "holds, or has a teacher that saw," if scans else "comes from a generator that saw"
+        masks = isinstance(record.origin, Generators) and record.origin.mask_scans
+        maker = "has masks, or a generator, that saw" if masks else "comes from a generator that saw"
+        maker = "holds, or has a teacher that saw," if scans else maker
         raise LeakError(
             f"Bank {folder} (fold {made.fold}) {maker} {len(seen)} of the {len(validation)} validation cases of fold "
             f"{here.fold}, {seen[0]} among them, so validation scores would be meaningless. {remedy}"
@@ -62,7 +64,7 @@ def refuse_leaks(folder: Path, record: BankRecord, here: Source, validation: Map
 
 
 def seen_in_bank(bank: BankDescription, validation: Mapping[str, str]) -> list[str]:
-    """The validation cases that a bank's generators or teachers saw, or that are among its scans.
+    """The validation cases that a bank's generators or teachers saw, or that are among its scans or those of its masks.
 
     Args:
         bank: the bank, or its provenance.
@@ -77,6 +79,8 @@ def seen_in_bank(bank: BankDescription, validation: Mapping[str, str]) -> list[s
         declared = bank.origin.evaluation_scans
         held = [scan for scan in bank.origin.scans if not scan.refused and scan.name not in declared]
         cases += [(scan.name, scan.image_sha256) for scan in held]
+    elif isinstance(bank.origin, Generators) and bank.origin.mask_scans:
+        cases += [(scan.name, scan.image_sha256) for scan in bank.origin.mask_scans.scans]
     return _seen(cases, validation)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from nnunetv2 import paths as nnunet_paths
@@ -62,6 +63,17 @@ class Case:
     label: np.ndarray
     class_locations: Mapping[int | tuple[int, ...], np.ndarray]
     labelled: bool = True
+
+
+class CaseLoader(Protocol):
+    """What patches are cut from."""
+
+    def load(self, name: str) -> Case:
+        """Open one case.
+
+        Raises:
+            UserError: it cannot be read.
+        """
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 
-from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, Preprocessed
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, CaseLoader
 from stylegan2_cond.data.scans import Scans
 
 CACHE_BYTES = 2 * 2**30  # of cases kept in memory; others are read from disk each time
@@ -81,7 +81,7 @@ class PatchSampler:
     patch lies in the middle, and the rest is `OUTSIDE`.
 
     Args:
-        preprocessed: where the cases are.
+        cases: where the cases are.
         names: the cases.
         patch_size: spatial size; 2-D patches are slices along the first axis, as nnU-Net's are.
         foreground_share: between 0 and 1.
@@ -91,7 +91,7 @@ class PatchSampler:
 
     def __init__(
         self,
-        preprocessed: Preprocessed,
+        cases: CaseLoader,
         names: Sequence[str],
         patch_size: Sequence[int],
         *,
@@ -99,7 +99,7 @@ class PatchSampler:
         seed: int,
         scans: Scans | None = None,
     ):
-        self.preprocessed = preprocessed
+        self.cases = cases
         self.names = list(names)
         self.patch_size = tuple(patch_size)
         self.foreground_share = foreground_share
@@ -117,7 +117,7 @@ class PatchSampler:
         if self.scans is not None and rng.random() < SCAN_SHARE:
             case = self._case(self.scans.draw(rng), self.scans)
         else:
-            case = self._case(self.names[rng.integers(len(self.names))], self.preprocessed)
+            case = self._case(self.names[rng.integers(len(self.names))], self.cases)
         return _cut(case, self.patch_size, self._place(case, _size(self.patch_size), rng), with_image=with_image)
 
     def with_seed(self, seed: int) -> PatchSampler:
@@ -150,7 +150,7 @@ class PatchSampler:
         voxels = shown[rng.integers(len(shown))]
         return np.asarray(voxels[rng.integers(len(voxels))])[1:]
 
-    def _case(self, name: str, source: Preprocessed | Scans) -> Case:
+    def _case(self, name: str, source: CaseLoader) -> Case:
         if name in self._cached:
             return self._cached[name]
         case = source.load(name)

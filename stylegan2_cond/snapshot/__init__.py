@@ -1,6 +1,6 @@
 """Snapshots: save, open, and generate samples."""
 
-from stylegan2_cond.snapshot.mask_sources import open_masks, open_same_cases
+from stylegan2_cond.snapshot.mask_sources import RealMasks, open_masks, open_same_cases
 from stylegan2_cond.snapshot.request import MaskSource, SampleRequest
 from stylegan2_cond.snapshot.sampler import PairGenerator, load_generator, open_device
 from stylegan2_cond.snapshot.snapshot import (
@@ -21,6 +21,7 @@ __all__ = [
     "Card",
     "MaskSource",
     "PairGenerator",
+    "RealMasks",
     "SampleRequest",
     "find_best",
     "find_snapshots",

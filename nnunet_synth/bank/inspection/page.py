@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_synth.bank.filters import FILTERS, NOT_WANTED
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, PseudoLabels, TrueLabels
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, Generators, PseudoLabels, TrueLabels
 from nnunet_synth.bank.inspection.figures import GENERATED, REAL, plot_distributions, spread_of
 from nnunet_synth.bank.inspection.findings import Findings, find_out
 from nnunet_synth.bank.inspection.gallery import gallery, legend, most_alike
@@ -38,6 +38,7 @@ MASKS = {
     "real": "real masks",
     "deformed": "deformed real masks",
     "blended": "blended real masks",
+    "registered": "real masks deformed towards scans",
     "generated": "generated masks",
 }
 
@@ -114,9 +115,15 @@ def build_page(found: Findings) -> Page:
     )
 
 
+def _masks(origin: Generators) -> str:
+    """What images were generated for, in words."""
+    title, scans = MASKS.get(origin.masks, origin.masks), origin.mask_scans
+    return f"{title} ({count(len(scans.scans), 'scan')} of the bank {scans.bank})" if scans else title
+
+
 def _summary(found: Findings) -> str:
     record, source = found.record, found.record.source
-    masks = f" for {MASKS.get(record.origin.masks, record.origin.masks)}" if record.origin.masks else ""
+    masks = f" for {_masks(record.origin)}" if record.origin.masks else ""
     return (
         f"{count(record.samples, 'synthetic pair')} of {' × '.join(map(str, record.origin.patch_size))} voxels, sampled"
         f"{masks} from {count(len(record.origin.snapshots), 'generator')} trained on "
@@ -268,7 +275,7 @@ def _provenance(found: Findings) -> Iterator[Section]:
         ("Filled", f"{started}, seed {record.origin.seed}"),
         ("Dataset", f"{source.dataset_name}, {source.configuration}, {source.plans_name}, fold {source.fold}"),
         ("Preprocessing", source.preprocessing),
-        *([("Masks", MASKS.get(record.origin.masks, record.origin.masks))] if record.origin.masks else ()),
+        *([("Masks", _masks(record.origin))] if record.origin.masks else ()),
         ("Classes", "each requested equally often" if record.origin.balanced else "as in the training patches"),
     ]
     snapshots, mask_snapshot = record.origin.snapshots, record.origin.mask_snapshot
@@ -296,7 +303,8 @@ def command(record: BankRecord) -> str:
     for one in record.origin.snapshots:
         words += ["--snapshot", one.path + (f"={one.weight:g}" if len(record.origin.snapshots) > 1 else "")]
     if record.origin.masks:
-        words += ["--masks", record.origin.mask_snapshot.path if record.origin.mask_snapshot else record.origin.masks]
+        given, scans = record.origin.mask_snapshot, record.origin.mask_scans
+        words += ["--masks", given.path if given else record.origin.masks + (f":{scans.bank}" if scans else "")]
     words += ["--balanced"] * record.origin.balanced
     for name, filter_ in record.filters.items():
         words += ["--without", name] if filter_.off == NOT_WANTED else []
