@@ -135,6 +135,20 @@ def test_a_generator_learns_from_the_pseudo_labelled_bank_though_no_arm_trains_w
         )
 
 
+def test_masks_are_registered_with_the_pseudo_labelled_cases(preprocessed, tmp_path, monkeypatch):
+    monkeypatch.setattr("nnunet_synth.benchmark.tasks.find_best", lambda run: run)
+    design = design_of(preprocessed, arms=choose_arms(None, ["image-registered"]))
+    tasks = make_tasks(design)
+    assert tasks["bank_image_registered_2_0"].needs == (
+        "run_nnunet_2_0", "generator_image_2_0", "bank_pseudo-labels_2_0"
+    )  # fmt: skip
+    (label,) = commands(tasks["bank_pseudo-labels_2_0"], design, tmp_path, "cpu")
+    (fill,) = commands(tasks["bank_image_registered_2_0"], design, tmp_path, "cpu")
+    assert fill[fill.index("--masks") + 1] == f"registered:{label[label.index('--name') + 1]}"
+    with pytest.raises(UserError, match=r"arm image-registered\b.*--sizes"):
+        load_or_create(design_of(preprocessed, arms=design.arms, sizes="5"), tmp_path)
+
+
 def test_cases_of_a_test_subject_are_not_unlabelled_cases(preprocessed, tmp_path):
     (tmp_path / "test.txt").write_text("\n".join(preprocessed.case_names()[3:8]))  # 7 is of one subject with 8 and 9
     design = design_of(preprocessed, subjects="[0-6]?$", sizes="2", test_cases=str(tmp_path / "test.txt"))

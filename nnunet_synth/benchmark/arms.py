@@ -10,6 +10,7 @@ from typing import get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
+from nnunet_synth.bank.request import GENERATED, REGISTERED
 from nnunet_synth.training.schedule import SCHEDULES
 from stylegan2_cond import MaskVariation
 from stylegan2_cond.errors import UserError
@@ -25,7 +26,7 @@ PSEUDO_LABELS, TRUE_LABELS, TRAINING_CASES, GENERATOR = "pseudo-labels", "true-l
 WITH_SCANS = f"_with_{PSEUDO_LABELS}"  # ends the name of a generator that learns from the pseudo-labelled bank
 CHOICES = {
     "variant": ("pair", "image", "pair+image"),
-    "masks": (*get_args(MaskVariation), "generated"),
+    "masks": (*get_args(MaskVariation), REGISTERED, GENERATED),
     "schedule": tuple(SCHEDULES),
     "unlabelled": (PSEUDO_LABELS, TRUE_LABELS, TRAINING_CASES, GENERATOR),
 }
@@ -41,7 +42,7 @@ class Arm(BaseModel):
         baseline: nnU-Net alone, with which all others are compared.
         trainer: any nnU-Net trainer; by default nnU-Net's own, and with a bank the plugin's.
         variant: `pair`, `image` or `pair+image`, which is an ensemble; None for no synthetic pairs.
-        masks: what `image` generates images for: `deformed`, `blended`, `real` or `generated` masks.
+        masks: what `image` generates images for: `deformed`, `blended`, `real`, `registered` or `generated` masks.
         unlabelled: what the unlabelled cases are used for: a bank of `pseudo-labels`; the `generator`, which learns
             from that bank; or, as controls with their true labels, a bank of `true-labels` or ordinary
             `training-cases`. None to leave them out.
@@ -100,9 +101,14 @@ class Arm(BaseModel):
         """The generators that must be trained for this arm: variants, with an ending if they learn from scans."""
         if not self.variant:
             return ()
-        masks = ("mask",) if self.masks == "generated" else ()
+        masks = ("mask",) if self.masks == GENERATED else ()
         ending = WITH_SCANS if self.unlabelled == GENERATOR else ""
         return tuple(variant + ending for variant in (*self.variant.split("+"), *masks))
+
+    @property
+    def needs_scans(self) -> bool:
+        """Whether it needs unlabelled cases."""
+        return self.unlabelled is not None or self.masks == REGISTERED
 
     @property
     def trainer_name(self) -> str:

@@ -139,7 +139,7 @@ def make_design(preprocessed: Preprocessed, arms: Sequence[Arm], options: Benchm
             f"train on. Ask for fewer with --test-cases, or say with --subjects which cases belong to one subject."
         )
     sizes = choose_sizes(len(pool), requested_sizes, quick=options.quick, dataset=dataset)
-    if requested_sizes is None and len(sizes) > 1 and sizes[-1] == len(pool) and any(arm.unlabelled for arm in arms):
+    if requested_sizes is None and len(sizes) > 1 and sizes[-1] == len(pool) and any(arm.needs_scans for arm in arms):
         sizes = sizes[:-1]
     _require_unlabelled(arms, sizes, pool)
     budget = choose_budget(options)
@@ -165,7 +165,7 @@ def make_design(preprocessed: Preprocessed, arms: Sequence[Arm], options: Benchm
 
 
 def _require_unlabelled(arms: Sequence[Arm], sizes: Sequence[int], pool: Sequence[str]) -> None:
-    needing = [arm.name for arm in arms if arm.unlabelled]
+    needing = [arm.name for arm in arms if arm.needs_scans]
     if needing and max(sizes) >= len(pool):
         raise UserError(
             f"All {len(pool)} cases besides the test cases are training cases at the largest size, so none is left as "

@@ -127,7 +127,7 @@ def _notes(design: Design, options: BenchmarkOptions) -> list[str]:
             f"{design.dataset} has {test + training} cases: {test} to test on and {training} to train on, so the sizes "
             f"are {','.join(map(str, design.sizes))}."
         )
-    if options.sizes is None and any(arm.unlabelled for arm in design.arms):
+    if options.sizes is None and any(arm.needs_scans for arm in design.arms):
         notes.append(f"An arm needs unlabelled cases, so no size has all {training} cases that could be trained on.")
     if test < FEW_TEST_CASES:
         notes.append(

@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from nnunet_synth.bank.request import REGISTERED
 from nnunet_synth.benchmark.arms import GENERATOR, PSEUDO_LABELS, TRUE_LABELS, WITH_SCANS, Arm
 from nnunet_synth.benchmark.budget import SUFFIX
 from nnunet_synth.benchmark.design import Design
@@ -61,8 +62,9 @@ def make_tasks(design: Design) -> dict[str, Task]:
                 scans = Task("bank", PSEUDO_LABELS, size, number, (baseline.name,))
                 taught = (scans.name,) if arm.unlabelled == GENERATOR else ()
                 generators = [Task("generator", name, size, number, taught) for name in arm.generators]
-                tasks += [scans] * bool(taught)
-                needs = () if arm.unlabelled == TRUE_LABELS else (baseline, *generators)
+                shaping = [scans] * (arm.masks == REGISTERED)
+                tasks += [scans] * bool(taught or shaping)
+                needs = () if arm.unlabelled == TRUE_LABELS else (baseline, *generators, *shaping)
                 bank = Task("bank", arm.bank, size, number, tuple(task.name for task in needs))
                 tasks += [*generators, bank, Task("run", arm.name, size, number, (bank.name,))]
     return {task.name: task for task in tasks}
@@ -127,7 +129,8 @@ def _bank(arm: Arm, design: Design, folder: Path, data: list[str], device: str) 
             options += [part for snapshot in chosen for part in ("--snapshot", str(snapshot))]
     else:
         options += ["--variant", arm.variant, *["--with-bank", PSEUDO_LABELS] * (arm.unlabelled == GENERATOR)]
-    options += ["--masks", arm.masks] if arm.masks else []
+    masks = f"{REGISTERED}:{PSEUDO_LABELS}" if arm.masks == REGISTERED else arm.masks
+    options += ["--masks", masks] if masks else []
     options += without
     options += ["--balanced"] if arm.balanced else []
     options += ["--margin", f"{arm.margin:g}"] if arm.margin is not None else []
