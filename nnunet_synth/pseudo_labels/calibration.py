@@ -29,8 +29,11 @@ def label_unseen_cases(teachers: Teachers) -> tuple[UnseenCase, ...]:
     preprocessed, found = teachers.preprocessed, []
     manager, classes = preprocessed.label_manager, target_classes(preprocessed.label_manager)
     names = sorted(set().union(*(member.unseen for member in teachers.members)))
-    names = names[:: -(-len(names) // MOST_CASES) or 1]
-    for name in ProgressBar(names, desc="Labelling the labelled cases", unit="case", delay=2):
+    if not names:
+        return ()
+    for name in ProgressBar(
+        names[:: -(-len(names) // MOST_CASES)], desc="Labelling the labelled cases", unit="case", delay=2
+    ):
         try:
             case = read_scan(teachers.configurations, Scan(name))
         except UnreadableScan as error:
