@@ -7,10 +7,12 @@ import pytest
 import torch
 from tiny import IGNORE, PAIRED, assert_same_way, step, tiny_patches, tiny_plan, tiny_state, weights
 from tolerance import assert_rounded
+from torch.nn import functional as F
 
 from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.networks import build_discriminator, build_generator, layers
 from stylegan2_cond.ops import convolve
+from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.training.state import ADAM_BETAS
 from stylegan2_cond.training.step import take_step
 
@@ -126,30 +128,68 @@ def test_both_networks_see_the_condition_of_the_real_patch():
         assert torch.equal(condition, expected)
 
 
+@every_variant
+def test_one_pass_of_the_discriminator_teaches_both_what_a_pass_for_each_would(variant):
+    """Gradients, against separate passes: the generator's through a frozen discriminator, then the discriminator's."""
+    plan = tiny_plan(variant, r1_weight=0.0, **changes_of(variant))
+    state, found = tiny_state(plan), {}
+    for name in ("generator", "discriminator"):
+        gradients_before(getattr(state, f"{name}_optimizer"), found.setdefault(name, []))
+    views = []
+    listen(state.discriminator, views)
+    made = []
+    state.generator.synthesis.register_forward_pre_hook(lambda _, inputs: made.append(inputs))
+    step(state)
+
+    other = tiny_state(plan)
+    (drawn, condition), (real, _) = views
+    images = plan.codec.image_channels
+    w, noises, given = made[0]
+    w = other.generator.mapping(other_latents(other), condition)
+    pairs = plan.codec.activate(other.generator.synthesis(w, noises, given), given)
+    assert_rounded(pairs, drawn.detach(), terms=TERMS)
+    score, features = other.discriminator(pairs, condition)
+    real_score, real_features = other.discriminator(real, condition)
+    loss = F.softplus(real_score.detach() - score).mean()
+    if variant == "image":
+        matched = [F.l1_loss(one, other.detach()) for one, other in zip(features, real_features, strict=True)]
+        loss = loss + F.l1_loss(pairs[:, :images], real[:, :images]) + torch.stack(matched).mean()
+    expected = {"generator": torch.autograd.grad(loss, [*other.generator.parameters()])}
+    loss = F.softplus(
+        other.discriminator(pairs.detach(), condition)[0] - other.discriminator(real, condition)[0]
+    ).mean()
+    expected["discriminator"] = torch.autograd.grad(loss, [*other.discriminator.parameters()])
+    for name, gradients in expected.items():
+        for ours, theirs in zip(found[name][0], gradients, strict=True):
+            assert_rounded(ours, theirs, terms=TERMS, scale=max(theirs.abs().max().item(), 1e-3))
+
+
+def other_latents(state):
+    """The latents of a state's next step."""
+    return torch.randn(state.plan.batch_size, state.plan.latent_dim, generator=state.rng(RandomStream.LATENTS))
+
+
 # --- what the discriminator is shown
 
 
 def shown_to_discriminator(state, steps=1):
-    """The pairs of each step without penalties: drawn (the generator learns), real, drawn (the discriminator does)."""
+    """The pairs of each step without penalties, drawn and real ones in turns."""
     calls = []
     listen(state.discriminator, calls)
     for _ in range(steps):
         step(state)
-    pairs = [pairs.detach() for pairs, *_ in calls]
-    assert all(torch.equal(first, second) for first, second in zip(pairs[1::4], pairs[2::4], strict=True))
-    del pairs[1::4]  # the generator is compared with the same real ones
-    return pairs
+    assert len(calls) == 2 * steps
+    return [pairs.detach() for pairs, *_ in calls]
 
 
 @every_variant
-def test_the_discriminator_sees_the_encoded_pairs_and_twice_the_same_generated_ones(variant):
+def test_the_discriminator_sees_the_encoded_pairs_and_as_many_generated_ones(variant):
     plan = tiny_plan(variant, r1_weight=0.0)
     state = tiny_state(plan)
-    judged, real, again = shown_to_discriminator(state)
+    judged, real = shown_to_discriminator(state)
     image, label, _ = (torch.from_numpy(part) for part in tiny_patches(plan.patch_size, 0, plan.batch_size))
     coded = plan.codec.encode(image[:, : plan.codec.image_channels], label)
     assert torch.equal(real, coded)
-    assert torch.equal(judged, again)
     images = plan.codec.image_channels
     assert not torch.equal(judged[:, :images], real[:, :images]) or variant == "mask"
     assert torch.equal(judged[:, images:], real[:, images:]) == (variant == "image")
@@ -175,12 +215,9 @@ def test_of_some_pairs_the_discriminator_is_shown_image_or_mask_alone(share):
     plan = tiny_plan(apart_share=share, batch_size=64, r1_weight=0.0)
     calls = shown_to_discriminator(tiny_state(plan), steps=8)
     no_image, no_mask = [], []
-    for judged, real, again in zip(calls[0::3], calls[1::3], calls[2::3], strict=True):
-        blank = [
-            ~pairs[:, part].flatten(1).any(dim=1) for pairs in (judged, real, again) for part in (slice(2), slice(2, 6))
-        ]
-        assert torch.equal(blank[0], blank[2])
-        assert torch.equal(blank[2], blank[4])  # of the drawn pair, what is hidden of the real one
+    for judged, real in zip(calls[0::2], calls[1::2], strict=True):
+        blank = [~pairs[:, part].flatten(1).any(dim=1) for pairs in (judged, real) for part in (slice(2), slice(2, 6))]
+        assert torch.equal(blank[0], blank[2])  # of the drawn pair, what is hidden of the real one
         assert torch.equal(blank[1], blank[3])
         assert not (blank[0] & blank[1]).any()
         no_image += blank[0].tolist()
@@ -254,13 +291,13 @@ def test_features_for_matching_come_from_the_scores_and_not_from_another_pass(mo
     judged = []
     listen(state.discriminator, judged)
     step(state)
-    assert len(judged) == 4  # drawn and real for either player
+    assert len(judged) == 2  # drawn and real, for both players
 
 
 def test_the_l1_is_that_between_the_image_and_the_real_one_of_its_mask():
     plan = tiny_plan("image", l1_weight=1.0, r1_weight=0.0)
     state = tiny_state(plan)
-    judged, real, _ = shown_to_discriminator(state)
+    judged, real = shown_to_discriminator(state)
     reported = step(tiny_state(plan))
     assert reported["l1"] == pytest.approx((judged - real)[:, :2].abs().mean().item(), rel=1e-5)
 
@@ -336,12 +373,12 @@ def test_the_sign_is_that_of_the_lead_of_real_scores():
     scores = []
     state.discriminator.register_forward_hook(lambda *taken: scores.append(taken[2][0].detach()))
     reported = step(state)
-    assert reported["sign_real"] == pytest.approx((scores[-2] - scores[-1]).sign().mean().item())
+    assert reported["sign_real"] == pytest.approx((scores[1] - scores[0]).sign().mean().item())
 
 
 def test_the_spread_compares_generated_pairs_with_real_ones():
     state = tiny_state(tiny_plan(r1_weight=0.0))
-    judged, real, _ = shown_to_discriminator(state)
+    judged, real = shown_to_discriminator(state)
     reported = step(tiny_state(tiny_plan(r1_weight=0.0)))
     expected = judged.numpy().std(axis=0, ddof=1).mean() / real.numpy().std(axis=0, ddof=1).mean()
     assert reported["spread"] == pytest.approx(expected, rel=1e-4)

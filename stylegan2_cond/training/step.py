@@ -64,7 +64,7 @@ def take_step(
 ) -> dict[str, float]:
     """Train both networks on this process's share of a batch of real patches.
 
-    The discriminator learns from the same generated pairs as the generator, which saves generating others.
+    Both learn from the same generated pairs.
 
     Args:
         state: changed in place.
@@ -78,8 +78,7 @@ def take_step(
     """
     plan = state.plan
     parts = _prepare(state, image, label, position, labelled).split(plan.accumulate)
-    generated, scalars = _train_generator(state, parts)
-    scalars |= _train_discriminator(state, parts, generated)
+    generated, scalars = _train_both(state, parts)
     if plan.r1_weight and state.step_number % plan.r1_interval == 0:
         scalars |= _penalize_gradients(state, parts, generated)
     values = torch.stack([value.float().reshape([]) for value in scalars.values()])
@@ -94,31 +93,51 @@ def take_step(
     return reported
 
 
-def _train_generator(state: TrainingState, parts: list[Batch]) -> tuple[list[torch.Tensor], Scalars]:
-    """Raise the scores of generated pairs above those of real ones; returns what the discriminator saw of each part."""
+def _train_both(state: TrainingState, parts: list[Batch]) -> tuple[list[torch.Tensor], Scalars]:
+    """One step of each network: each raises the scores of its pairs above those of the other's.
+
+    One forward pass of the discriminator serves both. Its scores of generated pairs are differentiated twice: to its
+    input, from where the gradient goes on to the generator, and to its weights.
+
+    Returns:
+        What the discriminator saw of the generated pairs of each part, and scalars.
+    """
     plan, channels = state.plan, state.plan.codec.image_channels
     views, found, previous = [], [], None
+    weights = list(state.discriminator.parameters())
     w_mean = torch.zeros_like(state.generator.mapping.average)
-    state.discriminator.requires_grad_(False)
     state.generator_optimizer.zero_grad(set_to_none=True)
+    state.discriminator_optimizer.zero_grad(set_to_none=True)
     for part in parts:
         with state.autocast():
             w = state.generator.mapping(part.z, part.condition)
             given = part.real[:, channels:] if plan.given_mask else None
             pairs = plan.codec.activate(state.generator.synthesis(w, part.noises, given), given)
             pairs = plan.codec.hide(pairs, part.known)  # as the real pairs
-            view = _view(state, part, pairs)
+            drawn = _view(state, part, pairs)
+            view = drawn.detach().requires_grad_(True)
             score, features = _discriminate(state, part, view)
-            with torch.no_grad():
-                real_score, real_features = _discriminate(state, part, _view(state, part, part.real))
-            loss = relativistic_loss(score, real_score)
-            scalars = {"loss_generator": loss.detach(), "spread": _spread(part.real, pairs, previous)}
+            real_score, real_features = _discriminate(state, part, _view(state, part, part.real))
+            generator_loss = relativistic_loss(score, real_score.detach())
+            discriminator_loss = relativistic_loss(real_score, score)
+            scalars = {
+                "loss_generator": generator_loss.detach(),
+                "loss_discriminator": discriminator_loss.detach(),
+                "score_real": real_score.detach().mean(),
+                "score_generated": score.detach().mean(),
+                "sign_real": (real_score - score).detach().sign().mean(),  # a score alone has no meaning
+                "spread": _spread(part.real, pairs, previous),
+            }
+            ends = [drawn]
             if plan.given_mask:  # the image should be near the real one of the same mask, in voxels and in features
                 l1 = F.l1_loss(pairs[:, :channels], part.real[:, :channels])
                 matching = feature_matching(real_features, features)
-                loss = loss + (plan.l1_weight * l1 + plan.feature_weight * matching)
+                generator_loss = generator_loss + plan.feature_weight * matching
                 scalars |= {"l1": l1.detach(), "features": matching.detach()}
-        (loss / len(parts)).backward()
+                ends.append(plan.l1_weight * l1 / len(parts))
+        (gradient,) = torch.autograd.grad(generator_loss / len(parts), view, retain_graph=True)
+        (discriminator_loss / len(parts)).backward(inputs=weights)
+        torch.autograd.backward(ends, [gradient, None][: len(ends)])
         w_mean += w.detach().float().mean(dim=0) / len(parts)
         views.append(view.detach())
         found.append(scalars)
@@ -126,32 +145,10 @@ def _train_generator(state: TrainingState, parts: list[Batch]) -> tuple[list[tor
     if len(parts[0].real) == 1:  # the first part had no other sample to be compared with
         found[0]["spread"] = found[min(1, len(found) - 1)]["spread"]
     _descend(state, state.generator, state.generator_optimizer)
-    state.discriminator.requires_grad_(True)
+    _descend(state, state.discriminator, state.discriminator_optimizer)
     state.distributed.average([w_mean])
     state.generator.mapping.track_average(w_mean)
     return views, _mean(found)
-
-
-def _train_discriminator(state: TrainingState, parts: list[Batch], generated: list[torch.Tensor]) -> Scalars:
-    """Raise the scores of real pairs above those of generated ones."""
-    found = []
-    state.discriminator_optimizer.zero_grad(set_to_none=True)
-    for part, view in zip(parts, generated, strict=True):
-        with state.autocast():
-            real_score, _ = _discriminate(state, part, _view(state, part, part.real))
-            score, _ = _discriminate(state, part, view)
-            loss = relativistic_loss(real_score, score)
-        (loss / len(parts)).backward()
-        found.append(
-            {
-                "loss_discriminator": loss.detach(),
-                "score_real": real_score.detach().mean(),
-                "score_generated": score.detach().mean(),
-                "sign_real": (real_score - score).detach().sign().mean(),  # a score alone has no meaning
-            }
-        )
-    _descend(state, state.discriminator, state.discriminator_optimizer)
-    return _mean(found)
 
 
 def _penalize_gradients(state: TrainingState, parts: list[Batch], generated: list[torch.Tensor]) -> Scalars:
