@@ -365,6 +365,22 @@ def test_a_plain_training_step_runs_compiled(library):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("library", ["cpu"], indirect=True)
+def test_the_gradient_penalty_takes_no_pass_for_gradients_that_are_zero(library, monkeypatch):
+    called = []
+    call = operators._call
+    monkeypatch.setattr(operators, "_call", lambda name, *arguments: called.append(name) or call(name, *arguments))
+    x, bias = normal(2, 3, 4, 5).requires_grad_(), normal(3, seed=1).requires_grad_()
+    (gradient,) = torch.autograd.grad(bias_act(x, bias).square().sum(), x, create_graph=True)
+    gradient.square().sum().backward()
+    assert "bias_act_grad_grad" not in called
+    expected = x.detach().clone().requires_grad_()
+    loss = bias_act(expected, bias, backend="native").square().sum()
+    (gradient,) = torch.autograd.grad(loss, expected, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), expected)
+    torch.testing.assert_close(x.grad, second)
+
+
 # --- bad input
 
 

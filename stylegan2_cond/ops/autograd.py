@@ -1,9 +1,13 @@
-"""The kernels as operators of PyTorch: first and second derivatives, and shapes for torch.compile."""
+"""The kernels as functions of PyTorch: first and second derivatives, and shapes for torch.compile.
+
+Each is an `autograd.Function`, and under torch.compile an operator with the same kernel and the same derivative: a call
+of an operator costs four times as much, which adds up over hundreds of small layers.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +27,7 @@ def fused_bias_act(x: Tensor, epilogue: Epilogue, *, overwrite: bool = False) ->
     arguments = _arguments(epilogue, x.dtype)
     if not overwrite:
         return _bias_act(x, *arguments)
-    _overwrite(x, *arguments)
+    (_overwrite if _is_traced(x) else _overwrite_kernel)(x, *arguments)
     return x
 
 
@@ -84,65 +88,77 @@ def _laid_like(x: Tensor, like: Tensor) -> Tensor:
     return x if same else torch.empty_like(like).copy_(x)
 
 
+def _define(schema: str, kernel: Callable, backward: Callable, setup_context: Callable, fake: Callable) -> Callable:
+    """A function of tensors from a kernel, its derivative, and what it returns for tensors without values."""
+    operator = torch.library.custom_op(
+        f"stylegan2_cond::{schema.partition('(')[0]}", kernel, mutates_args=(), schema=schema[schema.index("(") :]
+    )
+    operator.register_fake(fake)
+    operator.register_autograd(backward, setup_context=setup_context)
+    members = {"forward": kernel, "backward": backward, "setup_context": setup_context}
+    members = {key: staticmethod(one) for key, one in members.items()}
+    function = type(kernel.__name__.strip("_"), (torch.autograd.Function,), members)
+    return lambda x, *others: (operator if _is_traced(x) else function.apply)(x, *others)
+
+
+def _is_traced(x: Tensor) -> bool:
+    """Whether torch.compile or one of its parts runs, whose tensors may have no values."""
+    return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)
+
+
 # --- bias_act
 
 
-@torch.library.custom_op("stylegan2_cond::bias_act", mutates_args=(), schema=f"(Tensor x, {_EPILOGUE}) -> Tensor")
-def _bias_act(x, *epilogue):
+def _bias_act_kernel(x, *epilogue):
     y = torch.empty_like(x)
     _call("bias_act", x, *_layout(x), y, x, *epilogue)
     return y
 
 
-@torch.library.custom_op("stylegan2_cond::bias_act_", mutates_args=("x",), schema=f"(Tensor(a!) x, {_EPILOGUE}) -> ()")
-def _overwrite(x, *epilogue):
+def _overwrite_kernel(x, *epilogue):
     _call("bias_act", x, *_layout(x), x, x, *epilogue)
 
 
-@torch.library.custom_op(
-    "stylegan2_cond::bias_act_grad",
-    mutates_args=(),
-    schema="(Tensor dy, Tensor y, Tensor? scale, Tensor? noise, float slope, float gain) -> (Tensor, Tensor)",
-)
-def _bias_act_grad(dy, y, *epilogue):
+def _bias_act_grad_kernel(dy, y, *epilogue):
     dy, dx, chunks = _laid_like(dy, y), torch.empty_like(y), _chunks(y)
     sums = torch.empty(3, len(y), chunks, y.shape[1], dtype=accumulator(y.dtype), device=y.device)
     _call("bias_act_grad", y, *_layout(y), chunks, dx, sums, dy, y, *epilogue)
-    return dx, sums.sum(2)
+    return dx, _total(sums, 2)
 
 
-@torch.library.custom_op(
-    "stylegan2_cond::bias_act_grad_grad",
-    mutates_args=(),
-    schema="(Tensor ddx, Tensor dsums, Tensor dy, Tensor y, Tensor? scale, Tensor? noise, float slope, float gain)"
-    " -> (Tensor, Tensor, Tensor)",
-)
-def _bias_act_grad_grad(ddx, dsums, dy, y, *epilogue):
+def _bias_act_grad_grad_kernel(ddx, dsums, dy, y, *epilogue):
     dy, ddx, dsums = _laid_like(dy, y), _laid_like(ddx, y), dsums.contiguous()
     ddy, dy_y, chunks = torch.empty_like(y), torch.empty_like(y), _chunks(y)
     sums = torch.empty(len(y), chunks, y.shape[1], dtype=accumulator(y.dtype), device=y.device)
     _call("bias_act_grad_grad", y, *_layout(y), chunks, ddy, dy_y, sums, ddx, dsums, dy, y, *epilogue)
-    return ddy, dy_y, sums.sum(1)
+    return ddy, dy_y, _total(sums, 1)
 
 
-@_bias_act.register_fake
-def _(x, *epilogue):
-    return torch.empty_like(x)
+def _total(sums: Tensor, axis: int) -> Tensor:
+    """The sum over the chunks of a sample."""
+    return sums.select(axis, 0) if sums.shape[axis] == 1 else sums.sum(axis)
 
 
-@_bias_act_grad.register_fake
-def _(dy, y, *epilogue):
+def _fake_grad(dy, y, *epilogue):
     return torch.empty_like(y), y.new_empty((3, *y.shape[:2]), dtype=accumulator(y.dtype))
 
 
-@_bias_act_grad_grad.register_fake
-def _(ddx, dsums, dy, y, *epilogue):
+def _fake_grad_grad(ddx, dsums, dy, y, *epilogue):
     return torch.empty_like(y), torch.empty_like(y), y.new_empty(y.shape[:2], dtype=accumulator(y.dtype))
 
 
 def _save(ctx, tensors_and_numbers: Sequence) -> None:
     ctx.numbers = [one for one in tensors_and_numbers if isinstance(one, float)]
     ctx.save_for_backward(*(one for one in tensors_and_numbers if not isinstance(one, float)))
+
+
+def _save_result(ctx, inputs: Sequence, output: Tensor) -> None:
+    _save(ctx, (output, *inputs[1:]))
+
+
+def _save_inputs(ctx, inputs: Sequence, output: object) -> None:
+    ctx.set_materialize_grads(False)
+    _save(ctx, inputs)
 
 
 def _epilogue_gradients(ctx, dy: Tensor) -> tuple:
@@ -158,32 +174,58 @@ def _epilogue_gradients(ctx, dy: Tensor) -> tuple:
     return dx, dscale, dbias, None, dstrength, None, None
 
 
-def _bias_act_grad_backward(ctx, ddx: Tensor, dsums: Tensor) -> tuple:
+def _bias_act_grad_backward(ctx, ddx: Tensor | None, dsums: Tensor | None) -> tuple:
     dy, y, scale, noise = ctx.saved_tensors
+    if scale is None and dsums is None:  # dx is linear in dy, as in R1, and does not depend on y but for its sign
+        return _bias_act_grad(ddx, y, scale, noise, *ctx.numbers)[0], *(None,) * 5
+    ddx = torch.zeros_like(y) if ddx is None else ddx
+    dsums = y.new_zeros((3, *y.shape[:2]), dtype=accumulator(y.dtype)) if dsums is None else dsums
     ddy, dy_y, dscale = _bias_act_grad_grad(ddx, dsums, dy, y, scale, noise, *ctx.numbers)
     return ddy, dy_y, None if scale is None else dscale, None, None, None
 
 
-_bias_act.register_autograd(
-    _epilogue_gradients, setup_context=lambda ctx, inputs, output: _save(ctx, (output, *inputs[1:]))
+def _no_third_derivative(ctx, *gradients: Tensor) -> tuple:
+    raise NotImplementedError("the ops have two derivatives")
+
+
+_bias_act = _define(
+    f"bias_act(Tensor x, {_EPILOGUE}) -> Tensor",
+    _bias_act_kernel,
+    _epilogue_gradients,
+    _save_result,
+    lambda x, *epilogue: torch.empty_like(x),
 )
-_bias_act_grad.register_autograd(_bias_act_grad_backward, setup_context=lambda ctx, inputs, output: _save(ctx, inputs))
+_overwrite = torch.library.custom_op(
+    "stylegan2_cond::bias_act_",
+    _overwrite_kernel,
+    mutates_args=("x",),
+    schema=f"(Tensor(a!) x, {_EPILOGUE}) -> ()",
+)
+_bias_act_grad = _define(
+    "bias_act_grad(Tensor dy, Tensor y, Tensor? scale, Tensor? noise, float slope, float gain) -> (Tensor, Tensor)",
+    _bias_act_grad_kernel,
+    _bias_act_grad_backward,
+    _save_inputs,
+    _fake_grad,
+)
+_bias_act_grad_grad = _define(
+    "bias_act_grad_grad(Tensor ddx, Tensor dsums, Tensor dy, Tensor y, Tensor? scale, Tensor? noise, float slope, "
+    "float gain) -> (Tensor, Tensor, Tensor)",
+    _bias_act_grad_grad_kernel,
+    _no_third_derivative,
+    _save_inputs,
+    _fake_grad_grad,
+)
 
 
 # --- scale
 
 
-@torch.library.custom_op("stylegan2_cond::scale", mutates_args=())
-def _scale(x: Tensor, scale: Tensor) -> Tensor:
+def _scale_kernel(x: Tensor, scale: Tensor) -> Tensor:
     y = torch.empty_like(x)
     scale = scale.contiguous()
     _call("bias_act", x, *_layout(x), y, x, scale, None, None, None, 1.0, 1.0)
     return y
-
-
-@_scale.register_fake
-def _(x, scale):
-    return torch.empty_like(x)
 
 
 def _scale_backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,19 +234,19 @@ def _scale_backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:
     return dx, sums[2]
 
 
-_scale.register_autograd(_scale_backward, setup_context=lambda ctx, inputs, output: _save(ctx, inputs))
+_scale = _define(
+    "scale(Tensor x, Tensor scale) -> Tensor",
+    _scale_kernel,
+    _scale_backward,
+    _save_inputs,
+    lambda x, scale: torch.empty_like(x),
+)
 
 
 # --- resample
 
 
-@torch.library.custom_op(
-    "stylegan2_cond::resample",
-    mutates_args=(),
-    schema=f"(Tensor x, str kind, SymInt[] factors, SymInt[] inputs, SymInt[] outputs, bool adjoint, {_EPILOGUE})"
-    " -> Tensor",
-)
-def _resample(x, kind, factors, inputs, outputs, adjoint, *epilogue):
+def _resample_kernel(x, kind, factors, inputs, outputs, adjoint, *epilogue):
     y = _resampled_empty(x, outputs if not adjoint else inputs)
     bands = [band(kind, *axis, adjoint=adjoint) for axis in zip(factors, inputs, outputs, strict=True)]
     bands = [band(kind, 1, 1, 1)] * (3 - len(bands)) + bands  # kernels take three axes
@@ -232,8 +274,7 @@ def _resampled_empty(x: Tensor, size: list[int]) -> Tensor:
     return torch.empty(*x.shape[:2], *size, dtype=x.dtype, device=x.device, memory_format=layout_of(x))
 
 
-@_resample.register_fake
-def _(x, kind, factors, inputs, outputs, adjoint, *epilogue):
+def _fake_resample(x, kind, factors, inputs, outputs, adjoint, *epilogue):
     return _resampled_empty(x, outputs if not adjoint else inputs)
 
 
@@ -255,4 +296,11 @@ def _resample_backward(ctx, dy: Tensor) -> tuple:
     return _resample(dy, *ctx.axes, not ctx.adjoint, *nothing), *(None,) * 5, *others
 
 
-_resample.register_autograd(_resample_backward, setup_context=_save_for_resample)
+_resample = _define(
+    f"resample(Tensor x, str kind, SymInt[] factors, SymInt[] inputs, SymInt[] outputs, bool adjoint, {_EPILOGUE})"
+    " -> Tensor",
+    _resample_kernel,
+    _resample_backward,
+    _save_for_resample,
+    _fake_resample,
+)
