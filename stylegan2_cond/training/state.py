@@ -18,6 +18,7 @@ from stylegan2_cond.training.distributed import DistributedContext
 
 ADAM_BETAS = (0.0, 0.99)
 ADAM_EPS = 1e-8
+FUSED = ("cpu", "cuda")  # devices for which torch has an Adam in one pass
 SPREAD_IMAGES = 1_000
 STATEFUL = ("generator", "discriminator", "average", "generator_optimizer", "discriminator_optimizer")
 LONGEST_HALF_LIFE = 20_000  # images, of the moving average; Karras et al. 2020b use 5,000 to 20,000
@@ -159,8 +160,7 @@ def ema_decay(images_seen: int, batch_size: int, share: float) -> float:
 @torch.no_grad()
 def update_ema(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
     """Move `average` towards `network`; buffers are copied."""
-    for mean, current in zip(average.parameters(), network.parameters(), strict=True):
-        mean.lerp_(current, 1 - decay)
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
     for mean, current in zip(average.buffers(), network.buffers(), strict=True):
         mean.copy_(current)
 
@@ -201,6 +201,7 @@ def _adam(network: torch.nn.Module, plan: Plan, interval: int = 0) -> torch.opti
         lr=plan.learning_rate * ratio,
         betas=tuple(beta**ratio for beta in ADAM_BETAS),
         eps=ADAM_EPS,
+        fused=next(network.parameters()).device.type in FUSED,
     )
 
 
