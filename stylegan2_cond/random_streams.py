@@ -12,6 +12,7 @@ class RandomStream(IntEnum):
     INITIALISATION = 0  # weights of the networks
     LATENTS = 1  # latents and noise of a training step
     AUGMENTATION = 2
+    AUGMENTATION_NOISE = 3
     VISIBILITY = 4  # which pairs the discriminator sees without image or mask
     DEFORMATION = 77  # of the masks that images are generated for
     ENSEMBLE = 78  # which generator of an ensemble makes a sample

@@ -3,7 +3,7 @@
 import io
 import itertools
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def normal(*shape, seed=0):
 
 
 def sample_parameters(augment, count, p, patch_size, seed=0):
-    return augment.sample(count, p, patch_size, torch.Generator().manual_seed(seed), "cpu")
+    return augment.sample(count, p, patch_size, *(torch.Generator().manual_seed(2 * seed + of) for of in (0, 1)))
 
 
 def coded_pairs(count, image_channels, labels, patch_size, seed=0):
@@ -58,7 +58,7 @@ def warped(pairs, parameters, warp):
     return Augment(0, pairs.ndim - 2)(pairs, replace(parameters, moved=torch.ones(len(pairs), dtype=bool), warp=warp))
 
 
-# --- sampled separately, row by row
+# --- row by row
 
 
 @every_dimension
@@ -73,19 +73,6 @@ def test_a_slice_of_the_parameters_does_to_a_slice_of_the_batch_what_the_whole_d
     whole = augment(pairs, parameters)
     terms = 2**dims * max(patch_size)  # corners, whose weights are fractions of coordinates as large as the patch
     assert_rounded(augment(pairs[a:b], sliced), whole[a:b], terms=terms, scale=whole.abs().max().item())
-
-
-@every_dimension
-@pytest.mark.parametrize("image_channels", [0, 2])
-def test_two_batches_in_turn_are_one_batch_of_as_many_samples(dims, image_channels):
-    augment, patch_size = Augment(image_channels, dims), PATCHES[dims]
-    whole = sample_parameters(augment, 5, 0.5, patch_size)
-    rng = torch.Generator().manual_seed(0)
-    first, second = (augment.sample(count, 0.5, patch_size, rng, "cpu") for count in (2, 3))
-    for field in fields(whole):
-        parts = [getattr(part, field.name) for part in (first, second)]
-        torch.testing.assert_close(getattr(whole, field.name), torch.cat(parts))
-    assert not torch.equal(sample_parameters(augment, 5, 0.5, patch_size, seed=1).warp, whole.warp)
 
 
 @every_dimension

@@ -12,7 +12,7 @@ from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE
 from stylegan2_cond.planning import Plan, Source
 from stylegan2_cond.training.state import TrainingState
-from stylegan2_cond.training.step import take_step
+from stylegan2_cond.training.step import finish_step, take_step
 
 PATCHES = {2: ((8, 6), ((2, 2),)), 3: ((4, 6, 4), ((1, 2, 2),))}  # patch and factors
 IGNORE = 5
@@ -94,9 +94,8 @@ def tiny_state(plan: Plan, distributed: object = None, *, descent: float | None 
 def step(state: TrainingState) -> dict[str, float]:
     """One step on the next patches, of which this process takes its share."""
     plan, share = state.plan, state.distributed.share(state.plan.batch_size)
-    return take_step(
-        state, *(part[share] for part in tiny_patches(plan.patch_size, state.images_seen, plan.batch_size))
-    )
+    batch = (part[share] for part in tiny_patches(plan.patch_size, state.images_seen, plan.batch_size))
+    return finish_step(state, take_step(state, *batch))
 
 
 def weights(state: TrainingState) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from typing_extensions import Self
 
 from stylegan2_cond.data.condition_sampler import ConditionTable, Row, measured_rows, weighted_choice
+from stylegan2_cond.data.transfer import constant
 
 MIN_SPREAD = 0.1  # of log areas, by which they are standardised
 MIN_ROOM = 1e-6  # share of a patch that a class can be squeezed into
@@ -102,7 +103,8 @@ class Conditions(BaseModel):
             ValueError: position is None, though it is part of the conditions.
         """
         shares = self.shares(label)
-        mean, sd = shares.new_tensor(self.log_area_mean), shares.new_tensor(self.log_area_sd)
+        moments = self.log_area_mean, self.log_area_sd
+        mean, sd = (constant(tuple(values), shares.dtype, shares.device) for values in moments)
         parts = [(shares > 0).float(), torch.where(shares > 0, (shares.log() - mean) / sd, 0)]
         if self.has_position:
             if position is None:

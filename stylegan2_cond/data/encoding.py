@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE
+from stylegan2_cond.data.transfer import constant
 
 # Weight of a voxel's own class when a one-hot mask is softened. Above one half, so that argmax undoes the softening
 # exactly; the softer the real masks, the less the discriminator can tell them by their encoding.
@@ -56,8 +58,7 @@ class Codec(BaseModel):
     def encode(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """image: `[N, C, *spatial]` in nnU-Net's units, label: `[N, *spatial]` integers → `[N, C + K, *spatial]`.
 
-        Raises:
-            ValueError: a label that the codec has no channel for.
+        Labels must have been checked (`check_labels`).
         """
         return torch.cat([self._scale(image.float()), self.encode_label(label)], dim=1)
 
@@ -83,19 +84,22 @@ class Codec(BaseModel):
         return torch.cat([image, given], dim=1)
 
     def encode_label(self, label: torch.Tensor) -> torch.Tensor:
-        """label: `[N, *spatial]` integers → softened one-hot channels `[N, K, *spatial]`, from -1 to 1.
-
-        Raises:
-            ValueError: a label that the codec has no channel for.
-        """
-        values = torch.tensor(self.labels, device=label.device)
+        """label: `[N, *spatial]` integers, checked → softened one-hot channels `[N, K, *spatial]`, from -1 to 1."""
+        values = constant(self.labels, torch.int64, label.device)
         one_hot = label.unsqueeze(1) == values.reshape(1, -1, *[1] * (label.ndim - 1))  # [N, K, *spatial]
-        if (stray := ~one_hot.any(dim=1) & ~self._ignored(label)).any():
-            raise ValueError(f"label {int(label[stray][0])} is not among {list(self.labels)}")
         soft = soften(one_hot.float())
         if self.ignore is not None:  # ignored voxels have no class to share with their neighbours
             soft = soft / soft.sum(dim=1, keepdim=True).clamp_min(torch.finfo(soft.dtype).tiny)
         return soft * 2 - 1
+
+    def check_labels(self, label: np.ndarray) -> None:
+        """Refuse labels that have no channel, where they are read: on a GPU, looking at them would wait for it.
+
+        Raises:
+            ValueError: a label that the codec has no channel for.
+        """
+        if stray := {*np.unique(label).tolist()} - {*self.labels, self.ignore}:
+            raise ValueError(f"label {min(stray)} is not among {list(self.labels)}")
 
     def decode(self, coded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoded pairs → image `[N, C, *spatial]` float32 in nnU-Net's units, label `[N, *spatial]` int16."""
@@ -109,7 +113,7 @@ class Codec(BaseModel):
 
     def decode_label(self, coded: torch.Tensor) -> torch.Tensor:
         """Encoded masks `[N, K, *spatial]` → label `[N, *spatial]` int16, without voxels to be ignored."""
-        return torch.tensor(self.labels, dtype=torch.int16, device=coded.device)[coded.argmax(dim=1)]
+        return constant(self.labels, torch.int16, coded.device)[coded.argmax(dim=1)]
 
     def known(self, label: torch.Tensor) -> torch.Tensor | None:
         """`[N, 1, *spatial]`, 0 where the label is to be ignored; None if there is no ignore label."""
@@ -131,7 +135,7 @@ class Codec(BaseModel):
 
     @staticmethod
     def _per_channel(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=like.device).reshape(1, -1, *[1] * (like.ndim - 2))
+        return constant(tuple(values), torch.float32, like.device).reshape(1, -1, *[1] * (like.ndim - 2))
 
 
 def soften(one_hot: torch.Tensor) -> torch.Tensor:

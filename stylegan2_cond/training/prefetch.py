@@ -7,6 +7,7 @@ from types import TracebackType
 
 import numpy as np
 
+from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.data.patch_sampler import PatchSampler
 
 RealBatch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -19,12 +20,14 @@ class Prefetcher:
         patches: the stream.
         batch_size: number of patches in a step, over all processes.
         share: those of them that this process needs.
+        codec: which labels it must have channels for.
     """
 
-    def __init__(self, patches: PatchSampler, batch_size: int, share: slice):
+    def __init__(self, patches: PatchSampler, batch_size: int, share: slice, codec: Codec):
         self.patches = patches
         self.batch_size = batch_size
         self.share = share
+        self.codec = codec
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="patches")
         self._ahead: tuple[int, Future[RealBatch]] | None = None
 
@@ -41,6 +44,7 @@ class Prefetcher:
     def _read(self, first: int) -> RealBatch:
         start, count = first + self.share.start, self.share.stop - self.share.start
         patches = self.patches.batch(start, count)
+        self.codec.check_labels(patches.label)
         return patches.image, patches.label, patches.position, patches.labelled
 
     def __enter__(self) -> Prefetcher:

@@ -76,7 +76,7 @@ def measure_step_here(plan: Plan, device: torch.device) -> StepCost:
 def _timed_step(state: TrainingState, number: int, batch: tuple[np.ndarray, np.ndarray, np.ndarray]) -> float:
     state.images_seen = number * state.plan.batch_size
     started = time.perf_counter()
-    take_step(state, *batch)
+    take_step(state, *batch).read()
     return time.perf_counter() - started
 
 

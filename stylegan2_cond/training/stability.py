@@ -15,12 +15,25 @@ COLLAPSED_SPREAD = 0.1  # of generated pairs, as a fraction of that of real ones
 GRACE_IMAGES = 5_000  # at the start, when generated pairs hardly differ yet
 
 
-def detect_failure(state: TrainingState, scalars: Mapping[str, float]) -> str | None:
-    """What is wrong after a step that returned these scalars; None if nothing is."""
-    broken = [name for name, value in scalars.items() if not math.isfinite(value)]
-    for name in ("generator", "discriminator"):  # a step may break weights although its own scalars are finite
+def broken_weights(state: TrainingState) -> list[str]:
+    """Networks with weights that are not finite; a step may break them although its own scalars are finite."""
+    found = []
+    for name in ("generator", "discriminator"):
         sums = torch.stack([weight.detach().sum() for weight in getattr(state, name).parameters()])
-        broken += [] if sums.isfinite().all() else [name]
+        found += [] if sums.isfinite().all() else [name]
+    return found
+
+
+def detect_failure(state: TrainingState, scalars: Mapping[str, float], *, weights: bool = True) -> str | None:
+    """What is wrong after a step with these scalars; None if nothing is.
+
+    Args:
+        state: of the training.
+        scalars: of the step.
+        weights: whether to look at the weights, which takes a while.
+    """
+    broken = [name for name, value in scalars.items() if not math.isfinite(value)]
+    broken += broken_weights(state) if weights else []
     if broken:
         return f"diverged: {', '.join(broken)} not finite"
     if state.images_seen >= GRACE_IMAGES and state.spread < COLLAPSED_SPREAD:

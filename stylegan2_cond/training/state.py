@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,8 +20,41 @@ ADAM_BETAS = (0.0, 0.99)
 ADAM_EPS = 1e-8
 FUSED = ("cpu", "cuda")  # devices for which torch has an Adam in one pass
 SPREAD_IMAGES = 1_000
-STATEFUL = ("generator", "discriminator", "average", "generator_optimizer", "discriminator_optimizer")
+OPTIMIZERS = ("generator_optimizer", "discriminator_optimizer")
+STATEFUL = ("generator", "discriminator", "average", *OPTIMIZERS)
 LONGEST_HALF_LIFE = 20_000  # images, of the moving average; Karras et al. 2020b use 5,000 to 20,000
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Scalars of a step, which the device may still be computing.
+
+    Attributes:
+        names: of the scalars.
+        values: `[scalars]`, on the CPU.
+        ready: when the values are there; None if they are.
+    """
+
+    names: tuple[str, ...]
+    values: torch.Tensor
+    ready: torch.cuda.Event | None = None
+
+    @classmethod
+    def of(cls, names: Iterable[str], values: torch.Tensor) -> StepReport:
+        """The report of values on any device, `[scalars]`; does not wait for them."""
+        if values.device.type != "cuda":
+            return cls(tuple(names), values.cpu())
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        ready = torch.cuda.Event()
+        ready.record()
+        return cls(tuple(names), host, ready)
+
+    def read(self) -> dict[str, float]:
+        """Wait for the scalars."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        return dict(zip(self.names, self.values.tolist(), strict=True))
 
 
 @dataclass
@@ -35,6 +68,7 @@ class TrainingState:
         images_seen: number of real images that training has seen.
         rollbacks: how often training returned to an earlier checkpoint, each time halving the learning rate.
         scalars: values of each scalar since the last log line.
+        pending: report of the last step, which is read after the next one was started; None if there is none.
         backends: ops backends that computed this training, in the order of their use.
     """
 
@@ -52,6 +86,7 @@ class TrainingState:
     images_seen: int = 0
     rollbacks: int = 0
     scalars: dict[str, list[float]] = field(default_factory=dict)
+    pending: StepReport | None = None
     backends: tuple[str, ...] = ()
 
     @classmethod
@@ -85,10 +120,13 @@ class TrainingState:
         """Number of steps taken so far."""
         return self.images_seen // self.plan.batch_size
 
-    def rng(self, stream: RandomStream) -> torch.Generator:
-        """Random numbers of this step; they depend on the number of rollbacks, so that a retry sees other noise."""
+    def rng(self, stream: RandomStream, device: str | None = None) -> torch.Generator:
+        """Random numbers of this step, on the state's device or another.
+
+        They depend on the number of rollbacks, so that a retry sees other noise.
+        """
         seed = stream_seed(self.plan.seed, stream, self.step_number, self.rollbacks)
-        return torch.Generator(self.device).manual_seed(seed)
+        return torch.Generator(device or self.device).manual_seed(seed)
 
     def autocast(self) -> torch.autocast:
         """Context in which the networks compute in the plan's precision."""
@@ -120,6 +158,7 @@ class TrainingState:
             "rollbacks": self.rollbacks,
             "spread": self.spread,
             "scalars": {name: list(values) for name, values in self.scalars.items()},
+            "pending": self.pending.read() if self.pending else {},
             "backends": self.backends,
             "adaptive": self.adaptive.state_dict() if self.adaptive else None,
             **{name: getattr(self, name).state_dict() for name in STATEFUL},
@@ -132,10 +171,13 @@ class TrainingState:
             ValueError: a part has another type or shape, or holds a number that is not finite.
             Exception: what torch raises when a part is missing.
         """
+        for name in OPTIMIZERS:  # what computes a step is this device's choice
+            for saved, own in zip(state[name]["param_groups"], getattr(self, name).param_groups, strict=True):
+                saved["fused"] = own["fused"]
         _refuse_misfits(state, self.state_dict())
         for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
-        for name in ("generator_optimizer", "discriminator_optimizer"):
+        for name in OPTIMIZERS:
             for weight, moments in getattr(self, name).state.items():
                 if any(moment.ndim and moment.shape != weight.shape for moment in moments.values()):
                     raise ValueError(f"{name} belongs to other weights")
@@ -144,6 +186,8 @@ class TrainingState:
         self.images_seen, self.rollbacks, self.spread = state["images_seen"], state["rollbacks"], state["spread"]
         self.scalars.clear()
         self.scalars.update({name: list(values) for name, values in state["scalars"].items()})
+        pending = state.get("pending", {})  # older checkpoints have none
+        self.pending = StepReport.of(pending, torch.tensor([*pending.values()])) if pending else None
         self.backends = tuple(state["backends"])
 
 

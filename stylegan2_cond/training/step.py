@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from stylegan2_cond.data.transfer import to_device
 from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.training.augment import AugmentParameters
 from stylegan2_cond.training.losses import feature_matching, gradient_penalty, relativistic_loss
-from stylegan2_cond.training.state import TrainingState, ema_decay, update_ema
+from stylegan2_cond.training.state import StepReport, TrainingState, ema_decay, update_ema
 
 Scalars = dict[str, torch.Tensor]
 
@@ -61,7 +62,7 @@ def take_step(
     label: np.ndarray,
     position: np.ndarray,
     labelled: np.ndarray | None = None,
-) -> dict[str, float]:
+) -> StepReport:
     """Train both networks on this process's share of a batch of real patches.
 
     Both learn from the same generated pairs.
@@ -74,7 +75,8 @@ def take_step(
         labelled: `[N]` booleans, false for patches of scans, whose labels are pseudo-labels; None if there are none.
 
     Returns:
-        losses, mean scores and other scalars by name, averaged over all processes.
+        losses, mean scores and other scalars by name, averaged over all processes; `finish_step` reads them, after the
+        next step was started, so that a GPU is never idle.
     """
     plan = state.plan
     parts = _prepare(state, image, label, position, labelled).split(plan.accumulate)
@@ -83,14 +85,19 @@ def take_step(
         scalars |= _penalize_gradients(state, parts, generated)
     values = torch.stack([value.float().reshape([]) for value in scalars.values()])
     state.distributed.average([values])
-    reported = dict(zip(scalars, values.tolist(), strict=True))  # waits for the device
-    if state.adaptive:
-        state.adaptive.update(reported["sign_real"], plan.batch_size)
-        reported["augment_p"] = state.adaptive.p
-    state.track_spread(reported["spread"])
     state.images_seen += plan.batch_size
     update_ema(state.average, state.generator, ema_decay(state.images_seen, plan.batch_size, plan.ema_share))
-    return reported
+    return StepReport.of(scalars, values)
+
+
+def finish_step(state: TrainingState, report: StepReport) -> dict[str, float]:
+    """Wait for a step's scalars, and let augmentation and the running spread follow them."""
+    scalars = report.read()
+    if state.adaptive:
+        state.adaptive.update(scalars["sign_real"], state.plan.batch_size)
+        scalars["augment_p"] = state.adaptive.p
+    state.track_spread(scalars["spread"])
+    return scalars
 
 
 def _train_both(state: TrainingState, parts: list[Batch]) -> tuple[list[torch.Tensor], Scalars]:
@@ -187,8 +194,7 @@ def _prepare(
 ) -> Batch:
     """Encode the real pairs, part by part; draw random inputs for the whole batch, and keep this process's share."""
     plan, codec, device = state.plan, state.plan.codec, state.device
-    labels = torch.from_numpy(label).to(device, non_blocking=True)
-    images = torch.from_numpy(image[:, : codec.image_channels]).to(device, non_blocking=True)
+    labels, images = (to_device(torch.from_numpy(part), device) for part in (label, image[:, : codec.image_channels]))
     size = max(1, len(labels) // plan.accumulate)
     real = torch.empty(len(labels), codec.channels, *labels.shape[1:], device=device)
     for target, *pair in zip(real.split(size), images.split(size), labels.split(size), strict=True):
@@ -200,12 +206,12 @@ def _prepare(
     noises = [torch.randn(plan.batch_size, 1, *size, generator=rng, device=device) for size in sizes]
     augmentation = None
     if state.adaptive is not None and state.adaptive.p > 0:
-        numbers = state.rng(RandomStream.AUGMENTATION)
-        augmentation = state.augment.sample(plan.batch_size, state.adaptive.p, plan.patch_size, numbers, device)[share]
+        numbers = state.rng(RandomStream.AUGMENTATION, "cpu"), state.rng(RandomStream.AUGMENTATION_NOISE)
+        augmentation = state.augment.sample(plan.batch_size, state.adaptive.p, plan.patch_size, *numbers)[share]
     return Batch(
         real=codec.hide(real, known),
         known=known,
-        condition=plan.conditions.measure(labels, torch.from_numpy(position).to(device)),
+        condition=plan.conditions.measure(labels, to_device(torch.from_numpy(position), device)),
         z=z[share],
         noises=[noise[share] for noise in noises],
         augmentation=augmentation,
@@ -228,7 +234,7 @@ def _visibility(state: TrainingState, share: slice, labelled: np.ndarray | None)
     no_mask = chance < (plan.apart_share if plan.given_mask else plan.apart_share / 2)
     no_image = (chance < plan.apart_share) & ~no_mask
     if unsure is not None:
-        unsure = unsure.to(state.device)
+        unsure = to_device(unsure, state.device)
         no_mask, no_image = no_mask | unsure, no_image & ~unsure
     hidden = torch.stack([no_image] * codec.image_channels + [no_mask] * len(codec.labels), dim=1)
     return (~hidden).float().reshape(*hidden.shape, *[1] * len(plan.patch_size))

@@ -26,9 +26,9 @@ from stylegan2_cond.training.distributed import DistributedContext, distributed_
 from stylegan2_cond.training.prefetch import Prefetcher
 from stylegan2_cond.training.run_logger import RunLogger
 from stylegan2_cond.training.run_setup import PLAN_FILE, lead_run, load_or_make_plan
-from stylegan2_cond.training.stability import detect_failure, rollback_message
+from stylegan2_cond.training.stability import broken_weights, detect_failure, rollback_message
 from stylegan2_cond.training.state import TrainingState, set_precision
-from stylegan2_cond.training.step import take_step
+from stylegan2_cond.training.step import finish_step, take_step
 
 LOG_INTERVAL = 1_000  # images
 CHECKPOINT_SECONDS = 120.0
@@ -118,7 +118,7 @@ def _train(
             )
     real = open_patches(preprocessed, plan)
     logger = RunLogger(folder, state, preprocessed, real) if distributed.is_main else None
-    with Prefetcher(real, plan.batch_size, share) as batches, StopRequest(distributed.is_main) as stop:
+    with Prefetcher(real, plan.batch_size, share, plan.codec) as batches, StopRequest(distributed.is_main) as stop:
         try:
             _run(state, batches, folder, stop, logger)
         finally:
@@ -138,16 +138,21 @@ def _run(state: TrainingState, batches: Prefetcher, folder: Path, stop: StopRequ
     ) as bar:
         while state.images_seen < total:
             before = state.images_seen
-            scalars = take_step(state, *batches.batch(before))
-            if failure := detect_failure(state, scalars):
+            report = take_step(state, *batches.batch(before))
+            scalars = finish_step(state, state.pending) if state.pending else {}  # of the step before
+            state.pending = report
+            done = state.images_seen >= total
+            intervals = (LOG_INTERVAL, snapshot_interval)
+            due = done or any(_passed(before, state.images_seen, interval) for interval in intervals)
+            if failure := detect_failure(state, scalars, weights=due):
                 _roll_back(state, folder, failure, logger)
                 bar.n = state.images_seen
                 continue
             bar.update(plan.batch_size)
-            done = state.images_seen >= total
             stopping = distributed.any(stop.received, state.device)
             if logger:
-                logger.add_step(scalars, bar)
+                if scalars:
+                    logger.add_step(scalars, bar)
                 if done or _passed(before, state.images_seen, snapshot_interval):
                     _require_run(folder)
                     logger.save_snapshot()
@@ -156,7 +161,8 @@ def _run(state: TrainingState, batches: Prefetcher, folder: Path, stop: StopRequ
                 elif _passed(before, state.images_seen, LOG_INTERVAL):
                     _require_run(folder)
                     logger.write()
-                if done or stopping or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                late = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+                if (done or stopping or late) and not broken_weights(state):  # which the next step will notice
                     _require_run(folder)
                     save_checkpoint(folder, state)
                     saved_at = time.monotonic()

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
+from stylegan2_cond.data.transfer import to_device
 from stylegan2_cond.training.augment.geometry import geometry_shapes, resample, sample_geometry
-from stylegan2_cond.training.augment.intensity import change_intensity, intensity_shapes, sample_intensity
+from stylegan2_cond.training.augment.intensity import (
+    change_intensity,
+    intensity_shapes,
+    per_voxel,
+    sample_intensity,
+)
 from stylegan2_cond.training.augment.parameters import AugmentParameters, sample_numbers
 
 
@@ -33,26 +40,27 @@ class Augment:
             raise ValueError(f"spacing {self.spacing} must have {spatial_dims} axes")
 
     def sample(
-        self, count: int, p: float, patch_size: Sequence[int], rng: torch.Generator, device: torch.device | str
+        self, count: int, p: float, patch_size: Sequence[int], rng: torch.Generator, noise_rng: torch.Generator
     ) -> AugmentParameters:
         """Random parameters for `count` pairs, each augmentation applied with probability `p`.
-
-        Rows are sampled one after the other: a slice of a large batch, and a batch sampled in several calls, have the
-        same parameters.
 
         Args:
             count: N.
             p: between 0 and 1; above about 0.8, augmentations leak.
             patch_size: spatial size.
-            rng: on any device, where the numbers are sampled; how many does not depend on `p`.
-            device: of the parameters.
+            rng: on the CPU; how many numbers are sampled does not depend on `p`.
+            noise_rng: on the device of the pairs, for the noise of each voxel.
         """
         geometry, intensity = geometry_shapes(self.spatial_dims), intensity_shapes(self.image_channels, patch_size)
         uniform, normal = ({**mine, **theirs} for mine, theirs in zip(geometry, intensity, strict=True))
-        numbers = sample_numbers(count, uniform, normal, rng)
+        numbers, device = sample_numbers(count, uniform, normal, rng), noise_rng.device
         with torch.autocast(rng.device.type, enabled=False):
             tensors = sample_geometry(numbers, p, patch_size, self.spacing) | sample_intensity(numbers, p)
-        return AugmentParameters(**{name: tensor.to(device) for name, tensor in tensors.items()})
+        flags = {name: tensors.pop(name) for name in ("moved", "changed")}
+        tensors = {name: to_device(tensor, device) for name, tensor in tensors.items()}
+        noise = torch.randn(count, self.image_channels, *patch_size, generator=noise_rng, device=device)
+        tensors["noise"] = per_voxel(tensors["noise"], noise) * noise
+        return AugmentParameters(**flags, **tensors)
 
     def __call__(self, pairs: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
         """Augmented pairs `[N, C + K, *spatial]` of the same type; twice differentiable with respect to `pairs`.
@@ -60,13 +68,13 @@ class Augment:
         Computed in float32 or wider. Channels without any augmentation are returned bit for bit, and a batch without
         any is returned as it is.
         """
-        moved, changed = bool(parameters.moved.any()), bool(parameters.changed.any())
-        if not (moved or changed):
+        rows, changed = np.flatnonzero(parameters.moved.numpy()), parameters.changed.numpy().any()
+        if not (len(rows) or changed):
             return pairs
         with torch.autocast(pairs.device.type, enabled=False):
             result = pairs.to(torch.promote_types(pairs.dtype, torch.float32))
-            if moved:
-                rows = parameters.moved.nonzero().squeeze(1)
+            if len(rows):
+                rows = to_device(torch.from_numpy(rows), pairs.device)
                 result = result.index_copy(0, rows, resample(result[rows], parameters.warp[rows].to(result.dtype)))
             if changed:
                 image, label = result.tensor_split([self.image_channels], dim=1)

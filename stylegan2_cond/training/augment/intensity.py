@@ -27,16 +27,14 @@ def intensity_shapes(channels: int, patch_size: Sequence[int]) -> tuple[Shapes, 
     """Shapes of the uniform and of the normal numbers that one sample needs."""
     box = (channels, len(patch_size))
     uniform = {"intensity_chances": (6, channels), "blur": (channels,), "box_side": box, "box_middle": box}
-    normal = {name: (channels,) for name in ("brightness", "contrast", "gamma", "noise_sd")}
-    return uniform, {**normal, "noise": (channels, *patch_size)}
+    return uniform, {name: (channels,) for name in ("brightness", "contrast", "gamma", "noise_sd")}
 
 
 def sample_intensity(numbers: dict[str, torch.Tensor], p: float) -> dict[str, torch.Tensor]:
-    """The intensity parameters of a batch, from the random numbers of `intensity_shapes`."""
+    """The intensity parameters of a batch, from the random numbers of `intensity_shapes`; of the noise, its sd."""
     applied = numbers["intensity_chances"] < p  # [N, 6, C]
     brightened, contrasted, bent, noisy, blurred, cut = applied.float().unbind(dim=1)
     gamma = torch.exp(GAMMA * numbers["gamma"])
-    sd = noisy * NOISE * numbers["noise_sd"].abs()
     smallest, largest = CUT_OUT
     side = cut.unsqueeze(2) * (smallest + (largest - smallest) * numbers["box_side"])
     middle = numbers["box_middle"]
@@ -46,7 +44,7 @@ def sample_intensity(numbers: dict[str, torch.Tensor], p: float) -> dict[str, to
         "contrast": torch.exp(contrasted * CONTRAST * numbers["contrast"]),
         "bend": bent * (2 * 0.5**gamma - 1).clamp(-STEEPEST_BEND, STEEPEST_BEND),
         "blur": blurred * BLUR * numbers["blur"],
-        "noise": _per_voxel(sd, numbers["noise"]) * numbers["noise"],
+        "noise": noisy * NOISE * numbers["noise_sd"].abs(),
         "box": torch.stack([middle - side / 2, middle + side / 2], dim=3),
     }
 
@@ -56,8 +54,8 @@ def change_intensity(image: torch.Tensor, parameters: AugmentParameters) -> torc
 
     Channels without augmentation are returned bit for bit, since each step does nothing with its neutral parameter.
     """
-    image = image * _per_voxel(parameters.contrast, image) + _per_voxel(parameters.brightness, image)
-    image = bend_curve(image, _per_voxel(parameters.bend, image))
+    image = image * per_voxel(parameters.contrast, image) + per_voxel(parameters.brightness, image)
+    image = bend_curve(image, per_voxel(parameters.bend, image))
     image = blur(image, parameters.blur)
     image = image + parameters.noise.to(image.dtype)
     return image.masked_fill(_inside_box(parameters.box, image.shape[2:]), MID_GREY)
@@ -80,7 +78,7 @@ def blur(image: torch.Tensor, sd: torch.Tensor) -> torch.Tensor:
     for axis in range(2, image.ndim):
         widths = [0, 0] * (image.ndim - 1 - axis) + [_RADIUS, _RADIUS] + [0, 0] * (axis - 2)
         padded, length = F.pad(image, widths, mode="replicate"), image.shape[axis]
-        image = sum(_per_voxel(tap, image) * padded.narrow(axis, i, length) for i, tap in enumerate(taps.unbind(2)))
+        image = sum(per_voxel(tap, image) * padded.narrow(axis, i, length) for i, tap in enumerate(taps.unbind(2)))
     return image
 
 
@@ -94,6 +92,6 @@ def _inside_box(box: torch.Tensor, patch_size: Sequence[int]) -> torch.Tensor:
     return inside
 
 
-def _per_voxel(values: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+def per_voxel(values: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     """`[N, C]` as `[N, C, 1, …]`, to broadcast over the image."""
     return values.to(image.dtype).reshape(*values.shape, *[1] * (image.ndim - 2))

@@ -7,7 +7,6 @@ photographs may be turned upside down.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
@@ -31,6 +30,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 @dataclass(frozen=True, eq=False)
 class AugmentParameters:
     """Tensors with one row per sample; `parameters[a:b]` are those of samples a to b - 1.
+
+    `moved` and `changed` lie on the CPU, so that nobody waits for a GPU to know what is to be done.
 
     Attributes:
         moved: `[N]` bool, whether any geometric augmentation is applied; other samples are not resampled.
@@ -63,18 +64,9 @@ class AugmentParameters:
 
 
 def sample_numbers(count: int, uniform: Shapes, normal: Shapes, rng: torch.Generator) -> dict[str, torch.Tensor]:
-    """Uniform numbers in [0, 1) and standard normal numbers by name, `[count, *shape]` each, on the device of `rng`.
-
-    Rows are sampled one after the other: two calls give the rows of one call for as many.
-    """
-    widths = [sum(math.prod(shape) for shape in shapes.values()) for shapes in (uniform, normal)]
-    blocks = [torch.empty(count, width, device=rng.device) for width in widths]
-    for uniform_row, normal_row in zip(*blocks, strict=True):
-        uniform_row.uniform_(generator=rng)
-        normal_row.normal_(generator=rng)
-    numbers: dict[str, torch.Tensor] = {}
-    for block, shapes in zip(blocks, (uniform, normal), strict=True):
-        pieces = block.split([math.prod(shape) for shape in shapes.values()], dim=1)
-        for (name, shape), piece in zip(shapes.items(), pieces, strict=True):
-            numbers[name] = piece.reshape(count, *shape)
-    return numbers
+    """Uniform numbers in [0, 1) and standard normal numbers by name, `[count, *shape]` each, on the device of `rng`."""
+    return {
+        name: draw(count, *shape, generator=rng, device=rng.device)
+        for draw, shapes in ((torch.rand, uniform), (torch.randn, normal))
+        for name, shape in shapes.items()
+    }
