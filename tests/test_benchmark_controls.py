@@ -352,6 +352,7 @@ def test_an_arm_costs_what_its_teacher_bank_and_members_cost(workspace):
         "ensemble": "11.0",
         "pseudo": "101.0",
         "pseudo-cutmix": "101.0",
+        "pair-scans": "111.0",  # its bank and generator, 5 each, and those of the arm pseudo
         "true-labels": "1000.0",
     }
     assert {*rows["oracle"]["training_cases"].split()} == {*design.pool}

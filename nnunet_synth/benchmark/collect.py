@@ -62,12 +62,17 @@ def _run_row(
         "state": "missing" if record.state == "running" else record.state,
         "error": record.error,
     }
-    used = {*task.needs, *(need for name in task.needs for need in tasks[name].needs)}
-    if arm.variant:  # the nnU-Net that a filter asks is not counted
+    used = _all_needs(task, tasks)
+    if arm.variant and not arm.needs_scans:  # the nnU-Net that a filter asks is not counted, but a teacher is
         used = {name for name in used if tasks[name].kind != "run"}
     if used and all(records[name].state == "done" for name in used):
         row["seconds_generator"] = f"{sum(records[name].seconds for name in used):.1f}"
     return row | (_quality(folder, design, arm, fold) if arm.bank else {})
+
+
+def _all_needs(task: Task, tasks: Mapping[str, Task]) -> set[str]:
+    """Names of the tasks that a task needs, and of those that they need in turn."""
+    return {*task.needs}.union(*(_all_needs(tasks[name], tasks) for name in task.needs))
 
 
 def _quality(folder: Path, design: Design, arm: Arm, fold: int) -> dict:
