@@ -3,10 +3,11 @@
 # make test-slow: a whole benchmark of real trainings, some minutes
 # make test-attack: 100 kills, full disks, 10,000 damaged files; hours
 # make test-kernels: the CUDA sources on the CPU, every type, under sanitizers, and compiled for every architecture
+# make gpu-check: what only a GPU can confirm, some minutes, as gpu_check.json and gpu_check.md
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-portable test-slow test-attack test-kernels lint clean
+.PHONY: install demo test test-portable test-slow test-attack test-kernels gpu-check lint clean
 
 install: .venv/installed
 
@@ -45,6 +46,9 @@ test-attack: install
 
 test-kernels: install
 	$(BIN)/python -m pytest -m kernels
+
+gpu-check: install
+	$(BIN)/python -m stylegan2_cond.speed.gpu_check
 
 lint: install
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/lint-imports

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from stylegan2_cond import ops
 from stylegan2_cond.io import Document
 from stylegan2_cond.ops import Epilogue
+from stylegan2_cond.ops.epilogue import CHANNELS_LAST
 from stylegan2_cond.speed import reference
 from stylegan2_cond.speed.timing import Timing, compare_times
 
@@ -34,7 +35,7 @@ class OpTiming(Document):
 
 
 @dataclass(frozen=True)
-class _Case:
+class OpCase:
     """An op with its inputs.
 
     Attributes:
@@ -52,30 +53,36 @@ class _Case:
 
 def time_ops(side: int, *, rounds: int, device: torch.device) -> Iterator[OpTiming]:
     """All ops and passes for patches of `side`² voxels, a key of `SHAPES`."""
-    for case in _cases(*SHAPES[side], device):
+    batch, channels, length = SHAPES[side]
+    for case in op_cases(batch, channels, (length, length), device):
         for direction in PASSES:
             timing = compare_times(
-                *(_pass(case, module, direction) for module in (ops, reference)), rounds=rounds, device=device
+                *(op_pass(case, module, direction) for module in (ops, reference)), rounds=rounds, device=device
             )
             yield OpTiming(op=case.op, side=side, direction=direction, timing=timing)
 
 
-def _cases(batch: int, channels: int, side: int, device: torch.device) -> list[_Case]:
-    def normal(*shape: int) -> torch.Tensor:
-        x = torch.randn(shape, device=device)
-        return (x.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else x).requires_grad_()
+def op_cases(
+    batch: int, channels: int, size: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float32
+) -> list[OpCase]:
+    """Each op with inputs whose finest activation is of `size`, of a type; weights are float32."""
 
-    bias, strength, noise = normal(channels), normal(), torch.randn(batch, 1, side, side, device=device)
-    full, half = normal(batch, channels, side, side), normal(batch, channels, side // 2, side // 2)
-    weight, style, size = normal(channels, channels, 3, 3), normal(batch, channels), (side, side)
+    def normal(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        x = torch.randn(shape, device=device).to(dtype)
+        return (x.contiguous(memory_format=CHANNELS_LAST[x.ndim]) if x.ndim in CHANNELS_LAST else x).requires_grad_()
+
+    dims = len(size)
+    bias, strength, noise = normal(channels), normal(), normal(batch, 1, *size, dtype=dtype).detach()
+    full, half = (normal(batch, channels, *[n // factor for n in size], dtype=dtype) for factor in (1, 2))
+    weight, style, factors = normal(channels, channels, *[3] * dims), normal(batch, channels), (2,) * dims
     epilogue = Epilogue(bias, noise=noise, strength=strength, activation="lrelu")
     learnt = (bias, strength)
     return [
-        _Case("bias_act", lambda m, x: m.bias_act(x, bias, noise=noise, strength=strength), full, learnt),
-        _Case("upsample", lambda m, x: m.upsample(x, (2, 2), size), half, ()),
-        _Case("upsample+bias_act", lambda m, x: m.upsample(x, (2, 2), size, epilogue=epilogue), half, learnt),
-        _Case("downsample", lambda m, x: m.downsample(x, (2, 2)), full, ()),
-        _Case(
+        OpCase("bias_act", lambda m, x: m.bias_act(x, bias, noise=noise, strength=strength), full, learnt),
+        OpCase("upsample", lambda m, x: m.upsample(x, factors, size), half, ()),
+        OpCase("upsample+bias_act", lambda m, x: m.upsample(x, factors, size, epilogue=epilogue), half, learnt),
+        OpCase("downsample", lambda m, x: m.downsample(x, factors), full, ()),
+        OpCase(
             "modulated_conv",
             lambda m, x: m.modulated_conv(x, weight, style, epilogue=epilogue),
             full,
@@ -84,7 +91,8 @@ def _cases(batch: int, channels: int, side: int, device: torch.device) -> list[_
     ]
 
 
-def _pass(case: _Case, module: object, direction: str) -> Callable[[], object]:
+def op_pass(case: OpCase, module: object, direction: str) -> Callable[[], object]:
+    """A function that computes one pass of an op: its result, its gradients, or those of a function of these."""
     if direction == "forward":
         return lambda: case.run(module, case.x)
     inputs, double = (case.x, *case.parameters), direction == "double"

@@ -25,11 +25,14 @@ LABELS = (0, 1, 2)
 SAMPLES = 16  # that are generated at once
 
 
-def speed_plan(side: int, *, batch_size: int = 16, finest: int = 64, most: int = 128) -> Plan:
-    """A plan with one image channel, three labels, `finest` channels at the finest stage, and `most` at most."""
-    stages = int(np.log2(side // 8))
-    label, position = np.random.default_rng(0).choice(LABELS, (64, side, side)), np.linspace(0, 1, 64)
-    inputs = PlanInputs("pair", (side, side), patches=1000, device=torch.device("cpu"), batch_size=batch_size)
+def speed_plan(
+    side: int, *, dims: int = 2, image_channels: int = 1, batch_size: int = 16, finest: int = 64, most: int = 128
+) -> Plan:
+    """A plan with three labels, `finest` channels at the finest stage, and `most` at most, without augmentation."""
+    stages, patch_size = int(np.log2(side // 8)), (side,) * dims
+    label = np.random.default_rng(0).choice(LABELS, (64, *[8] * dims))
+    position = np.linspace(0, 1, 64, dtype=np.float32) if dims == 2 else None
+    inputs = PlanInputs("pair", patch_size, patches=1000, device=torch.device("cpu"), batch_size=batch_size)
     settings = {key: setting.value for key, setting in training_settings(inputs).items()}
     values = settings | {"batch_size": batch_size, "augment_target": None}
     return Plan(
@@ -37,19 +40,19 @@ def speed_plan(side: int, *, batch_size: int = 16, finest: int = 64, most: int =
         source=Source(
             dataset_name="Dataset000_Speed",
             plans_name="nnUNetPlans",
-            configuration="2d",
+            configuration="2d" if dims == 2 else "3d_fullres",
             data_identifier="speed",
             preprocessing="speed",
             fold="0",
             training_cases=("speed",),
             training_sha256=("0" * 64,),
         ),
-        patch_size=(side, side),
-        spacing=(1.0, 1.0),
-        factors=((2, 2),) * stages,
+        patch_size=patch_size,
+        spacing=(1.0,) * dims,
+        factors=((2,) * dims,) * stages,
         channels=tuple(min(most, finest * 2**level) for level in reversed(range(stages + 1))),
-        codec=Codec(low=(-2.0,), high=(2.0,), labels=LABELS),
-        conditions=Conditions.from_patches(LABELS[1:], label.astype(np.int16), position.astype(np.float32)),
+        codec=Codec(low=(-2.0,) * image_channels, high=(2.0,) * image_channels, labels=LABELS),
+        conditions=Conditions.from_patches(LABELS[1:], label.astype(np.int16), position),
         **values,
     )
 
