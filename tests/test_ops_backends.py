@@ -505,3 +505,14 @@ def test_why_kernels_are_not_used_is_reported(monkeypatch):
     monkeypatch.setattr(backends, "find_library", lambda device: "there is no nvcc.")
     assert describe_backend("cuda") == "native, plain PyTorch: there is no nvcc."
     assert describe_backend("mps") == "native"
+
+
+def test_kernels_that_no_gpu_has_confirmed_are_used_with_the_reason(monkeypatch):
+    monkeypatch.setenv(backends.VARIABLE, "auto")
+    library = object.__new__(Library)
+    monkeypatch.setattr(backends, "find_library", lambda device: library)
+    monkeypatch.setattr(backends, "_refuse", lambda library, device: "")
+    assert choose_backend("cuda") == "cuda"
+    assert describe_backend("cuda").startswith("cuda, compiled kernels: each was tried on this GPU")
+    monkeypatch.setenv(backends.VARIABLE, "cuda")
+    assert describe_backend("cuda") == "cuda (STYLEGAN2_COND_OPS=cuda)"

@@ -56,12 +56,14 @@ def choose_backend(device: str, requested: str | None = None) -> str:
 
 
 def describe_backend(device: str) -> str:
-    """The backend for tensors of a device and, where it is `native`, the reason."""
-    chosen = choose_backend(device)
+    """The backend for tensors of a device and, where it is not the one that tests have confirmed, the reason."""
+    chosen, requested = choose_backend(device), os.environ.get(VARIABLE) or AUTO
+    if requested != AUTO and device in COMPILED:
+        return f"{chosen} ({VARIABLE}={requested})"
+    if chosen == "cuda":  # no GPU had run its kernels when they were released
+        return "cuda, compiled kernels: each was tried on this GPU, and computes what plain PyTorch does"
     if chosen != NATIVE or device not in COMPILED:
         return chosen
-    if (requested := os.environ.get(VARIABLE) or AUTO) != AUTO:
-        return f"{NATIVE} ({VARIABLE}={requested})"
     found = find_library(device)
     reason = _refuse(found, device) if isinstance(found, Library) else found
     return f"{NATIVE}, plain PyTorch: {reason}"

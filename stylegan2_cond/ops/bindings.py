@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from stylegan2_cond.ops.build import find_or_build
+from stylegan2_cond.ops.build import NO_GPU, find_or_build
 
 NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # see csrc/number.h
 INT, LONG, REAL, POINTER = ctypes.c_int, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
@@ -64,6 +64,8 @@ def array(kind: type, values: Sequence[int]) -> ctypes.Array:
 @cache
 def find_library(device: str) -> Library | str:
     """The kernels for a type of device, built if needed, or the reason why there are none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        return NO_GPU
     built = find_or_build(device)
     if isinstance(built, str):
         return built

@@ -1,4 +1,4 @@
-"""Compiles the kernels once per source, tools and processor or GPUs; never at import, never in a worker process.
+"""Compiles the kernels once per source and tools, for all GPUs or this processor; never at import or in a worker.
 
 `torch.utils.cpp_extension.load` caches and locks too, but waits forever for the lock of a process that was killed.
 """
@@ -24,8 +24,8 @@ from stylegan2_cond.folders import lock_folder
 SOURCES = Path(__file__).parent / "csrc"
 KINDS = {"cpu": "cpu.cpp", "cuda": "cuda.cu"}
 CPU_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math")
-CUDA_FLAGS = ("-O3", "--extra-device-vectorization", "-std=c++17", "-shared", "-cudart=static")
-HOST_FLAGS = ("-Xcompiler=-fPIC,-fvisibility=hidden", "-allow-unsupported-compiler")
+CUDA_FLAGS = ("-O3", "--extra-device-vectorization", "-std=c++17", "-shared", "-cudart=static", "-arch=all")
+HOST_FLAGS = ("-Xcompiler=-fPIC,-fvisibility=hidden", "-allow-unsupported-compiler", "--threads=0")
 TOOLKIT = Path("/usr/local/cuda")
 BUILD_SECONDS = 900.0
 LOCK_SECONDS = BUILD_SECONDS + 60  # a waiting process outlasts any build of another process
@@ -44,8 +44,8 @@ def cache_folder() -> Path:
 def build_folder(kind: str) -> Path:
     """Folder of one kind of library, for these sources and this machine."""
     parts = [(path.name, path.read_text()) for path in sorted(SOURCES.glob("*.[hc]*"))]
-    if kind == "cuda":  # this library depends on neither torch nor the host
-        parts += [("flags", repr(CUDA_FLAGS)), ("cuda", str(torch.version.cuda)), ("devices", repr(_capabilities()))]
+    if kind == "cuda":  # this library serves all GPUs, and may be built on a host without one
+        parts += [("flags", repr(CUDA_FLAGS)), ("cuda", str(torch.version.cuda)), ("machine", platform.machine())]
     else:  # a home folder may serve machines with other instruction sets
         parts += [("torch", torch.__version__), ("flags", repr(CPU_FLAGS)), ("compiler", compiler())]
         parts.append(("processor", cpu_info("flags", "Features")))
@@ -59,11 +59,11 @@ def library_path(kind: str) -> Path:
 
 def find_built(kind: str) -> Path | str:
     """The library if it is built, even where no compiler is installed, or one line that says why it is not."""
-    if kind == "cuda" and not torch.cuda.is_available():
-        return NO_GPU
     folder, path = build_folder(kind), library_path(kind)
     if path.exists():
         return path
+    if kind == "cuda" and not torch.cuda.is_available():
+        return NO_GPU
     if missing := missing_tools(kind):
         return missing
     return _failure(kind, folder) if (folder / "failed").exists() else NOT_YET
@@ -74,7 +74,7 @@ def find_or_build(kind: str, *, again: bool = False) -> Path | str:
 
     Args:
         kind: a key of `KINDS`.
-        again: build even if an earlier build failed.
+        again: build even if an earlier build failed, and for CUDA also where no GPU is.
     """
     found = find_built(kind)
     if isinstance(found, Path) or missing_tools(kind) or (found != NOT_YET and not again):
@@ -95,10 +95,10 @@ def find_or_build(kind: str, *, again: bool = False) -> Path | str:
 def missing_tools(kind: str) -> str:
     """What is missing to build a library, or an empty string."""
     if kind == "cuda":
-        if not torch.cuda.is_available():
-            return NO_GPU
+        if torch.version.cuda is None:
+            return "this release of torch is without CUDA."
         if cuda_home() is None:
-            return "there is no nvcc; install the CUDA toolkit, or set CUDA_HOME to it."
+            return f"there is no nvcc; install the CUDA toolkit, or set CUDA_HOME to it{_from_pip()}."
     if shutil.which(compiler()) is None:
         return f"there is no C++ compiler {compiler()!r}; install one, e.g. g++, or set CXX to it."
     if kind == "cuda" or shutil.which("ninja") or (Path(sys.executable).parent / "ninja").exists():
@@ -149,9 +149,10 @@ def compile_for_cpu(folder: str) -> None:
     )
 
 
-def _capabilities() -> list[tuple[int, int]]:
-    """Compute capabilities of the GPUs that this process sees."""
-    return sorted({torch.cuda.get_device_capability(number) for number in range(torch.cuda.device_count())})
+def _from_pip() -> str:
+    """How pip installs nvcc, which it can from CUDA 13."""
+    release = torch.version.cuda
+    return f', or pip install "cuda-toolkit[nvcc,cudart]=={release}.*"' if int(release.split(".")[0]) >= 13 else ""
 
 
 def build_library(kind: str, folder: Path) -> Path | str:
@@ -180,13 +181,11 @@ def build_library(kind: str, folder: Path) -> Path | str:
 
 
 def _nvcc_command(folder: Path) -> list[str]:
-    """Compiles code for all GPUs of this machine, and PTX of the newest of them for later GPUs."""
-    home, names = cuda_home(), [f"{major}{minor}" for major, minor in _capabilities()]
-    targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
-    targets.append(f"-gencode=arch=compute_{names[-1]},code=compute_{names[-1]}")
+    """Compiles code for all GPUs that the toolkit knows, and PTX, from which drivers make code for later ones."""
+    home = cuda_home()
     host = [*HOST_FLAGS, f"-ccbin={shutil.which(compiler())}", f"-L{home / 'lib'}"]
     files = [str(SOURCES / KINDS["cuda"]), "-o", str(folder / f"{NAME}.so")]
-    return [str(home / "bin" / "nvcc"), *CUDA_FLAGS, *host, *targets, *files]
+    return [str(home / "bin" / "nvcc"), *CUDA_FLAGS, *host, *files]
 
 
 def _failure(kind: str, folder: Path) -> str:

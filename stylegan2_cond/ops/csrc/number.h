@@ -4,7 +4,6 @@
 #include <cstring>
 
 #ifdef __CUDACC__
-#include <cuda_fp16.h>
 #define HOST_DEVICE __host__ __device__ __forceinline__
 #else
 #define HOST_DEVICE inline __attribute__((always_inline))
@@ -18,7 +17,7 @@ struct BFloat16 {
 
 struct Float16 {
 #ifdef __CUDACC__
-  __half value;
+  uint16_t bits;
 #else
   _Float16 value;
 #endif
@@ -44,14 +43,6 @@ HOST_DEVICE float load(BFloat16 x) {
   memcpy(&value, &bits, sizeof value);
   return value;
 }
-HOST_DEVICE float load(Float16 x) {
-#ifdef __CUDACC__
-  return __half2float(x.value);
-#else
-  return static_cast<float>(x.value);
-#endif
-}
-
 HOST_DEVICE void store(float* to, float value) { *to = value; }
 HOST_DEVICE void store(double* to, double value) { *to = value; }
 HOST_DEVICE void store(BFloat16* to, float value) {  // to the nearest, ties to even; NaN stays NaN
@@ -60,13 +51,19 @@ HOST_DEVICE void store(BFloat16* to, float value) {  // to the nearest, ties to 
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   to->bits = static_cast<uint16_t>(value == value ? rounded : (bits >> 16) | 0x40u);
 }
-HOST_DEVICE void store(Float16* to, float value) {
-#ifdef __CUDACC__
-  to->value = __float2half_rn(value);
-#else
-  to->value = static_cast<_Float16>(value);
-#endif
+#ifdef __CUDACC__  // by the instructions themselves: cuda_fp16.h needs more of the toolkit than pip's compiler brings
+__device__ __forceinline__ float load(Float16 x) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
+  return value;
 }
+__device__ __forceinline__ void store(Float16* to, float value) {
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to->bits) : "f"(value));
+}
+#else
+HOST_DEVICE float load(Float16 x) { return static_cast<float>(x.value); }
+HOST_DEVICE void store(Float16* to, float value) { to->value = static_cast<_Float16>(value); }
+#endif
 
 // Calls `RUN(T)` with the type of a number; returns the error code 1 if the number is unknown.
 #define WITH_NUMBER(number, RUN)   \
