@@ -38,6 +38,7 @@ Settings = Annotated[
     list[str] | None, _option("--set", metavar="KEY=VALUE", help="Set a key of the plan (repeatable).")
 ]
 Kimg = Annotated[float | None, _option(metavar="N", help="Thousands of training images (default: from the data).")]
+Hours = Annotated[float | None, _option(metavar="H", help="Hours of training, instead of --kimg (default on CUDA: 8).")]
 PatchSize = Annotated[
     str | None, _option(metavar="H,W", help="Size of the generated patches (default: from the data).")
 ]
@@ -80,6 +81,7 @@ def plan(
     plans: Plans = "nnUNetPlans",
     variant: VariantName = "pair",
     kimg: Kimg = None,
+    hours: Hours = None,
     patch_size: PatchSize = None,
     seed: Seed = None,
     with_bank: WithBank = None,
@@ -110,6 +112,7 @@ def train(
     plans: Plans = "nnUNetPlans",
     variant: VariantName = "pair",
     kimg: Kimg = None,
+    hours: Hours = None,
     patch_size: PatchSize = None,
     seed: Seed = None,
     with_bank: WithBank = None,

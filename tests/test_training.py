@@ -31,10 +31,12 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.folders import lock_folder
 from stylegan2_cond.io import write_atomically
 from stylegan2_cond.planning import make_plan, run_folder
+from stylegan2_cond.planning.heuristics import choose_length, default_hours
 from stylegan2_cond.snapshot import Card, find_snapshots
 from stylegan2_cond.training import run_logger, run_setup, snapshot_evaluation, state
 from stylegan2_cond.training import train as loop
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE, GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from stylegan2_cond.training.profile_step import StepCost
 from stylegan2_cond.training.run_setup import plan_run
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.training.step import take_step
@@ -529,3 +531,32 @@ def test_an_error_of_no_path_stays_a_traceback():
 
     with pytest.raises(OSError, match="of no path"):
         run_app(app)
+
+
+# --- a time budget
+
+
+def test_the_length_follows_from_hours_and_the_measured_step(preprocessed, monkeypatch, tmp_path):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    monkeypatch.setattr(run_setup, "measure_step", lambda plan, device: StepCost(0, seconds_per_step=0.5))
+    found = plan_run(run_options(preprocessed, "0", hours=2.0, overrides={"batch_size": 8})).plan
+    assert found.kimg == pytest.approx(2 * 3600 / 0.5 * 8 / 1000, rel=0.05)  # rounded to two digits
+    assert "2 hours" in found.reasons["kimg"]
+    again = plan_run(run_options(preprocessed, "0", hours=2.0))  # the same command goes on
+    assert (again.is_new, again.plan) == (False, found)
+    with pytest.raises(UserError, match=r"another hours: 2\.0, not 3\.0"):
+        plan_run(run_options(preprocessed, "0", hours=3.0))
+    assert plan_run(run_options(preprocessed, "0", kimg=9.0)).plan.hours is None
+
+
+def test_without_hours_a_cpu_trains_for_what_the_data_need_and_a_gpu_for_eight_hours():
+    assert default_hours(torch.device("cpu")) is None
+    assert default_hours(torch.device("cuda")) == 8
+    assert choose_length(8, 10.0, most=5000).value == 2900
+    assert choose_length(8, 1.0, most=5000).value == 5000
+
+
+@pytest.mark.parametrize("options", [{"hours": 0.0}, {"hours": -1.0}, {"hours": math.inf}, {"hours": 1.0, "kimg": 5.0}])
+def test_hours_that_make_no_sense_are_refused(preprocessed, options):
+    with pytest.raises(UserError, match="--hours"):
+        run_options(preprocessed, "0", **options)

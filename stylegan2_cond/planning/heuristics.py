@@ -57,6 +57,8 @@ FEW_PATCHES = 1_000
 PAIRED_WEIGHT = 2.5
 PASSES = 300  # over the patches in a whole training
 KIMG = (50.0, 200.0)  # limits
+CUDA_HOURS = 8.0
+CUDA_KIMG = 5000.0  # at most, unless hours are asked for
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,17 @@ def training_settings(inputs: PlanInputs) -> dict[str, Setting]:
             f"{PASSES} passes over {patches:,} patches, between {KIMG[0]:g} and {KIMG[1]:g}",
         ),
     }
+
+
+def default_hours(device: torch.device) -> float | None:
+    """Hours of training that nobody asked for; None if its length follows from the data alone."""
+    return CUDA_HOURS if device.type == "cuda" else None
+
+
+def choose_length(hours: float, seconds: float, *, most: float) -> Setting:
+    """`kimg` for so many hours, if 1,000 images take so many seconds; at most `most`."""
+    kimg = _two_digits(min(hours * 3600 / seconds, most))
+    return Setting(kimg, f"{hours:g} hours, as 1,000 images take {_two_digits(seconds):g} s; at most {most:,.0f}")
 
 
 def choose_precision(device: torch.device) -> Setting:

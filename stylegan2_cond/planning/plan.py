@@ -24,6 +24,7 @@ from stylegan2_cond.io import Document, explain
 
 Size = Annotated[int, Field(ge=1, le=2**20)]
 MAX_KIMG = 1e6
+MAX_HOURS = 1e4
 MAX_MEMORY_GB = 1e6
 
 
@@ -39,6 +40,7 @@ class RunOptions:
         variant: what the generator produces.
         patch_size: spatial size in voxels; derived from the data if None.
         kimg: thousands of real images to train on; derived from the data if None.
+        hours: that training may take, from which `kimg` follows, if that is None; on CUDA 8 if None.
         seed: of all randomness in training; 0 if None.
         device: torch device.
         memory_gb: memory budget in GiB; what is free on the device if None.
@@ -54,6 +56,7 @@ class RunOptions:
     variant: Variant = "pair"
     patch_size: tuple[int, ...] | None = None
     kimg: float | None = None
+    hours: float | None = None
     seed: int | None = None
     device: str = "cpu"
     memory_gb: float | None = None
@@ -64,6 +67,10 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.kimg is not None and not 0 < self.kimg <= MAX_KIMG:
             raise UserError(f"--kimg {self.kimg} must be above 0 and at most {MAX_KIMG:,.0f} (thousands of images).")
+        if self.hours is not None and not 0 < self.hours <= MAX_HOURS:
+            raise UserError(f"--hours {self.hours} must be above 0 and at most {MAX_HOURS:,.0f}.")
+        if self.hours is not None and self.kimg is not None:
+            raise UserError("--hours and --kimg both say how long to train. Leave out one of them.")
         if self.memory_gb is not None and not 0 < self.memory_gb <= MAX_MEMORY_GB:
             raise UserError(f"--memory-gb {self.memory_gb} must be above 0 and at most {MAX_MEMORY_GB:,.0f} (GiB).")
         if self.trust_masks and self.with_bank is None:
@@ -193,6 +200,7 @@ class Plan(Document):
         augment_target: mean sign of the discriminator at real pairs that augmentation aims at; None is none.
         augment_kimg: thousands of images in which the probability of augmentation can rise from 0 to 1.
         kimg: thousands of real images to see in all.
+        hours: that training was to take, which `kimg` follows from; None if it follows from the data or was asked for.
     """
 
     remedy: ClassVar[str] = "Fix the key, or delete the file; training then makes a new plan."
@@ -223,6 +231,7 @@ class Plan(Document):
     augment_target: float | None = Field(ge=-1, le=1)
     augment_kimg: float = Field(gt=0)
     kimg: float = Field(gt=0, le=MAX_KIMG)
+    hours: float | None = Field(default=None, gt=0)
     seed: int = Field(ge=0)
     reasons: dict[str, str] = Field(default_factory=dict)
 
@@ -274,7 +283,7 @@ def run_folder_in(
 
 
 BY_HAND = "set by hand"
-OWN_OPTION = ("variant", "patch_size", "kimg", "seed", "trust_masks")
+OWN_OPTION = ("variant", "patch_size", "kimg", "hours", "seed", "trust_masks")
 DERIVED = ("format_version", "source", "spacing", "factors", "codec", "conditions", "reasons")
 FREE = tuple(name for name in Plan.model_fields if name not in (*OWN_OPTION, *DERIVED))
 OTHER_NAMES = {  # of keys, common in the literature

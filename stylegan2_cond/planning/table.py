@@ -17,6 +17,7 @@ def table(plan: Plan, width: int = 120) -> str:
     hidden |= {"augment_kimg"} if plan.augment_target is None else set()
     hidden |= set() if plan.codec.image_channels else {"apart_share"}
     hidden |= set() if plan.source.scans else {"trust_masks"}
+    hidden |= {"hours"} if plan.hours is None else set()
     rows = [
         (key, format_value(getattr(plan, key)), plan.reasons.get(key, ""))
         for key in type(plan).model_fields

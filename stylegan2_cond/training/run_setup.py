@@ -26,6 +26,8 @@ from stylegan2_cond.planning import (
     too_large,
     training_bytes,
 )
+from stylegan2_cond.planning.heuristics import CUDA_KIMG, choose_length, default_hours
+from stylegan2_cond.planning.plan import MAX_KIMG
 from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
 from stylegan2_cond.training.profile_step import StepCost, measure_step
@@ -126,6 +128,12 @@ def load_or_make_plan(
         raise UserError(f"{folder} has a checkpoint but no {PLAN_FILE}. Move the folder away to start again.")
     plan = make_plan(options, preprocessed, fold, scans, budget=budget, processes=processes)
     plan, cost = measure_until_it_fits(plan, device, budget, processes)
+    if options.kimg is None:
+        hours, seconds = options.hours or default_hours(device), cost.seconds_per_step / plan.batch_size * 1000
+        if hours is not None:
+            length = choose_length(hours, seconds, most=CUDA_KIMG if options.hours is None else MAX_KIMG)
+            reasons = plan.reasons | {"kimg": length.reason}
+            plan = plan.model_copy(update={"kimg": length.value, "hours": options.hours, "reasons": reasons})
     plan.save(path)
     return PlannedRun(plan, path, True, budget, cost)
 
@@ -140,7 +148,7 @@ def _folder(options: RunOptions, preprocessed: Preprocessed, fold: Fold) -> Path
 
 def _load(path: Path, options: RunOptions, source: Source) -> Plan:
     plan = Plan.load(path)
-    requested = {key: getattr(options, key) for key in ("variant", "seed", "patch_size", "trust_masks")}
+    requested = {key: getattr(options, key) for key in ("variant", "hours", "seed", "patch_size", "trust_masks")}
     given = {key: value for key, value in requested.items() if value is not None} | dict(options.overrides)
     changed = [key for key, value in given.items() if _plain(value) != _plain(getattr(plan, key))]
     if source != plan.source:
@@ -155,7 +163,7 @@ def _load(path: Path, options: RunOptions, source: Source) -> Plan:
             f"continue, or move the folder {path.parent} away to start again."
         )
     if options.kimg is not None and options.kimg != plan.kimg:
-        plan = plan.model_copy(update={"kimg": options.kimg})
+        plan = plan.model_copy(update={"kimg": options.kimg, "hours": None})
         plan.save(path)
     return plan
 
