@@ -238,11 +238,11 @@ def test_any_shape_is_as_native(n, c, size, last, seed, monkeypatch):
 
 @every_type
 @every_layout
+@pytest.mark.parametrize("channels", [5, 8])  # 8 are whole vectors of any type
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_upsample_with_an_epilogue_is_the_native_one(library, dtype, last, size):
+def test_upsample_with_an_epilogue_is_the_native_one(library, dtype, last, size, channels):
     factors = (2, 1, 2)[: len(size)]
     large = tuple(length * factor - (factor > 1) for length, factor in zip(size, factors, strict=True))
-    channels = 5 if dtype == torch.float32 else 3
     epilogue = full_epilogue((2, channels, *large), dtype, library, activation="linear")
     x = normal(2, channels, *size, dtype=dtype, device=library, last=last)
 
@@ -268,10 +268,11 @@ def test_upsample_ends_in_any_activation(library, last):
 
 @every_type
 @every_layout
+@pytest.mark.parametrize("channels", [3, 8])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_downsample_is_the_native_one(library, dtype, last, size):
-    factors = (2, 3, 2)[: len(size)]
-    x = normal(2, 3, *size, dtype=dtype, device=library, last=last)
+def test_downsample_is_the_native_one(library, dtype, last, size, channels):
+    factors = (2, 3, 2)[-len(size) :]
+    x = normal(2, channels, *size, dtype=dtype, device=library, last=last)
     mine = all_of(lambda x: downsample(x, factors), x, [])
     assert_same(mine, all_of(lambda x: downsample(x, factors, backend="native"), x.double(), []), dtype)
 
@@ -414,17 +415,17 @@ def least_bytes(*tensors):
 @pytest.mark.parametrize("library", ["shim"], indirect=True)
 @every_layout
 @pytest.mark.parametrize(
-    ("op", "most"),
+    ("op", "most"),  # contiguous and channels_last
     [
-        ("bias_act", 1.7),
-        ("bias_act backward", 1.4),
-        ("upsample", 1.4),
-        ("upsample backward", 1.3),
-        ("downsample", 1.05),
+        ("bias_act", (1.7, 1.7)),
+        ("bias_act backward", (1.4, 1.4)),
+        ("upsample", (1.4, 2.0)),
+        ("upsample backward", (1.3, 2.2)),
+        ("downsample", (1.05, 1.05)),
     ],
 )
 def test_kernels_move_little_more_than_each_activation_once(library, last, op, most):
-    """As the shim counts loads and stores; what is read again by another block is most likely in a GPU's cache."""
+    """As the shim counts loads and stores; what is read again by other threads is most likely in a GPU's cache."""
     x, large = normal(1, 32, 32, 32, last=last), normal(1, 32, 64, 64, last=last)
     epilogue = Epilogue(normal(32), noise=normal(1, 1, 32, 32), strength=torch.tensor(0.5), activation="lrelu")
     numbers, nothing = (epilogue.slope, epilogue.factor), (None, None, None, None, 1.0, 1.0)
@@ -441,7 +442,7 @@ def test_kernels_move_little_more_than_each_activation_once(library, last, op, m
     call()
     share = sum(bytes_moved(shim())) / least_bytes(*activations)
     print(f"| {op} | {'channels_last' if last else 'contiguous'} | {share:.2f} |")
-    assert 1 <= share < most
+    assert 1 <= share < most[last]
 
 
 @pytest.mark.kernels

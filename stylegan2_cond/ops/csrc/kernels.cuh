@@ -270,6 +270,65 @@ __global__ void resample_kernel(int64_t n, int64_t c, bool last, Band<Acc<T>> de
   }
 }
 
+// V channels of some outputs along the last axis, for channels_last activations, without shared memory. Each column of
+// the input, summed over the other axes, stays in registers for all outputs that need it.
+constexpr int AT_ONCE = 8;
+
+template <class T, int V, int TAPS>
+__global__ void resample_run_kernel(unsigned total, int64_t c, Band<Acc<T>> depth, Band<Acc<T>> height,
+                                    Band<Acc<T>> width, T* __restrict__ y, const T* __restrict__ x, Epilogue<T> e) {
+  using A = Acc<T>;
+  const A strength = e.noise ? load_one(e.strength) : A(0);
+  const unsigned groups = unsigned(c) / V, runs = (unsigned(width.outputs) + AT_ONCE - 1) / AT_ONCE;
+  for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
+    const unsigned c0 = i % groups * V, run = i / groups % runs, row = i / groups / runs;  // row: of all samples' outputs
+    const unsigned h = row % unsigned(height.outputs), plane = row / unsigned(height.outputs);
+    const unsigned d = plane % unsigned(depth.outputs), sample = plane / unsigned(depth.outputs);
+    const int first = run * AT_ONCE, end = width.outputs - first < AT_ONCE ? int(width.outputs) : first + AT_ONCE;
+    const int64_t line = width.inputs * c;
+    const T* corner = x + ((int64_t(sample) * depth.inputs + depth.start[d]) * height.inputs + height.start[h]) * line + c0;
+    const auto add_column = [&](int w, A(&sum)[V]) {
+#pragma unroll
+      for (int v = 0; v < V; ++v) sum[v] = 0;
+      for (int t = 0; t < depth.taps; ++t)
+        for (int u = 0; u < height.taps; ++u) {
+          const A weight = depth.weight[t * depth.outputs + d] * height.weight[u * height.outputs + h];
+          const Vector<T, V> from = load_vector<T, V>(corner + (t * height.inputs + u) * line + w * c);
+#pragma unroll
+          for (int v = 0; v < V; ++v) sum[v] += weight * load(from.at[v]);
+        }
+    };
+    const Neighbours<T, V, true> beside({0, c, 0, true}, Place<true>{sample, c0, 0}, {e.scale, e.bias, nullptr, nullptr, e.activation});
+    int next = width.start[first];  // the first column that is not in registers
+    A columns[TAPS][V];             // before it
+#pragma unroll
+    for (int t = 0; t < TAPS; ++t) add_column(next++, columns[t]);
+    for (int w = first; w < end; ++w) {
+      for (; next < width.start[w] + TAPS; ++next) {
+#pragma unroll
+        for (int t = 1; t < TAPS; ++t)
+#pragma unroll
+          for (int v = 0; v < V; ++v) columns[t - 1][v] = columns[t][v];
+        add_column(next, columns[TAPS - 1]);
+      }
+      const int64_t voxel = int64_t(row) * width.outputs + w;  // of all samples' outputs, and of their noise
+      const A noise = e.noise ? strength * load_one(e.noise + voxel) : A(0);
+      A sum[V] = {};
+#pragma unroll
+      for (int t = 0; t < TAPS; ++t) {
+        const A weight = width.weight[t * width.outputs + w];
+#pragma unroll
+        for (int v = 0; v < V; ++v) sum[v] += weight * columns[t][v];
+      }
+      Vector<T, V> to;
+#pragma unroll
+      for (int v = 0; v < V; ++v)
+        store(&to.at[v], e.activation.value(beside.scale[v] * sum[v] + (noise + beside.bias[v])));
+      store_vector<T, V>(y + voxel * c + c0, to);
+    }
+  }
+}
+
 // --- launching
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -340,6 +399,21 @@ int launch_resample(int64_t n, int64_t c, bool last, const Band<Acc<T>>* bands, 
   const Band<Acc<T>>&depth = bands[0], &height = bands[1], &width = bands[2];
   const int64_t outputs = n * c * depth.outputs * height.outputs * width.outputs;
   if (outputs == 0) return 0;
+  constexpr int V = 16 / sizeof(T);
+  const int64_t threads = n * depth.outputs * height.outputs * ceil_div(width.outputs, AT_ONCE) * (c / V);
+  if (last && threads < (int64_t(1) << 30) && fits<T, V>(c, 1, y, x)) {
+#define WITH_TAPS(taps)                                                                                        \
+  case taps:                                                                                                  \
+    LAUNCH((resample_run_kernel<T, V, taps>), blocks(ceil_div(threads, THREADS)), THREADS, 0, stream)         \
+    (unsigned(threads), c, depth, height, width, y, x, e);                                                    \
+    return launch_error()
+    switch (width.taps) {  // those of a factor of 2, and of its transpose
+      WITH_TAPS(1);
+      WITH_TAPS(2);
+      WITH_TAPS(4);
+    }
+#undef WITH_TAPS
+  }
   Tiling tiling{last ? 4 : 8, last ? 8 : 32, last ? int(c < 32 ? c : 32) : 1, 0, 0, 0, 0, 0};
   int64_t shared;
   for (;;) {
