@@ -30,7 +30,17 @@ REPLACED = {
     "-d 4 ": "-d 901 ",
     "-tr nnUNetTrainerSynth": f"-tr nnUNetTrainerSynth{SHORT}",
     "-n 1000": "-n 16",
+    "--sizes 4": "--sizes 2",  # of ten cases
 }
+# Python reads it at its start, in each command and in what that starts.
+FEW_ITERATIONS = """
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+begin = nnUNetTrainer.__init__
+def short(self, plans, configuration, fold, dataset_json, device):
+    begin(self, plans, configuration, fold, dataset_json, device)
+    self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 10, 2
+nnUNetTrainer.__init__ = short
+"""
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -65,6 +75,9 @@ def world(preprocessed, nnunet_folders, tmp_path, monkeypatch):
         for case in cases:
             for path in (folders["nnUNet_raw"] / DATASET / "imagesTr").glob(f"{case}_*"):
                 shutil.copy(path, tmp_path / folder / (f"new_{path.name}" if folder == "scans" else path.name))
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "sitecustomize.py").write_text(FEW_ITERATIONS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "start"), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
