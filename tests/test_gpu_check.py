@@ -130,16 +130,43 @@ def test_a_step_that_is_not_finite_is_noticed(monkeypatch):
     assert failure("step") == "not finite in float32: r1"
 
 
-@pytest.mark.parametrize("lost", ["average", "generator_optimizer", "images_seen"])
-def test_a_resumed_training_that_lost_a_part_is_noticed(lost, monkeypatch):
+@pytest.fixture
+def lose(monkeypatch):
+    """Lets a resumed training start afresh with a part of its state."""
     load = TrainingState.load_state_dict
 
-    def forget(self, saved):
-        fresh = gpu_checks._state(self.plan, self.device).state_dict()
-        load(self, saved | {lost: fresh[lost]})
+    def choose(part):
+        def forget(self, saved):
+            fresh = gpu_checks._state(self.plan, self.device).state_dict()
+            load(self, saved | {part: fresh[part]})
 
-    monkeypatch.setattr(TrainingState, "load_state_dict", forget)
-    assert "0 is allowed" in failure("resume")
+        monkeypatch.setattr(TrainingState, "load_state_dict", forget)
+
+    return choose
+
+
+@pytest.mark.parametrize("lost", ["average", "generator_optimizer", "images_seen"])
+def test_a_resumed_training_that_lost_a_part_is_noticed(lost, lose):
+    lose(lost)
+    assert failure("resume").endswith("; 0 is allowed")
+
+
+def test_a_loss_is_told_apart_from_a_device_that_adds_in_any_order(lose, monkeypatch):
+    step = gpu_checks.take_step
+
+    def inexact(state, *batch):
+        report = step(state, *batch)
+        for weight in (*state.generator.parameters(), *state.discriminator.parameters()):
+            weight.data.mul_(1 + 1e-6 * torch.randn_like(weight))
+        return report
+
+    monkeypatch.setattr(gpu_checks, "take_step", inexact)
+    bench = Bench("cpu", SMALL)
+    CHECKS["resume"](bench)
+    assert bench.figures["allowed"] > bench.figures["difference of a resumed one"] > 0
+    for lost in ("generator_optimizer", "images_seen"):
+        lose(lost)
+        assert "is allowed" in failure("resume")
 
 
 def test_a_plan_that_does_not_fit_is_noticed(monkeypatch):
