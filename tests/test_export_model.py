@@ -205,7 +205,7 @@ def test_the_card_tells_what_the_fold_saw(exported, bank, preprocessed, generato
     newest = find_snapshots(generator_run)[-1]
     assert snapshot.weights_sha256 == sha256(newest / "generator.safetensors")
     assert snapshot.path == str(newest.relative_to(nnunet_folders / "nnUNet_results"))
-    for told in ("0.25", "'tests': 100 samples, seed 0", "8 cases of Dataset901_Virtual, fold 0"):
+    for told in ("0.25", "'tests': 100 samples, seed 0", "8 training cases of Dataset901_Virtual, fold 0"):
         assert told in card.folds["0"].summary
         assert told in printed
     assert f"-tr {PLAIN} -p {TINY_PLANS} -f 0" in printed

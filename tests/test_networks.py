@@ -496,11 +496,12 @@ def test_half_precision_leaves_the_style_in_float32():
 
 
 @every_patch_size
-def test_half_precision_is_of_convolutions_alone(patch_size, factors):
+def test_half_precision_is_of_convolutions_and_heads_alone(patch_size, factors):
     generator, discriminator = make_generator(patch_size, factors), make_discriminator(patch_size, factors)
     z, condition, noises = sample_inputs(generator, 4)
     generated, operations = in_bfloat16(lambda: generator(z, condition, noises))
-    assert operations.types("mm", "addmm", "bmm") == {torch.float32}  # of styles, and of the norms that demodulate
+    assert operations.types("mm", "addmm") == {torch.float32}  # of styles, and of the norms that demodulate
+    assert operations.types("bmm") == {torch.bfloat16}  # of heads, which are convolutions with a weight per sample
     assert operations.types("convolution", "mkldnn_convolution") == {torch.bfloat16}
     _, operations = in_bfloat16(lambda: discriminator(generated, condition))
     assert operations.types("mm", "addmm", "bmm") == {torch.float32}

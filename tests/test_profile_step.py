@@ -27,8 +27,10 @@ from stylegan2_cond.training.run_setup import (
     measure_until_it_fits,
     plan_run,
 )
+from stylegan2_cond.training.state import StepReport
 
 CPU = torch.device("cpu")
+NOTHING = StepReport((), torch.empty(0))
 
 # --- the step itself
 
@@ -98,6 +100,7 @@ def steps(monkeypatch):
             assert set(np.unique(label)) <= set(state.plan.codec.labels)
             assert len(position) == len(label) == state.plan.batch_size
             clock[0] += next(durations)
+            return NOTHING
 
         monkeypatch.setattr(profile_step, "take_step", take)
         monkeypatch.setattr(profile_step.time, "perf_counter", lambda: clock[0])
@@ -142,6 +145,7 @@ def test_a_trial_has_the_precision_of_training(monkeypatch, precision):
 
     def take(state, *_):
         found.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+        return NOTHING
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", precision != "tf32")
     before = torch.get_float32_matmul_precision()

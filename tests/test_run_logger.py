@@ -285,7 +285,7 @@ class Canned:
         rng = np.random.default_rng(self.seed)
         image = rng.uniform(-1, 1, (first + count, self.channels, *self.patch_size)).astype(np.float32)
         label = rng.integers(-1, 3, (first + count, *self.patch_size))[first:]
-        return PatchBatch(image[first:], label, np.full(count, "a"), np.full(count, 0.5))
+        return PatchBatch(image[first:], label, np.full(count, "a"), np.full(count, 0.5), np.full(count, True))
 
     def sample(self, n, *, seed, masks=None):
         self.asked.append((n, seed))
