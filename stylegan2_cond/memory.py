@@ -28,6 +28,9 @@ NO_MEMORY = (  # PyTorch's messages; cuBLAS and cuDNN also fail in these ways if
     "STATUS_NOT_INITIALIZED",
     "CUDNN_STATUS_INTERNAL_ERROR",
 )
+CACHE_SHARE = 0.25  # of free memory
+CACHE_BYTES = 2 * 2**30  # where nobody knows what is free
+WINDOWS_FILES = 512  # without its maxstdio
 GPU_SHARE = 0.92  # of a GPU's free memory; the rest is for gaps between blocks, and libraries' workspaces
 
 
@@ -73,6 +76,20 @@ def available_bytes() -> int | None:
             kept = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             available.append(max(0, limit - used + int(kept.get("inactive_file", 0))))  # file caches can be dropped
     return min(available, default=None)
+
+
+def cache_bytes(free: int | None) -> int:
+    """Bytes of cases to keep in memory, if so much is free."""
+    return CACHE_BYTES if free is None else int(CACHE_SHARE * free)
+
+
+def open_files_limit() -> int:
+    """How many files this process may have open."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return WINDOWS_FILES
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] % 2**63  # -1 is no limit
 
 
 def peak_bytes() -> int:

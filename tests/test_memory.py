@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from stylegan2_cond.memory import keep_freed_memory
+from stylegan2_cond.memory import CACHE_BYTES, cache_bytes, keep_freed_memory, open_files_limit
 
 PAGE_FAULTS = """
 import resource, sys, numpy as np
-from stylegan2_cond.memory import keep_freed_memory
+from stylegan2_cond.memory import CACHE_BYTES, cache_bytes, keep_freed_memory, open_files_limit
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 for step in range(20):
@@ -43,3 +43,9 @@ def test_large_blocks_do_not_come_fresh_from_the_kernel():
         for word in ("keep", "leave")
     }
     assert faults["keep"] < faults["leave"] / 4
+
+
+def test_a_quarter_of_what_is_free_holds_cases():
+    assert cache_bytes(8 * 2**30) == 2 * 2**30
+    assert cache_bytes(None) == CACHE_BYTES
+    assert open_files_limit() >= 64

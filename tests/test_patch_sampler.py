@@ -1,5 +1,7 @@
 """Patches are cut from real cases, each a function of seed and number alone."""
 
+import math
+import shutil
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 
 from stylegan2_cond.data import patch_sampler
-from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case
-from stylegan2_cond.data.patch_sampler import PatchSampler
+from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, open_preprocessed
+from stylegan2_cond.data.patch_sampler import OPEN_BYTES, WHOLE_SHARE, PatchSampler
+from stylegan2_cond.errors import UserError
 
 
 @pytest.fixture
@@ -102,11 +105,11 @@ def test_a_patch_without_its_image_is_the_same_place():
         np.testing.assert_array_equal(bare.label, whole.label)
 
 
-def test_a_case_that_two_threads_read_at_once_takes_its_room_once(monkeypatch):
+def test_a_case_that_two_threads_read_at_once_takes_its_room_once():
     cases, opened, both = numbered_slices({"a": 4, "b": 4}), [], threading.Barrier(2)
     size = 4 * 12 * 10 * (4 + 2)  # of one channel in float32, and of the mask in int16
-    kept = sum(part.nbytes for part in (cases.load("a").image, cases.load("a").label))
-    monkeypatch.setattr(patch_sampler, "CACHE_BYTES", kept + size)
+    size += 4 * 8  # of the voxel
+    room = 2 * math.ceil(size / WHOLE_SHARE)
 
     def load(name):
         opened.append(name)
@@ -114,7 +117,8 @@ def test_a_case_that_two_threads_read_at_once_takes_its_room_once(monkeypatch):
             both.wait(timeout=10)
         return cases.load(name)
 
-    stream = PatchSampler(SimpleNamespace(load=load), ["a", "b"], (6, 6), foreground_share=0, seed=0)
+    loader = SimpleNamespace(load=load)
+    stream = PatchSampler(loader, ["a", "b"], (6, 6), foreground_share=0, seed=0, cache=room)
     every = PatchSampler(cases, ["a", "b"], (6, 6), foreground_share=0, seed=0)
     found = every.batch(0, 99).case
     of = {name: next(n for n in range(99) if found[n] == name) for name in ("a", "b")}
@@ -123,6 +127,60 @@ def test_a_case_that_two_threads_read_at_once_takes_its_room_once(monkeypatch):
     stream.sample(of["b"])
     stream.sample(of["b"])
     assert opened == ["a", "a", "b"]
+
+
+def counted(preprocessed):
+    """The same cases, and the names of those that were loaded."""
+    names = []
+
+    def load(name):
+        names.append(name)
+        return preprocessed.load(name)
+
+    return SimpleNamespace(load=load, unreadable=preprocessed.unreadable), names
+
+
+@pytest.mark.parametrize(
+    ("cache", "files", "loads"),
+    [
+        (2**30, 1000, "once"),  # whole
+        (OPEN_BYTES * 100, 1000, "once"),  # open
+        (OPEN_BYTES * 100, 8, "often"),  # but the one for which there are files
+        (0, 1000, "often"),
+    ],
+)
+def test_whatever_is_kept_in_memory_patches_are_the_same(preprocessed, plan, monkeypatch, cache, files, loads):
+    monkeypatch.setattr(patch_sampler, "open_files_limit", lambda: files)
+    if cache == OPEN_BYTES * 100:
+        monkeypatch.setattr(patch_sampler, "WHOLE_SHARE", 0)
+    names = plan.source.training_cases
+    cases, loaded = counted(preprocessed)
+    stream = PatchSampler(cases, names, plan.patch_size, foreground_share=0.5, seed=3, cache=cache)
+    expected = PatchSampler(preprocessed, names, plan.patch_size, foreground_share=0.5, seed=3, cache=0)
+    for first in (0, 20, 0):
+        found, patches = stream.batch(first, 20), expected.batch(first, 20)
+        for part in ("image", "label", "case", "position", "labelled"):
+            np.testing.assert_array_equal(getattr(found, part), getattr(patches, part), strict=True)
+    counts = Counter(loaded).values()
+    assert (max(counts) == 1) == (loads == "once")
+    assert min(counts) == (1 if files == 8 or loads == "once" else min(counts))
+
+
+def test_a_case_that_is_damaged_inside_is_named(preprocessed, plan, tmp_path, monkeypatch):
+    name = plan.source.training_cases[0]
+    shutil.copytree(preprocessed.base, tmp_path / preprocessed.base.name)
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    copied = open_preprocessed(preprocessed.dataset_name, preprocessed.configuration_name)
+    assert copied.folder.is_relative_to(tmp_path)
+    path = copied.folder / f"{name}.b2nd"
+    content = bytearray(path.read_bytes())
+    third = len(content) // 3
+    content[third : 2 * third] = np.random.default_rng(0).bytes(third)
+    path.write_bytes(content)
+    for cache in (0, 2**30):
+        stream = PatchSampler(copied, [name], plan.patch_size, foreground_share=0.5, seed=0, cache=cache)
+        with pytest.raises(UserError, match=f"Case {name} .* cannot be read .*nnUNetv2_plan_and_preprocess"):
+            stream.batch(0, 100)
 
 
 def test_volumes_lie_in_the_middle():

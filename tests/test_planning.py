@@ -609,7 +609,7 @@ def test_cases_that_are_kept_in_memory_take_their_part_of_it(folders, monkeypatc
     kept = read_fingerprint(preprocessed, preprocessed.case_names()).bytes
     assert planned(preprocessed, budget=training_bytes(plan) + kept).accumulate == 1
     assert planned(preprocessed, budget=training_bytes(plan) + kept - 1).accumulate == 2
-    monkeypatch.setattr(planner, "CACHE_BYTES", 1000)
+    monkeypatch.setattr(planner, "cache_bytes", lambda free: min(1000, free))
     assert planned(preprocessed, budget=training_bytes(plan) + 1000).accumulate == 1
     share = training_bytes(plan.model_copy(update={"batch_size": plan.batch_size // 2}))
     assert planned(preprocessed, budget=2 * (share + 1000), processes=2).accumulate == 1

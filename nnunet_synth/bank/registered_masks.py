@@ -57,6 +57,9 @@ class _DeformedCases:
         label = self.labels[name][None]
         return Case(name, np.empty((0, *label.shape[1:]), np.float32), label, class_locations(label, self.preprocessed))
 
+    def unreadable(self, name: str, error: Exception) -> UserError:
+        return self.preprocessed.unreadable(name, error)
+
 
 def open_registered_masks(preprocessed: Preprocessed, plan: Plan, bank: str | None) -> tuple[RealMasks, MaskScans]:
     """Masks of the plan's training cases, deformed towards the scans of a bank, and a record of these scans.

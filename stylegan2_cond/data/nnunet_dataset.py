@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 from nnunetv2 import paths as nnunet_paths
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -75,6 +75,9 @@ class CaseLoader(Protocol):
             UserError: it cannot be read.
         """
 
+    def unreadable(self, name: str, error: Exception) -> UserError:
+        """What to raise if a case cannot be read, or not to its end."""
+
 
 @dataclass(frozen=True)
 class Preprocessed:
@@ -126,6 +129,11 @@ class Preprocessed:
         """nnU-Net's reader for the folder's format (`.b2nd` or `.npz`)."""
         return infer_dataset_class(str(self.folder))
 
+    @cached_property
+    def _dataset(self) -> nnUNetBaseDataset:
+        """nnU-Net's dataset; it looks for no cases until one is loaded."""
+        return self.dataset_class(str(self.folder), [])
+
     @property
     def preprocessing_hash(self) -> str:
         """SHA-256 of everything in the plans that determines the values of preprocessed voxels, and of the labels."""
@@ -149,13 +157,17 @@ class Preprocessed:
             UserError: the case is in the split but not in the folder, or its files cannot be read.
         """
         try:
-            image, label, _, properties = self.dataset_class(str(self.folder), [name]).load_case(name)
+            image, label, _, properties = self._dataset.load_case(name)
             return Case(name, image, label, properties["class_locations"])
         except Exception as error:
-            raise UserError(
-                f"Case {name} of {self.folder} cannot be read ({type(error).__name__}: {error}). Preprocess it again: "
-                f"{self.preprocess_command}"
-            ) from error
+            raise self.unreadable(name, error) from error
+
+    def unreadable(self, name: str, error: Exception) -> UserError:
+        """What to raise if a case cannot be read, or not to its end."""
+        return UserError(
+            f"Case {name} of {self.folder} cannot be read ({type(error).__name__}: {error}). Preprocess it again: "
+            f"{self.preprocess_command}"
+        )
 
     @property
     def preprocess_command(self) -> str:

@@ -12,8 +12,12 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, CaseLoader
 from stylegan2_cond.data.scans import Scans
+from stylegan2_cond.memory import available_bytes, cache_bytes, open_files_limit
 
-CACHE_BYTES = 2 * 2**30  # of cases kept in memory; others are read from disk each time
+WHOLE_SHARE = 0.75  # of a cache, for whole cases; the rest is for cases that are open
+OPEN_BYTES = 2**18  # of an open case, besides the voxels of its classes
+OPEN_FILES = 2  # of an open case
+OPEN_SHARE = 0.25  # of the files that a process may have open
 IMAGE_PADDING = 0  # as nnU-Net's loader pads images
 SCAN_SHARE = 0.5  # of the patches, if there are scans: labelled cases and scans teach alike, however many there are
 
@@ -72,6 +76,48 @@ class PatchBatch:
         )
 
 
+class CaseCache:
+    """Cases in memory: the first ones whole, further ones open, and the rest not at all.
+
+    An open case is read from its files, of which only the parts of a patch are decompressed; opening them takes as
+    long as a 2-D patch, and reading the voxels of its classes longer if there are many classes.
+
+    Args:
+        size: of all cases together, in bytes.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+        self._cases: dict[str, Case] = {}
+        self._used = self._open = 0
+
+    def load(self, name: str, source: CaseLoader) -> Case:
+        """A case of a source; names of different sources differ.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        if name in self._cases:
+            return self._cases[name]
+        case = source.load(name)
+        voxels = sum(np.asarray(places).nbytes for places in case.class_locations.values())
+        whole = int(np.prod(case.image.shape)) * 4 + int(np.prod(case.label.shape)) * 2 + voxels
+        can_be_open = type(case.image) is not np.ndarray  # but mapped into memory
+        if self._used + whole <= WHOLE_SHARE * self.size:
+            self._keep(replace(case, image=case.image[:], label=case.label[:]), whole)
+        elif can_be_open and self._used + OPEN_BYTES + voxels <= self.size and self._may_open():
+            self._keep(case, OPEN_BYTES + voxels)
+            self._open += 1
+        return self._cases.get(name, case)
+
+    def _keep(self, case: Case, size: int) -> None:
+        if self._cases.setdefault(case.name, case) is case:  # another thread may have read it meanwhile
+            self._used += size
+
+    def _may_open(self) -> bool:
+        return (self._open + 1) * OPEN_FILES <= OPEN_SHARE * open_files_limit()
+
+
 class PatchSampler:
     """An endless stream of patches; number i depends on the seed and on i alone.
 
@@ -87,6 +133,7 @@ class PatchSampler:
         foreground_share: between 0 and 1.
         seed: of the random stream.
         scans: with pseudo-labels; None if there are none.
+        cache: bytes of cases to keep in memory; a share of the free memory if None.
     """
 
     def __init__(
@@ -98,6 +145,7 @@ class PatchSampler:
         foreground_share: float,
         seed: int,
         scans: Scans | None = None,
+        cache: int | None = None,
     ):
         self.cases = cases
         self.names = list(names)
@@ -105,7 +153,7 @@ class PatchSampler:
         self.foreground_share = foreground_share
         self.seed = seed
         self.scans = scans
-        self._cached: dict[str, Case] = {}
+        self._cache = CaseCache(cache_bytes(available_bytes()) if cache is None else cache)
 
     def batch(self, first: int, count: int) -> PatchBatch:
         """Patches `first` … `first + count - 1`, stacked."""
@@ -115,10 +163,14 @@ class PatchSampler:
         """Patch `index`; without its image, which is then not read and has no channels, if only the label is needed."""
         rng = np.random.default_rng([self.seed, index])
         if self.scans is not None and rng.random() < SCAN_SHARE:
-            case = self._case(self.scans.draw(rng), self.scans)
+            name, source = self.scans.draw(rng), self.scans
         else:
-            case = self._case(self.names[rng.integers(len(self.names))], self.cases)
-        return _cut(case, self.patch_size, self._place(case, _size(self.patch_size), rng), with_image=with_image)
+            name, source = self.names[rng.integers(len(self.names))], self.cases
+        try:
+            case = self._cache.load(name, source)
+            return _cut(case, self.patch_size, self._place(case, _size(self.patch_size), rng), with_image=with_image)
+        except (OSError, RuntimeError) as error:  # of blosc2, where a file is damaged
+            raise source.unreadable(name, error) from error
 
     def with_seed(self, seed: int) -> PatchSampler:
         """The stream of another seed, with the same cases in memory."""
@@ -149,17 +201,6 @@ class PatchSampler:
             return None
         voxels = shown[rng.integers(len(shown))]
         return np.asarray(voxels[rng.integers(len(voxels))])[1:]
-
-    def _case(self, name: str, source: CaseLoader) -> Case:
-        if name in self._cached:
-            return self._cached[name]
-        case = source.load(name)
-        size = int(np.prod(case.image.shape)) * 4 + int(np.prod(case.label.shape)) * 2
-        used = sum(kept.image.nbytes + kept.label.nbytes for kept in [*self._cached.values()])  # a thread may add one
-        if used + size <= CACHE_BYTES:
-            case = replace(case, image=case.image[:], label=case.label[:])
-            self._cached[name] = case
-        return case
 
 
 def cover(case: Case, patch_size: Sequence[int], *, reach: int, margin: int = 0, every: int = 1) -> Iterator[Patch]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stylegan2_cond.data.nnunet_dataset import Case, Fold, Preprocessed
 from stylegan2_cond.data.untrusted_files import PlainName, is_plain_name, load_properties, open_plain
-from stylegan2_cond.errors import UserError
+from stylegan2_cond.errors import UserError, first_line
 from stylegan2_cond.io import Record
 
 RECORD_FILE = "bank.json"
@@ -148,10 +148,13 @@ class Scans:
         try:
             image, label, _, properties = BankDataset(str(self.folder)).load_case(self._shards[name])
         except OSError as error:
-            raise UserError(
-                f"Scan {name} of bank {self.folder} cannot be read ({error.strerror}). {ScanBank.remedy}"
-            ) from None
+            raise self.unreadable(name, error) from None
         return Case(name, image, label, properties["class_locations"], labelled=False)
+
+    def unreadable(self, name: str, error: Exception) -> UserError:
+        """What to raise if a scan cannot be read, or not to its end."""
+        why = getattr(error, "strerror", None) or first_line(error)
+        return UserError(f"Scan {name} of bank {self.folder} cannot be read ({why}). {ScanBank.remedy}")
 
     @cached_property
     def _shards(self) -> dict[str, str]:

@@ -11,9 +11,10 @@ import torch
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.fingerprint import Fingerprint, read_fingerprint
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Fold, Preprocessed
-from stylegan2_cond.data.patch_sampler import CACHE_BYTES, SCAN_SHARE, PatchBatch, PatchSampler
+from stylegan2_cond.data.patch_sampler import SCAN_SHARE, PatchBatch, PatchSampler
 from stylegan2_cond.data.scans import Scans
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.memory import cache_bytes
 from stylegan2_cond.planning import heuristics
 from stylegan2_cond.planning.heuristics import BATCH_SIZE, PlanInputs, Setting, training_settings
 from stylegan2_cond.planning.memory import fit_memory
@@ -91,7 +92,8 @@ def make_plan(
         **values,
     )
     if budget is not None and device.type == "cpu":  # processes share it, and each caches cases in its part
-        budget = max(0, budget // processes - min(CACHE_BYTES, fingerprint.bytes))
+        budget //= processes
+        budget -= min(cache_bytes(budget), fingerprint.bytes)
     return fit_memory(plan, budget, processes, device.type)
 
 

@@ -9,8 +9,16 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning.plan import Plan
 
 
-def open_patches(preprocessed: Preprocessed, plan: Plan, seed: int | None = None) -> PatchSampler:
+def open_patches(
+    preprocessed: Preprocessed, plan: Plan, seed: int | None = None, *, cache: int | None = None
+) -> PatchSampler:
     """The stream of real patches that training sees; another seed than the plan's gives others of the same cases.
+
+    Args:
+        preprocessed: the folder with the cases.
+        plan: of the training.
+        seed: the plan's if None.
+        cache: bytes of cases to keep in memory; a share of the free memory if None.
 
     Raises:
         UserError: the bank of the scans is gone, or was filled again.
@@ -22,6 +30,7 @@ def open_patches(preprocessed: Preprocessed, plan: Plan, seed: int | None = None
         foreground_share=plan.foreground_share,
         seed=plan.seed if seed is None else seed,
         scans=open_scans(preprocessed, plan),
+        cache=cache,
     )
 
 

@@ -16,7 +16,7 @@ import torch
 
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
 from stylegan2_cond.errors import Stopped, UserError, first_line
-from stylegan2_cond.memory import is_out_of_memory
+from stylegan2_cond.memory import available_bytes, cache_bytes, is_out_of_memory
 from stylegan2_cond.ops import describe_backend
 from stylegan2_cond.planning import Plan, RunOptions, open_patches, run_folder, smaller_patch_size
 from stylegan2_cond.progress_bar import ProgressBar, write_line
@@ -85,9 +85,11 @@ def train(options: RunOptions) -> Path:
         run = options, preprocessed, fold, device, distributed.size
         with lead_run(*run) if distributed.is_main else contextlib.nullcontext():
             distributed.barrier()
-            plan = load_or_make_plan(*run).plan
+            planned = load_or_make_plan(*run)
+            plan = planned.plan
+            free = planned.budget if device.type == "cpu" else available_bytes()
             try:
-                return _train(plan, preprocessed, fold, device, distributed)
+                return _train(plan, preprocessed, fold, device, distributed, cache_bytes(free))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -99,8 +101,14 @@ def train(options: RunOptions) -> Path:
 
 
 def _train(
-    plan: Plan, preprocessed: Preprocessed, fold: Fold, device: torch.device, distributed: DistributedContext
+    plan: Plan,
+    preprocessed: Preprocessed,
+    fold: Fold,
+    device: torch.device,
+    distributed: DistributedContext,
+    cache: int,
 ) -> Path:
+    """Train by a plan; all processes keep `cache` bytes of cases in memory."""
     folder = run_folder(plan.source, plan.variant)
     share = distributed.share(plan.batch_size)
     set_precision(plan)
@@ -116,7 +124,7 @@ def _train(
                 f"The ops backend was '{before}' and is '{state.backends[-1]}' from now on: results differ in the last "
                 f"digits from those of an uninterrupted training. stylegan2-cond doctor shows the available backends."
             )
-    real = open_patches(preprocessed, plan)
+    real = open_patches(preprocessed, plan, cache=cache // distributed.size)
     logger = RunLogger(folder, state, preprocessed, real) if distributed.is_main else None
     with Prefetcher(real, plan.batch_size, share, plan.codec) as batches, StopRequest(distributed.is_main) as stop:
         try:
