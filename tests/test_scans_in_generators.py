@@ -20,7 +20,7 @@ from nnunet_synth.export.model_card import _describe
 from nnunet_synth.training.leak_guard import LeakError, refuse_leaks
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.patch_sampler import PatchSampler
-from stylegan2_cond.data.scans import RECORD_FILE, LabelledScan, Scans, banks_folder
+from stylegan2_cond.data.scans import RECORD_FILE, LabelledScan, ScanBank, banks_folder
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source, make_plan, run_folder
 from stylegan2_cond.snapshot import Card, find_snapshots
@@ -84,7 +84,7 @@ def options(data, **more):
 
 def plan_of(data, **more):
     fold = data.fold(0)
-    return make_plan(options(data, **more), data, fold, Scans.open(data, fold, "pseudo"))
+    return make_plan(options(data, **more), data, fold, ScanBank.open(data, fold, "pseudo"))
 
 
 # --- what is drawn
@@ -92,7 +92,7 @@ def plan_of(data, **more):
 
 def test_half_of_the_patches_are_of_scans_with_their_pseudo_labels(data):
     make_scans(data)
-    scans = Scans.open(data, data.fold(0), "pseudo")
+    scans = ScanBank.open(data, data.fold(0), "pseudo")
     stream = PatchSampler(data, ["case_0", "case_1"], (16, 16), foreground_share=0.5, seed=0, scans=scans)
     patches = [stream.sample(number) for number in range(400)]
     of_scans = [patch for patch in patches if not patch.labelled]
@@ -110,7 +110,7 @@ def test_half_of_the_patches_are_of_scans_with_their_pseudo_labels(data):
 
 def test_trusted_scans_are_drawn_in_proportion_to_their_least_confidence(data):
     make_scans(data)
-    scans = Scans.open(data, data.fold(0), "pseudo", by_confidence=True)
+    scans = ScanBank.open(data, data.fold(0), "pseudo", by_confidence=True)
     rng = np.random.default_rng(0)
     drawn = [scans.draw(rng) for _ in range(3000)]
     for case, confidence in CONFIDENCE.items():
@@ -120,7 +120,7 @@ def test_trusted_scans_are_drawn_in_proportion_to_their_least_confidence(data):
 
 def test_refused_scans_are_not_drawn(data):
     make_scans(data, refused=("case_3",))
-    scans = Scans.open(data, data.fold(0), "pseudo")
+    scans = ScanBank.open(data, data.fold(0), "pseudo")
     assert scans.names == ["case_4", "case_5"]
     assert np.array_equal(scans.load("case_5").image[:], data.load("case_5").image[:])
 
@@ -237,10 +237,10 @@ def test_generated_pairs_unfinished_banks_and_other_cases_are_refused(data):
     make_scans(data, "other")
     for name, told in (("pairs", "holds generated pairs"), ("begun", "has 3 of 5 scans. Repeat")):
         with pytest.raises(UserError, match=told):
-            Scans.open(data, data.fold(0), name)
+            ScanBank.open(data, data.fold(0), name)
     (data.base / "splits_final.json").write_text(json.dumps([{"train": ["case_0"], "val": ["case_1"]}]))
     with pytest.raises(UserError, match="other training cases than fold 0 has now"):
-        Scans.open(data, data.fold(0), "other")
+        ScanBank.open(data, data.fold(0), "other")
 
 
 def test_a_bank_that_changed_after_the_plan_was_made_is_refused(data):
@@ -265,4 +265,4 @@ def test_a_missing_shard_is_named(data):
     bank = make_scans(data)
     (bank / "synth_00001.b2nd").unlink()
     with pytest.raises(UserError, match=r"Scan case_4 of bank .*pseudo.* cannot be read|synth_00001"):
-        Scans.open(data, data.fold(0), "pseudo").load("case_4")
+        ScanBank.open(data, data.fold(0), "pseudo").load("case_4")

@@ -9,7 +9,7 @@ from nnunet_synth.bank.format import MaskScans, SnapshotReference
 from nnunet_synth.bank.registered_masks import open_registered_masks
 from nnunet_synth.bank.request import DEFORMED, GENERATED, REGISTERED, FillRequest
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
-from stylegan2_cond.data.scans import Scans
+from stylegan2_cond.data.scans import ScanBank
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Plan, Source, Variant, run_folder
 from stylegan2_cond.snapshot import CARD_FILE, Card, MaskSource, PairGenerator, find_best, load_generator, open_masks
@@ -63,7 +63,7 @@ def open_ensemble(preprocessed: Preprocessed, fold_name: str, request: FillReque
             no scans to register them with.
     """
     fold = preprocessed.fold(fold_name)
-    scans = Scans.open(preprocessed, fold, request.with_bank) if request.with_bank else None
+    scans = ScanBank.open(preprocessed, fold, request.with_bank) if request.with_bank else None
     source = Source.of(preprocessed, fold, scans)
     members, references, mask_snapshot, mask_scans = [], [], None, None
     for path, weight in request.snapshots or ((_best_snapshot(source, request.variant), 1.0),):

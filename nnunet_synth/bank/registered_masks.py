@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_synth.bank.format import BankRecord, MaskScans, ScanReference, Shard, class_locations, find_banks
-from nnunet_synth.bank.format import Scans as ScanOrigin
+from nnunet_synth.bank.format import BankRecord, MaskScans, ScanReference, Scans, Shard, class_locations, find_banks
 from nnunet_synth.bank.verify import verify_files
 from stylegan2_cond.data.case_hashes import case_hashes, hash_image
 from stylegan2_cond.data.nnunet_dataset import Case, Preprocessed
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.data.registration import Registration, register
-from stylegan2_cond.data.scans import RECORD_FILE, LabelledScan, Scans, banks_folder
+from stylegan2_cond.data.scans import RECORD_FILE, LabelledScan, ScanBank, banks_folder
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.io import write_atomically
 from stylegan2_cond.planning import Plan
@@ -77,7 +76,7 @@ def open_registered_masks(preprocessed: Preprocessed, plan: Plan, bank: str | No
         Stopped: after Ctrl-C.
     """
     fold = preprocessed.fold(plan.source.fold)
-    scans = Scans.open(preprocessed, fold, bank or _newest_bank(preprocessed, plan))
+    scans = ScanBank.open(preprocessed, fold, bank or _newest_bank(preprocessed, plan))
     folder, record = scans.folder, BankRecord.load(scans.folder / RECORD_FILE)
     entered = zip(scans.scans, record.shards, strict=True)
     usable = [(scan, shard) for scan, shard in entered if not scan.evaluation_case]
@@ -113,7 +112,7 @@ def _newest_bank(preprocessed: Preprocessed, plan: Plan) -> str:
     found = (
         folder
         for folder in reversed(find_banks(parent))
-        if isinstance(BankRecord.load(folder / RECORD_FILE).origin, ScanOrigin)
+        if isinstance(BankRecord.load(folder / RECORD_FILE).origin, Scans)
     )
     if (newest := next(found, None)) is None:
         raise UserError(
@@ -125,7 +124,7 @@ def _newest_bank(preprocessed: Preprocessed, plan: Plan) -> str:
 
 
 def _registrations(
-    scans: Scans, record: BankRecord, pairs: Sequence[_Pair], preprocessed: Preprocessed, plan: Plan
+    scans: ScanBank, record: BankRecord, pairs: Sequence[_Pair], preprocessed: Preprocessed, plan: Plan
 ) -> dict[str, Registration]:
     """The registration of each pair, by its name; those that were done before are read from their files."""
     names = sorted({pair.case for pair in pairs})

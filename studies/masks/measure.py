@@ -20,7 +20,7 @@ from nnunet_synth.bank.registered_masks import open_registered_masks
 from nnunet_synth.pseudo_labels.confidence import dice
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.data.sample_set import SampleSet
-from stylegan2_cond.data.scans import Scans
+from stylegan2_cond.data.scans import ScanBank
 from stylegan2_cond.metrics.reference_sets import ReferenceSet
 from stylegan2_cond.planning import RunOptions, make_plan
 from stylegan2_cond.snapshot.mask_sources import RealMasks
@@ -34,7 +34,7 @@ def mean_dice(label: np.ndarray, truth: np.ndarray) -> float:
     return float(np.mean([dice(label == value, truth == value) for value in np.unique(truth[truth > 0])]))
 
 
-def agreement(registered: RealMasks, preprocessed: Preprocessed, scans: Scans) -> str:
+def agreement(registered: RealMasks, preprocessed: Preprocessed, scans: ScanBank) -> str:
     """Dice of registered masks and of pseudo-labels with the true labels of the same scans."""
     rows = []
     for pair, label in registered.patches.cases.labels.items():
@@ -62,7 +62,7 @@ def main() -> None:
     plan = make_plan(options, preprocessed, fold)
     registered, record = open_registered_masks(preprocessed, plan, arguments.bank)
     print(f"{record.dropped} of {record.pairs} registrations were dropped")
-    print(agreement(registered, preprocessed, Scans.open(preprocessed, fold, arguments.bank)))
+    print(agreement(registered, preprocessed, ScanBank.open(preprocessed, fold, arguments.bank)))
     reference = ReferenceSet(preprocessed, plan, REAL_PATCHES[len(plan.patch_size)])
     anatomy, shown = Anatomy(FilterCalibration(reference, plan.codec.labels, None, MARGIN)), []
     for kind in ("deformed", "blended", "registered"):

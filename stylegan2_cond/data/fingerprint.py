@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, Preprocessed
-from stylegan2_cond.data.scans import Scans
+from stylegan2_cond.data.scans import ScanBank
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.progress_bar import ProgressBar
 
@@ -52,7 +52,7 @@ class Fingerprint:
         return int((self.slices * self.sizes.prod(axis=1)).sum()) * (4 * len(self.low) + 2)
 
 
-def read_fingerprint(preprocessed: Preprocessed, names: Sequence[str], scans: Scans | None = None) -> Fingerprint:
+def read_fingerprint(preprocessed: Preprocessed, names: Sequence[str], scans: ScanBank | None = None) -> Fingerprint:
     """Read every training case, and every scan if there are any, once.
 
     Raises:

@@ -11,7 +11,7 @@ import numpy as np
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, CaseLoader
-from stylegan2_cond.data.scans import Scans
+from stylegan2_cond.data.scans import ScanBank
 from stylegan2_cond.memory import available_bytes, cache_bytes, open_files_limit
 
 WHOLE_SHARE = 0.75  # of a cache, for whole cases; the rest is for cases that are open
@@ -144,7 +144,7 @@ class PatchSampler:
         *,
         foreground_share: float,
         seed: int,
-        scans: Scans | None = None,
+        scans: ScanBank | None = None,
         cache: int | None = None,
     ):
         self.cases = cases

@@ -61,7 +61,7 @@ class _Source(BaseModel):
     training_cases: tuple[str, ...]
 
 
-class ScanBank(Record):
+class _ScanRecord(Record):
     """The part of a bank's record that a generator needs; the plugin's `BankRecord` is the whole of it."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -74,7 +74,7 @@ class ScanBank(Record):
 
 
 @dataclass(frozen=True)
-class Scans:
+class ScanBank:
     """The scans of a bank, with their pseudo-labels.
 
     Attributes:
@@ -88,7 +88,7 @@ class Scans:
     by_confidence: bool
 
     @classmethod
-    def open(cls, preprocessed: Preprocessed, fold: Fold, bank: str, *, by_confidence: bool = False) -> Scans:
+    def open(cls, preprocessed: Preprocessed, fold: Fold, bank: str, *, by_confidence: bool = False) -> ScanBank:
         """The scans of a fold's bank.
 
         Raises:
@@ -104,7 +104,7 @@ class Scans:
                 + (f"There: {', '.join(there)}. " if there else "")
                 + f"Fill one: nnunet-synth pseudo-label {place} -i FOLDER"
             )
-        record = ScanBank.load(folder / RECORD_FILE)
+        record = _ScanRecord.load(folder / RECORD_FILE)
         if not record.origin.scans:
             raise UserError(f"Bank {folder} holds generated pairs. Choose a bank of scans, or fill one: {command}")
         if len(record.origin.scans) < record.requested:
@@ -154,7 +154,7 @@ class Scans:
     def unreadable(self, name: str, error: Exception) -> UserError:
         """What to raise if a scan cannot be read, or not to its end."""
         why = getattr(error, "strerror", None) or first_line(error)
-        return UserError(f"Scan {name} of bank {self.folder} cannot be read ({why}). {ScanBank.remedy}")
+        return UserError(f"Scan {name} of bank {self.folder} cannot be read ({why}). {_ScanRecord.remedy}")
 
     @cached_property
     def _shards(self) -> dict[str, str]:

@@ -18,7 +18,7 @@ from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed, open_preprocessed, require_folder
-from stylegan2_cond.data.scans import Checksum, Scans
+from stylegan2_cond.data.scans import Checksum, ScanBank
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document, explain
 
@@ -138,7 +138,7 @@ class Source(BaseModel):
         return self
 
     @classmethod
-    def of(cls, preprocessed: Preprocessed, fold: Fold, scans: Scans | None = None) -> Source:
+    def of(cls, preprocessed: Preprocessed, fold: Fold, scans: ScanBank | None = None) -> Source:
         """The source of a fold's training cases, whose images are hashed if they were not before, and of scans."""
         return cls(
             dataset_name=preprocessed.dataset_name,

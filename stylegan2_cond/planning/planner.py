@@ -12,7 +12,7 @@ from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.fingerprint import Fingerprint, read_fingerprint
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Fold, Preprocessed
 from stylegan2_cond.data.patch_sampler import SCAN_SHARE, PatchBatch, PatchSampler
-from stylegan2_cond.data.scans import Scans
+from stylegan2_cond.data.scans import ScanBank
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.memory import cache_bytes
 from stylegan2_cond.planning import heuristics
@@ -32,7 +32,7 @@ def make_plan(
     options: RunOptions,
     preprocessed: Preprocessed,
     fold: Fold,
-    scans: Scans | None = None,
+    scans: ScanBank | None = None,
     *,
     budget: int | None = None,
     processes: int = 1,

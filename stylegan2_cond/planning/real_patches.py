@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
 from stylegan2_cond.data.patch_sampler import PatchSampler
-from stylegan2_cond.data.scans import Scans
+from stylegan2_cond.data.scans import ScanBank
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning.plan import Plan
 
@@ -34,7 +34,7 @@ def open_patches(
     )
 
 
-def open_scans(preprocessed: Preprocessed, plan: Plan) -> Scans | None:
+def open_scans(preprocessed: Preprocessed, plan: Plan) -> ScanBank | None:
     """The scans that a plan names; None if it names none.
 
     Raises:
@@ -44,7 +44,7 @@ def open_scans(preprocessed: Preprocessed, plan: Plan) -> Scans | None:
     if known is None:
         return None
     fold = Fold(plan.source.fold, plan.source.training_cases, ())
-    scans = Scans.open(preprocessed, fold, known.bank, by_confidence=plan.trust_masks)
+    scans = ScanBank.open(preprocessed, fold, known.bank, by_confidence=plan.trust_masks)
     if scans.record_sha256 != known.record_sha256:
         raise UserError(
             f"Bank {scans.folder} has changed since the generator learnt from it. Restore it, or move the generator's "

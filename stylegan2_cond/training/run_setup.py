@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
-from stylegan2_cond.data.scans import Scans
+from stylegan2_cond.data.scans import ScanBank
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.folders import lock_folder
 from stylegan2_cond.memory import free_bytes
@@ -138,8 +138,8 @@ def load_or_make_plan(
     return PlannedRun(plan, path, True, budget, cost)
 
 
-def _scans(options: RunOptions, preprocessed: Preprocessed, fold: Fold) -> Scans | None:
-    return None if options.with_bank is None else Scans.open(preprocessed, fold, options.with_bank)
+def _scans(options: RunOptions, preprocessed: Preprocessed, fold: Fold) -> ScanBank | None:
+    return None if options.with_bank is None else ScanBank.open(preprocessed, fold, options.with_bank)
 
 
 def _folder(options: RunOptions, preprocessed: Preprocessed, fold: Fold) -> Path:
