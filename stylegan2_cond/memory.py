@@ -29,7 +29,7 @@ NO_MEMORY = (  # PyTorch's messages; cuBLAS and cuDNN also fail in these ways if
     "CUDNN_STATUS_INTERNAL_ERROR",
 )
 CACHE_SHARE = 0.25  # of free memory
-CACHE_BYTES = 2 * 2**30  # where nobody knows what is free
+CACHE_BYTES = 2 * 2**30  # if free memory is unknown
 WINDOWS_FILES = 512  # without its maxstdio
 GPU_SHARE = 0.92  # of a GPU's free memory; the rest is for gaps between blocks, and libraries' workspaces
 
@@ -89,7 +89,7 @@ def open_files_limit() -> int:
         import resource
     except ImportError:  # on Windows
         return WINDOWS_FILES
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] % 2**63  # -1 is no limit
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] % 2**63  # -1 means no limit
 
 
 def peak_bytes() -> int:

@@ -72,7 +72,7 @@ def open_registered_masks(preprocessed: Preprocessed, plan: Plan, bank: str | No
         bank: name of the bank in the plan's fold; None for the newest bank of scans.
 
     Raises:
-        UserError: there is no such bank, it was made from other data, or no registration is good enough.
+        UserError: no such bank exists, it was made from other data, or no registration is good enough.
         Stopped: after Ctrl-C.
     """
     fold = preprocessed.fold(plan.source.fold)

@@ -48,7 +48,7 @@ class LabelledScan(BaseModel):
 
 
 class _Shard(BaseModel):
-    name: str = Field(pattern=r"^synth_\d{5,}$")
+    name: PlainName
 
 
 class _Origin(BaseModel):
@@ -80,11 +80,13 @@ class ScanBank:
     Attributes:
         folder: of the bank.
         scans: those that entered.
+        shards: names of their shards.
         by_confidence: draw a scan in proportion to the confidence of its least certain class, instead of all alike.
     """
 
     folder: Path
     scans: tuple[LabelledScan, ...]
+    shards: tuple[str, ...]
     by_confidence: bool
 
     @classmethod
@@ -92,7 +94,7 @@ class ScanBank:
         """The scans of a fold's bank.
 
         Raises:
-            UserError: there is no such bank, it is of generated pairs, not complete, or of other cases.
+            UserError: no such bank exists, or it holds generated pairs, is incomplete, or belongs to other cases.
         """
         place = f"{preprocessed.dataset_name} {preprocessed.configuration_name} {fold.name}"
         command = f"nnunet-synth pseudo-label {place} -i FOLDER --name {bank}"
@@ -123,12 +125,12 @@ class ScanBank:
             raise UserError(
                 f"Bank {folder} lists {len(entered)} scans and {len(record.shards)} shards. {record.remedy}"
             )
-        return cls(folder, entered, by_confidence)
+        return cls(folder, entered, tuple(shard.name for shard in record.shards), by_confidence)
 
     @property
     def names(self) -> list[str]:
         """Names of the scans."""
-        return list(self._shards)
+        return [scan.name for scan in self.scans]
 
     @property
     def record_sha256(self) -> str:
@@ -137,7 +139,7 @@ class ScanBank:
 
     def draw(self, rng: np.random.Generator) -> str:
         """The name of a random scan."""
-        return self.names[rng.choice(len(self.scans), p=self._chances)]
+        return self.scans[rng.choice(len(self.scans), p=self._chances)].name
 
     def load(self, name: str) -> Case:
         """Open one scan.
@@ -146,7 +148,7 @@ class ScanBank:
             UserError: its files are missing or cannot be read.
         """
         try:
-            image, label, _, properties = BankDataset(str(self.folder)).load_case(self._shards[name])
+            image, label, _, properties = self._dataset.load_case(self._shards[name])
         except OSError as error:
             raise self.unreadable(name, error) from None
         return Case(name, image, label, properties["class_locations"], labelled=False)
@@ -157,9 +159,14 @@ class ScanBank:
         return UserError(f"Scan {name} of bank {self.folder} cannot be read ({why}). {_ScanRecord.remedy}")
 
     @cached_property
+    def _dataset(self) -> BankDataset:
+        """The bank as a dataset; it looks for no cases until one is loaded."""
+        return BankDataset(str(self.folder), [])
+
+    @cached_property
     def _shards(self) -> dict[str, str]:
         """Name of each scan's shard."""
-        return {scan.name: f"synth_{number:05d}" for number, scan in enumerate(self.scans)}
+        return dict(zip(self.names, self.shards, strict=True))
 
     @cached_property
     def _chances(self) -> np.ndarray | None:

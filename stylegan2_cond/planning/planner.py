@@ -65,7 +65,7 @@ def make_plan(
         device=device,
         batch_size=overrides.get("batch_size", batch_size.value),
     )
-    settings = shape | {"batch_size": batch_size} | training_settings(inputs) | _scan_settings(options)
+    settings = shape | {"batch_size": batch_size} | training_settings(inputs) | _scan_settings(options, scans)
     settings |= {key: Setting(value, BY_HAND) for key, value in overrides.items()}
     requested = {"kimg": options.kimg, "seed": options.seed}
     settings |= {key: Setting(value, REQUESTED) for key, value in requested.items() if value is not None}
@@ -97,10 +97,10 @@ def make_plan(
     return fit_memory(plan, budget, processes, device.type)
 
 
-def _scan_settings(options: RunOptions) -> dict[str, Setting]:
+def _scan_settings(options: RunOptions, scans: ScanBank | None) -> dict[str, Setting]:
     """What scans teach."""
-    if options.with_bank is None:
-        return {"trust_masks": Setting(False, "there are no scans")}
+    if scans is None:
+        return {"trust_masks": Setting(False, "the generator learns from labelled cases alone")}
     if options.variant == "image":
         return {"trust_masks": Setting(True, "the masks of scans are given to the generator, by their confidence")}
     if options.trust_masks:
