@@ -243,6 +243,12 @@ def test_generated_pairs_unfinished_banks_and_other_cases_are_refused(data):
         ScanBank.open(data, data.fold(0), "other")
 
 
+def test_a_bank_of_which_all_scans_were_refused_says_so(data):
+    make_scans(data, refused=[*CONFIDENCE])
+    with pytest.raises(UserError, match=r"has no scan: all 3 were refused. nnunet-synth inspect"):
+        ScanBank.open(data, data.fold(0), "pseudo")
+
+
 def test_a_bank_that_changed_after_the_plan_was_made_is_refused(data):
     bank = make_scans(data)
     plan = plan_of(data)

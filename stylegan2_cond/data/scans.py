@@ -97,14 +97,15 @@ class ScanBank:
             UserError: no such bank exists, or it holds generated pairs, is incomplete, or belongs to other cases.
         """
         place = f"{preprocessed.dataset_name} {preprocessed.configuration_name} {fold.name}"
-        command = f"nnunet-synth pseudo-label {place} -i FOLDER --name {bank}"
-        folder = banks_folder(preprocessed.base, preprocessed.configuration.data_identifier, fold.name) / bank
+        command = f"nnunet-synth pseudo-label {place} -i FOLDER"
+        banks = banks_folder(preprocessed.base, preprocessed.configuration.data_identifier, fold.name)
+        folder = banks / bank
         if not is_plain_name(bank) or not (folder / RECORD_FILE).exists():
-            there = sorted(path.parent.name for path in folder.parent.glob(f"*/{RECORD_FILE}"))
+            there = sorted(path.parent.name for path in banks.glob(f"*/{RECORD_FILE}"))
             raise UserError(
-                f"There is no bank '{bank}' in {folder.parent}. "
+                f"There is no bank '{bank}' in {banks}. "
                 + (f"There: {', '.join(there)}. " if there else "")
-                + f"Fill one: nnunet-synth pseudo-label {place} -i FOLDER"
+                + f"Fill one: {command}"
             )
         record = _ScanRecord.load(folder / RECORD_FILE)
         if not record.origin.scans:
@@ -112,15 +113,20 @@ class ScanBank:
         if len(record.origin.scans) < record.requested:
             raise UserError(
                 f"Bank {folder} has {len(record.origin.scans)} of {record.requested} scans. Repeat the command that "
-                f"fills it: {command}"
+                f"fills it: {command} --name {bank}"
             )
         made, here = record.source, (preprocessed.preprocessing_hash, set(fold.training))
         if (made.preprocessing, set(made.training_cases)) != here:
             raise UserError(
                 f"Bank {folder} was filled with other preprocessing or other training cases than fold {fold.name} has "
-                f"now. Fill one of another name: nnunet-synth pseudo-label {place} -i FOLDER --name NAME"
+                f"now. Fill one of another name: {command} --name NAME"
             )
         entered = tuple(scan for scan in record.origin.scans if not scan.refused)
+        if not entered:
+            raise UserError(
+                f"Bank {folder} has no scan: all {record.requested} were refused. nnunet-synth inspect {folder} shows "
+                f"why."
+            )
         if len(entered) != len(record.shards):
             raise UserError(
                 f"Bank {folder} lists {len(entered)} scans and {len(record.shards)} shards. {record.remedy}"
