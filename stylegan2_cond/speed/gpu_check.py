@@ -180,7 +180,11 @@ def _in_a_process(name: str, work: Callable[[], CheckResult]) -> CheckResult:
 
 def main() -> int:
     """Run all checks; returns 1 if one failed, and 2 without such a device."""
-    parser = argparse.ArgumentParser(prog="gpu_check", description="Check a GPU, and write a report about it.")
+    parser = argparse.ArgumentParser(
+        prog="python -m stylegan2_cond.speed.gpu_check",
+        description="Check a GPU, and write a report about it.",
+        epilog="Example: python -m stylegan2_cond.speed.gpu_check --device cuda -o gpu.json",
+    )
     parser.add_argument("--device", default="cuda", help="cuda or cpu (default: cuda)")
     parser.add_argument(
         "-o",
