@@ -81,9 +81,9 @@ def test_the_command_prints_all_figures_and_writes_them(monkeypatch, capsys, tmp
     plan = step.speed_plan(16, batch_size=2, finest=4, most=4).model_copy(update={"r1_interval": 2})
     monkeypatch.setattr(report, "speed_plan", lambda *args, **kwargs: plan)
     monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
-    measure = report.step_memory  # each time in a process of its own
+    measure = step.step_memory  # each time in a process of its own
     monkeypatch.setattr(
-        report, "step_memory", lambda plan, device, reference: measure(plan, device, reference=True) if reference else 1
+        step, "step_memory", lambda plan, device, reference: measure(plan, device, reference=True) if reference else 1
     )
     monkeypatch.setattr(
         sys, "argv", ["stylegan2-cond", "bench", "--quick", "--device", "cpu", "--json", str(tmp_path / "a.json")]
@@ -92,9 +92,12 @@ def test_the_command_prints_all_figures_and_writes_them(monkeypatch, capsys, tmp
         main()
     assert end.value.code == 0
     printed, written = capsys.readouterr().out, json.loads((tmp_path / "a.json").read_text())
-    for words in ("bias_act", "upsample+bias_act", "modulated_conv", "double", "training step", "sample", "16² "):
+    for words in ("bias_act", "upsample+bias_act", "double", "step at 16², batch 2", "with R1", "64 at once", "16² "):
         assert words in printed
     assert len(written["ops"]) == 15
-    assert written["step"]["ours"] > 0
-    assert min(written["memory"]) > 0
+    (steps,) = written["steps"]
+    assert steps["plain"]["ours"] > 0
+    assert min(steps["memory"]) > 0
+    assert 0 < steps["operations"][0] < steps["operations"][1]
+    assert set(written["samples"]) == {"1", "64"}
     assert set(written["growth"]) == {"16", "32"}

@@ -28,11 +28,11 @@ from stylegan2_cond.ops.backends import NATIVE, VARIABLE
 from stylegan2_cond.ops.bindings import find_library
 from stylegan2_cond.ops.self_test import find_difference
 from stylegan2_cond.planning import Plan, training_bytes
-from stylegan2_cond.planning.heuristics import DEFAULTS, choose_precision
+from stylegan2_cond.planning.heuristics import choose_precision
 from stylegan2_cond.planning.memory import fit_memory
 from stylegan2_cond.snapshot import load_generator, save_snapshot
 from stylegan2_cond.speed.ops import PASSES, op_cases, op_pass
-from stylegan2_cond.speed.step import speed_plan, time_sampling, time_steps
+from stylegan2_cond.speed.step import measure_steps, speed_plan, time_sampling
 from stylegan2_cond.speed.timing import compare_times
 from stylegan2_cond.training.augment.adaptive import LARGEST_P
 from stylegan2_cond.training.checkpoint import load_checkpoint, save_checkpoint
@@ -125,11 +125,9 @@ class Bench:
         return torch.device(self.device_name)
 
     def plan(self, precision: str | None = None) -> Plan:
-        """As training by default would have it, with augmentation; in the device's own precision if None."""
-        plan = speed_plan(**self.sizes.plan)
-        target = DEFAULTS["augment_target"].value
+        """As training by default would have it; in the device's own precision if None."""
         precision = precision or choose_precision(self.device).value
-        return plan.model_copy(update={"augment_target": target, "precision": precision})
+        return speed_plan(**self.sizes.plan).model_copy(update={"precision": precision})
 
 
 def check_kernels(bench: Bench) -> str:
@@ -295,11 +293,14 @@ def check_speed(bench: Bench) -> str:
                 )
                 bench.figures[f"{case.op}, {direction}, {'×'.join(map(str, size))}: times as fast"] = timing.ratio
     passes, slower = len(bench.figures), sum(ratio < 1 for ratio in bench.figures.values())
-    plan = bench.plan().model_copy(update={"augment_target": None, "r1_interval": 4})
+    plan = bench.plan()
     set_precision(plan)
-    for name, measure in (("step", time_steps), ("sample", time_sampling)):
-        timing = measure(plan, rounds=rounds, device=device)
+    steps = measure_steps(plan, rounds=rounds, device=device)
+    timings = {"step": steps.plain, "step with R1": steps.penalized}
+    timings["sample"] = time_sampling(plan, plan.batch_size, rounds=rounds, device=device)
+    for name, timing in timings.items():
         bench.figures |= {f"{name}, s": timing.ours, f"{name}: times as fast": timing.ratio}
+    bench.figures["operations of a step"] = steps.operations[0]
     step, sample = (bench.figures[f"{name}: times as fast"] for name in ("step", "sample"))
     return (
         f"a step is {step:.2f} times as fast as plain PyTorch's, a sample {sample:.2f} times; of {passes} passes of "
@@ -309,9 +310,7 @@ def check_speed(bench: Bench) -> str:
 
 def check_memory(bench: Bench) -> str:
     """A step at 128³ with 4 channels fits, without fewer channels, in some number of parts."""
-    plan = speed_plan(**bench.sizes.volume).model_copy(
-        update={"augment_target": DEFAULTS["augment_target"].value, "precision": choose_precision(bench.device).value}
-    )
+    plan = speed_plan(**bench.sizes.volume).model_copy(update={"precision": choose_precision(bench.device).value})
     fitting = []
     for parts in bench.sizes.parts:
         divided = plan.model_copy(update={"accumulate": parts})
