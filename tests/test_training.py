@@ -31,7 +31,7 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.folders import lock_folder
 from stylegan2_cond.io import write_atomically
 from stylegan2_cond.planning import make_plan, run_folder
-from stylegan2_cond.planning.heuristics import choose_length, default_hours
+from stylegan2_cond.planning.heuristics import choose_batch_size, choose_length, default_hours
 from stylegan2_cond.snapshot import Card, find_snapshots
 from stylegan2_cond.training import run_logger, run_setup, snapshot_evaluation, state
 from stylegan2_cond.training import train as loop
@@ -554,6 +554,17 @@ def test_without_hours_a_cpu_trains_for_what_the_data_need_and_a_gpu_for_eight_h
     assert default_hours(torch.device("cuda")) == 8
     assert choose_length(8, 10.0, most=5000).value == 2900
     assert choose_length(8, 1.0, most=5000).value == 5000
+
+
+def test_a_gpu_gets_larger_batches_of_small_patches():
+    sizes = {}
+    for device in ("cpu", "cuda"):
+        for patch_size in ((64, 64), (256, 200), (64, 64, 64)):
+            sizes[device, patch_size] = choose_batch_size(patch_size, torch.device(device)).value
+    assert sizes == {
+        **{("cpu", (64, 64)): 16, ("cpu", (256, 200)): 16, ("cpu", (64, 64, 64)): 8},
+        **{("cuda", (64, 64)): 32, ("cuda", (256, 200)): 16, ("cuda", (64, 64, 64)): 8},
+    }
 
 
 @pytest.mark.parametrize("options", [{"hours": 0.0}, {"hours": -1.0}, {"hours": math.inf}, {"hours": 1.0, "kimg": 5.0}])

@@ -38,11 +38,6 @@ DEFAULTS = {
     "augment_target": Setting(0.6, "Karras et al. 2020b, section 3.1; 'none' trains without augmentation"),
     "seed": Setting(0, "of all randomness"),
 }
-BATCH_SIZE = {  # by the number of axes
-    2: Setting(16, "small, many steps an hour"),
-    3: Setting(8, "volumes hold as much as many slices"),
-}
-
 FILLED_SHARE = 0.95  # of the training images must fill the patch along each axis
 MAX_BASE = 8  # voxels per axis of the coarsest stage, above which stages are added
 FINEST_CHANNELS = 32
@@ -57,6 +52,7 @@ FEW_PATCHES = 1_000
 PAIRED_WEIGHT = 2.5
 PASSES = 300  # over the patches in a whole training
 KIMG = (50.0, 200.0)  # limits
+LAUNCH_BOUND = 128  # side of a 2-D patch up to which starting kernels takes a GPU longer than they run (computed)
 CUDA_HOURS = 8.0
 CUDA_KIMG = 5000.0  # at most, unless hours are asked for
 
@@ -151,6 +147,15 @@ def choose_codec(
     )
     no_image = {"low": (), "high": (), "outside": None, "channel_names": ()} if variant == "mask" else {}
     return codec.model_copy(update=no_image)
+
+
+def choose_batch_size(patch_size: Sequence[int], device: torch.device) -> Setting:
+    """Patches of a step."""
+    if len(patch_size) == 3:
+        return Setting(8, "volumes hold as much as many slices")
+    if device.type == "cuda" and max(patch_size) <= LAUNCH_BOUND:
+        return Setting(32, f"up to {LAUNCH_BOUND}², 16 would leave a GPU idle between its kernels")
+    return Setting(16, "small, many steps an hour")
 
 
 def training_settings(inputs: PlanInputs) -> dict[str, Setting]:

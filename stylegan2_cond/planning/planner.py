@@ -16,7 +16,7 @@ from stylegan2_cond.data.scans import ScanBank
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.memory import cache_bytes
 from stylegan2_cond.planning import heuristics
-from stylegan2_cond.planning.heuristics import BATCH_SIZE, PlanInputs, Setting, training_settings
+from stylegan2_cond.planning.heuristics import PlanInputs, Setting, choose_batch_size, training_settings
 from stylegan2_cond.planning.memory import fit_memory
 from stylegan2_cond.planning.plan import BY_HAND, Plan, RunOptions, Source, Variant, check_overrides
 
@@ -57,7 +57,7 @@ def make_plan(
     shape = _shape_settings(preprocessed, fingerprint, options)
     patch_size, stages = shape["patch_size"].value, len(shape["channels"].value)
     overrides = check_overrides(options.overrides, stages)
-    batch_size = BATCH_SIZE[len(patch_size)]
+    batch_size = choose_batch_size(patch_size, device)
     inputs = PlanInputs(
         variant=options.variant,
         patch_size=patch_size,
