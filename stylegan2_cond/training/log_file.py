@@ -1,4 +1,7 @@
-"""`log.jsonl`: one JSON object per line, with the images seen and the means of all scalars since the line before."""
+"""`log.jsonl`: one JSON object per line, with the images seen and the means of all scalars since the line before.
+
+The scores of a snapshot stand in the same line, or, where they were computed beside the training, in one that follows.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,17 @@ def take_means(values: dict[str, list[float]]) -> dict[str, float]:
 
 
 def read_log(folder: Path) -> list[dict]:
-    """The complete lines of a run's log, in order; none if there is no log.
+    """A run's log, in order, with one entry for each number of images seen; none if there is no log.
 
     Raises:
         UserError: the log cannot be read.
     """
     path = folder / LOG_FILE
-    return [read for line in _lines(path) if (read := _parse(line))] if path.exists() else []
+    entries: dict[int, dict] = {}
+    for line in _lines(path) if path.exists() else []:
+        if read := _parse(line):
+            entries.setdefault(read["images"], {}).update(read)
+    return list(entries.values())
 
 
 def _lines(path: Path) -> list[str]:

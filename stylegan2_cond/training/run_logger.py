@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.patch_sampler import PatchSampler
+from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import explained_write
 from stylegan2_cond.metrics import METRICS
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.progress_bar import ProgressBar, write_line
-from stylegan2_cond.snapshot import CARD_FILE, Card, MaskSource, PairGenerator, save_snapshot
-from stylegan2_cond.snapshot.mask_sources import RealMasks
+from stylegan2_cond.snapshot import CARD_FILE, Card, MaskSource, PairGenerator, find_snapshots, save_snapshot
 from stylegan2_cond.training.log_file import Log, read_log, take_means
 from stylegan2_cond.training.model_selection import (
     ERROR,
     REAL,
     choose_best,
     describe_scores,
-    flatten_results,
     link_best,
     memorization_warning,
 )
 from stylegan2_cond.training.progress_plot import save_progress
-from stylegan2_cond.training.snapshot_evaluation import SnapshotEvaluator
+from stylegan2_cond.training.scoring import ScoringProcess, SnapshotScorer
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.visualization import GAP, overlay_grid, save_picture
 
@@ -51,9 +52,12 @@ class RunLogger:
         self.folder = folder
         self.state = state
         self.real = real
-        self.masks = RealMasks(real, state.plan, "deformed") if state.plan.given_mask else None
-        self.evaluator = SnapshotEvaluator(preprocessed, state.plan)
+        self.scorer = SnapshotScorer(preprocessed, state.plan, real)
+        self._beside = ScoringProcess() if scores_beside(state.device) else None
+        self._pending: list[tuple[int, Future[dict[str, float]]]] = []
         self._open()
+        if self._beside:
+            self._score_missing()
 
     def _open(self) -> None:
         seen = self.state.images_seen
@@ -66,44 +70,81 @@ class RunLogger:
         shown = {"G": scalars["loss_generator"], "D": scalars["loss_discriminator"], "p": scalars.get("augment_p")}
         bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items() if value is not None}, refresh=False)
 
-    def write(self, scores: Mapping[str, float] | None = None) -> None:
-        """Log the means of all scalars since the last line, and the scores of a snapshot."""
-        scalars = take_means(self.state.scalars) | dict(scores or {})
-        self._log.write(self.state.images_seen, scalars)
-        self._board.write(self.state.images_seen, scalars)
+    def write(self) -> None:
+        """Log the means of all scalars since the last line, and the scores that are known by now."""
+        self._write(self.state.images_seen, take_means(self.state.scalars))
+        self.log_scores(wait=False)
 
     def save_snapshot(self) -> None:
-        """Save a snapshot, evaluate and preview it, and link the best one so far."""
+        """Save a snapshot, preview and score it; the scores come later where a GPU trains."""
         state, path = self.state, self._snapshot(self.state.images_seen)
         save_snapshot(path, state.average, state.plan, state.images_seen, state.backends)
         generator = PairGenerator(state.average, Card.load(path / CARD_FILE), state.device)
-        preview = make_preview(generator, self.real, state.plan, self.masks)
+        preview = make_preview(generator, self.real, state.plan, self.scorer.masks)
         save_picture(self.folder / "previews" / f"{path.name}.png", preview)
         self._board.add_preview(state.images_seen, preview)
-        scores = flatten_results(self.evaluator.evaluate(generator, self.masks))
-        if scores:
-            scores |= flatten_results({name + REAL: result for name, result in self.evaluator.real.items()})
-        self.write(scores)
-        write_line(f"Snapshot after {state.images_seen:,} images: {describe_scores(scores)}")
-        history = [line for line in read_log(self.folder) if METRICS.keys() & line.keys()]
-        if history := [line for line in history if self._snapshot(line["images"]).exists()]:
+        if self._beside:
+            self.write()
+            self._pending.append((state.images_seen, self._beside.submit(path)))
+        else:
+            scores = self.scorer.score(generator)
+            self._take_scores(state.images_seen, scores, take_means(state.scalars))
+
+    def log_scores(self, *, wait: bool) -> None:
+        """Log the scores that were computed beside the training, or wait for all of them."""
+        while self._pending and (wait or self._pending[0][1].done()):
+            images, future = self._pending.pop(0)
+            try:
+                scores = future.result()
+            except UserError as error:
+                write_line(f"{error} {self._snapshot(images)} has no scores; they are computed when training resumes.")
+            else:
+                self._take_scores(images, scores, {})
+
+    def _take_scores(self, images: int, scores: Mapping[str, float], scalars: Mapping[str, float]) -> None:
+        """Log a snapshot's scores, with scalars of the training, and link the best snapshot so far."""
+        self._write(images, {**scalars, **scores})
+        write_line(f"Snapshot after {images:,} images: {describe_scores(scores)}")
+        if history := [line for line in self._scored() if self._snapshot(line["images"]).exists()]:
             link_best(self.folder, self._snapshot(history[choose_best(history)]["images"]))
             if warning := memorization_warning(history):
                 write_line(warning)
         save_progress(self.folder)
 
+    def _score_missing(self) -> None:
+        """Score the snapshots whose scores an earlier process did not come to."""
+        scored = {line["images"] for line in self._scored()}
+        for path in find_snapshots(self.folder):
+            if (images := int(path.name)) <= self.state.images_seen and images not in scored:
+                self._pending.append((images, self._beside.submit(path)))
+
+    def _scored(self) -> list[dict]:
+        return [line for line in read_log(self.folder) if METRICS.keys() & line.keys()]
+
+    def _write(self, images: int, scalars: Mapping[str, float]) -> None:
+        self._log.write(images, scalars)
+        self._board.write(images, scalars)
+
     def roll_back(self, message: str) -> None:
         """Report that training returned to an earlier state, and drop what was logged after it."""
         write_line(message)
+        self.log_scores(wait=True)
         self._board.close()
         self._open()
 
     def close(self) -> None:
-        """Write what is still buffered."""
+        """Write what is still buffered, and stop scoring."""
+        if self._beside:
+            self._beside.close()
         self._board.close()
 
     def _snapshot(self, images: int) -> Path:
         return self.folder / "snapshots" / f"{images:09d}"
+
+
+def scores_beside(device: torch.device) -> bool:
+    """Whether snapshots are scored while training goes on: where the CPU has little else to do."""
+    return device.type == "cuda"
 
 
 class Board:

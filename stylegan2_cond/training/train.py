@@ -129,6 +129,8 @@ def _train(
     with Prefetcher(real, plan.batch_size, share, plan.codec) as batches, StopRequest(distributed.is_main) as stop:
         try:
             _run(state, batches, folder, stop, logger)
+            if logger:
+                logger.log_scores(wait=True)
         finally:
             if logger:
                 logger.close()
