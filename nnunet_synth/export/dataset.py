@@ -139,7 +139,7 @@ def _open(bank: Path) -> Inputs:
     record = verify_bank(bank, preprocessed)
     if isinstance(record.origin, Scans):
         raise UserError(f"{bank} holds real scans. export-dataset writes banks of generated pairs.")
-    raw = find_raw_dataset(preprocessed, sorted({*fold.training, *fold.validation}))
+    raw = find_raw_dataset(preprocessed.dataset_name, sorted({*fold.training, *fold.validation}))
     reader = preprocessed.plans_manager.image_reader_writer_class()
     style = read_format(reader, raw.ending, raw.cases[fold.training[0]])
     return Inputs(bank, record, provenance(bank), preprocessed, fold, raw, style)

@@ -16,7 +16,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-from nnunet_synth.export.model_card import CARD_FILE, ModelCard, describe_fold
+from nnunet_synth.export.model_card import CARD_FILE, FoldCard, ModelCard, describe_fold
 from nnunet_synth.export.sanitize import CARD_KEY, without_block, without_files, without_paths
 from nnunet_synth.training.usage_record import SYNTHETIC_DATA_FILE
 from stylegan2_cond.data.nnunet_files import open_plans
@@ -74,14 +74,9 @@ def export_model(trained_folder: Path, target: Path, trainer: str | None = None)
         UserError: not a trained folder, no checkpoint or a damaged one, a trainer that nnU-Net lacks or that has
             another network, an existing target, or a full disk.
     """
-    trained = _read_trained(trained_folder)
-    trainer = trainer or _read_checkpoint(next(iter(trained.folds.values()))[0])["trainer_name"]
-    trainers = Path(nnunetv2.__path__[0]) / "training" / "nnUNetTrainer"
-    if recursive_find_python_class(str(trainers), trainer, "nnunetv2.training.nnUNetTrainer") is None:
-        raise UserError(
-            f"nnU-Net itself has no trainer {trainer}, so it could not use the export. Name one with the same network, "
-            f"for example --trainer nnUNetTrainer"
-        )
+    trained = read_trained(trained_folder)
+    trainer = trainer or read_whole_checkpoint(next(iter(trained.folds.values()))[0])["trainer_name"]
+    require_nnunets_trainer(trainer, "Name one with the same network, for example --trainer nnUNetTrainer")
     name = convert_trainer_plans_config_to_identifier(trainer, trained.plans_name, trained.configuration)
     folder = target / trained.dataset_name / name
     if folder.exists():
@@ -95,7 +90,23 @@ def export_model(trained_folder: Path, target: Path, trainer: str | None = None)
     return ExportedModel(folder, card, missing)
 
 
-def _read_trained(folder: Path) -> TrainedModel:
+def require_nnunets_trainer(name: str, remedy: str) -> None:
+    """Check that a trainer is one of nnU-Net's own, as machines without the plugin have no others.
+
+    Raises:
+        UserError: it is not; `remedy` ends the message.
+    """
+    trainers = Path(nnunetv2.__path__[0]) / "training" / "nnUNetTrainer"
+    if recursive_find_python_class(str(trainers), name, "nnunetv2.training.nnUNetTrainer") is None:
+        raise UserError(f"nnU-Net itself has no trainer {name}, so it could not use the export. {remedy}")
+
+
+def read_trained(folder: Path) -> TrainedModel:
+    """The JSON files of a trained folder, and the paths of its checkpoints.
+
+    Raises:
+        UserError: it is not a trained folder, a file is missing or damaged, or no fold has a checkpoint.
+    """
     parts = folder.resolve().name.split("__")
     if len(parts) != 3 or not (folder / "plans.json").is_file():
         remedy = "Name a folder <trainer>__<plans>__<configuration> below $nnUNet_results."
@@ -123,7 +134,12 @@ def _read_object(path: Path) -> dict:
     return content
 
 
-def _read_checkpoint(path: Path) -> dict:
+def read_whole_checkpoint(path: Path) -> dict:
+    """The content of a checkpoint, with the plans and dataset.json of its training.
+
+    Raises:
+        UserError: it is damaged, or lacks keys.
+    """
     remedy = "If it was cut off, move it away and continue without it."
     try:
         checkpoint = read_checkpoint(path)
@@ -156,13 +172,20 @@ def _write_model(trained: TrainedModel, folder: Path, trainer: str) -> ModelCard
             cards[fold.removeprefix("fold_")] = describe_fold(source, epochs)
     for path in trained.folder.glob("crossval_results_folds_*"):
         _copy_results(path, folder / path.name)
+    card = write_settings(trained, folder, trainer, cards)
+    _require_loads(folder, trained)
+    return card
+
+
+def write_settings(trained: TrainedModel, folder: Path, trainer: str, folds: dict[str, FoldCard]) -> ModelCard:
+    """Write the card and the JSON files of a model, which name `trainer`, into a folder; returns the card."""
     card = ModelCard(
         dataset_name=trained.dataset_name,
         plans_name=trained.plans_name,
         configuration=trained.configuration,
         trainer=trainer,
         trained_by=trained.trained_by,
-        folds=cards,
+        folds=folds,
         release=version("nnunet-synth"),
     )
     card.save(folder / CARD_FILE)
@@ -171,13 +194,12 @@ def _write_model(trained: TrainedModel, folder: Path, trainer: str) -> ModelCard
     settings["dataset.json"] = without_files(settings["dataset.json"]) | {CARD_KEY: card.model_dump(mode="json")}
     for name, content in settings.items():
         (folder / name).write_text(json.dumps(without_paths(content), indent=4))
-    _require_loads(folder, trained)
     return card
 
 
 def _write_checkpoint(source: Path, path: Path, trainer: str) -> int:
     """Copy a checkpoint without paths, settings of the plugin and file lists; returns its number of epochs."""
-    checkpoint = _read_checkpoint(source)
+    checkpoint = read_whole_checkpoint(source)
     arguments = checkpoint["init_args"]
     checkpoint["trainer_name"] = trainer
     checkpoint["init_args"] = {

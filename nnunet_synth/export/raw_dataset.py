@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from stylegan2_cond.data.nnunet_dataset import Preprocessed, require_folder
+from stylegan2_cond.data.nnunet_dataset import require_folder
 from stylegan2_cond.errors import UserError
 
 
@@ -38,13 +38,13 @@ class RawDataset:
         return self.dataset_json["file_ending"]
 
 
-def find_raw_dataset(preprocessed: Preprocessed, names: Sequence[str]) -> RawDataset:
-    """The raw files of these cases.
+def find_raw_dataset(dataset_name: str, names: Sequence[str] | None = None) -> RawDataset:
+    """The raw files of these cases; of the first one if `names` is None.
 
     Raises:
         UserError: there is no raw dataset, or files of a case are missing.
     """
-    folder = require_folder("nnUNet_raw") / preprocessed.dataset_name
+    folder = require_folder("nnUNet_raw") / dataset_name
     try:
         dataset_json = json.loads((folder / "dataset.json").read_text())
         found = get_filenames_of_train_images_and_targets(str(folder), deepcopy(dataset_json))
@@ -53,6 +53,7 @@ def find_raw_dataset(preprocessed: Preprocessed, names: Sequence[str]) -> RawDat
             f"The raw dataset {folder} can't be read ({type(error).__name__}: {error}). Its files are the model for "
             f"new ones. Set nnUNet_raw to the folder that holds it."
         ) from None
+    names = sorted(found)[:1] if names is None else names
     cases = {
         name: RawCase(name, tuple(map(Path, found[name]["images"])), Path(found[name]["label"]))
         for name in names
