@@ -57,6 +57,10 @@ Margin = Annotated[
 Nnunet = Annotated[Path | None, _option("FOLDER", "Trained nnU-Net for the filter fit (default: newest of the fold).")]
 BankName = Annotated[str | None, _option("NAME", "Name of the bank (default: variant and images seen).")]
 Bank = Annotated[Path, typer.Argument(metavar="BANK", help="Folder of a bank, with bank.json.", show_default=False)]
+Models = Annotated[
+    list[Path],
+    typer.Argument(metavar="MODEL…", help="Folders <trainer>__<plans>__<configuration>.", show_default=False),
+]
 OutputFolder = Annotated[Path, typer.Option("-o", metavar="FOLDER", help="Output folder.")]
 Sizes = Annotated[str | None, _option("N,…", "Sizes of training sets (default: 4,8,16,32,all).")]
 TrainingSets = Annotated[int, typer.Option(metavar="N", help="Number of training sets of each size.", min=1)]
@@ -307,6 +311,30 @@ def export_model(
     from nnunet_synth.export.model import export_model as run
 
     print(describe_model(run(folder, target, trainer)))
+
+
+@app.command(
+    "export-submission",
+    short_help="Write a trained model as a submission to a challenge.",
+    epilog="Example: nnunet-synth export-submission …/nnUNetTrainerSynth__nnUNetPlans__2d -o submission "
+    "--input images/brain-mri --output images/hippocampus-segmentation",
+)
+def export_submission(
+    folders: Models,
+    target: Annotated[Path, _option("FOLDER", "New folder.", "-o")],
+    inputs: Annotated[
+        list[str], _option("images/SLUG", "Input of the challenge; repeat in the order of the channels.", "--input")
+    ],
+    output: Annotated[str, _option("images/SLUG", "Output of the challenge.", "--output")],
+) -> None:
+    """Write a container folder like Grand Challenge's template. Several models are an ensemble of all their folds.
+
+    What nnUNetv2_find_best_configuration recommends for the models is followed, with its postprocessing.
+    """
+    from nnunet_synth.export.messages import describe_submission
+    from nnunet_synth.export.submission.write import export_submission as run
+
+    print(describe_submission(run(folders, target, inputs, output)))
 
 
 @app.command(

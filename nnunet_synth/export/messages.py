@@ -7,6 +7,7 @@ from pathlib import Path
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard
 from nnunet_synth.export.model import ExportedModel
 from nnunet_synth.export.model_card import CARD_FILE as MODEL_CARD_FILE
+from nnunet_synth.export.submission.write import Submission
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL
 
 _INVERSE = {"exact": "converted back", "typical": "converted back as in a typical case", "none": "not converted back"}
@@ -35,6 +36,22 @@ def describe_model(exported: ExportedModel) -> str:
         f"{card.dataset_name} -c {card.configuration} -tr {card.trainer} -p {card.plans_name} -f {' '.join(card.folds)}"
     )
     return "\n".join(lines)
+
+
+def describe_submission(submission: Submission) -> str:
+    """Where a submission is, what is in it, what a case takes, and what to type next."""
+    members = submission.members
+    models = [f"Model: {name}, {', '.join(model.folds)}" for name, model in members.models.items()]
+    return "\n".join(
+        [
+            f"Submission: {submission.folder}",
+            *models,
+            *members.notes,
+            f"The case in {submission.folder / 'test'} took {submission.measured}.",
+            f"Complete what {submission.folder / 'README.md'} leaves open. It declares all data.",
+            f"Next, where Docker is: {submission.folder / 'do_test_run.sh'}, then {submission.folder / 'do_save.sh'}",
+        ]
+    )
 
 
 def _intensities(card: DatasetCard) -> list[str]:
