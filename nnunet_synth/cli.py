@@ -321,20 +321,31 @@ def export_model(
 )
 def export_submission(
     folders: Models,
-    target: Annotated[Path, _option("FOLDER", "New folder.", "-o")],
+    target: Annotated[Path, _option("PATH", "New folder.", "-o")],
     inputs: Annotated[
-        list[str], _option("images/SLUG", "Input of the challenge; repeat in the order of the channels.", "--input")
-    ],
-    output: Annotated[str, _option("images/SLUG", "Output of the challenge.", "--output")],
+        list[str] | None,
+        _option("images/SLUG", "Input of the challenge (repeatable, in the order of channels).", "--input"),
+    ] = None,
+    output: Annotated[str | None, _option("images/SLUG", "Output of the challenge.", "--output")] = None,
+    format_: Annotated[
+        Literal["grand-challenge", "nnunet-zip"],
+        typer.Option("--format", metavar="F", help="grand-challenge or nnunet-zip; -o is then the new zip file."),
+    ] = "grand-challenge",
 ) -> None:
     """Write a container folder like Grand Challenge's template. Several models are an ensemble of all their folds.
 
     What nnUNetv2_find_best_configuration recommends for the models is followed, with its postprocessing.
     """
-    from nnunet_synth.export.messages import describe_submission
+    from nnunet_synth.export.messages import describe_submission, describe_zip
     from nnunet_synth.export.submission.write import export_submission as run
+    from nnunet_synth.export.submission.zip import export_zip
 
-    print(describe_submission(run(folders, target, inputs, output)))
+    if format_ == "nnunet-zip":
+        print(describe_zip(target, export_zip(folders, target)))
+    elif inputs and output:
+        print(describe_submission(run(folders, target, inputs, output)))
+    else:
+        raise UserError("--input or --output is missing. Example: --input images/brain-mri --output images/lesions")
 
 
 @app.command(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -85,8 +88,11 @@ def data(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def not_run(monkeypatch):
-    """The example is written, but not run."""
+def not_run(data, monkeypatch, tmp_path):
+    """The example is written, but not run; nnU-Net need not start a dozen processes to find its files."""
+    path = tmp_path / "nnUNet_raw" / NAME / "dataset.json"
+    images = [f"imagesTr/case_0_000{number}.nii.gz" for number in range(2)]
+    change(path, dataset={"case_0": {"images": images, "label": "labelsTr/case_0.nii.gz"}})
     monkeypatch.setattr(write, "run_example", lambda folder, size: Measured(size, 12.3, 2**30, 0))
 
 
@@ -175,6 +181,49 @@ def test_the_container_has_the_releases_of_here_and_the_limits_of_the_platform(w
         written,
     ]
     subprocess.run(ruff, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def run_inference(written, monkeypatch, tmp_path):
+    """Runs inference.py of a submission in this process, on its example in a folder that can be spoilt."""
+    shutil.copytree(written / "test" / "input" / "interf0", tmp_path / "input")
+    places = {"INPUT_PATH": tmp_path / "input", "OUTPUT_PATH": tmp_path / "output", "MODEL_PATH": written / "model"}
+    changed = ("HOME", "MPLCONFIGDIR", "nnUNet_compile", "nnUNet_n_proc_DA")
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS")
+    for name, value in {**places, **dict.fromkeys(changed, ""), **dict.fromkeys(threads, "1")}.items():
+        monkeypatch.setenv(name, str(value))
+    return lambda: runpy.run_path(str(written / "inference.py"), run_name="__main__")
+
+
+def fail(error):
+    def predict(*arguments, **options):
+        raise error
+
+    return predict
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_case_that_does_not_fit_into_memory_is_said(run_inference, monkeypatch, error):
+    monkeypatch.setattr(nnUNetPredictor, "predict_single_npy_array", fail(error))
+    with pytest.raises(SystemExit, match=r"image of \(2, 5, 24, 20\) needs more memory"):
+        run_inference()
+    monkeypatch.setattr(nnUNetPredictor, "predict_single_npy_array", fail(RuntimeError("another")))
+    with pytest.raises(RuntimeError, match="another"):
+        run_inference()
+
+
+def test_missing_inputs_and_models_are_said(run_inference, tmp_path, written):
+    folder = tmp_path / "input" / INPUTS[1]
+    shutil.copy(folder / "case_0.mha", folder / "case_1.mha")
+    with pytest.raises(SystemExit, match=r"t2-mri must hold one image.*holds 2"):
+        run_inference()
+    shutil.rmtree(folder)
+    with pytest.raises(SystemExit, match=r"t2-mri must hold one image.*holds 0"):
+        run_inference()
+    shutil.rmtree(written / "model")
+    with pytest.raises(SystemExit, match="model holds no model"):
+        run_inference()
+    assert not (tmp_path / "output").exists()
 
 
 HEADINGS = ["Summary", "Mechanism", "Validation and Performance", "Declaration of data", "Uses and Directions"]
@@ -305,6 +354,36 @@ def test_models_that_form_no_ensemble_are_refused(data, not_run, tmp_path):
     other = train(data, trainer="nnUNetTrainerOther", labels={"background": 0, "second": 1, "first": 2})
     with pytest.raises(UserError, match="'labels'"):
         export([model, other], tmp_path / "submission")
+
+
+def test_nnunets_zip_is_that_of_its_own_command(data, tmp_path, run_here):
+    model, target = train(data), tmp_path / "out" / "model.zip"
+    options = ["export-submission", str(model), "-o", str(target), "--format", "nnunet-zip"]
+    for fold in ("fold_0", "fold_1"):
+        assert run_here("nnunet-synth", *options)[0] == 2
+        assert not list(target.parent.iterdir())
+        (model / fold / "progress.png").write_bytes(b"")
+        (model / fold / "validation").mkdir()
+        (model / fold / "validation" / "summary.json").write_text("{}")
+    code, printed, _ = run_here("nnunet-synth", *options)
+    assert code == 0
+    assert "nnUNetv2_install_pretrained_model_from_zip model.zip" in printed
+    with zipfile.ZipFile(target) as archive:
+        names = {Path(name).relative_to(Path(NAME, model.name)).as_posix() for name in archive.namelist()}
+    of_fold = {"checkpoint_final.pth", "progress.png", "validation/summary.json"}
+    files = {f"{fold}/{name}" for fold in ("fold_0", "fold_1") for name in of_fold}
+    assert names == files | {"plans.json", "dataset.json", "dataset_fingerprint.json"}
+    assert os.environ["nnUNet_results"] == str(tmp_path / "nnUNet_results")  # noqa: SIM112
+    assert [path.name for path in target.parent.iterdir()] == ["model.zip"]
+    code, _, error = run_here("nnunet-synth", *options)
+    assert code == 2
+    assert "exists" in error
+
+
+def test_the_container_needs_its_interface(tmp_path, run_here):
+    code, _, error = run_here("nnunet-synth", "export-submission", "model", "-o", str(tmp_path / "out"))
+    assert code == 2
+    assert "--input" in error
 
 
 def test_an_existing_folder_and_an_example_that_fails_are_said_and_nothing_stays(data, tmp_path, monkeypatch):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard
 from nnunet_synth.export.model import ExportedModel
 from nnunet_synth.export.model_card import CARD_FILE as MODEL_CARD_FILE
+from nnunet_synth.export.model_card import ModelCard
 from nnunet_synth.export.submission.write import Submission
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL
 
@@ -52,6 +54,15 @@ def describe_submission(submission: Submission) -> str:
             f"Next, where Docker is: {submission.folder / 'do_test_run.sh'}, then {submission.folder / 'do_save.sh'}",
         ]
     )
+
+
+def describe_zip(path: Path, cards: Sequence[ModelCard]) -> str:
+    """Where a zip is, what synthetic data its models saw, and nnU-Net's command."""
+    lines = [f"Zip: {path}"]
+    lines += [
+        f"{card.configuration}, fold {name}: {fold.summary}" for card in cards for name, fold in card.folds.items()
+    ]
+    return "\n".join([*lines, f"Elsewhere: nnUNetv2_install_pretrained_model_from_zip {path.name}"])
 
 
 def _intensities(card: DatasetCard) -> list[str]:

@@ -17,7 +17,7 @@ from nnunet_synth.export.submission.example import Measured
 from nnunet_synth.export.submission.members import Members
 from stylegan2_cond.io import read_json
 
-_FACTS = ("name", "description", "reference", "licence", "license", "release")  # of dataset.json
+_FACTS = ("description", "reference", "licence", "license", "release")  # of dataset.json
 _NOT_PREDICTED = ("background", "ignore")
 
 
