@@ -21,12 +21,16 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from raw_files import NAME, Format, case_files, dataset, make_bank
 
+from nnunet_synth.bank.format import RECORD_FILE, BankRecord, PseudoLabels, Teacher
+from nnunet_synth.export.model import export_model
 from nnunet_synth.export.submission import write
 from nnunet_synth.export.submission.example import Measured
 from nnunet_synth.export.submission.write import export_submission
 from nnunet_synth.training.settings import SynthSettings
 from nnunet_synth.training.usage_record import record_use
+from stylegan2_cond.data.scans import LabelledScan
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.planning.plan import ScanSource
 
 STYLE = Format("SimpleITKIO", ".nii.gz")
 INPUTS, OUTPUT = ("images/t1-mri", "images/t2-mri"), "images/lesions"
@@ -162,7 +166,7 @@ def test_the_container_has_the_releases_of_here_and_the_limits_of_the_platform(w
     lines = (written / "Dockerfile").read_text().splitlines()
     assert f"python:{sys.version_info.major}.{sys.version_info.minor}-slim" in lines[0]
     assert [line.split()[0] for line in lines if line][-2:] == ["USER", "ENTRYPOINT"]
-    assert [line.split()[1] for line in lines if line.startswith("COPY")] == ["requirements.txt", "inference.py"]
+    assert [line.split()[-2] for line in lines if line.startswith("COPY")] == ["requirements.txt", "inference.py"]
     assert (written / ".dockerignore").read_text().split() == ["*", "!inference.py", "!requirements.txt"]
     for script in ("do_build.sh", "do_test_run.sh", "do_save.sh"):
         assert (written / script).stat().st_mode & 0o111
@@ -258,6 +262,51 @@ def test_the_card_declares_synthetic_pairs_and_what_is_unknown(data, not_run, tm
     record = json.loads((submission / "model" / model.name / "synthetic_data.json").read_text())
     assert record["folds"]["0"]["uses"][0]["banks"][0]["name"] == "known"
     assert "Unlabelled: none recorded" in card
+
+
+def test_the_card_declares_unlabelled_scans_that_entered(data, not_run, tmp_path):
+    model, rng = train(data, folds=("0",), trainer="nnUNetTrainerSynth"), np.random.default_rng(0)
+    bank = make_bank(data, rng.normal(size=(4, 2, 16, 16)), rng.integers(0, 3, (4, 16, 16)))
+    scans = (
+        LabelledScan(name="entered", image_sha256="0" * 64),
+        LabelledScan(name="kept_out", image_sha256="1" * 64, refused="anatomy: too large"),
+    )
+    teacher = Teacher(path="/x/nnUNetTrainer__nnUNetPlans__2d", sha256="2" * 64, configuration="2d")
+    record = BankRecord.load(bank / RECORD_FILE)
+    origin = PseudoLabels(scans=scans, teachers=(teacher,))
+    record.model_copy(update={"origin": origin}).save(bank / RECORD_FILE)
+    record_use(model / "fold_0", "nnUNetTrainerSynth", 0, SynthSettings(), [bank])
+    scans_of_generator = ScanSource(
+        bank="pseudo", record_sha256="3" * 64, cases=("learnt_from",), sha256=("4" * 64,), evaluation_cases=()
+    )
+    source = record.source.model_copy(update={"scans": scans_of_generator})
+    record.model_copy(update={"source": source}).save(bank / RECORD_FILE)
+    record_use(model / "fold_0", "nnUNetTrainerSynth", 5, SynthSettings(ratio=0.5), [bank])
+    card = (export(model, tmp_path / "submission").folder / "README.md").read_text()
+    assert "Unlabelled: bank 'known', 1 scan with labels of nnU-Nets: entered." in card
+    assert "Unlabelled: bank 'known', 1 scan from which generators learnt: learnt_from." in card
+    assert "kept_out" not in card
+
+
+def test_what_dataset_json_keeps_of_a_record_is_declared(data, not_run, tmp_path):
+    """nnU-Net's zip has no record, but dataset.json has the card of an exported model."""
+    model = train(data, folds=("0",))
+    record_use(model / "fold_0", "nnUNetTrainerSynth", 0, SynthSettings(ratio=0), [])
+    exported = export_model(model, tmp_path / "results").folder
+    (exported / "fold_0" / "synthetic_data.json").unlink()
+    card = (export(exported, tmp_path / "submission").folder / "README.md").read_text()
+    assert "fold 0: No synthetic data (ratio 0)." in card
+    change(exported / "dataset.json", synthetic_data="5 of the training cases; synthetic.json lists them")
+    card = (export(exported, tmp_path / "other").folder / "README.md").read_text()
+    assert "Synthetic: 5 of the training cases" in card
+    assert "fold 0: Unknown" in card
+
+
+def test_the_values_of_regions_are_said(data, not_run, tmp_path):
+    regions = {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}
+    model = train(data, labels=regions, regions_class_order=[1, 2])
+    card = (export(model, tmp_path / "submission").folder / "README.md").read_text()
+    assert "The values of the output are 0 background, 1 whole, 2 core." in card
 
 
 @pytest.mark.parametrize("options", [(), ({"labels_or_regions": [1, 2]}, {"labels_or_regions": 1})])

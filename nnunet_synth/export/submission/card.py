@@ -87,7 +87,8 @@ def _scans(bank: BankProvenance) -> str | None:
         of_masks = bank.origin.mask_scans
         names.update(bank.source.scans.cases if bank.source.scans else ())
         names.update(scan.name for scan in (of_masks.scans if of_masks else ()))
-    return f"bank '{bank.name}', {len(names)} scans {how}: {', '.join(sorted(names))}" if names else None
+    scans = f"{len(names)} scan{'s' * (len(names) != 1)}"
+    return f"bank '{bank.name}', {scans} {how}: {', '.join(sorted(names))}" if names else None
 
 
 def _scores(model: TrainedModel) -> Iterator[tuple[str, int, float]]:

@@ -67,20 +67,18 @@ def choose_members(folders: Sequence[Path]) -> Members:
         if set(best.models) <= given.keys():
             chosen = {name: _with_folds(given[name], best.folds) for name in best.models}
             names = f"{' and '.join(best.models)}, folds {', '.join(best.folds)}"
-            return Members(
-                chosen, best.postprocessing, (f"As {path.name} recommends: {names}, with its postprocessing.",)
-            )
+            note = f"As {path.name} recommends: {names}, with its postprocessing."
+            return Members(chosen, best.postprocessing, (note,))
         note = f"{path.name} recommends {' and '.join(best.models)}, so it is not followed: no postprocessing."
     else:
         note = f"Without nnUNetv2_find_best_configuration ({path.name}), there is no postprocessing."
     chosen = {name: _with_folds(model, _finished_folds(model)) for name, model in given.items()}
-    unused = [
-        f"{name}/{fold}" for name, model in given.items() for fold in model.folds.keys() - chosen[name].folds.keys()
-    ]
-    left_out = (f"Left out: {', '.join(sorted(unused))} ({CHECKPOINT} missing, or {FOLD_ALL} besides others).",) * bool(
-        unused
-    )
-    return Members(chosen, (), (note, *left_out))
+    notes = [note]
+    for name, model in given.items():
+        if unused := sorted(model.folds.keys() - chosen[name].folds.keys()):
+            why = f"no {CHECKPOINT}, or {FOLD_ALL} besides others"
+            notes.append(f"Left out of {name}: {', '.join(unused)} ({why}).")
+    return Members(chosen, (), tuple(notes))
 
 
 def _require_supported(model: TrainedModel, first: TrainedModel) -> None:

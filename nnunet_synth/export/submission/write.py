@@ -126,11 +126,12 @@ def _write_weights(model: TrainedModel, folder: Path) -> ModelCard:
 
 
 def _write_archive(folder: Path, path: Path) -> None:
-    """A folder's content as a gzipped archive, without names and numbers of users."""
+    """A folder's content as a gzipped archive that every user may read, without names and numbers of users."""
 
     def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
         member.uid = member.gid = 0
         member.uname = member.gname = ""
+        member.mode = 0o755 if member.isdir() else 0o644
         return member
 
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:  # weights hardly shrink
