@@ -172,7 +172,7 @@ def test_the_container_has_the_releases_of_here_and_the_limits_of_the_platform(w
         assert (written / script).stat().st_mode & 0o111
         subprocess.run(["bash", "-n", written / script], check=True)
     run_script = (written / "do_test_run.sh").read_text()
-    for option in ("--network none", "--pids-limit 128", ":/opt/ml/model:ro", "linux/amd64", "'{{json .Runtimes}}'"):
+    for option in ("--pids-limit 128", "--shm-size 128m", "linux/amd64", "'{{json .Runtimes}}'"):
         assert option in run_script
     ruff = [
         Path(sys.executable).with_name("ruff"),
@@ -185,6 +185,40 @@ def test_the_container_has_the_releases_of_here_and_the_limits_of_the_platform(w
         written,
     ]
     subprocess.run(ruff, check=True, stdout=subprocess.DEVNULL)
+
+
+DOCKER = """#!/bin/sh
+printf '%s\\n' "$*" >> "$DOCKER_LOG"
+test "$1" != info || echo '{"runc": {}}'
+"""
+
+
+def test_the_scripts_call_docker_as_the_platform_runs_a_container(written, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "docker").write_text(DOCKER)
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("DOCKER_LOG", str(log := tmp_path / "log"))
+    for _ in range(2):  # the second time, there is an output to remove
+        log.unlink(missing_ok=True)
+        subprocess.run([written / "do_test_run.sh"], check=True, stdout=subprocess.DEVNULL)
+    called = log.read_text().splitlines()
+    (build,) = (line for line in called if line.startswith("build"))
+    assert build.endswith(f"--tag dataset950-small {written}")
+    ran, compared, cleaned = (line for line in called if line.startswith("run"))
+    assert ran.endswith("dataset950-small")
+    for volume in (f"{written}/test/input/interf0:/input:ro", f"{written}/model:/opt/ml/model:ro"):
+        assert volume in ran
+        assert Path(volume.split(":")[0]).is_dir()
+    assert f"{written}/test/output/interf0:/output" in ran
+    assert (written / "test" / "output" / "interf0").stat().st_mode & 0o007 == 0o007
+    assert "--network none" in ran
+    assert "--gpus" not in ran
+    assert f"{written}/test:/test:ro" in compared
+    assert "chmod" in cleaned
+    subprocess.run([written / "do_save.sh", "mine"], check=True, stdout=subprocess.DEVNULL)
+    assert log.read_text().splitlines()[-1] == "save mine"
+    assert (written / "mine.tar.gz").is_file()
 
 
 @pytest.fixture
