@@ -16,16 +16,19 @@ def pin_requirements(package: str) -> tuple[str, ...]:
 
     PyTorch itself names the exact releases of its CUDA libraries, which differ between platforms, so they are left out.
     """
-    pinned, pending = {}, [package]
+    pinned, seen, pending = {}, set(), [Requirement(package)]
     while pending:
-        name = canonicalize_name(pending.pop())
-        if name in pinned:
+        wanted = pending.pop()
+        name = canonicalize_name(wanted.name)
+        if (name, *sorted(wanted.extras)) in seen:
             continue
+        seen.add((name, *sorted(wanted.extras)))
         try:
             found = distribution(name)
-        except PackageNotFoundError:  # optional, or for other platforms
+        except PackageNotFoundError:  # for other platforms
             continue
         pinned[name] = Version(found.version).public  # without the kind of build, such as +cpu
-        needed = map(Requirement, found.requires or ()) if name != "torch" else ()
-        pending += [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+        for needed in map(Requirement, (found.requires or ()) if name != "torch" else ()):
+            if not needed.marker or any(needed.marker.evaluate({"extra": extra}) for extra in ("", *wanted.extras)):
+                pending.append(needed)
     return tuple(f"{name}=={version}" for name, version in sorted(pinned.items()))
