@@ -3,11 +3,12 @@
 # make test-slow: a whole benchmark of real trainings, every command of the tutorials, and submissions under a platform's limits; half an hour
 # make test-attack: 100 kills, full disks, 10,000 damaged files; hours
 # make test-kernels: the CUDA sources on the CPU, every type, under sanitizers, and compiled for every architecture
+# make docs: all pages, with the commands and the Python API, as a site in site/
 # make gpu-check: what only a GPU can confirm, some minutes, as gpu_check.json and gpu_check.md
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-portable test-slow test-attack test-kernels gpu-check lint clean
+.PHONY: install demo test test-portable test-slow test-attack test-kernels docs gpu-check lint clean
 
 install: .venv/installed
 
@@ -47,6 +48,9 @@ test-attack: install
 test-kernels: install
 	$(BIN)/python -m pytest -m kernels
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 gpu-check: install
 	$(BIN)/python -m stylegan2_cond.speed.gpu_check
 
@@ -54,4 +58,4 @@ lint: install
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/lint-imports
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo site

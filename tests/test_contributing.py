@@ -1,4 +1,4 @@
-"""What CONTRIBUTING shows works as it stands there."""
+"""What CONTRIBUTING and the page on adding a metric or a filter show works as it stands there."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,8 @@ from stylegan2_cond.metrics import METRICS, SampleSet, compare, swd
 
 ROOT = Path(__file__).parent.parent
 SHOWN = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-METRIC, FILTER = re.findall(r"```python\n(.*?)```", SHOWN, flags=re.DOTALL)
+EXTEND = (ROOT / "docs" / "how-to" / "extend.md").read_text(encoding="utf-8")
+METRIC, FILTER = re.findall(r"```python\n(.*?)```", EXTEND, flags=re.DOTALL)
 
 
 def samples(random, contrast=1.0, brightness=0.0):
@@ -23,7 +24,7 @@ def samples(random, contrast=1.0, brightness=0.0):
 
 
 def test_the_tree_that_is_shown_is_that_of_the_folders():
-    (tree,) = re.findall(r"## Layout\n\n```\n(.*?)```", SHOWN, flags=re.DOTALL)
+    (tree,) = re.findall(r"## Layout\n\n```text\n(.*?)```", SHOWN, flags=re.DOTALL)
     shown, parents = set(), []
     for line in tree.splitlines():
         name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
