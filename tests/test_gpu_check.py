@@ -12,9 +12,10 @@ from stylegan2_cond.ops import autograd, backends
 from stylegan2_cond.ops.bindings import find_library
 from stylegan2_cond.planning.heuristics import Setting
 from stylegan2_cond.snapshot import sampler
-from stylegan2_cond.speed import gpu_check, gpu_checks, timing
+from stylegan2_cond.speed import gpu_bench, gpu_check, gpu_checks, timing
+from stylegan2_cond.speed.gpu_bench import SMALL, Bench, CheckFailed, Skipped
 from stylegan2_cond.speed.gpu_check import GpuReport, report_text, run_checks
-from stylegan2_cond.speed.gpu_checks import CHECKS, SMALL, Bench, CheckFailed, Skipped
+from stylegan2_cond.speed.gpu_checks import CHECKS
 from stylegan2_cond.training import profile_step, run_setup
 from stylegan2_cond.training.distributed import DistributedContext
 from stylegan2_cond.training.state import TrainingState
@@ -25,7 +26,8 @@ NEEDS_GPU = ("no waiting",)
 @pytest.fixture
 def here(monkeypatch):
     """Checks in a GPU's precision, but a step is measured in the check's own process, and times are taken once."""
-    monkeypatch.setattr(gpu_checks, "choose_precision", lambda device: Setting("bfloat16", "as on a GPU"))
+    for module in (gpu_bench, gpu_checks):
+        monkeypatch.setattr(module, "choose_precision", lambda device: Setting("bfloat16", "as on a GPU"))
     for module in (run_setup, gpu_checks):
         monkeypatch.setattr(module, "measure_step", profile_step.measure_step_here)
     monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
@@ -137,7 +139,7 @@ def lose(monkeypatch):
 
     def choose(part):
         def forget(self, saved):
-            fresh = gpu_checks._state(self.plan, self.device).state_dict()
+            fresh = gpu_bench.busy_state(self.plan, self.device).state_dict()
             load(self, saved | {part: fresh[part]})
 
         monkeypatch.setattr(TrainingState, "load_state_dict", forget)
@@ -152,7 +154,7 @@ def test_a_resumed_training_that_lost_a_part_is_noticed(lost, lose):
 
 
 def test_a_loss_is_told_apart_from_a_device_that_adds_in_any_order(lose, monkeypatch):
-    step = gpu_checks.take_step
+    step = gpu_bench.take_step
 
     def inexact(state, *batch):
         report = step(state, *batch)
@@ -160,7 +162,7 @@ def test_a_loss_is_told_apart_from_a_device_that_adds_in_any_order(lose, monkeyp
             weight.data.mul_(1 + 1e-6 * torch.randn_like(weight))
         return report
 
-    monkeypatch.setattr(gpu_checks, "take_step", inexact)
+    monkeypatch.setattr(gpu_bench, "take_step", inexact)
     bench = Bench("cpu", SMALL)
     CHECKS["resume"](bench)
     assert bench.figures["allowed"] > bench.figures["difference of a resumed one"] > 0
@@ -211,7 +213,7 @@ def test_waits_are_refused_within_a_step_only(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
 
     def wait():
-        with gpu_checks._waiting_refused(torch.device("cuda")):
+        with gpu_bench.waiting_refused(torch.device("cuda")):
             assert modes == ["error"]
             raise RuntimeError("called a synchronizing CUDA operation")
 

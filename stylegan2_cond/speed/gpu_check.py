@@ -31,7 +31,8 @@ from stylegan2_cond.memory import keep_freed_memory
 from stylegan2_cond.ops import describe_backend
 from stylegan2_cond.ops.build import cpu_info
 from stylegan2_cond.snapshot import open_device
-from stylegan2_cond.speed.gpu_checks import CHECKS, FULL, SMALL, Bench, CheckFailed, Figures, Skipped
+from stylegan2_cond.speed.gpu_bench import FULL, SMALL, Bench, CheckFailed, Figures, Skipped
+from stylegan2_cond.speed.gpu_checks import CHECKS
 
 LIMIT = 1800  # seconds of one check
 State = Literal["passed", "failed", "skipped"]

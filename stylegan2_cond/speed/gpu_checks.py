@@ -11,10 +11,7 @@ import socket
 import tempfile
 import time
 import traceback
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,12 +28,24 @@ from stylegan2_cond.planning import Plan, training_bytes
 from stylegan2_cond.planning.heuristics import choose_precision
 from stylegan2_cond.planning.memory import fit_memory
 from stylegan2_cond.snapshot import load_generator, save_snapshot
+from stylegan2_cond.speed.gpu_bench import (
+    Bench,
+    Skipped,
+    busy_state,
+    compare_gradients,
+    deterministic,
+    difference,
+    gradients,
+    require,
+    train,
+    waiting_refused,
+    weights,
+)
 from stylegan2_cond.speed.ops import PASSES, op_cases, op_pass
 from stylegan2_cond.speed.step import measure_steps, speed_plan, time_sampling
 from stylegan2_cond.speed.timing import compare_times
-from stylegan2_cond.training.augment.adaptive import LARGEST_P
 from stylegan2_cond.training.checkpoint import load_checkpoint, save_checkpoint
-from stylegan2_cond.training.distributed import DistributedContext, distributed_context, process_device
+from stylegan2_cond.training.distributed import distributed_context, process_device
 from stylegan2_cond.training.profile_step import measure_step, random_patches
 from stylegan2_cond.training.run_setup import measure_until_it_fits
 from stylegan2_cond.training.state import TrainingState, set_precision
@@ -60,83 +69,13 @@ NATIVE_OPS = SimpleNamespace(
 )
 
 
-Figures = dict[str, float | int | str]
-
-
-class CheckFailed(Exception):
-    """The device does something else than it should."""
-
-
-class Skipped(Exception):
-    """There is nothing to check here."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large the checks are.
-
-    Attributes:
-        op_shapes: batch, channels and spatial size of activations.
-        plan: arguments of `speed_plan` for all that trains or samples.
-        volume: those for the check of memory.
-        parts: numbers of parts of a batch whose memory is measured.
-        steps: before and after the stop of a training.
-        rounds: of a measurement of time.
-    """
-
-    op_shapes: tuple[tuple[int, int, tuple[int, ...]], ...]
-    plan: dict[str, int]
-    volume: dict[str, int]
-    parts: tuple[int, ...]
-    steps: int
-    rounds: int
-
-
-FULL = Sizes(
-    op_shapes=((16, 64, (64, 64)), (4, 32, (256, 256)), (2, 32, (64, 64, 64))),
-    plan={"side": 256, "finest": 32, "most": 512},
-    volume={"side": 128, "dims": 3, "image_channels": 4, "batch_size": 8, "finest": 32, "most": 256},
-    parts=(1, 2, 4, 8),
-    steps=4,
-    rounds=5,
-)
-SMALL = Sizes(  # for a CPU
-    op_shapes=((2, 8, (8, 8)), (1, 4, (6, 6, 6))),
-    plan={"side": 16, "batch_size": 8, "finest": 4, "most": 8},
-    volume={"side": 16, "dims": 3, "image_channels": 4, "batch_size": 2, "finest": 4, "most": 4},
-    parts=(1,),
-    steps=1,
-    rounds=1,
-)
-
-
-@dataclass
-class Bench:
-    """A device, how much to ask of it, and the figures that a check writes down, also before it fails."""
-
-    device_name: str
-    sizes: Sizes
-    gpus: int = 0
-    figures: Figures = field(default_factory=dict)
-
-    @property
-    def device(self) -> torch.device:
-        """The device."""
-        return torch.device(self.device_name)
-
-    def plan(self, precision: str | None = None) -> Plan:
-        """As training by default would have it; in the device's own precision if None."""
-        precision = precision or choose_precision(self.device).value
-        return speed_plan(**self.sizes.plan).model_copy(update={"precision": precision})
-
-
 def check_kernels(bench: Bench) -> str:
     """Values, first and second derivatives of each op are those of plain PyTorch."""
     kind = bench.device.type
     if isinstance(library := find_library(kind), str):
         raise Skipped(library)
     reason = find_difference(kind)
-    _require(not reason, reason)
+    require(not reason, reason)
     torch.manual_seed(0)
     kernels = SimpleNamespace(**{name: partial(getattr(ops, name), backend=kind) for name in vars(NATIVE_OPS)})
     wrong, worst = [], 0.0
@@ -145,12 +84,12 @@ def check_kernels(bench: Bench) -> str:
             for direction in PASSES:
                 with torch.autocast(kind, dtype, enabled=dtype != torch.float32):
                     mine, theirs = (_listed(op_pass(case, m, direction)()) for m in (kernels, NATIVE_OPS))
-                error = max(_difference(*pair, mine[0].numel()) for pair in zip(mine, theirs, strict=True))
+                error = max(difference(*pair, mine[0].numel()) for pair in zip(mine, theirs, strict=True))
                 name = f"{case.op}, {direction}, {'×'.join(map(str, size))}, {str(dtype).removeprefix('torch.')}"
                 bench.figures[name] = error
                 worst = max(worst, error / OP_TOLERANCE[dtype])
                 wrong += [] if error <= OP_TOLERANCE[dtype] else [name]
-    _require(not wrong, f"these differ from plain PyTorch's: {'; '.join(wrong)}")
+    require(not wrong, f"these differ from plain PyTorch's: {'; '.join(wrong)}")
     return f"{len(bench.figures)} passes; the largest difference is {worst:.2g} of what is allowed"
 
 
@@ -158,17 +97,17 @@ def check_step(bench: Bench) -> str:
     """Gradients of both networks are those by plain PyTorch; a step in the device's precision is finite."""
     kind, budget = bench.device.type, free_bytes(bench.device)
     plan = fit_memory(bench.plan("float32"), budget, device=kind)
-    mine = _gradients(plan, bench.device)
+    mine = gradients(plan, bench.device)
     with patch.dict(os.environ, {VARIABLE: NATIVE}):
-        theirs = _gradients(plan, bench.device)
-    error = _compare_gradients(bench, mine, theirs)
-    _require(error <= GRADIENT_TOLERANCE, f"gradients differ from those by plain PyTorch by {error:.2g}")
+        theirs = gradients(plan, bench.device)
+    error = compare_gradients(bench, mine, theirs)
+    require(error <= GRADIENT_TOLERANCE, f"gradients differ from those by plain PyTorch by {error:.2g}")
     plan = bench.plan()
-    state = _state(plan, bench.device)
+    state = busy_state(plan, bench.device)
     for _ in range(3):
         scalars = finish_step(state, take_step(state, *random_patches(plan)))
         broken = [name for name, value in scalars.items() if not math.isfinite(value)]
-        _require(not broken, f"not finite in {plan.precision}: {', '.join(broken)}")
+        require(not broken, f"not finite in {plan.precision}: {', '.join(broken)}")
     bench.figures |= {"precision": plan.precision, "ops": ops.describe_backend(kind)}
     return f"gradients differ from those by plain PyTorch by {error:.2g}; steps in {plan.precision} are finite"
 
@@ -178,24 +117,24 @@ def check_resume(bench: Bench) -> str:
     plan, steps = bench.plan(), bench.sizes.steps
 
     def fresh() -> TrainingState:
-        state = _state(plan, bench.device)
+        state = busy_state(plan, bench.device)
         state.adaptive.p = 0.0  # no GPU repeats the gradient of a warp exactly, which later steps would magnify
         return state
 
-    with _deterministic(), tempfile.TemporaryDirectory() as folder:
-        straight, again = (_weights(_train(fresh(), 2 * steps)) for _ in range(2))
-        save_checkpoint(Path(folder), _train(fresh(), steps))
+    with deterministic(), tempfile.TemporaryDirectory() as folder:
+        straight, again = (weights(train(fresh(), 2 * steps)) for _ in range(2))
+        save_checkpoint(Path(folder), train(fresh(), steps))
         resumed = TrainingState.start(plan, bench.device)
         load_checkpoint(Path(folder), resumed)
-        found = _weights(_train(resumed, steps))
-    way, twice, apart = ((straight - other).norm().item() for other in (_weights(fresh()), again, found))
+        found = weights(train(resumed, steps))
+    way, twice, apart = ((straight - other).norm().item() for other in (weights(fresh()), again, found))
     allowed = max(RESUME_TOLERANCE * twice, 0.0 if bench.device.type == "cpu" else RESUME_FLOOR * way)
     bench.figures |= {"steps before and after": steps, "way": way, "difference of two uninterrupted trainings": twice}
     bench.figures |= {"difference of a resumed one": apart, "allowed": allowed}
-    _require(way > 0, "the weights did not change")
+    require(way > 0, "the weights did not change")
     told = f"after {steps} + {steps} steps, weights differ by {apart / way:.2g} of their way"
     told += f"; {allowed / way:.2g} is allowed"
-    _require(apart <= allowed, told)
+    require(apart <= allowed, told)
     return told
 
 
@@ -211,7 +150,7 @@ def check_trial(bench: Bench) -> str:
         "parts": fitting.accumulate,
         "channels": ", ".join(map(str, fitting.channels)),
     }
-    _require(fitting.channels == plan.channels, f"channels were reduced to {list(fitting.channels)}")
+    require(fitting.channels == plan.channels, f"channels were reduced to {list(fitting.channels)}")
     return f"{_gib(cost.peak_bytes)} and {cost.seconds_per_step:.3g} s a step in {fitting.accumulate} parts"
 
 
@@ -219,13 +158,13 @@ def check_sampling(bench: Bench) -> str:
     """Samples of a snapshot are those of a CPU."""
     plan = bench.plan()
     with tempfile.TemporaryDirectory() as folder:
-        save_snapshot(Path(folder), _state(plan, bench.device).average, plan, 0)
+        save_snapshot(Path(folder), busy_state(plan, bench.device).average, plan, 0)
         mine, theirs = (load_generator(folder, device).sample(4, seed=1) for device in (bench.device, "cpu"))
-    image = _difference(torch.from_numpy(mine.image), torch.from_numpy(theirs.image), 0)
+    image = difference(torch.from_numpy(mine.image), torch.from_numpy(theirs.image), 0)
     label = float((mine.label != theirs.label).mean())
     bench.figures |= {"image": image, "share of labels": label}
     told = f"images differ from a CPU's by {image:.2g}, labels in {label:.2%} of the voxels"
-    _require(image <= SAMPLE_TOLERANCE and label <= LABEL_TOLERANCE, told)
+    require(image <= SAMPLE_TOLERANCE and label <= LABEL_TOLERANCE, told)
     return told
 
 
@@ -233,9 +172,9 @@ def check_waiting(bench: Bench) -> str:
     """A plain step of a training that was continued does not wait for the device."""
     plan = bench.plan()
     state, batch = TrainingState.start(plan, bench.device), random_patches(plan)
-    state.load_state_dict(_train(_state(plan, bench.device), 1).state_dict())
+    state.load_state_dict(train(busy_state(plan, bench.device), 1).state_dict())
     finish_step(state, take_step(state, *batch))
-    with _waiting_refused(bench.device):
+    with waiting_refused(bench.device):
         report = take_step(state, *batch)
     finish_step(state, report)
     if bench.device.type != "cuda":
@@ -254,18 +193,18 @@ def check_processes(bench: Bench) -> str:
         free.close()
         started = [_start_process(rank, bench.device.type, plan, Path(folder), address) for rank in range(2)]
         codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]
-        _require(codes == [0, 0], f"the processes ended with codes {codes}, and said why on the terminal")
+        require(codes == [0, 0], f"the processes ended with codes {codes}, and said why on the terminal")
         first, second = (torch.load(Path(folder) / f"{rank}.pt") for rank in range(2))
-    _require(all(torch.equal(first[name], second[name]) for name in first), "the processes differ from each other")
-    error = _compare_gradients(bench, first, _gradients(plan, bench.device))
-    _require(error <= GRADIENT_TOLERANCE, f"gradients differ from those of one process by {error:.2g}")
+    require(all(torch.equal(first[name], second[name]) for name in first), "the processes differ from each other")
+    error = compare_gradients(bench, first, gradients(plan, bench.device))
+    require(error <= GRADIENT_TOLERANCE, f"gradients differ from those of one process by {error:.2g}")
     return f"gradients are equal in both processes, and differ from those of one process by {error:.2g}"
 
 
 def check_launches(bench: Bench) -> str:
     """What a plain step asks of the device, as the profiler sees it."""
     plan, kind = bench.plan(), bench.device.type
-    state, batch = _train(_state(plan, bench.device), 2), random_patches(plan)
+    state, batch = train(busy_state(plan, bench.device), 2), random_patches(plan)
     activities = {torch.profiler.ProfilerActivity.CPU}
     activities |= {torch.profiler.ProfilerActivity.CUDA} if kind == "cuda" else set()
     started = time.perf_counter()
@@ -322,7 +261,7 @@ def check_memory(bench: Bench) -> str:
             continue
         bench.figures |= {f"{parts} parts, bytes": cost.peak_bytes, f"{parts} parts, s": cost.seconds_per_step}
         fitting.append(f"{_gib(cost.peak_bytes)} in {parts} parts")
-    _require(bool(fitting), "a step runs out of memory in any number of parts")
+    require(bool(fitting), "a step runs out of memory in any number of parts")
     return f"patch {'×'.join(map(str, plan.patch_size))}, channels {list(plan.channels)}: {', '.join(fitting)}"
 
 
@@ -340,93 +279,8 @@ CHECKS: dict[str, Callable[[Bench], str]] = {
 }
 
 
-def _require(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise CheckFailed(otherwise)
-
-
 def _listed(result: torch.Tensor | Iterable[torch.Tensor | None]) -> list[torch.Tensor]:
     return [result] if isinstance(result, torch.Tensor) else [one for one in result if one is not None]
-
-
-def _difference(mine: torch.Tensor, theirs: torch.Tensor, terms: int) -> float:
-    """Of two results, relative to their root mean square; sums of many terms of random sign may cancel."""
-    mine, theirs = mine.detach().double(), theirs.detach().double()
-    scale = max(theirs.square().mean().sqrt().item(), math.sqrt(terms / theirs.numel()), 1e-30)
-    error = (mine - theirs).square().mean().sqrt().item() / scale
-    return math.inf if math.isnan(error) else error  # so that it is the largest
-
-
-def _state(plan: Plan, device: torch.device, distributed: DistributedContext | None = None) -> TrainingState:
-    """A fresh state in which all that a step can do is done: noise, and every augmentation."""
-    set_precision(plan)
-    state = TrainingState.start(plan, device, distributed)
-    for network in (state.generator, state.average):
-        for conv in network.synthesis.convs:
-            conv.noise_strength.data.fill_(0.5)
-    state.adaptive.p = LARGEST_P
-    return state
-
-
-def _train(state: TrainingState, steps: int) -> TrainingState:
-    for _ in range(steps):
-        finish_step(state, take_step(state, *random_patches(state.plan)))
-    return state
-
-
-def _weights(state: TrainingState) -> torch.Tensor:
-    """All weights of both networks and of the average, as one vector on the CPU."""
-    networks = (state.generator, state.discriminator, state.average)
-    return torch.cat([w.detach().flatten().double().cpu() for network in networks for w in network.parameters()])
-
-
-def _gradients(
-    plan: Plan, device: torch.device, distributed: DistributedContext | None = None
-) -> dict[str, torch.Tensor]:
-    """Of both networks' losses, and of the penalties, at the first weights; on the CPU."""
-    state, found = _state(plan, device, distributed), {}
-    names = {"generator": state.generator, "discriminator": state.discriminator}
-    state.generator_optimizer, state.discriminator_optimizer = (
-        torch.optim.SGD(network.parameters(), lr=0.0) for network in names.values()
-    )
-    share = state.distributed.share(plan.batch_size)
-    for step in ("with penalties", "plain"):
-        take_step(state, *(part[share] for part in random_patches(plan))).read()
-        for name, network in names.items():
-            gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in network.parameters()]
-            found[f"{name}, {step}"] = torch.cat([one.flatten().cpu() for one in gradients])
-    return found
-
-
-def _compare_gradients(bench: Bench, mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    errors = {name: _difference(mine[name], gradient, 0) for name, gradient in theirs.items()}
-    bench.figures |= errors
-    return max(errors.values())
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Sums are added in one order, where the device can."""
-    before = torch.are_deterministic_algorithms_enabled()
-    with patch.dict(os.environ, {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about operations for which there is no such order
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before)
-
-
-@contextmanager
-def _waiting_refused(device: torch.device) -> Iterator[None]:
-    if device.type != "cuda":
-        yield
-        return
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def _start_process(rank: int, kind: str, plan: Plan, folder: Path, address: dict[str, str]) -> int:
@@ -438,7 +292,7 @@ def _start_process(rank: int, kind: str, plan: Plan, folder: Path, address: dict
         os.environ |= address | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
         device = torch.device(process_device(kind))
         with distributed_context(device) as distributed:
-            torch.save(_gradients(plan, device, distributed), folder / f"{rank}.pt")
+            torch.save(gradients(plan, device, distributed), folder / f"{rank}.pt")
         code = 0
     except BaseException:
         traceback.print_exc()
