@@ -628,7 +628,7 @@ def test_the_table_has_a_line_for_each_key_that_counts_with_value_and_reason():
     assert any(line.startswith("r1_weight") and line.endswith("in a few words") for line in lines)
     assert text.count("another") == 30
     told = {line.split()[0] for line in lines if not line.startswith(" ")}
-    idle = {"feature_weight", "l1_weight", "augment_kimg", "trust_masks", "hours"}
+    idle = {"feature_weight", "l1_weight", "augment_kimg", "trust_masks", "hours", "cuda_graphs"}
     assert told == set(Plan.model_fields) - {"format_version", "source", "reasons"} - idle
 
 

@@ -517,6 +517,17 @@ def test_a_plan_with_an_unknown_key_names_the_nearest(fresh_run, preprocessed):
     shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize(("device", "processes"), [("cpu", 1), ("cuda", 2)])
+def test_without_a_gpu_of_its_own_no_graph_is_planned(device, processes, preprocessed, monkeypatch, tmp_path):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    monkeypatch.setattr(run_setup, "free_bytes", lambda device: None)
+    options = run_options(preprocessed, "0", overrides={"cuda_graphs": True})
+    _, fold = options.open()
+    with pytest.raises(UserError, match="cuda_graphs=true"):
+        run_setup.load_or_make_plan(options, preprocessed, fold, torch.device(device), processes)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("path", ["/dev/null/folder", "x" * 300])
 def test_a_path_that_cannot_be_is_named_in_one_line(path, capsys):
     with pytest.raises(SystemExit, match="2"):

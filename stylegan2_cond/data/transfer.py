@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 
 
-@lru_cache(maxsize=256)
+@cache
 def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """A vector of numbers on a device, where it was copied once; it must not be changed."""
+    """A vector of numbers on a device, where it was copied once and stays; it must not be changed."""
     return torch.tensor(values, dtype=dtype, device=device)
 
 

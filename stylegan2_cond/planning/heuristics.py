@@ -32,6 +32,7 @@ DEFAULTS = {
     "apart_share": Setting(0.1, "share of the samples of which the discriminator sees image or mask alone"),
     "foreground_share": Setting(0.5, "classes fill few voxels; half of the patches lie around one of them"),
     "accumulate": Setting(1, "a whole batch at once fits the memory"),
+    "cuda_graphs": Setting(False, "no GPU has confirmed yet that recorded steps train like others"),
     "learning_rate": Setting(0.0025, "Karras et al. 2020; halved by each rollback"),
     "r1_interval": Setting(16, "Karras et al. 2020, section 3.1"),
     "ema_share": Setting(0.05, "a half-life that grows with training; a fixed one keeps the first weights too long"),

@@ -193,6 +193,7 @@ class Plan(Document):
         batch_size: images of a step, on all devices together.
         accumulate: parts that a batch is computed in, one after the other, to save memory.
         precision: of the networks' activations; `tf32` and `bfloat16` need a device that has them.
+        cuda_graphs: record the GPU's work of a step once and replay it; no GPU has confirmed it yet.
         r1_weight, r1_interval: of the gradient penalties R1 and R2, and how many steps lie between two of them.
         feature_weight, l1_weight: of the losses between an image and the real one of its mask; variant `image` only.
         ema_share: half-life of the weights' moving average, as a share of the images seen so far;
@@ -222,6 +223,7 @@ class Plan(Document):
     batch_size: Size
     accumulate: Size
     precision: Literal["float32", "tf32", "bfloat16"]
+    cuda_graphs: bool = False
     learning_rate: float = Field(gt=0)
     r1_weight: float = Field(ge=0)
     r1_interval: int = Field(ge=1)

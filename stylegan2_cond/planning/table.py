@@ -18,6 +18,7 @@ def table(plan: Plan, width: int = 120) -> str:
     hidden |= set() if plan.codec.image_channels else {"apart_share"}
     hidden |= set() if plan.source.scans else {"trust_masks"}
     hidden |= {"hours"} if plan.hours is None else set()
+    hidden |= set() if plan.cuda_graphs else {"cuda_graphs"}
     rows = [
         (key, format_value(getattr(plan, key)), plan.reasons.get(key, ""))
         for key in type(plan).model_fields

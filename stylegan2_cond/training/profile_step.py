@@ -17,6 +17,7 @@ from stylegan2_cond.planning import Plan
 from stylegan2_cond.training.augment.adaptive import LARGEST_P
 from stylegan2_cond.training.state import TrainingState, set_precision
 from stylegan2_cond.training.step import take_step
+from stylegan2_cond.training.step_graphs import WARM_UP
 
 OUT_OF_MEMORY = 12  # exit code; ENOMEM
 _SIGKILL = getattr(signal, "SIGKILL", 9)  # Windows has none
@@ -66,6 +67,9 @@ def measure_step_here(plan: Plan, device: torch.device) -> StepCost:
         state.adaptive.p = LARGEST_P
     batch = random_patches(plan)
     due = plan.r1_interval  # with penalties
+    if state.graphs:
+        for step in (due, due + 1) * (WARM_UP + 1):
+            _timed_step(state, step, batch)
     first = _timed_step(state, due, batch)
     plain, full = (_timed_step(state, step, batch) for step in (due + 1, due)) if first < SLOW_STEP else (first, first)
     rest = max(0.0, full - plain) / (plan.r1_interval if plan.r1_weight else 1)

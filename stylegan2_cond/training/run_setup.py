@@ -120,13 +120,16 @@ def load_or_make_plan(
         raise UserError(f"Training by the plan in {folder} has begun. Move the folder away to start again.")
     if path.exists() and not overwrite:
         try:
-            return PlannedRun(_load(path, options, source), path, False, budget)
+            plan = _load(path, options, source)
+            _check_graphs(plan, device, processes)
+            return PlannedRun(plan, path, False, budget)
         except UserError as error:
             hint = "" if has_begun else " Training has not begun: stylegan2-cond plan … --overwrite makes a new plan."
             raise UserError(f"{error}{hint}") from None
     if has_begun:
         raise UserError(f"{folder} has a checkpoint but no {PLAN_FILE}. Move the folder away to start again.")
     plan = make_plan(options, preprocessed, fold, scans, budget=budget, processes=processes)
+    _check_graphs(plan, device, processes)
     plan, cost = measure_until_it_fits(plan, device, budget, processes)
     if options.kimg is None:
         hours, seconds = options.hours or default_hours(device), cost.seconds_per_step / plan.batch_size * 1000
@@ -166,6 +169,15 @@ def _load(path: Path, options: RunOptions, source: Source) -> Plan:
         plan = plan.model_copy(update={"kimg": options.kimg, "hours": None})
         plan.save(path)
     return plan
+
+
+def _check_graphs(plan: Plan, device: torch.device, processes: int) -> None:
+    if plan.cuda_graphs and (device.type != "cuda" or processes > 1):
+        where = f"in {processes} processes" if device.type == "cuda" else f"on the device {device}"
+        raise UserError(
+            f"cuda_graphs works in one process on a GPU, not {where}. Leave out --set cuda_graphs=true, or set "
+            f"cuda_graphs to false in {PLAN_FILE}."
+        )
 
 
 def _plain(value: object) -> object:

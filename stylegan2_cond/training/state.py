@@ -15,6 +15,7 @@ from stylegan2_cond.planning import Plan
 from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.training.augment import AdaptiveProbability, Augment
 from stylegan2_cond.training.distributed import DistributedContext
+from stylegan2_cond.training.step_graphs import CudaRecorder, StepGraphs
 
 ADAM_BETAS = (0.0, 0.99)
 ADAM_EPS = 1e-8
@@ -70,6 +71,7 @@ class TrainingState:
         scalars: values of each scalar since the last log line.
         pending: report of the last step, which is read after the next one was started; None if there is none.
         backends: ops backends that computed this training, in the order of their use.
+        graphs: of the work on the GPU; None if the plan has no `cuda_graphs`.
     """
 
     plan: Plan
@@ -88,6 +90,7 @@ class TrainingState:
     scalars: dict[str, list[float]] = field(default_factory=dict)
     pending: StepReport | None = None
     backends: tuple[str, ...] = ()
+    graphs: StepGraphs | None = None
 
     @classmethod
     def start(cls, plan: Plan, device: torch.device, distributed: DistributedContext | None = None) -> TrainingState:
@@ -111,8 +114,14 @@ class TrainingState:
             average=copy.deepcopy(generator).eval().requires_grad_(False),
             generator_optimizer=_adam(generator, plan),
             discriminator_optimizer=_adam(discriminator, plan, plan.r1_interval if plan.r1_weight else 0),
-            augment=Augment(plan.codec.image_channels, len(plan.patch_size), spacing=plan.spacing),
+            augment=Augment(
+                plan.codec.image_channels,
+                len(plan.patch_size),
+                spacing=plan.spacing,
+                fixed_shapes=plan.cuda_graphs,
+            ),
             adaptive=adaptive,
+            graphs=StepGraphs(CudaRecorder(device)) if plan.cuda_graphs else None,
         )
 
     @property
@@ -150,6 +159,8 @@ class TrainingState:
             for group in optimizer.param_groups:
                 group["lr"] /= 2 ** (rollbacks - self.rollbacks)
         self.rollbacks = rollbacks
+        if self.graphs:
+            self.graphs.clear()
 
     def state_dict(self) -> dict:
         """Everything that `load_state_dict` needs to resume exactly."""
@@ -173,10 +184,12 @@ class TrainingState:
         """
         for name in OPTIMIZERS:  # what computes a step is this device's choice
             for saved, own in zip(state[name]["param_groups"], getattr(self, name).param_groups, strict=True):
-                saved["fused"] = own["fused"]
+                saved |= {key: own[key] for key in ("fused", "capturable") if key in own}
         _refuse_misfits(state, self.state_dict())
         for name in STATEFUL:
             getattr(self, name).load_state_dict(state[name])
+        if self.graphs:
+            self.graphs.clear()
         for name in OPTIMIZERS:
             for weight, moments in getattr(self, name).state.items():
                 if any(moment.ndim and moment.shape != weight.shape for moment in moments.values()):
@@ -246,6 +259,7 @@ def _adam(network: torch.nn.Module, plan: Plan, interval: int = 0) -> torch.opti
         betas=tuple(beta**ratio for beta in ADAM_BETAS),
         eps=ADAM_EPS,
         fused=next(network.parameters()).device.type in FUSED,
+        capturable=plan.cuda_graphs,
     )
 
 

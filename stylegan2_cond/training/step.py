@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from stylegan2_cond.random_streams import RandomStream
 from stylegan2_cond.training.augment import AugmentParameters
 from stylegan2_cond.training.losses import feature_matching, gradient_penalty, relativistic_loss
 from stylegan2_cond.training.state import StepReport, TrainingState, ema_decay, update_ema
+from stylegan2_cond.training.step_graphs import map_tensors
 
 Scalars = dict[str, torch.Tensor]
 
@@ -41,13 +43,7 @@ class Batch:
     visible: torch.Tensor | None
 
     def __getitem__(self, part: slice) -> Batch:
-        values = (getattr(self, field.name) for field in fields(self))
-        return Batch(
-            *(
-                [one[part] for one in value] if isinstance(value, list) else None if value is None else value[part]
-                for value in values
-            )
-        )
+        return map_tensors(lambda _, tensor: tensor[part], self)
 
     def split(self, count: int) -> list[Batch]:
         """The batch in `count` parts of equal size, or in the next larger number of parts that divides it."""
@@ -79,15 +75,14 @@ def take_step(
         next step was started, so that a GPU is never idle.
     """
     plan = state.plan
-    parts = _prepare(state, image, label, position, labelled).split(plan.accumulate)
-    generated, scalars = _train_both(state, parts)
-    if plan.r1_weight and state.step_number % plan.r1_interval == 0:
-        scalars |= _penalize_gradients(state, parts, generated)
-    values = torch.stack([value.float().reshape([]) for value in scalars.values()])
+    batch = _prepare(state, image, label, position, labelled)
+    penalize = plan.r1_weight > 0 and state.step_number % plan.r1_interval == 0
+    train = partial(_train, state, penalize)
+    names, values = state.graphs.run(penalize, train, batch) if state.graphs else train(batch)
     state.distributed.average([values])
     state.images_seen += plan.batch_size
     update_ema(state.average, state.generator, ema_decay(state.images_seen, plan.batch_size, plan.ema_share))
-    return StepReport.of(scalars, values)
+    return StepReport.of(names, values)
 
 
 def finish_step(state: TrainingState, report: StepReport) -> dict[str, float]:
@@ -98,6 +93,15 @@ def finish_step(state: TrainingState, report: StepReport) -> dict[str, float]:
         scalars["augment_p"] = state.adaptive.p
     state.track_spread(scalars["spread"])
     return scalars
+
+
+def _train(state: TrainingState, penalize: bool, batch: Batch) -> tuple[list[str], torch.Tensor]:
+    """All of a step that `StepGraphs` may replay; returns names and values of its scalars."""
+    parts = batch.split(state.plan.accumulate)
+    generated, scalars = _train_both(state, parts)
+    if penalize:
+        scalars |= _penalize_gradients(state, parts, generated)
+    return list(scalars), torch.stack([value.float().reshape([]) for value in scalars.values()])
 
 
 def _train_both(state: TrainingState, parts: list[Batch]) -> tuple[list[torch.Tensor], Scalars]:

@@ -31,7 +31,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 class AugmentParameters:
     """Tensors with one row per sample; `parameters[a:b]` are those of samples a to b - 1.
 
-    `moved` and `changed` lie on the CPU, so that nobody waits for a GPU to know what is to be done.
+    `moved` and `changed` lie on the CPU, so that nobody waits for a GPU to know what is to be done; where shapes are
+    fixed, nobody needs to know, and they lie on the device.
 
     Attributes:
         moved: `[N]` bool, whether any geometric augmentation is applied; other samples are not resampled.
