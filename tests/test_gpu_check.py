@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from tape import Tape, use_tapes
 
 from stylegan2_cond.ops import autograd, backends
 from stylegan2_cond.ops.bindings import find_library
@@ -20,7 +21,7 @@ from stylegan2_cond.training import profile_step, run_setup
 from stylegan2_cond.training.distributed import DistributedContext
 from stylegan2_cond.training.state import TrainingState
 
-NEEDS_GPU = ("no waiting",)
+NEEDS_GPU = ("no waiting", "graphs")
 
 
 @pytest.fixture
@@ -169,6 +170,17 @@ def test_a_loss_is_told_apart_from_a_device_that_adds_in_any_order(lose, monkeyp
     for lost in ("generator_optimizer", "images_seen"):
         lose(lost)
         assert "is allowed" in failure("resume")
+
+
+def test_replayed_steps_that_do_nothing_are_noticed(monkeypatch):
+    use_tapes(monkeypatch)
+    monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
+    bench = Bench("cpu:0", SMALL)  # a name that has graphs
+    CHECKS["graphs"](bench)
+    assert bench.figures["difference of a replayed one"] == bench.figures["allowed"] == 0
+    monkeypatch.setattr(Tape, "replay", lambda tape: None)
+    with pytest.raises(CheckFailed, match="; 0 is allowed"):
+        CHECKS["graphs"](bench)
 
 
 def test_a_plan_that_does_not_fit_is_noticed(monkeypatch):

@@ -130,16 +130,16 @@ def weights(state: TrainingState) -> torch.Tensor:
 
 
 def gradients(
-    plan: Plan, device: torch.device, distributed: DistributedContext | None = None
+    plan: Plan, device: torch.device, distributed: DistributedContext | None = None, *, repeats: int = 1
 ) -> dict[str, torch.Tensor]:
-    """Of both networks' losses, and of the penalties, at the first weights; on the CPU."""
+    """Of both networks' losses, and of the penalties, at the first weights; on the CPU. The last of `repeats` count."""
     state, found = busy_state(plan, device, distributed), {}
     names = {"generator": state.generator, "discriminator": state.discriminator}
     state.generator_optimizer, state.discriminator_optimizer = (
         torch.optim.SGD(network.parameters(), lr=0.0) for network in names.values()
     )
     share = state.distributed.share(plan.batch_size)
-    for step in ("with penalties", "plain"):
+    for step in ("with penalties", "plain") * repeats:
         take_step(state, *(part[share] for part in random_patches(plan))).read()
         for name, network in names.items():
             each = [torch.zeros_like(w) if w.grad is None else w.grad for w in network.parameters()]

@@ -42,8 +42,9 @@ from stylegan2_cond.speed.gpu_bench import (
     weights,
 )
 from stylegan2_cond.speed.ops import PASSES, op_cases, op_pass
-from stylegan2_cond.speed.step import measure_steps, speed_plan, time_sampling
+from stylegan2_cond.speed.step import measure_steps, repeated_step, speed_plan, time_sampling
 from stylegan2_cond.speed.timing import compare_times
+from stylegan2_cond.training import step_graphs
 from stylegan2_cond.training.checkpoint import load_checkpoint, save_checkpoint
 from stylegan2_cond.training.distributed import distributed_context, process_device
 from stylegan2_cond.training.profile_step import measure_step, random_patches
@@ -115,26 +116,33 @@ def check_step(bench: Bench) -> str:
 def check_resume(bench: Bench) -> str:
     """A training that was stopped and continued ends as near to an uninterrupted one as a second uninterrupted one."""
     plan, steps = bench.plan(), bench.sizes.steps
-
-    def fresh() -> TrainingState:
-        state = busy_state(plan, bench.device)
-        state.adaptive.p = 0.0  # no GPU repeats the gradient of a warp exactly, which later steps would magnify
-        return state
-
     with deterministic(), tempfile.TemporaryDirectory() as folder:
-        straight, again = (weights(train(fresh(), 2 * steps)) for _ in range(2))
-        save_checkpoint(Path(folder), train(fresh(), steps))
+        save_checkpoint(Path(folder), train(_unmoved_state(plan, bench.device), steps))
         resumed = TrainingState.start(plan, bench.device)
         load_checkpoint(Path(folder), resumed)
-        found = weights(train(resumed, steps))
-    way, twice, apart = ((straight - other).norm().item() for other in (weights(fresh()), again, found))
-    allowed = max(RESUME_TOLERANCE * twice, 0.0 if bench.device.type == "cpu" else RESUME_FLOOR * way)
-    bench.figures |= {"steps before and after": steps, "way": way, "difference of two uninterrupted trainings": twice}
-    bench.figures |= {"difference of a resumed one": apart, "allowed": allowed}
-    require(way > 0, "the weights did not change")
-    told = f"after {steps} + {steps} steps, weights differ by {apart / way:.2g} of their way"
-    told += f"; {allowed / way:.2g} is allowed"
-    require(apart <= allowed, told)
+        return _compare_trainings(bench, plan, 2 * steps, "a resumed one", weights(train(resumed, steps)))
+
+
+def check_graphs(bench: Bench) -> str:
+    """Steps that CUDA graphs replay train like others, and how much faster they are."""
+    if bench.device_name == "cpu":
+        raise Skipped("only CUDA has graphs; on a CPU, tests/test_step_graphs.py replays recorded operators")
+    warm_up, device, changes = step_graphs.WARM_UP, bench.device, {"r1_interval": 2}
+    plans = [bench.plan().model_copy(update=changes | {"cuda_graphs": graphs}) for graphs in (True, False)]
+    full = [plan.model_copy(update={"precision": "float32"}) for plan in plans]
+    error = compare_gradients(bench, *(gradients(plan, device, repeats=warm_up + 1) for plan in full))
+    require(error <= GRADIENT_TOLERANCE, f"gradients differ from those without graphs by {error:.2g}")
+    with deterministic():
+        steps = 2 * (warm_up + 3)  # each kind of step is recorded, and replayed twice
+        found = weights(train(_unmoved_state(plans[0], device), steps))
+        told = _compare_trainings(bench, plans[1], steps, "a replayed one", found)
+    for name, number in (("plain step", 1), ("step with R1", 0)):
+        ours, theirs = (repeated_step(plan, device, number) for plan in plans)
+        for _ in range(warm_up + 1):
+            ours()
+        timing = compare_times(ours, theirs, rounds=bench.sizes.rounds, device=device)
+        bench.figures |= {f"{name}, s": timing.ours, f"{name}: times as fast": timing.ratio}
+        told += f"; a {name} is {timing.ratio:.2f} times as fast"
     return told
 
 
@@ -269,6 +277,7 @@ CHECKS: dict[str, Callable[[Bench], str]] = {
     "kernels": check_kernels,
     "step": check_step,
     "resume": check_resume,
+    "graphs": check_graphs,
     "trial": check_trial,
     "sampling": check_sampling,
     "no waiting": check_waiting,
@@ -281,6 +290,27 @@ CHECKS: dict[str, Callable[[Bench], str]] = {
 
 def _listed(result: torch.Tensor | Iterable[torch.Tensor | None]) -> list[torch.Tensor]:
     return [result] if isinstance(result, torch.Tensor) else [one for one in result if one is not None]
+
+
+def _unmoved_state(plan: Plan, device: torch.device) -> TrainingState:
+    """Without augmentation: no GPU repeats the gradient of a warp exactly, which later steps would magnify."""
+    state = busy_state(plan, device)
+    state.adaptive.p = 0.0
+    return state
+
+
+def _compare_trainings(bench: Bench, plan: Plan, steps: int, name: str, found: torch.Tensor) -> str:
+    """How far the weights of a training are from those of an uninterrupted one."""
+    straight, again = (weights(train(_unmoved_state(plan, bench.device), steps)) for _ in range(2))
+    start = weights(_unmoved_state(plan, bench.device))
+    way, twice, apart = ((straight - other).norm().item() for other in (start, again, found))
+    allowed = max(RESUME_TOLERANCE * twice, 0.0 if bench.device.type == "cpu" else RESUME_FLOOR * way)
+    bench.figures |= {"steps": steps, "way": way, "difference of two uninterrupted trainings": twice}
+    bench.figures |= {f"difference of {name}": apart, "allowed": allowed}
+    require(way > 0, "the weights did not change")
+    told = f"after {steps} steps, weights differ by {apart / way:.2g} of their way; {allowed / way:.2g} is allowed"
+    require(apart <= allowed, told)
+    return told
 
 
 def _start_process(rank: int, kind: str, plan: Plan, folder: Path, address: dict[str, str]) -> int:

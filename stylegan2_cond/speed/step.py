@@ -119,11 +119,11 @@ def measure_steps(plan: Plan, *, rounds: int, device: torch.device) -> StepSpeed
     penalized, plain = 0, 1  # number of the step
 
     def timing(number: int) -> Timing:
-        ours, theirs = (_stepping(plan, device, number) for _ in range(2))
+        ours, theirs = (repeated_step(plan, device, number) for _ in range(2))
         return compare_times(ours, reference_ops()(theirs), rounds=rounds, device=device)
 
     def operations(number: int) -> int:
-        step = _stepping(plan, device, number)
+        step = repeated_step(plan, device, number)
         step()  # constants are copied once
         with OperationCount() as counting:
             step()
@@ -141,7 +141,7 @@ def measure_steps(plan: Plan, *, rounds: int, device: torch.device) -> StepSpeed
     )
 
 
-def _stepping(plan: Plan, device: torch.device, number: int) -> Callable[[], object]:
+def repeated_step(plan: Plan, device: torch.device, number: int) -> Callable[[], object]:
     """A function that takes the step of that number, each time."""
     state, patches = TrainingState.start(plan, device), random_patches(plan)
     if state.adaptive:
