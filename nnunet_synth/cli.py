@@ -62,14 +62,14 @@ Models = Annotated[
     typer.Argument(metavar="MODEL…", help="Folders <trainer>__<plans>__<configuration>.", show_default=False),
 ]
 OutputFolder = Annotated[Path, typer.Option("-o", metavar="FOLDER", help="Output folder.")]
-Sizes = Annotated[str | None, _option("N,…", "Sizes of training sets (default: 4,8,16,32,all).")]
-TrainingSets = Annotated[int, typer.Option(metavar="N", help="Number of training sets of each size.", min=1)]
+Sizes = Annotated[str | None, _option("N,…", "Sizes of training sets (default: 4,8).")]
+TrainingSets = Annotated[int, typer.Option(metavar="N", help="Training sets of each size.", min=1)]
+Runs = Annotated[int, typer.Option(metavar="N", help="Runs of each arm and set.", min=1)]
 TestCases = Annotated[str | None, _option("N|FILE", "Number of test cases, or a file of names.")]
 Subjects = Annotated[str | None, _option("REGEX", "Regular expression for the subject in a case's name.")]
 ArmNames = Annotated[list[str] | None, _option("NAME", "Run this arm (repeatable).", "--arm")]
 ArmsFile = Annotated[Path | None, _option("FILE", "TOML file with other arms.", "--arms")]
-Epochs = Annotated[int | None, _option("N", "Epochs of nnU-Net.", min=1)]
-Iterations = Annotated[int | None, _option("N", "Iterations per epoch.", min=1)]
+Steps = Annotated[int | None, _option("N", "Training steps of nnU-Net.", min=1)]
 Jobs = Annotated[int | None, _option("J", "Number of parallel jobs.", min=1)]
 Slurm = Annotated[list[str] | None, _option("KEY=VALUE", "sbatch option; submits the jobs to SLURM (repeatable).")]
 
@@ -350,7 +350,7 @@ def export_submission(
 
 @app.command(
     short_help="Measure whether synthetic pairs help.",
-    epilog="Example: nnunet-synth benchmark 4 2d --quick -o hippocampus --sizes 4,8,16 --test-cases 40",
+    epilog="Example: nnunet-synth benchmark 4 2d --quick -o hippocampus --sizes 4",
 )
 def benchmark(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Number or name.")] = "",
@@ -360,12 +360,12 @@ def benchmark(
     quick: Annotated[bool, typer.Option("--quick", help="Narrow nnU-Net and short trainings, for CPUs.")] = False,
     sizes: Sizes = None,
     training_sets: TrainingSets = BenchmarkOptions.training_sets,
+    runs: Runs = BenchmarkOptions.runs,
     test_cases: TestCases = None,
     subjects: Subjects = None,
     arms: ArmNames = None,
     arms_file: ArmsFile = None,
-    epochs: Epochs = None,
-    iterations: Iterations = None,
+    steps: Steps = None,
     kimg: Kimg = None,
     jobs: Jobs = None,
     slurm: Slurm = None,
@@ -374,17 +374,19 @@ def benchmark(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and exit.")] = False,
     report_only: Annotated[bool, typer.Option("--report-only", help="Write the report of FOLDER again.")] = False,
     show_arms: Annotated[bool, typer.Option("--show-arms", help="Show the available arms as TOML, and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure whether synthetic pairs help, and write a report. To resume, run the same command again."""
     arguments = dict(locals())
     from nnunet_synth.benchmark.arms import DEFAULT_ARMS
     from nnunet_synth.benchmark.run import describe_report, run_benchmark, write_report
 
+    describe = (lambda path: path.with_suffix(".json").read_text(encoding="utf-8")) if as_json else describe_report
     if show_arms:
         print(DEFAULT_ARMS.read_text(encoding="utf-8"), end="")
         return
     if report_only:
-        print(describe_report(write_report(folder)))
+        print(describe(write_report(folder)))
         return
     if not (dataset and configuration):
         raise UserError("DATASET and CONFIGURATION are missing. Example: nnunet-synth benchmark 4 2d --quick -o small")
@@ -392,9 +394,12 @@ def benchmark(
     options |= {"arms": tuple(arms or ()), "slurm": tuple(slurm or ()), "device": device or default_device()}
     if (summary := run_benchmark(BenchmarkOptions(**options), dry=dry_run)) is None:
         return
-    print(describe_report(summary.report))
+    print(describe(summary.report))
     if summary.without_result:
-        print(f"{summary.without_result} of {summary.runs} runs have no result; the same command tries them again.")
+        print(
+            f"{summary.without_result} of {summary.runs} runs have no result; the same command tries them again.",
+            file=sys.stderr,
+        )
         raise typer.Exit(1)
 
 

@@ -23,8 +23,9 @@ from nnunet_synth.benchmark.collect import write_tables
 from nnunet_synth.benchmark.design import Design, load_or_create, make_design
 from nnunet_synth.benchmark.ensemble import predict_ensemble
 from nnunet_synth.benchmark.options import BenchmarkOptions
+from nnunet_synth.benchmark.protocol import Effect
 from nnunet_synth.benchmark.report.page import write_report
-from nnunet_synth.benchmark.report.verdict import Effect, conclude
+from nnunet_synth.benchmark.report.verdict import conclude
 from nnunet_synth.benchmark.results import read_benchmark
 from nnunet_synth.benchmark.scoring import COLUMNS, read_rows, write_rows
 from nnunet_synth.benchmark.task_runner import TaskRecord, read_record, run_task
@@ -65,9 +66,8 @@ def workspace(preprocessed, tmp_path, monkeypatch):
 # --- arms
 
 
-def test_the_shipped_arms_are_chosen_by_name_and_an_ensemble_brings_its_members():
-    assert not {*CONTROLS, "pair-image"} & {*read_arms()[1]}
-    assert [arm.name for arm in choose_arms(None, ["ensemble"])] == ["nnunet", "nnunet-again", "ensemble"]
+def test_the_control_of_pseudo_labels_differs_in_its_labels_alone():
+    assert {*CONTROLS} & {*read_arms()[1]} == {"oracle", "ensemble"}
     assert (ARM["pseudo"].ratio, ARM["pseudo"].schedule) == (0.5, "linear")
     changed = ARM["pseudo"].model_dump().keys() - {"name", "title", "unlabelled"}
     assert all(getattr(ARM["true-labels"], key) == getattr(ARM["pseudo"], key) for key in changed)
@@ -82,9 +82,8 @@ def test_the_shipped_arms_are_chosen_by_name_and_an_ensemble_brings_its_members(
         ("[a]\nbaseline = true\n[b]\nunlabelled = 'true-labels'\nvariant = 'pair'", "one of variant, unlabelled"),
         ("[a]\nbaseline = true\n[b]\ncutmix = 0.5", "cutmix needs a bank"),
         ("[a]\nbaseline = true\n[b]\nunlabelled = 'training-cases'\ncutmix = 0.5", "cutmix needs a bank"),
-        ("[a]\nbaseline = true\n[b]\nmembers = ['a', 'c']", "arm b: member c is not"),
-        ("[a]\nbaseline = true\n[b]\nmembers = ['b']", "arm b: member b is not"),
-        ("[a]\nbaseline = true\n[c]\nvariant = 'pair'\n[b]\nmembers = ['c']", "arm b: member c is not"),
+        ("[a]\nbaseline = true\nensemble = true", "the baseline is nnU-Net alone"),
+        ("[a]\nbaseline = true\n[b]\nensemble = true\nvariant = 'pair'", "one of variant, unlabelled"),
     ],
 )
 def test_arms_that_make_no_sense_are_refused(tmp_path, text, message):
@@ -161,7 +160,7 @@ def test_every_task_comes_after_what_it_needs(preprocessed):
     order = list(tasks)
     for task in tasks.values():
         assert all(order.index(need) < order.index(task.name) for need in task.needs)
-    assert tasks["run_ensemble_2_0"].needs == ("run_nnunet_2_0", "run_nnunet-again_2_0")
+    assert tasks["run_ensemble_2_0"].needs == ("run_nnunet_2_0", "run_nnunet_2_0_1", "run_nnunet_2_0_2")
     assert tasks["bank_true-labels_2_0"].needs == ()
 
 
@@ -255,13 +254,13 @@ def test_what_was_trained_with_it_says_so(true_labels, tmp_path):
 # --- ensemble
 
 
-def write_model(folder, design, arm, preprocessed, seed):
-    """What nnU-Net's training of an arm leaves in fold 0, untrained."""
-    torch.manual_seed(seed)
-    plans, dataset_json = plans_of(design, arm, preprocessed.plans_manager.plans), preprocessed.dataset_json
+def write_model(folder, design, run, preprocessed):
+    """What nnU-Net's training of a run of the baseline leaves in fold 0, untrained."""
+    torch.manual_seed(run)
+    plans, dataset_json = plans_of(design, design.baseline, preprocessed.plans_manager.plans), preprocessed.dataset_json
     trainer = nnUNetTrainer(plans | {"continue_training": False}, "2d", 0, dataset_json, torch.device("cpu"))
     trainer.initialize()
-    model = model_folder(folder, design, arm)
+    model = model_folder(folder, design, design.baseline, run)
     (model / "fold_0").mkdir(parents=True)
     (model / "plans.json").write_text(json.dumps(plans))
     (model / "dataset.json").write_text(json.dumps(dataset_json))
@@ -277,12 +276,11 @@ def own_probabilities(model, files):
     return predictor.predict_single_npy_array(image, properties, None, None, True)[1]
 
 
-def test_an_ensemble_predicts_by_the_mean_probability_of_its_three_nnunets(
+def test_an_ensemble_predicts_by_the_mean_probability_of_the_three_runs_of_nnunet_alone(
     preprocessed, nnunet_folders, workspace, monkeypatch
 ):
     folder, design = workspace
-    members = [ARM[name] for name in ("nnunet", "nnunet-again", "ensemble")]
-    models = [write_model(folder, design, arm, preprocessed, seed) for seed, arm in enumerate(members)]
+    models = [write_model(folder, design, run, preprocessed) for run in range(3)]
     predict_ensemble(folder, "ensemble", 0, "cpu")
     predictions = predictions_folder(folder, design, ARM["ensemble"], 0)
     ending = preprocessed.dataset_json["file_ending"]
@@ -295,8 +293,7 @@ def test_an_ensemble_predicts_by_the_mean_probability_of_its_three_nnunets(
         alike += [np.array_equal(found[0], one.argmax(axis=0)) for one in own]
     assert not any(alike)
     task = make_tasks(design)["run_ensemble_2_0"]
-    train, predict = commands(task, design, folder, "cpu")
-    assert train[:4] == ["nnUNetv2_train", DATASET, "2d", "0"]
+    (predict,) = commands(task, design, folder, "cpu")
     assert predict == ["python", "-m", "nnunet_synth.benchmark.ensemble", str(folder), "ensemble", "0", "cpu"]
     (folder / "tasks").mkdir()
     task_runner.score_run(task, design, folder)
@@ -333,13 +330,13 @@ def test_where_filters_refuse_all_scans_the_advice_is_what_a_benchmark_can_do(wo
 
 def test_an_arm_costs_what_its_teacher_bank_and_members_cost(workspace):
     folder, design = workspace
-    seconds = {"run_nnunet": 1, "run_nnunet-again": 10, "bank_pseudo-labels": 100, "bank_true-labels": 1000}
+    seconds = {"run_nnunet": 1, "bank_pseudo-labels": 100, "bank_true-labels": 1000}
     records = {
-        name: TaskRecord(state="done", seconds=seconds.get(name.removesuffix(f"_{task.size}_{task.training_set}"), 5))
+        name: TaskRecord(state="done", seconds=seconds.get(f"{task.kind}_{task.target}", 5) * 10 ** (task.run == 1))
         for name, task in make_tasks(design).items()
     }
     (folder / "tasks").mkdir()
-    rows = [{"case": case, "label": "1", "dice": "0.5", "hd95": ""} for case in design.test_cases]
+    rows = [{"case": case, "label": "1", "dice": "0.5"} for case in design.test_cases]
     for name in records:
         write_rows(task_runner.scores_path(folder, name), COLUMNS, rows)
     write_tables(folder, design, records)
@@ -347,9 +344,8 @@ def test_an_arm_costs_what_its_teacher_bank_and_members_cost(workspace):
     costs = {arm: row["seconds_generator"] for arm, row in rows.items()}
     assert costs == {
         "nnunet": "",
-        "nnunet-again": "",
         "oracle": "",
-        "ensemble": "11.0",
+        "ensemble": "12.0",
         "pseudo": "101.0",
         "pseudo-cutmix": "101.0",
         "pair-scans": "111.0",  # its bank and generator, 5 each, and those of the arm pseudo
@@ -363,8 +359,8 @@ def test_an_arm_costs_what_its_teacher_bank_and_members_cost(workspace):
 
 @pytest.mark.parametrize(("gain", "effect"), [(0.0, Effect.NO_EVIDENCE), (0.05, Effect.HELPS)])
 def test_the_verdict_is_on_pseudo_labels_and_not_on_their_controls(tmp_path, gain, effect):
-    effects = {"nnunet-again": 0.0, "pseudo": gain, "oracle": 0.1, "true-labels": 0.1}
-    make_benchmark(tmp_path, effects, sizes=(4, 8), training_sets=4, cases=20)
+    effects = {"pseudo": gain, "oracle": 0.1, "true-labels": 0.1}
+    make_benchmark(tmp_path, effects, sizes=(4, 8), training_sets=12, cases=8, run_luck=0.01, seed=1)
     benchmark = read_benchmark(tmp_path)
     verdict = conclude(analyse(benchmark))
     assert verdict.effect is effect
@@ -375,16 +371,7 @@ def test_the_verdict_is_on_pseudo_labels_and_not_on_their_controls(tmp_path, gai
     assert all(f"| {arm.title} |" in report for arm in benchmark.arms)
 
 
-def test_a_design_that_lost_a_member_is_refused(preprocessed, tmp_path):
-    design_of(preprocessed, arms=choose_arms(None, ["ensemble"])).save(tmp_path / "design.json")
-    content = json.loads((tmp_path / "design.json").read_text())
-    content["arms"] = [arm for arm in content["arms"] if arm["name"] != "nnunet-again"]
-    (tmp_path / "design.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="nnunet-again"):
-        Design.load(tmp_path / "design.json")
-
-
 def test_an_arm_of_unlabelled_cases_cannot_join_a_design_that_labels_all(preprocessed, tmp_path):
-    load_or_create(design_of(preprocessed, arms=(ARM["nnunet"], Arm(name="other")), sizes="2,all"), tmp_path)
+    load_or_create(design_of(preprocessed, arms=(ARM["nnunet"], Arm(name="other")), sizes="2,5"), tmp_path)
     with pytest.raises(UserError, match=r"arm pseudo\b.*--sizes"):
         load_or_create(design_of(preprocessed, arms=(ARM["nnunet"], ARM["pseudo"])), tmp_path)

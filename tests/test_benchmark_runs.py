@@ -34,11 +34,11 @@ from nnunet_synth.benchmark.arms import Arm, choose_arms, read_arms
 from nnunet_synth.benchmark.budget import SUFFIX, apply_budget, choose_budget
 from nnunet_synth.benchmark.case_selection import find_subjects
 from nnunet_synth.benchmark.collect import write_tables
-from nnunet_synth.benchmark.design import Design, load_or_create, make_design, make_training_sets
+from nnunet_synth.benchmark.design import Design, load_or_create, make_design
 from nnunet_synth.benchmark.options import BenchmarkOptions
 from nnunet_synth.benchmark.progress import ProgressTable, estimate, make_table, seconds_by_epochs
 from nnunet_synth.benchmark.scheduler import Resources, Scheduler, make_executor
-from nnunet_synth.benchmark.scoring import hausdorff_95, read_rows, score_predictions, write_rows
+from nnunet_synth.benchmark.scoring import COLUMNS, distance, hausdorff_95, read_rows, score_predictions, write_rows
 from nnunet_synth.benchmark.task_runner import last_error, read_record, run_task
 from nnunet_synth.benchmark.tasks import Task, commands, make_tasks
 from nnunet_synth.benchmark.trainers import nnUNetTrainerElastic, with_fixed_length
@@ -66,34 +66,6 @@ def design_of(preprocessed, arms=(ALONE, PAIR), **changes) -> Design:
 
 
 # --- who is trained and tested on what
-
-names = st.lists(st.integers(0, 999), min_size=8, max_size=40, unique=True).map(
-    lambda numbers: [f"case_{number:03d}" for number in numbers]
-)
-
-
-@given(names, st.integers(1, 4), st.integers(0, 9), st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
-def test_smaller_training_sets_lie_within_larger_ones_and_sets_differ(cases, count, seed, of_one_subject):
-    subject_of = {case: case[: -1 if of_one_subject > 2 else None] for case in cases}
-    sizes = (2, 4, len(cases))
-    sets = {(one.size, one.number): one.cases for one in make_training_sets(cases, subject_of, sizes, count, seed)}
-    for number in range(count):
-        small, middle, all_cases = (set(sets[size, number]) for size in sizes)
-        assert small < middle <= all_cases == set(cases)
-        assert [len(small), len(middle)] == [2, 4]
-    more = make_training_sets(cases, subject_of, (2, 3, 4), count + 1, seed)  # sizes and sets can be added later
-    assert {(one.size, one.number): one.cases for one in more}.items() >= {
-        key: cases for key, cases in sets.items() if key[0] < len(all_cases)
-    }.items()
-
-
-def test_training_sets_have_different_cases():
-    cases = [f"case_{number}" for number in range(100)]
-    first, second, third = (
-        set(one.cases) for one in make_training_sets(cases, {case: case for case in cases}, (10,), 3, 0)
-    )
-    assert len({frozenset(one) for one in (first, second, third)}) == 3
 
 
 @given(st.integers(0, 50), st.sampled_from(["5", "6", "7"]))
@@ -141,10 +113,10 @@ def test_names_that_look_like_slices_of_one_patient_are_asked_about():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"test_cases": "4"}, "--test-cases 4"),
-        ({"test_cases": "10"}, "leave none to train on"),
+        ({"test_cases": "0"}, "--test-cases 0"),
+        ({"test_cases": "10"}, "--test-cases 10"),
         ({"test_cases": "nowhere.txt"}, "neither a number nor a readable file"),
-        ({"sizes": "6"}, "asks for 6 training cases; Dataset901_Virtual has 5 "),
+        ({"sizes": "6"}, "asks for 6 training cases; Dataset901_Virtual has 1 to 5 "),
         ({"sizes": "0"}, "asks for 0 training cases"),
         ({"sizes": "many"}, "--sizes many"),
     ],
@@ -171,7 +143,7 @@ def test_another_design_in_the_same_folder_is_refused_with_what_differs(preproce
     for changes, message in [
         ({"test_cases": "6"}, "test_cases is"),
         ({"seed": 1}, "seed is 0 there, now 1"),
-        ({"epochs": 7}, "epochs is 20 there, now 7"),
+        ({"steps": 350}, "epochs is 20 there, now 7"),
         ({"kimg": 0.5}, "kimg is 8.0 there, now 0.5"),
         ({"arms": (ALONE, PAIR.model_copy(update={"ratio": 0.5}))}, "arm pair has other"),
     ]:
@@ -192,11 +164,43 @@ def test_arms_sizes_and_training_sets_can_be_added_and_folds_keep_their_numbers(
     first = load_or_create(design_of(preprocessed), tmp_path)
     grown = load_or_create(design_of(preprocessed, arms=(ALONE, IMAGE), sizes="4", training_sets=3), tmp_path)
     assert [arm.name for arm in grown.arms] == ["nnunet", "pair", "image"]
-    assert (grown.sizes, grown.sets_per_size) == ((2, 3, 4), 3)
+    assert (grown.sizes, *map(grown.sets_of, (2, 3, 4))) == ((2, 3, 4), 3, 3, 3)
     assert grown.training_sets[: len(first.training_sets)] == first.training_sets
     assert {(fold.size, fold.number) for fold in grown.training_sets} == {(s, r) for s in (2, 3, 4) for r in range(3)}
     assert len(grown.training_sets) == 9
     assert load_or_create(design_of(preprocessed), tmp_path) == grown
+
+
+def test_runs_can_be_added_and_nnunet_alone_keeps_its_three(preprocessed, tmp_path):
+    first = make_tasks(load_or_create(design_of(preprocessed, sizes="2"), tmp_path))
+    tasks = make_tasks(load_or_create(design_of(preprocessed, sizes="2", runs=2), tmp_path))
+    assert {*tasks} - {*first} == {"run_pair_2_0_1", "run_pair_2_1_1"}
+    assert sum(name.startswith("run_nnunet_2_0") for name in tasks) == 3
+    assert tasks["run_pair_2_0_1"].needs == ("bank_pair_2_0",)  # runs of a training set share the bank
+
+
+def test_runs_with_one_training_set_are_kept_apart(preprocessed, tmp_path):
+    design = design_of(preprocessed)
+    prepare_workspace(tmp_path, design, preprocessed)
+    lines = [
+        next(commands(task, design, tmp_path, "cpu")) for task in make_tasks(design).values() if task.kind == "run"
+    ]
+    trained = [(line[3], *line[line.index("-p") + 1 :]) for line in lines]
+    assert len({*trained}) == len(trained) == 2 * 2 * (3 + 1)  # sizes, training sets
+    assert {line[line.index("-p") + 1] for line in lines} == {
+        path.stem for path in (tmp_path / "nnUNet_preprocessed" / DATASET).glob("nnUNetPlans_*.json")
+    }
+
+
+def test_the_protocol_is_written_before_anything_runs_and_stays(preprocessed, tmp_path):
+    design = load_or_create(design_of(preprocessed), tmp_path)
+    written = json.loads((tmp_path / "design.json").read_text())
+    assert written["protocol"]["looks"] == [6, 12, 18]
+    assert written["protocol"]["margin"] == 0.01
+    written["protocol"]["margin"] = 0.02
+    (tmp_path / "design.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match="protocol is"):
+        load_or_create(design, tmp_path)
 
 
 def test_a_folder_with_other_things_is_left_alone(preprocessed, tmp_path):
@@ -221,10 +225,9 @@ def test_a_second_process_in_a_folder_is_told_who_works_there(tmp_path):
 
 def test_the_shipped_arms_are_sound():
     arms, default = read_arms()
-    assert set(default) == {"nnunet", "nnunet-again", "da5", "elastic", "pair", "image"}
+    assert set(default) == {"nnunet", "da5", "pair", "image", "oracle", "ensemble"}
     assert len({arm.name for arm in arms}) == len(arms) > 10
-    assert [arm.trainer_name for arm in arms[:5]] == [
-        "nnUNetTrainer",
+    assert [arm.trainer_name for arm in arms[:4]] == [
         "nnUNetTrainer",
         "nnUNetTrainerDA5",
         "nnUNetTrainerElastic",
@@ -234,9 +237,7 @@ def test_the_shipped_arms_are_sound():
 
 
 def test_nnunet_alone_is_nothing_to_compare_with(tmp_path):
-    with pytest.raises(
-        UserError, match=r"only nnunet, and nothing to compare.* --arm: nnunet-again, da5, elastic, pair"
-    ):
+    with pytest.raises(UserError, match=r"only nnunet, and nothing to compare.* --arm: da5, elastic, pair"):
         choose_arms(None, ["nnunet"])
     (tmp_path / "arms.toml").write_text("[a]\nbaseline = true")
     with pytest.raises(UserError, match=r"nothing to compare it with. Add an arm to .*arms.toml"):
@@ -269,7 +270,7 @@ def test_arms_that_differ_in_training_alone_share_generator_and_bank(preprocesse
     unfiltered = Arm(name="unfiltered", variant="pair", without=("fit",))
     design = design_of(preprocessed, arms=(ALONE, PAIR, half, unfiltered), sizes="2", training_sets=1)
     kinds = [task.kind for task in make_tasks(design).values()]
-    assert (kinds.count("generator"), kinds.count("bank"), kinds.count("run")) == (1, 2, 4)
+    assert (kinds.count("generator"), kinds.count("bank"), kinds.count("run")) == (1, 2, 3 + 3)
 
 
 def test_a_bank_waits_for_its_generators_and_for_the_nnunet_that_its_filter_asks(preprocessed):
@@ -419,12 +420,13 @@ def test_cases_that_were_moved_are_linked_again(preprocessed, tmp_path):
     "spoil",
     [
         lambda design: design["arms"].pop(0),
-        lambda design: design["training_sets"].pop(),
+        lambda design: design["training_sets"].pop(0),
         lambda design: design["training_sets"].append(design["training_sets"][0]),
+        lambda design: design.pop("runs"),
         lambda design: design["sizes"].append(7),
         lambda design: design["training_sets"][0]["cases"].append(design["test_cases"][0]),
         lambda design: design.update(seed=float("inf")),
-        lambda design: design.update(format_version=1),
+        lambda design: design.update(format_version=2),
     ],
 )
 def test_a_design_that_lost_a_part_is_refused_by_its_file(preprocessed, tmp_path, spoil):
@@ -497,6 +499,13 @@ def test_hd95_of_a_slice_knows_no_third_axis():
     assert hausdorff_95(a, b, (999, 1.0, 0.5)) == hausdorff_95(a[0], b[0], (1.0, 0.5)) == pytest.approx(1.5)
 
 
+def test_nothing_found_counts_as_the_diagonal_of_the_image():
+    truth = np.zeros((1, 30, 40), dtype=bool)
+    truth[0, 4, 4] = True
+    assert distance(truth, np.zeros_like(truth), (999, 2.0, 2.0)) == pytest.approx(100)  # 60, 80
+    assert distance(truth, truth, (999, 2.0, 2.0)) == 0
+
+
 def test_hd95_is_undefined_where_a_mask_is_empty():
     a, b = np.zeros((2, 5, 5), dtype=bool)
     a[2, 2] = True
@@ -556,8 +565,8 @@ def bench(preprocessed, tmp_path, monkeypatch):
         ]
 
     def scored(task, design, folder):
-        rows = [{"case": case, "label": "1", "dice": "0.5", "hd95": ""} for case in design.test_cases]
-        write_rows(task_runner.scores_path(folder, task.name), ("case", "label", "dice", "hd95"), rows)
+        rows = [{"case": case, "label": "1", "dice": "0.5"} for case in design.test_cases]
+        write_rows(task_runner.scores_path(folder, task.name), COLUMNS, rows)
 
     monkeypatch.setattr(task_runner, "commands", noted)
     monkeypatch.setattr(task_runner, "score_run", scored)
@@ -666,7 +675,9 @@ def test_a_task_whose_record_is_damaged_is_named_and_done_again(bench, text, cap
     assert {record.state for record in run.records.values()} == {"done"}
 
 
-@pytest.mark.parametrize("text", [None, "", "case,label,dice,hd95\na,1,0.5,\n", "case,label\n\0", "dice\nnan\n"])
+@pytest.mark.parametrize(
+    "text", [None, "", "case,label,dice,hd95,false_positive\na,1,0.5,,\n", "case,label\n\0", "dice\nnan\n"]
+)
 def test_a_run_whose_scores_are_damaged_is_left_out_and_done_again(bench, text, capsys):
     bench.finish()
     path = task_runner.scores_path(bench.folder, "run_pair_2_0")
@@ -833,7 +844,8 @@ def test_jobs_go_through_slurm_with_its_options(preprocessed, tmp_path, monkeypa
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setattr(scheduler, "POLL_SECONDS", 0.1)
     folder = tmp_path / "benchmark"
-    design = load_or_create(design_of(preprocessed, arms=(ALONE,), sizes="2", training_sets=1), folder)
+    design = design_of(preprocessed, arms=(ALONE,), sizes="2", training_sets=1)
+    design = load_or_create(design.model_copy(update={"baseline_runs": 1}), folder)
     resources = Resources(jobs=1, threads=3, slurm={"partition": "fast", "time": "90"})
     run = Scheduler(folder, design, resources, ProgressTable(Console(file=io.StringIO())))
     record = task_runner.record_path(folder, "run_nnunet_2_0")
@@ -902,16 +914,16 @@ def test_a_small_benchmark_from_command_to_tables(preprocessed, tmp_path):
     typed = (
         *("nnunet-synth", "benchmark", "901", "2d", "-p", TINY_PLANS, "--quick", "-o", str(folder)),
         *("--sizes", "3", "--training-sets", "1", "--test-cases", "5", "--arm", "pair-unfiltered"),
-        *("--epochs", "2", "--iterations", "2", "--kimg", "0.048", "--jobs", "2", "--device", "cpu"),
+        *("--steps", "4", "--kimg", "0.048", "--jobs", "2", "--device", "cpu"),
     )
     done = run(*typed, check=False)
     design = Design.load(folder / "design.json")
     runs = read_rows(folder / "runs.csv")
     assert [(row["arm"], row["state"], row["error"]) for row in runs] == [
-        ("nnunet", "done", ""),
+        *[("nnunet", "done", "")] * 3,
         ("pair-unfiltered", "done", ""),
     ]
-    pair = runs[1]
+    pair = runs[-1]
     assert int(pair["bank_samples"]) == design.budget.bank_samples
     assert float(pair["seconds_generator"]) > 0
     assert float(pair["kid"]) > -1
@@ -931,7 +943,7 @@ def test_a_small_benchmark_from_command_to_tables(preprocessed, tmp_path):
         row["prediction_file"].split("/")[-1].split(".")[0]: row["metrics"] for row in summary["metric_per_case"]
     }
     for row in scores:
-        if row["arm"] == "nnunet" and row["dice"]:
+        if row["arm"] == "nnunet" and row["run"] == "0" and row["dice"]:
             assert float(row["dice"]) == pytest.approx(by_case[row["case"]][row["label"]]["Dice"], abs=1e-5)
     log = next(
         (base / f"nnUNetTrainerSynth_benchmark__{TINY_PLANS}_pair-unfiltered__2d" / "fold_0").glob("training_log*")
@@ -939,5 +951,5 @@ def test_a_small_benchmark_from_command_to_tables(preprocessed, tmp_path):
     assert "Synthetic pairs: bank" in log
     assert "](figures/gain.png)" in (folder / "report.md").read_text(encoding="utf-8")
     again = run(*typed, check=False)
-    assert "Nothing is left to do." in again.stdout
+    assert "Nothing is left to do." in again.stderr
     assert done.returncode == again.returncode == 0, done.stderr

@@ -16,16 +16,14 @@ from raw_cases import LABELS, cohort, own_folders, preprocess
 from nnunet_synth.benchmark import progress
 from nnunet_synth.benchmark.arms import Arm
 from nnunet_synth.benchmark.budget import choose_budget
-from nnunet_synth.benchmark.design import DESIGN_FILE, make_design
+from nnunet_synth.benchmark.design import DESIGN_FILE, make_design, make_training_sets
 from nnunet_synth.benchmark.options import BenchmarkOptions
 from nnunet_synth.cli import main
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 from stylegan2_cond.errors import UserError
 
 ARMS = (Arm(name="nnunet", title="nnU-Net alone", baseline=True), Arm(name="pair", variant="pair"))
-DEFAULTS = {True: (4, 8, 16), False: (4, 8, 16, 32)}  # by --quick; a full benchmark also takes all there are
-SMALLEST_P = 0.05  # of a two-sided signed-rank test of n cases: 2 / 2^n
-
+DEFAULTS = (4, 8)
 
 CONFIGURATION = {
     "architecture": {"arch_kwargs": {"features_per_stage": [32, 64]}},
@@ -52,33 +50,53 @@ def design_of(count: int, reader: str = "SimpleITKIO", arms: tuple[Arm, ...] = A
     return make_design(data_of(count, reader), arms, BenchmarkOptions("950", "2d", **typed))
 
 
-@pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize("count", range(1, 61))
-def test_the_default_design_fits_any_number_of_cases(count, quick):
-    if count < 7:
-        with pytest.raises(UserError, match=rf"at least 7 cases.*Dataset950_Small has {count}\b"):
-            design_of(count, quick=quick)
+def test_the_default_design_fits_any_number_of_cases(count):
+    if count < 3:
+        with pytest.raises(UserError, match=rf"at least 3 cases.*Dataset950_Small has {count}\b"):
+            design_of(count)
         return
-    design = design_of(count, quick=quick)
-    assert 2 / 2 ** len(design.test_cases) < SMALLEST_P
-    assert len(design.test_cases) == max(6, min(40, count // 3))
+    design, pool = design_of(count), count - max(1, min(40, count // 3))
     assert sorted([*design.test_cases, *design.pool]) == data_of(count).case_names()
-    pool = len(design.pool)
-    allowed = {size for size in DEFAULTS[quick] if size <= pool}
-    everything = {pool} if not quick or pool < max(DEFAULTS[quick]) else set()
-    assert design.sizes == tuple(sorted(allowed | everything))
-    assert {(fold.size, fold.number) for fold in design.training_sets} == {
-        (s, r) for s in design.sizes for r in range(3)
-    }
-    for fold in design.training_sets:
-        assert len(fold.cases) == fold.size
-        assert {*fold.cases} <= {*design.pool}
+    assert len(design.pool) == pool
+    assert design.sizes == tuple(sorted({min(size, pool // 2) for size in DEFAULTS}))
+    for size in design.sizes:
+        sets = [one.cases for one in design.training_sets if one.size == size]
+        assert all(len({*cases} & {*design.pool}) == size for cases in sets)
+        assert len({*sets}) == len(sets)
+        assert len(sets) == 12 or pool < 8
+        assert design.overlaps(size) == (len(sets) * size > pool)
+        uses = [sum(case in cases for cases in sets) for case in design.pool]
+        assert max(uses) - min(uses) <= 1
+    notes = " ".join(design.notes())
+    assert ("overlap" in notes) == any(map(design.overlaps, design.sizes))
+    assert ("allow no verdict" in notes) == any(design.sets_of(size) < 6 for size in design.sizes)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 4), st.integers(0, 9))
+@settings(max_examples=150, deadline=None)
+def test_training_sets_are_disjoint_while_the_pool_lasts_then_balanced_and_more_do_not_change_them(
+    subjects, size, cases_each, seed
+):
+    pool = [f"{subject:02d}_{case}" for subject in range(subjects) for case in range(cases_each)]
+    size, subject_of = min(size, len(pool)), {case: case[:2] for case in pool}
+    sets = [one.cases for one in make_training_sets(pool, subject_of, (size,), 18, seed)]
+    taken = [{subject_of[case] for case in cases} for cases in sets]
+    assert len({*sets}) == len(sets)
+    assert {*map(len, sets)} == {size}
+    for count in range(1, len(sets) + 1):
+        uses = [sum(subject in one for one in taken[:count]) for subject in {*subject_of.values()}]
+        assert max(uses) - min(uses) <= 1
+        if count * -(-size // cases_each) <= subjects:
+            assert max(uses) == 1
+    for fewer in (6, 12):
+        assert [one.cases for one in make_training_sets(pool, subject_of, (size,), fewer, seed)] == sets[:fewer]
 
 
 @given(
     st.integers(1, 60),
     st.one_of(st.none(), st.integers(0, 70)),
-    st.one_of(st.none(), st.lists(st.one_of(st.integers(-1, 70), st.just("all")), min_size=1, max_size=4)),
+    st.one_of(st.none(), st.lists(st.integers(-1, 70), min_size=1, max_size=4)),
 )
 @settings(max_examples=300, deadline=None)
 def test_what_was_typed_is_done_or_refused_by_its_option(count, test_cases, sizes):
@@ -91,28 +109,22 @@ def test_what_was_typed_is_done_or_refused_by_its_option(count, test_cases, size
     except UserError as error:
         option = "--sizes" in str(error) and sizes is not None
         option |= "--test-cases" in str(error) and test_cases is not None
-        assert option or (count < 7 and test_cases is None)
+        assert option or (count < 3 and test_cases is None)
         return
     if test_cases is not None:
         assert len(design.test_cases) == test_cases
     if sizes is not None:
-        assert set(design.sizes) == {len(design.pool) if size == "all" else size for size in sizes}
+        assert set(design.sizes) == {*sizes}
 
 
-@pytest.mark.parametrize("quick", [True, False])
-@pytest.mark.parametrize("count", range(7, 61))
-def test_the_default_design_leaves_unlabelled_cases_to_an_arm_that_needs_them(count, quick):
+@pytest.mark.parametrize("count", [3, 7, 12, 40])
+def test_the_default_design_leaves_unlabelled_cases_to_an_arm_that_needs_them(count):
     arms = (*ARMS, Arm(name="pseudo", unlabelled="pseudo-labels"))
-    pool = len(design_of(count, quick=quick).pool)
-    if pool <= 4:
-        with pytest.raises(UserError, match=rf"All {pool} cases .* arm pseudo\b.*--sizes"):
-            design_of(count, arms=arms, quick=quick)
-        return
-    design = design_of(count, arms=arms, quick=quick)
-    assert design.sizes == tuple(size for size in design_of(count, quick=quick).sizes if size < pool)
+    design = design_of(count, arms=arms)
+    pool = len(design.pool)
     assert all(len(design.unlabelled(fold)) == pool - one.size for fold, one in enumerate(design.training_sets))
-    with pytest.raises(UserError, match="--sizes"):
-        design_of(count, arms=arms, quick=quick, sizes="2,all")
+    with pytest.raises(UserError, match=rf"All {pool} cases .* arm pseudo\b.*--sizes"):
+        design_of(count, arms=arms, sizes=f"1,{pool}")
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "many", ""])
@@ -174,37 +186,44 @@ def benchmark(one_case, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("count", "sizes", "test"), [(12, "4,6", 6), (16, "4,8,10", 6), (40, "4,8,16,27", 13), (47, "4,8,16,32", 15)]
+    ("count", "sizes", "test"),
+    [
+        (3, "2 training sets of 1 cases", 1),
+        (12, "12 training sets of 4 cases", 4),
+        (40, "12 training sets of 4 and 12 of 8", 13),
+    ],
 )
 def test_the_command_says_what_few_cases_allow(benchmark, tmp_path, count, sizes, test):
     code, printed = benchmark(count, "--dry-run")
     assert code in (0, None)
     assert f"{test} test cases" in printed
-    assert sizes in printed.replace(", ", ",")
-    assert f"has {count} cases" in printed or count == 47
+    assert sizes in printed
+    assert "sets overlap" in printed or count == 3
+    assert "allow no verdict" in printed or count > 3
     assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_says_how_long_it_takes_by_steps_of_nnunets_network(benchmark, monkeypatch):
     monkeypatch.setattr(progress, "seconds_of_step", lambda network, patches: 0.25)
-    options = ("--dry-run", "--quick", "--sizes", "4", "--training-sets", "2", "--epochs", "10", "--iterations", "30")
+    options = ("--dry-run", "--quick", "--sizes", "4", "--training-sets", "2", "--steps", "300")
     code, printed = benchmark(12, *options, "--arm", "da5", "--arm", "pair", "--jobs", "3")
     assert code in (0, None)
-    runs = 2 * 3  # training_sets, arms with nnU-Net alone
-    minutes = runs * 10 * 30 * 0.25 / 60
+    runs = 2 * (3 + 1 + 1)  # training sets; nnU-Net alone has three
+    minutes = runs * 300 * 0.25 / 60
     assert f"{runs} runs" in printed
     assert f"({minutes:.0f} min of jobs)" in printed
     assert f"{minutes / 3:.0f} min with 3 jobs" in printed
     assert "more for the generators and banks" in printed
 
 
-def test_a_dry_run_lists_the_tasks_of_unlabelled_cases_and_says_what_they_do_to_the_sizes(benchmark):
+def test_a_dry_run_lists_the_tasks_of_unlabelled_cases(benchmark):
     arms = ("pseudo", "true-labels", "oracle", "ensemble")
     code, printed = benchmark(12, "--dry-run", *(part for arm in arms for part in ("--arm", arm)))
     assert code in (0, None)
     assert "bank pseudo-labels, 4 cases, training set 0  (needs run_nnunet_4_0)" in printed
-    assert "run ensemble, 4 cases, training set 0  (needs run_nnunet_4_0, run_nnunet-again_4_0)" in printed
-    assert "no size has all 6 cases" in printed
+    assert (
+        "run ensemble, 4 cases, training set 0  (needs run_nnunet_4_0, run_nnunet_4_0_1, run_nnunet_4_0_2)" in printed
+    )
 
 
 def test_a_step_of_nnunets_network_takes_the_time_that_it_takes(one_case, monkeypatch):
@@ -223,9 +242,9 @@ def _raise(error):
 @pytest.mark.parametrize(
     ("count", "options", "named"),
     [
-        (3, (), "has 3"),
+        (2, (), "has 2"),
         (12, ("--sizes", "0"), "--sizes"),
-        (12, ("--sizes", "7"), "--sizes"),
+        (12, ("--sizes", "9"), "--sizes"),
         (12, ("--device", "tpu"), "--device tpu"),
         (12, ("--device", "cuda:77"), "cuda:77"),
         (12, ("-o", "/etc/passwd"), "/etc/passwd"),

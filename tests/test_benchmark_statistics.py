@@ -2,94 +2,134 @@
 
 import numpy as np
 import pytest
-from scipy import stats
-from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
+from made_benchmark import make_benchmark
+from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import DescrStatsW
 
-from nnunet_synth.benchmark.report.verdict import Effect, effect_of
-from nnunet_synth.benchmark.statistics import (
-    Noise,
-    baseline_noise,
-    case_means,
-    comparable,
-    compare,
-    compare_all,
-    crossed_spread,
-    holm,
-    mean_spread,
-    run_means,
-)
+from nnunet_synth.benchmark.analysis import CLASSES, analyse
+from nnunet_synth.benchmark.protocol import LOOKS, OBRIEN_FLEMING, Effect, Protocol
+from nnunet_synth.benchmark.results import read_benchmark
+from nnunet_synth.benchmark.statistics import compare, holm, run_noise, set_gains, sign_flip_test
 
-ARMS, SHAPE = 3, (3, 3, 40)  # sizes, training sets, cases
+# Measured on Hippocampus, in Dice: deviations of a training set and of a run, with 4 cases and with more.
+SET, RUN_OF_4, RUN = 0.012, 0.015, 0.012
+TOLERANCE = {"margin": 0.01, "equivalence": 0.9}
 
 
-def simulate(rng, *, run=0.004, case=0.0, score=0.02, effects=(0.0,) * ARMS, shape=SHAPE):
-    """Differences to one and the same nnU-Net alone, by arm; in Dice.
+def simulate(rng, arms=1, sets=12, runs=1, baseline_runs=3, cases=1, effect=0.0, set_effect=0.0, score=0.003):
+    """`[arms + 1, sets, runs, cases]` scores; the first are of nnU-Net alone. An arm's effect varies with the set.
 
-    Args:
-        run: standard deviation of a run's luck, of the arm's as of the baseline's.
-        case: of what an arm does to a case, about its effect.
-        score: of what is left, heavy-tailed as Dice is.
+    One case stands for the mean of 40.
     """
-    sizes, training_sets, cases = shape
-
-    def scores():
-        return rng.normal(0, run, (sizes, training_sets, 1)) + score * rng.standard_t(4, shape) / np.sqrt(2)
-
-    alone = scores()
-    return {
-        f"arm {number}": effect + rng.normal(0, case, cases) + scores() - alone for number, effect in enumerate(effects)
-    }
+    scores = rng.normal(0.7, SET, (sets, 1, 1)) + rng.normal(0, RUN, (arms + 1, sets, baseline_runs, 1))
+    scores = scores + score * rng.standard_t(4, (*scores.shape[:3], cases)) / np.sqrt(2 * cases)
+    scores[1:] += effect + rng.normal(0, set_effect, (arms, sets, 1, 1))
+    scores[1:, :, runs:] = np.nan
+    return scores
 
 
-def effect_on(found):
-    return effect_of(found.difference, found.p_cases_holm, found.p_both_holm)
+# --- planted truths
 
 
-def wrong_verdicts(seed, benchmarks=200, **luck):
-    """Shares of benchmarks without effect in which any arm helps or harms: by the verdict, and by Wilcoxon alone."""
-    rng, verdicts, over_cases = np.random.default_rng(seed), 0, 0
-    for _ in range(benchmarks):
-        found = compare_all(simulate(rng, **luck)).values()
-        verdicts += any(effect_on(one) in (Effect.HELPS, Effect.HARMS) for one in found)
-        over_cases += any(one.p_cases_holm <= 0.05 for one in found)
-    return verdicts / benchmarks, over_cases / benchmarks
+@pytest.mark.parametrize("seed", range(20))
+def test_planted_truths_get_their_verdicts(tmp_path, seed):
+    """Real cases, shuffled masks, copies, and nnU-Net itself, with simulated luck of sets, runs and cases."""
+    effects = {"true-labels": 0.06, "shuffled": -0.1, "copies": 0.0, "again": 0.0}
+    luck = {"run_luck": RUN_OF_4, "set_luck": SET}
+    make_benchmark(tmp_path, effects, sizes=(4,), training_sets=12, cases=10, labels=("1",), seed=seed, **luck)
+    analysis = analyse(read_benchmark(tmp_path))
+    found = {arm: analysis.row(arm, 4)["effect"] for arm in effects}
+    nothing = {Effect.NO_EVIDENCE.value, Effect.EQUIVALENT.value}
+    assert (found["true-labels"], found["shuffled"]) == (Effect.HELPS.value, Effect.HARMS.value)
+    assert {found["copies"], found["again"]} <= nothing
 
 
 @pytest.mark.parametrize(
-    "luck",
-    [
-        {"run": 0.004},
-        {"run": 0.004, "case": 0.012},  # variances of the mean by runs and by cases are about the same
-        {"run": 0.0, "case": 0.02},
-        {"run": 0.006, "shape": (1, 2, 40)},
-    ],
+    ("set_effect", "count"), [(0.01, 150), *(pytest.param(e, 2000, marks=pytest.mark.slow) for e in (0.0, 0.01, 0.02))]
 )
-def test_luck_is_no_verdict(luck):
-    verdicts, over_cases = wrong_verdicts(1, **luck)
-    assert verdicts <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 200)
-    if luck["run"] >= 0.004 and luck.get("case", 0) == 0:
-        assert over_cases > 0.25  # which is why Wilcoxon's test alone decides nothing
+def test_at_most_5_of_100_benchmarks_without_effect_get_a_verdict_at_any_look(set_effect, count):
+    """Three arms that share their nnU-Net alone, looked at after 6, 12 and 18 training sets."""
+    rng, protocol, wrong = np.random.default_rng(1), Protocol(), 0
+    for _ in range(count):
+        alone, *arms = simulate(rng, arms=3, sets=18, set_effect=set_effect)
+        gains = [set_gains(arm, alone) for arm in arms]
+        for look in LOOKS:
+            p_values = holm([sign_flip_test(gain[:look]) for gain in gains])
+            verdicts = [protocol.effect(look, g[:look].mean(), p, -1, 1) for g, p in zip(gains, p_values, strict=True)]
+            if {*verdicts} & {Effect.HELPS, Effect.HARMS}:
+                wrong += 1
+                break
+    print(f"{wrong} of {count}")
+    assert wrong / count <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / count)
 
 
-@pytest.mark.parametrize(("effect", "expected"), [(0.03, Effect.HELPS), (-0.03, Effect.HARMS)])
-def test_a_strong_effect_is_found_in_its_arm_and_in_no_other(effect, expected):
-    rng, found, others = np.random.default_rng(2), 0, 0
-    for _ in range(100):
-        judged = {arm: effect_on(one) for arm, one in compare_all(simulate(rng, effects=(0, effect, 0))).items()}
-        found += judged["arm 1"] is expected
-        others += judged["arm 0"] is not Effect.NO_EVIDENCE
-    assert found >= 97
-    assert others <= 8
+def test_two_points_are_found_with_12_training_sets():
+    rng, protocol, found = np.random.default_rng(2), Protocol(), 0
+    for _ in range(200):
+        alone, arm = simulate(rng, effect=0.02)
+        gains = set_gains(arm, alone)
+        found += protocol.effect(12, gains.mean(), sign_flip_test(gains), -1, 1) is Effect.HELPS
+    assert found >= 180
 
 
-def test_intervals_over_runs_and_cases_hold_what_they_promise():
-    rng, inside = np.random.default_rng(3), 0
-    for _ in range(400):
-        one = compare(simulate(rng, case=0.012, effects=(0.01,))["arm 0"])
-        inside += one.low <= 0.01 <= one.high
-    assert inside / 400 >= 0.95 - 2 * np.sqrt(0.05 * 0.95 / 400)
-    assert inside / 400 <= 0.99
+# --- tests and intervals
+
+
+@pytest.mark.parametrize("sets", [2, 6, 9])
+def test_the_sign_flip_test_is_scipys_exact_one(sets):
+    rng = np.random.default_rng(sets)
+    for gains in (rng.normal(0.3, 1, sets), np.round(rng.normal(0.3, 1, sets), 1), np.ones(sets)):
+        expected = stats.permutation_test(
+            (gains,), lambda x, axis: x.mean(axis=axis), permutation_type="samples", vectorized=True
+        )
+        assert sign_flip_test(gains) == pytest.approx(expected.pvalue)
+    assert sign_flip_test(np.ones(sets)) == pytest.approx(2 / 2**sets)
+    assert sign_flip_test(np.zeros(sets)) == 1
+
+
+def test_the_sign_flip_test_of_many_sets_is_that_of_random_flips():
+    gains = np.random.default_rng(3).normal(0.4, 1, 24)
+    exact = stats.norm.sf(gains.sum() / np.sqrt((gains**2).sum())) * 2  # for many sets
+    assert sign_flip_test(gains) == pytest.approx(exact, abs=0.01)
+
+
+def test_intervals_and_equivalence_are_students():
+    alone, arm = simulate(np.random.default_rng(4), cases=5)
+    gains = arm[:, 0].mean(axis=1) - alone.mean(axis=(1, 2))
+    found, students = compare(arm, alone, **TOLERANCE), stats.ttest_1samp(gains, 0)
+    assert found.difference == pytest.approx(gains.mean())
+    assert (found.sets, found.won) == (12, pytest.approx((gains > 0).mean()))
+    for low, high, level in (
+        (found.low, found.high, 0.95),
+        (found.equivalence_low, found.equivalence_high, TOLERANCE["equivalence"]),
+    ):
+        assert (low, high) == pytest.approx(students.confidence_interval(level))
+    assert found.p_equivalence == pytest.approx(DescrStatsW(gains).ttost_mean(-0.01, 0.01)[0])
+
+
+def test_equivalence_is_two_one_sided_tests_at_5_percent():
+    rng, protocol, verdicts = np.random.default_rng(5), Protocol(), set()
+    for _ in range(60):
+        alone, arm = simulate(rng, effect=rng.uniform(-0.01, 0.01))
+        found = compare(arm, alone, **TOLERANCE)
+        interval = found.equivalence_low, found.equivalence_high
+        verdicts.add(effect := protocol.effect(12, found.difference, 1.0, *interval))
+        assert (effect is Effect.EQUIVALENT) == (found.p_equivalence < 0.05)
+    assert verdicts == {Effect.EQUIVALENT, Effect.NO_EVIDENCE}
+
+
+def test_the_bootstrap_holds_what_it_promises_where_t_over_sets_does_not():
+    """Test cases on which an arm has an effect of its own are a sample too."""
+    rng, inside = np.random.default_rng(6), {"t": 0, "bootstrap": 0}
+    for _ in range(200):
+        alone, arm = simulate(rng, cases=20, effect=0.01, score=0.02)
+        arm = arm + rng.normal(0, 0.04, 20)
+        found = compare(arm, alone, **TOLERANCE)
+        inside["t"] += found.low <= 0.01 <= found.high
+        inside["bootstrap"] += found.bootstrap_low <= 0.01 <= found.bootstrap_high
+    assert inside["bootstrap"] / 200 >= 0.95 - 4 * np.sqrt(0.05 * 0.95 / 200)  # four standard errors
+    assert inside["t"] < inside["bootstrap"]
 
 
 def test_holm_is_statsmodels():
@@ -97,122 +137,79 @@ def test_holm_is_statsmodels():
     for count in (1, 2, 5, 9):
         p_values = rng.uniform(0, 0.2, count)
         assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
-    assert holm([0.02, np.nan, 0.01]) == pytest.approx([0.02, np.nan, 0.02], nan_ok=True)  # NaN is no member
+    assert holm([0.02, np.nan, 0.01]) == pytest.approx([0.02, np.nan, 0.02], nan_ok=True)  # NaN is not a member
 
 
-def test_wilcoxon_is_of_cases_without_ties():
-    difference = simulate(np.random.default_rng(6), effects=(0.002,))["arm 0"]
-    one = compare(difference)
-    assert one.p_cases == pytest.approx(stats.wilcoxon(difference.mean(axis=(0, 1))).pvalue)
-    assert one.difference == pytest.approx(difference.mean())
-    assert (one.paired_cases, one.paired_runs) == (40, 9)
-    # R. A. Fisher's data of Darwin's maize: W- is 24 (Wilcoxon's own example of 1945)
-    darwin = np.array([49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48])[None, None]
-    assert compare(darwin).p_cases == pytest.approx(0.041, abs=0.001)
-    same = np.zeros((1, 1, 2))
-    assert compare(np.concatenate([same, darwin], axis=2)).p_cases == compare(darwin).p_cases
-    assert compare(same).p_cases == 1
-
-
-def test_with_one_size_the_test_over_runs_is_students():
-    by_run = simulate(np.random.default_rng(7), shape=(1, 5, 40))["arm 0"].mean(axis=2)
-    expected = stats.ttest_1samp(by_run[0], 0)
-    assert mean_spread(by_run).p(by_run.mean()) == pytest.approx(expected.pvalue)
-    interval = expected.confidence_interval(0.95)
-    assert mean_spread(by_run).half_width() == pytest.approx((interval.high - interval.low) / 2)
-
-
-def test_with_two_sizes_of_opposite_sign_the_test_over_runs_is_welchs():
-    """The mean of two sizes is half their difference, when one is turned round."""
-    rng = np.random.default_rng(8)
-    first, second = rng.normal(1, 1, 6), rng.normal(0, 4, 6)
-    spread = mean_spread(np.stack([first, -second]))
-    expected = stats.ttest_ind(first, second, equal_var=False)
-    assert spread.p((first.mean() - second.mean()) / 2) == pytest.approx(expected.pvalue)
-    assert spread.dof == pytest.approx(expected.df)
-
-
-def test_crossed_spread_is_that_of_a_mixed_model():
-    """Against restricted maximum likelihood with crossed random effects, which agrees where all parts are positive."""
-    rng = np.random.default_rng(9)
-    runs, cases = 8, 30
-    size = rng.normal(0, 1, (runs, 1)) + rng.normal(0, 1.5, cases) + rng.normal(0, 1, (runs, cases))
-    run, case = (index.ravel() for index in np.indices(size.shape))
-    parts = {"run": _dummies(run), "case": _dummies(case)}
-    model = MixedLM(
-        size.ravel(),
-        np.ones((size.size, 1)),
-        groups=np.zeros(size.size),
-        exog_vc=_components(parts),
-    ).fit(reml=True)
-    assert np.sqrt(crossed_spread(size[None]).variance) == pytest.approx(float(model.bse[0]), rel=0.02)
-
-
-def _dummies(level):
-    return (level[:, None] == np.unique(level)).astype(float)
-
-
-def _components(parts):
-    names = list(parts)
-    columns = [[[f"{name}{index}" for index in range(parts[name].shape[1])]] for name in names]
-    return VCSpec(names, columns, [[parts[name]] for name in names])
-
-
-def test_crossed_spread_is_never_less_than_either_part():
-    rng = np.random.default_rng(10)
-    for _ in range(50):
-        difference = rng.normal(0, 1, (2, 3, 8))
-        parts = mean_spread(run_means(difference)), mean_spread(case_means(difference)[None])
-        assert crossed_spread(difference).variance >= max(part.variance for part in parts)
-
-
-def test_the_test_over_cases_gains_nothing_from_more_runs_of_the_same():
-    """Repeats are no new cases."""
-    by_case = np.random.default_rng(12).normal(0, 1, 40)
-    once, often = np.tile(by_case, (1, 1, 1)), np.tile(by_case, (3, 5, 1))
-    assert compare(once).p_cases == pytest.approx(compare(often).p_cases)
-
-
-def test_one_repeat_allows_no_verdict_however_large_the_effect():
-    one = compare_all({"arm": simulate(np.random.default_rng(13), effects=(0.5,), shape=(3, 1, 40))["arm 0"]})["arm"]
-    assert one.p_cases_holm < 1e-6
-    assert np.isnan([one.p_both, one.low, one.high]).all()
-    assert effect_on(one) is Effect.TOO_FEW
-
-
-def test_missing_runs_and_undefined_scores_are_left_out():
-    difference = simulate(np.random.default_rng(14))["arm 0"]
-    holed = difference.copy()
-    holed[0, 1:] = np.nan  # one run is left of this size: nothing is known of its luck
-    assert comparable(holed).shape == (2, 3, 40)
-    whole, without = compare(difference[1:]), compare(holed)
-    assert without == whole
-    holed = difference.copy()
-    holed[:, :, 7] = np.nan
-    whole, without = compare(np.delete(difference, 7, axis=2)), compare(holed)
-    assert [without.p_cases, without.p_both, without.low] == pytest.approx([whole.p_cases, whole.p_both, whole.low])
-    assert without.paired_cases == 39
-    nothing = compare(np.full(SHAPE, np.nan))
-    assert nothing.paired_cases == nothing.paired_runs == 0
-    assert np.isnan(nothing.difference)
-
-
-def test_sizes_count_alike_whatever_their_number_of_runs():
-    difference = np.full((2, 4, 3), np.nan)
-    difference[0, :2], difference[1] = 1.0, 4.0
-    assert compare(difference).difference == pytest.approx(2.5)
-
-
-def test_noise_is_that_of_nnunet_against_itself():
-    """Two runs with luck of 0.01 each differ with a standard deviation of 0.01 √2."""
+def test_noise_is_that_of_runs_with_one_training_set():
     rng = np.random.default_rng(15)
-    baseline, again = (rng.normal(0, 0.01, (1, 4000, 1)) + np.zeros((1, 1, 5)) for _ in range(2))
-    subset = rng.normal(0, 0.05, (1, 4000, 1))  # of the training cases, shared by both
-    measured, bound = baseline_noise(baseline + subset, again + subset), baseline_noise(baseline + subset, None)
-    assert np.sqrt(measured.variance[0]) == pytest.approx(0.01 * np.sqrt(2), rel=0.05)
-    assert np.sqrt(bound.variance[0]) == pytest.approx(np.sqrt(2) * np.hypot(0.01, 0.05), rel=0.05)
-    assert (measured.measured, bound.measured) == (True, False)
-    noise = Noise(np.array([4.0, 16.0]), np.array([1e9, 1e9]), True)
-    spread = noise.spread(np.array([4, 4]))  # of the mean of two sizes: (4/4 + 16/4) / 4
-    assert spread.p(np.sqrt(5 / 4) * 1.959964) == pytest.approx(0.05, abs=1e-4)
-    assert np.isnan(baseline_noise(baseline[:, :1], None).spread(np.array([1])).p(0.1))
+    baseline = rng.normal(0, 0.05, (4000, 1, 1)) + rng.normal(0, 0.01, (4000, 3, 1)) + np.zeros((1, 1, 5))
+    baseline[0, 1:] = np.nan  # one run says nothing
+    noise = run_noise(baseline)
+    assert noise.dof == 3999 * 2
+    assert noise.deviation == pytest.approx(0.01, rel=4 / np.sqrt(2 * noise.dof))
+    expected = 1.96 * 0.01 * np.sqrt((1 + 1 / 3) / 12)
+    assert noise.half_width(12, 1, 3) == pytest.approx(expected, rel=0.05)
+    assert np.isnan(run_noise(baseline[:1]).half_width(1, 1, 3))
+
+
+# --- what is missing
+
+
+def test_missing_runs_sets_and_cases_are_left_out():
+    alone, arm = simulate(np.random.default_rng(14), cases=6)
+    whole = compare(arm[1:], alone[1:], **TOLERANCE)
+    holed = arm.copy()
+    holed[0] = np.nan
+    assert compare(holed, alone, **TOLERANCE) == whole
+    holed = alone.copy()
+    holed[3, 2] = np.nan
+    expected = arm[3, 0].mean() - alone[3, :2].mean()
+    assert set_gains(arm, holed)[3] == pytest.approx(expected)
+    without = compare(np.delete(arm, 2, axis=2), np.delete(alone, 2, axis=2), **TOLERANCE)
+    arm[..., 2] = alone[..., 2] = np.nan  # no test case has the class
+    assert compare(arm, alone, **TOLERANCE) == without
+
+
+def test_one_training_set_allows_no_verdict_however_large_the_effect():
+    alone, arm = simulate(np.random.default_rng(13), sets=1, cases=40, effect=0.5)
+    found = compare(arm, alone, **TOLERANCE)
+    assert np.isnan([found.p, found.low, found.bootstrap_low]).all()
+    assert Protocol().effect(1, found.difference, found.p, np.nan, np.nan) is Effect.NO_EVIDENCE
+    nothing = compare(np.full_like(arm, np.nan), alone, **TOLERANCE)
+    assert (nothing.sets, Protocol().effect(0, nothing.difference, nothing.p, 0, 0)) == (0, Effect.NOTHING)
+
+
+# --- looks
+
+
+def exceeds(bound, looks):
+    """Probability that the z statistic of any of equally spaced looks is beyond bound · √(looks / look)."""
+    times = np.arange(1, looks + 1)
+    normal = stats.multivariate_normal(np.zeros(looks), np.minimum.outer(times, times))  # of sums
+    limit = np.full(looks, bound * np.sqrt(looks))
+    return 1 - normal.cdf(limit, lower_limit=-limit)
+
+
+@pytest.mark.parametrize(("looks", "printed"), [(2, 1.977), (3, OBRIEN_FLEMING), (4, 2.024), (5, 2.040)])
+def test_bounds_are_obrien_and_flemings(looks, printed):
+    """Jennison & Turnbull 2000, table 2.3; printed with three decimals."""
+    bound = optimize.brentq(lambda bound: exceeds(bound, looks) - 0.05, 1.9, 2.2, xtol=1e-4)
+    assert bound == pytest.approx(printed, abs=0.001)
+
+
+def test_levels_are_those_of_the_bounds_and_wait_for_the_next_look():
+    protocol = Protocol()
+    expected = [2 * stats.norm.sf(OBRIEN_FLEMING * np.sqrt(3 / look)) for look in (1, 2, 3)]
+    assert protocol.levels == pytest.approx(expected, abs=5e-6)
+    assert [protocol.level(sets) for sets in (5, 6, 11, 12, 17, 18, 40)] == [
+        0, *protocol.levels[:1] * 2, *protocol.levels[1:2] * 2, *protocol.levels[2:] * 2
+    ]  # fmt: skip
+    assert [protocol.next_look(sets) for sets in (1, 6, 12, 18)] == [6, 12, 18, None]
+    assert protocol.effect(12, 0.02, 0.02, -1, 1) is Effect.NO_EVIDENCE
+    assert protocol.effect(18, 0.02, 0.02, -1, 1) is Effect.HELPS
+
+
+def test_nothing_but_dice_of_all_classes_is_tested(tmp_path):
+    table = analyse(read_benchmark(make_benchmark(tmp_path, sizes=(4,), cases=6))).table
+    tested = table[table[["p", "p_holm"]].notna().any(axis=1)].reset_index()
+    assert {*zip(tested["metric"], tested["label"], strict=True)} == {("dice", CLASSES)}

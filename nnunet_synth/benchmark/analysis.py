@@ -9,23 +9,10 @@ import numpy as np
 import pandas as pd
 
 from nnunet_synth.benchmark.results import METRICS, Benchmark
-from nnunet_synth.benchmark.statistics import Noise, baseline_noise, case_means, compare, compare_all, mean, run_means
+from nnunet_synth.benchmark.statistics import Noise, compare, holm, mean, run_noise, set_gains
 
-POOLED = "pooled"  # in the column size: the mean over sizes
 CLASSES = "mean"  # in the column label: the mean over classes
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of computing per run, of an arm with all that it needs and of nnU-Net alone; NaN if unknown."""
-
-    arm: float
-    baseline: float
-
-    @property
-    def factor(self) -> float:
-        """How many times the computing of nnU-Net alone."""
-        return self.arm / self.baseline
+LEVELS = ["metric", "arm", "size", "label"]
 
 
 @dataclass(frozen=True)
@@ -33,75 +20,75 @@ class Analysis:
     """What was computed.
 
     Attributes:
-        table: a row for each metric, arm, size (or `POOLED`) and label (or `CLASSES`).
-        noise: of nnU-Net alone in Dice, for the mean over classes.
-        costs: by arm.
+        table: a row for each metric, arm, size and label (or `CLASSES`); tests and verdicts for Dice of `CLASSES` only.
+        noise: of nnU-Net alone in Dice, by size.
+        costs: by arm, seconds of computing per run with all that it needs, and how many times that of nnU-Net alone.
     """
 
     benchmark: Benchmark
     table: pd.DataFrame
-    noise: Noise
-    costs: Mapping[str, Cost]
+    noise: Mapping[int, Noise]
+    costs: Mapping[str, tuple[float, float]]
 
-    def row(self, arm: str, size: str = POOLED, label: str = CLASSES, metric: str = "dice") -> pd.Series:
+    def row(self, arm: str, size: int, label: str = CLASSES, metric: str = "dice") -> pd.Series:
         """A row of the table."""
         return self.table.loc[(metric, arm, size, label)]
+
+    def gains(self, arm: str, size: int) -> np.ndarray:
+        """`[sets]`: gain in Dice with each training set."""
+        scores = self.benchmark.run_scores("dice", self.benchmark.design.sizes.index(size))
+        index = next(i for i, one in enumerate(self.benchmark.arms) if one.name == arm)
+        return set_gains(scores[index], scores[self.benchmark.baseline])
 
 
 def analyse(benchmark: Benchmark) -> Analysis:
     """Compute everything."""
-    rows, noises = [], {}
+    design, rows, noise = benchmark.design, [], {}
     for metric in METRICS:
-        scores = benchmark.subject_means(mean(benchmark.scores[metric], axis=-1))
-        again = None if benchmark.again is None else scores[benchmark.again]
-        noises[metric] = baseline_noise(scores[benchmark.baseline], again)
-        for size in (POOLED, *benchmark.sizes):
-            for label in (CLASSES, *benchmark.labels):
-                rows += _rows(benchmark, metric, size, label, noises[metric])
-    table = pd.DataFrame(rows).set_index(["metric", "arm", "size", "label"]).sort_index()
-    return Analysis(benchmark, table, noises["dice"], _costs(benchmark))
+        for place, size in enumerate(design.sizes):
+            for position, label in enumerate((None, *design.labels)):
+                scores = benchmark.run_scores(metric, place, position - 1 if label else None)
+                rows += _rows(benchmark, scores, {"metric": metric, "size": size, "label": label or CLASSES})
+                if metric == "dice" and label is None:
+                    noise[size] = run_noise(scores[benchmark.baseline])
+    table = pd.DataFrame(rows).set_index(LEVELS)
+    tested = [("dice", arm.name, size, CLASSES) for arm in design.arms if not arm.baseline for size in design.sizes]
+    table.loc[~table.index.isin(tested), ["p", "p_equivalence"]] = np.nan
+    table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"])
+    table.loc[tested, "effect"] = [_effect(benchmark, row) for _, row in table.loc[tested].iterrows()]
+    return Analysis(benchmark, table.sort_index(), noise, _costs(benchmark))
 
 
-def _rows(benchmark: Benchmark, metric: str, size: str, label: str, noise: Noise) -> list[dict]:
-    """A row for each arm.
-
-    The mean over classes is one of differences, so a class that is undefined on one side is left out on both.
-    """
-    sizes = [*range(len(benchmark.sizes))] if size == POOLED else [benchmark.sizes.index(size)]
-    scores = benchmark.scores[metric][:, sizes]  # [arms, sizes, sets, cases, labels]
-    scores = scores if label == CLASSES else scores[..., [benchmark.labels.index(label)]]
-    differences = scores - scores[benchmark.baseline]
-    paired = benchmark.subject_means(mean(differences, axis=-1))
-    found = compare_all({index: paired[index] for index in benchmark.treatments})
-    if benchmark.again is not None:
-        found[benchmark.again] = compare(paired[benchmark.again])
-    rows = []
+def _rows(benchmark: Benchmark, scores: np.ndarray, key: Mapping[str, object]) -> list[dict]:
+    """A row for each arm, by its `[arms, sets, runs, subjects]` scores."""
+    protocol, rows = benchmark.design.protocol, []
     for index, arm in enumerate(benchmark.arms):
-        own = benchmark.subject_means(mean(scores[index], axis=-1))
-        row = {"metric": metric, "arm": arm.name, "size": size, "label": label}
-        row |= {"runs": int(np.isfinite(run_means(own)).sum()), "mean": float(mean(case_means(own)))}
-        if index in found:
-            row |= asdict(found[index])
-            both_done = (benchmark.done[index] & benchmark.done[benchmark.baseline])[sizes]
-            row["undefined"] = int((np.isnan(differences[index]) & both_done[..., None, None]).sum())
-        if index in found and label == CLASSES:
-            runs = np.zeros(len(benchmark.sizes), int)
-            runs[sizes] = np.isfinite(run_means(paired[index])).sum(axis=1)
-            compared = np.where(runs >= min(2, runs.max()), runs, 0)  # as `comparable` selects them
-            row["p_noise"] = noise.spread(compared).p(row["difference"])
-            row["noise_measured"] = noise.measured
+        own = mean(scores[index], axis=2)
+        row = {**key, "arm": arm.name, "runs": int(np.isfinite(own).sum()), "mean": float(mean(mean(own, axis=1)))}
+        if not arm.baseline:
+            pair = scores[index], scores[benchmark.baseline]
+            row |= asdict(compare(*pair, margin=protocol.margin, equivalence=protocol.equivalence))
+        row["share_of_oracle"] = np.nan
+        if benchmark.oracle is not None and not arm.baseline:
+            gains = np.stack([set_gains(scores[i], scores[benchmark.baseline]) for i in (index, benchmark.oracle)])
+            ours, oracle = mean(gains[:, np.isfinite(gains).all(axis=0)], axis=1)
+            row["share_of_oracle"] = ours / oracle if oracle > 0 else np.nan
         rows.append(row)
     return rows
 
 
-def _costs(benchmark: Benchmark) -> dict[str, Cost]:
-    """Over the compared runs."""
-    training, generator = benchmark.of_runs("seconds_nnunet"), benchmark.of_runs("seconds_generator")
+def _effect(benchmark: Benchmark, row: pd.Series) -> str:
+    interval = row["equivalence_low"], row["equivalence_high"]
+    return benchmark.design.protocol.effect(int(row["sets"]), row["difference"], row["p_holm"], *interval).value
+
+
+def _costs(benchmark: Benchmark) -> dict[str, tuple[float, float]]:
+    """Means over the runs that are done; what is unknown is NaN."""
+    done = benchmark.runs[benchmark.runs["state"] == "done"]
     costs = {}
     for index, arm in enumerate(benchmark.arms):
-        own = generator[index] if index in benchmark.synthetic else np.nan_to_num(generator[index])
-        pairs = benchmark.done[index] & benchmark.done[benchmark.baseline]
-        both = np.stack([training[index] + own, training[benchmark.baseline]])[:, pairs]
-        both = both[:, np.isfinite(both).all(axis=0)]
-        costs[arm.name] = Cost(*(float(mean(seconds)) for seconds in both))
-    return costs
+        runs = done[done["arm"] == arm.name]
+        more = runs["seconds_generator"] if index in benchmark.synthetic else runs["seconds_generator"].fillna(0)
+        costs[arm.name] = (runs["seconds_nnunet"] + more).mean()
+    baseline = costs[benchmark.design.baseline.name]
+    return {name: (seconds, seconds / baseline) for name, seconds in costs.items()}

@@ -46,7 +46,7 @@ class Arm(BaseModel):
         unlabelled: what the unlabelled cases are used for: a bank of `pseudo-labels`; the `generator`, which learns
             from that bank; or, as controls with their true labels, a bank of `true-labels` or ordinary
             `training-cases`. None to leave them out.
-        members: names of arms whose nnU-Nets of the same training set predict together with this arm's.
+        ensemble: the nnU-Nets of the baseline's runs predict together, by their mean probability.
         ratio, schedule: probability of a draw from the bank in training.
         cutmix: probability of CutMix between a real patch and one from the bank.
         samples: size of the bank; the budget's number if None.
@@ -62,7 +62,7 @@ class Arm(BaseModel):
     variant: str | None = None
     masks: str | None = None
     unlabelled: str | None = None
-    members: tuple[str, ...] = ()
+    ensemble: bool = False
     ratio: float = Field(default=0.25, ge=0, le=1)
     schedule: str = "linear"
     cutmix: float = Field(default=0.0, ge=0, le=1)
@@ -82,12 +82,12 @@ class Arm(BaseModel):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if self.baseline and (self.variant or self.unlabelled or self.members):
-            raise ValueError("the baseline is nnU-Net alone, without a generator, unlabelled cases or members")
+        if self.baseline and (self.variant or self.unlabelled or self.ensemble):
+            raise ValueError("the baseline is nnU-Net alone, without a generator, unlabelled cases or an ensemble")
         if self.unlabelled == GENERATOR and not self.variant:
             raise ValueError("a generator that learns from unlabelled cases needs a variant")
-        if (self.variant is not None) + (self.unlabelled not in (None, GENERATOR)) + bool(self.members) > 1:
-            raise ValueError("an arm has one of variant, unlabelled (unless it is generator) and members")
+        if (self.variant is not None) + (self.unlabelled not in (None, GENERATOR)) + self.ensemble > 1:
+            raise ValueError("an arm has one of variant, unlabelled (unless it is generator) and ensemble")
         if self.cutmix and not self.bank:
             raise ValueError("cutmix needs a bank: set variant, or unlabelled to pseudo-labels or true-labels")
         if self.masks and "image" not in self.generators:
@@ -133,8 +133,7 @@ def read_arms(path: Path = DEFAULT_ARMS) -> tuple[tuple[Arm, ...], tuple[str, ..
     """The arms of a TOML file, in its order, and the names of those that run by default.
 
     Raises:
-        UserError: the file is missing or not TOML, has an unknown key or a wrong value, not exactly one baseline, or
-            members that are not nnU-Nets alone.
+        UserError: the file is missing or not TOML, has an unknown key or a wrong value, or not exactly one baseline.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -161,18 +160,11 @@ def read_arms(path: Path = DEFAULT_ARMS) -> tuple[tuple[Arm, ...], tuple[str, ..
             f"{path}: {'no arm is' if not baselines else ' and '.join(baselines) + ' are'} the baseline. Set "
             f"baseline = true in exactly one, nnU-Net alone, with which the others are compared."
         )
-    alone = {arm.name for arm in arms if not (arm.variant or arm.unlabelled or arm.members)}
-    for arm in arms:
-        if wrong := [name for name in arm.members if name not in alone]:
-            raise UserError(
-                f"{path}, arm {arm.name}: member {wrong[0]} is not an arm of nnU-Net alone. There are: "
-                f"{', '.join(sorted(alone))}. Fix the file."
-            )
     return tuple(arms), tuple(default)
 
 
 def choose_arms(path: Path | None, names: Sequence[str]) -> tuple[Arm, ...]:
-    """The named or else the default arms of a file, and always the baseline and the members of an ensemble.
+    """The named or else the default arms of a file, and always the baseline.
 
     Args:
         path: the shipped file if None.
@@ -184,13 +176,11 @@ def choose_arms(path: Path | None, names: Sequence[str]) -> tuple[Arm, ...]:
     known = [arm.name for arm in arms]
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"There is no arm {unknown[0]} in {path or DEFAULT_ARMS}. There are: {', '.join(known)}.")
-    wanted = {*(names or default)}
-    wanted |= {member for arm in arms if arm.name in wanted for member in arm.members}
-    chosen = tuple(arm for arm in arms if arm.baseline or arm.name in wanted)
+    chosen = tuple(arm for arm in arms if arm.baseline or arm.name in (names or default))
     if len(chosen) < 2:
         others = [arm.name for arm in arms if not arm.baseline]
         raise UserError(
             f"There is only {chosen[0].name}, and nothing to compare it with. "
-            + (f"Add one with --arm: {', '.join(others)}." if others else f"Add an arm to {path}, e.g. [again]")
+            + (f"Add one with --arm: {', '.join(others)}." if others else f"Add an arm to {path}, e.g. [pair]")
         )
     return chosen

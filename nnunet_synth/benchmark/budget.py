@@ -36,7 +36,14 @@ class TrainingLength(BaseModel):
 
 NNUNET_EPOCHS, NNUNET_ITERATIONS = 1000, 250  # nnUNetTrainer's own
 # Hippocampus 2d, 8 cases, after 800 steps: Dice 0.70 with SGD at 0.05, 0.77 with AdamW at 0.003, 0.72 at 0.012.
-QUICK_LENGTH = TrainingLength(epochs=20, iterations=50, validation_iterations=1, mirroring=False, adamw=3e-3)
+QUICK_STEPS, QUICK_ITERATIONS = 1000, 50  # of a training, and of an epoch
+QUICK_LENGTH = TrainingLength(
+    epochs=QUICK_STEPS // QUICK_ITERATIONS,
+    iterations=QUICK_ITERATIONS,
+    validation_iterations=1,
+    mirroring=False,
+    adamw=3e-3,
+)
 QUICK_KIMG = 8.0
 QUICK_SAMPLES, FULL_SAMPLES = 500, 5000
 FIRST_FEATURES, MAX_FEATURES = 8, 64
@@ -74,7 +81,7 @@ class Budget(BaseModel):
 
 
 def choose_budget(options: BenchmarkOptions) -> Budget:
-    """The quick or the full budget, with the user's own numbers.
+    """The quick or the full budget, with the user's own numbers; steps are rounded up to whole epochs.
 
     Raises:
         UserError: an endless training.
@@ -82,10 +89,12 @@ def choose_budget(options: BenchmarkOptions) -> Budget:
     if options.kimg is not None and not math.isfinite(options.kimg):
         raise UserError(f"--kimg {options.kimg} is not a number of images. Type for example --kimg {QUICK_KIMG:g}")
     length = QUICK_LENGTH if options.quick else TrainingLength()
-    own = {key: getattr(options, key) for key in ("epochs", "iterations") if getattr(options, key) is not None}
+    if steps := options.steps:
+        iterations = min(steps, length.iterations or NNUNET_ITERATIONS)
+        length = length.model_copy(update={"epochs": math.ceil(steps / iterations), "iterations": iterations})
     return Budget(
         quick=options.quick,
-        length=length.model_copy(update=own),
+        length=length,
         kimg=options.kimg or (QUICK_KIMG if options.quick else None),
         bank_samples=QUICK_SAMPLES if options.quick else FULL_SAMPLES,
         evaluation_samples=QUICK_SAMPLES if options.quick else None,

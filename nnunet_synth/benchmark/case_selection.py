@@ -1,22 +1,21 @@
-"""Which cases are tested on, how many are trained on, and which belong to one subject."""
+"""Which cases are tested on, which are trained on, and which belong to one subject."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from stylegan2_cond.errors import UserError
 
-MIN_TEST_CASES = 5  # that may be asked for
-MIN_DEFAULT_TEST_CASES = 6  # with fewer, no paired test over cases can reach 5 %: 2 · 0.5⁵ > 0.05
+FEWEST_CASES = 3  # one to test on, and two training sets of one
 MAX_DEFAULT_TEST_CASES = 40
 DEFAULT_TEST_SHARE = 1 / 3
-DEFAULT_SIZES = {True: ("4", "8", "16"), False: ("4", "8", "16", "32", "all")}  # by `quick`
-ALL = "all"
+DEFAULT_SIZES = (4, 8)
+TRIES = 100  # to find a training set that there is not yet
 EACH_CASE = "each"
 _LAST_NUMBER = re.compile(r"[0-9]+(?=[^0-9]*$)")
 
@@ -74,20 +73,12 @@ def choose_test_cases(
     """
     if requested is not None and not (requested.isdecimal() and len(requested) < 10):
         return _read_cases(names, Path(requested))
-    if requested is None and len(names) <= MIN_DEFAULT_TEST_CASES:
-        raise UserError(
-            f"A benchmark needs at least {MIN_DEFAULT_TEST_CASES + 1} cases, {MIN_DEFAULT_TEST_CASES} of them to test "
-            f"on; {dataset} has {len(names)}. With so few, it cannot be measured whether synthetic pairs help."
-        )
-    default = max(MIN_DEFAULT_TEST_CASES, min(MAX_DEFAULT_TEST_CASES, int(len(names) * DEFAULT_TEST_SHARE)))
+    if requested is None and len(names) < FEWEST_CASES:
+        raise UserError(f"A benchmark needs at least {FEWEST_CASES} cases; {dataset} has {len(names)}.")
+    default = max(1, min(MAX_DEFAULT_TEST_CASES, int(len(names) * DEFAULT_TEST_SHARE)))
     count = int(requested) if requested is not None else default
-    if count >= len(names):
-        raise UserError(f"--test-cases {count} of {len(names)} cases leave none to train on. Ask for fewer.")
-    if count < MIN_TEST_CASES:
-        raise UserError(
-            f"--test-cases {count} is too few: with fewer than {MIN_TEST_CASES}, no difference can be distinguished "
-            f"from chance. There are {len(names)} cases."
-        )
+    if not 0 < count < len(names):
+        raise UserError(f"--test-cases {count} of {len(names)} cases: type a number from 1 to {len(names) - 1}.")
     test: list[str] = []
     for subject in rng.permutation(sorted(set(subject_of.values()))):
         if len(test) >= count:
@@ -105,45 +96,66 @@ def _read_cases(names: Sequence[str], path: Path) -> tuple[str, ...]:
         ) from None
     if unknown := [case for case in cases if case not in set(names)]:
         raise UserError(f"{path} names {unknown[0]}, which is not a preprocessed case. There are e.g. {names[0]}.")
-    if len(cases) < MIN_TEST_CASES:
-        raise UserError(f"{path} names {len(cases)} cases; a test needs {MIN_TEST_CASES} or more.")
+    if not cases:
+        raise UserError(f"{path} names no case. Write one case a line.")
     return tuple(cases)
 
 
-def parse_sizes(text: str) -> list[str | int]:
-    """`4,8,all` → `[4, 8, "all"]`.
-
-    Raises:
-        UserError: neither a number from 1 on nor `all`.
-    """
-    try:
-        sizes = [ALL if size.strip() == ALL else int(size) for size in text.split(",")]
-    except ValueError:
-        raise UserError(f"--sizes {text} is not a list of numbers. Type for example --sizes 4,8,16,{ALL}") from None
-    if wrong := [size for size in sizes if size != ALL and size < 1]:
-        raise UserError(
-            f"--sizes asks for {wrong[0]} training cases; it takes 1 or more. Type for example --sizes 4,{ALL}"
-        )
-    return sizes
-
-
-def choose_sizes(pool: int, requested: Sequence[str | int] | None, *, quick: bool, dataset: str) -> tuple[int, ...]:
+def choose_sizes(pool: int, requested: str | None, dataset: str) -> tuple[int, ...]:
     """Numbers of training cases, ascending.
 
     Args:
         pool: number of cases that may be trained on.
-        requested: what `parse_sizes` returned; if None, the default sizes, each at most `pool`.
+        requested: e.g. `4,8`; if None, the default sizes, each at most half of the pool.
         dataset: its name, for messages.
 
     Raises:
-        UserError: a requested size exceeds `pool`.
+        UserError: not numbers from 1 to `pool`.
     """
     if requested is None:
-        return tuple(sorted({pool if size == ALL else min(int(size), pool) for size in DEFAULT_SIZES[quick]}))
-    sizes = sorted({pool if size == ALL else size for size in requested})
-    if sizes[-1] > pool:
+        return tuple(sorted({max(1, min(size, pool // 2)) for size in DEFAULT_SIZES}))
+    try:
+        sizes = sorted({int(size) for size in requested.split(",")})
+    except ValueError:
+        raise UserError(f"--sizes {requested} is not a list of numbers. Type for example --sizes 4,8") from None
+    if sizes[0] < 1 or sizes[-1] > pool:
+        wrong = sizes[0] if sizes[0] < 1 else sizes[-1]
         raise UserError(
-            f"--sizes asks for {sizes[-1]} training cases; {dataset} has {pool} besides the test cases. Type for "
-            f"example --sizes {min(4, pool)},{ALL}, or ask for fewer --test-cases."
+            f"--sizes asks for {wrong} training cases; {dataset} has 1 to {pool} of them besides the test cases. Type "
+            f"for example --sizes {min(4, pool)}, or ask for fewer --test-cases."
         )
     return tuple(sizes)
+
+
+def deal_training_sets(
+    pool: Sequence[str], subject_of: Mapping[str, str], size: int, seed: int
+) -> Iterator[tuple[str, ...]]:
+    """Different training sets: disjoint while the pool lasts, then in further rounds that overlap with earlier ones.
+
+    After each set, the numbers of sets that each subject is in differ by one at most. A set has whole subjects, but for
+    the cases above `size`. Later sets do not change earlier ones, so more can be taken at any time.
+
+    Args:
+        size: number of cases of each set.
+    """
+    cases_of: dict[str, list[str]] = {}
+    for case in sorted(pool):
+        cases_of.setdefault(subject_of[case], []).append(case)
+    subjects, rng = sorted(cases_of), np.random.default_rng([seed, 1, size])
+    left, found = subjects, set()  # left: subjects that are not in a set of this round yet
+    while True:
+        ends = sum(len(cases_of[one]) for one in left) < size  # all that are left, and some of the next round
+        rest, round_ = (left, subjects) if ends else ([], left)
+        for _ in range(TRIES):
+            chosen, cases = [], []
+            for subject in (*rest, *rng.permutation([one for one in round_ if one not in rest]).tolist()):
+                if len(cases) < size:
+                    chosen.append(subject)
+                    cases += cases_of[subject]
+            if (training := tuple(sorted(cases[:size]))) not in found:
+                break
+        else:
+            return
+        found.add(training)
+        left = [one for one in round_ if one in rest or one not in chosen]
+        yield training

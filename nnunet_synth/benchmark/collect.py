@@ -38,7 +38,7 @@ def write_tables(folder: Path, design: Design, records: Mapping[str, TaskRecord]
     for name, task in tasks.items():
         if task.kind != "run":
             continue
-        key = {"arm": task.target, "size": task.size, "training_set": task.training_set}
+        key = {"arm": task.target, "size": task.size, "training_set": task.training_set, "run": task.run}
         if records[name].state == "done":
             try:
                 scores += [key | row for row in read_scores(scores_path(folder, name), design.test_cases)]
@@ -53,7 +53,7 @@ def write_tables(folder: Path, design: Design, records: Mapping[str, TaskRecord]
 def _run_row(
     folder: Path, design: Design, task: Task, tasks: Mapping[str, Task], records: Mapping[str, TaskRecord]
 ) -> dict:
-    """The time of a generator, teacher or member is in the rows of all arms that use it, though it was spent once."""
+    """The time of a generator, teacher or ensemble is in the rows of all arms that use it, though it was spent once."""
     record, arm, fold = records[task.name], arm_of(task, design), design.fold(task.size, task.training_set)
     row = {
         "training_cases": " ".join(design.training_cases(design.fold(task.size, task.training_set, arm))),

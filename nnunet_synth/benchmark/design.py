@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from itertools import product
+from itertools import islice
 from pathlib import Path
 from textwrap import shorten
 from typing import ClassVar, Literal
@@ -16,8 +16,10 @@ from typing_extensions import Self
 
 from nnunet_synth.benchmark.arms import TRAINING_CASES, Arm
 from nnunet_synth.benchmark.budget import Budget, choose_budget, network_size
-from nnunet_synth.benchmark.case_selection import choose_sizes, choose_test_cases, find_subjects, parse_sizes
+from nnunet_synth.benchmark.case_selection import choose_sizes, choose_test_cases, deal_training_sets, find_subjects
 from nnunet_synth.benchmark.options import BenchmarkOptions
+from nnunet_synth.benchmark.protocol import Protocol
+from nnunet_synth.pages.formatting import listing
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
@@ -25,7 +27,8 @@ from stylegan2_cond.io import Document
 DESIGN_FILE = "design.json"
 FIRST_ORACLE_FOLD = 1000  # far enough from the training sets' own folds that these can be added later
 _READERS_WITHOUT_SPACING = ("NaturalImage2DIO",)  # of nnU-Net; a pixel's side counts as 1
-_MAY_GROW = ("arms", "sizes", "training_sets")  # in an existing folder; a finished run stays what it was
+BASELINE_RUNS = 3
+_MAY_GROW = ("arms", "sizes", "training_sets", "runs")  # in an existing folder; a finished run stays what it was
 _MAY_DIFFER = ("machine", "release", "format_version")
 
 
@@ -34,7 +37,7 @@ class TrainingSet(BaseModel):
 
     Attributes:
         size: number of cases.
-        number: from 0 on, among those of the size; the set of a smaller size and the same number is part of it.
+        number: from 0 on, among those of the size.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,8 +54,10 @@ class Design(Document):
         test_cases: the cases that all runs are tested on and none trains on.
         pool: the cases that training sets are chosen from.
         subjects: by case, where a subject has several cases; then no subject is both trained and tested on.
-        training_sets: one for each size and number; nnU-Net's fold of a set is its place in this list, and where an arm
-            trains on the unlabelled cases as well, `FIRST_ORACLE_FOLD` more.
+        training_sets: by size and number; nnU-Net's fold of a set is its place in this list, and where an arm trains on
+            the unlabelled cases as well, `FIRST_ORACLE_FOLD` more.
+        runs, baseline_runs: with each training set, of an arm and of nnU-Net alone.
+        protocol: the analysis and its stopping rule.
         labels: names of the classes or regions, by the `label` of `scores.csv`.
         budget: the same for all arms.
         network: features per stage and batch size of nnU-Net.
@@ -60,7 +65,7 @@ class Design(Document):
     """
 
     remedy: ClassVar[str] = "Start a new benchmark in another folder (-o)."
-    format_version: int = 2
+    format_version: int = 3
     dataset: str
     configuration: str
     plans: str
@@ -71,6 +76,9 @@ class Design(Document):
     pool: tuple[str, ...]
     subjects: dict[str, str] | None
     training_sets: tuple[TrainingSet, ...]
+    runs: int = Field(ge=1)
+    baseline_runs: int = Field(default=BASELINE_RUNS, ge=1)
+    protocol: Protocol = Protocol()
     labels: dict[str, str]
     budget: Budget
     network: dict[str, int | tuple[int, ...]]
@@ -82,11 +90,9 @@ class Design(Document):
     def _is_complete(self) -> Self:
         if sum(arm.baseline for arm in self.arms) != 1 or len({arm.name for arm in self.arms}) < len(self.arms):
             raise ValueError("arms must have one baseline, and different names")
-        if missing := {name for arm in self.arms for name in arm.members} - {arm.name for arm in self.arms}:
-            raise ValueError(f"arms lack the members {', '.join(sorted(missing))}")
-        planned = product(self.sizes, range(self.sets_per_size))
-        if sorted((one.size, one.number) for one in self.training_sets) != sorted(planned):
-            raise ValueError("training_sets must be one for each size and number")
+        numbers = [(size, number) for size in self.sizes for number in range(self.sets_of(size))]
+        if not all(map(self.sets_of, self.sizes)) or numbers != sorted((s.size, s.number) for s in self.training_sets):
+            raise ValueError("training_sets must be numbered from 0 on for each size")
         if any({*one.cases} & {*self.test_cases} for one in self.training_sets):
             raise ValueError("a training set has a test case")
         return self
@@ -101,10 +107,37 @@ class Design(Document):
         """Whether nnU-Net is narrower and its training shorter, for a machine without a GPU."""
         return self.budget.quick
 
-    @property
-    def sets_per_size(self) -> int:
-        """Number of training sets of each size."""
-        return len(self.training_sets) // len(self.sizes)
+    def sets_of(self, size: int) -> int:
+        """Number of training sets of a size."""
+        return sum(one.size == size for one in self.training_sets)
+
+    def runs_of(self, arm: Arm) -> int:
+        """Number of runs of an arm with each training set."""
+        return 1 if arm.ensemble else self.baseline_runs if arm.baseline else self.runs
+
+    def overlaps(self, size: int) -> bool:
+        """Whether a case is in several training sets of a size."""
+        cases = [case for one in self.training_sets if one.size == size for case in one.cases]
+        return len({*cases}) < len(cases)
+
+    def describe_sets(self) -> str:
+        """`12 training sets of 4 and 12 of 8 cases`."""
+        first, *others = (f"{self.sets_of(size)}{{}} of {size}" for size in self.sizes)
+        return listing([first.format(" training sets"), *(text.format("") for text in others)]) + " cases"
+
+    def notes(self) -> list[str]:
+        """What few cases mean for the training sets."""
+        notes, pool = [], len(self.pool)
+        for size in self.sizes:
+            sets, look = self.sets_of(size), self.protocol.looks[0]
+            if self.overlaps(size):
+                notes.append(
+                    f"{pool} cases are too few for {sets} disjoint training sets of {size}, so the sets overlap: each "
+                    f"case is in about {size * sets / pool:.1f} of them. They stand for these cases."
+                )
+            if sets < look:
+                notes.append(f"{sets} training sets of {size} cases allow no verdict, which takes {look} or more.")
+        return notes
 
     def fold(self, size: int, number: int, arm: Arm | None = None) -> int:
         """nnU-Net's fold of a training set, or of an arm's runs, which may train on the unlabelled cases as well."""
@@ -121,14 +154,13 @@ class Design(Document):
 
 
 def make_design(preprocessed: Preprocessed, arms: Sequence[Arm], options: BenchmarkOptions) -> Design:
-    """Choose the test cases and the nested training sets.
+    """Choose the test cases and the training sets.
 
     Raises:
         UserError: too few cases, or sizes, test cases or subjects that do not fit the data.
     """
     names, dataset = preprocessed.case_names(), preprocessed.dataset_name
     subject_of = find_subjects(names, options.subjects)
-    requested_sizes = parse_sizes(options.sizes) if options.sizes is not None else None
     test_rng = np.random.default_rng([options.seed, 0])
     test = choose_test_cases(names, subject_of, options.test_cases, test_rng, dataset)
     held_out = {subject_of[case] for case in test}
@@ -138,9 +170,7 @@ def make_design(preprocessed: Preprocessed, arms: Sequence[Arm], options: Benchm
             f"{len(test)} test cases of {len(held_out)} subjects leave none of the {len(names)} cases of {dataset} to "
             f"train on. Ask for fewer with --test-cases, or say with --subjects which cases belong to one subject."
         )
-    sizes = choose_sizes(len(pool), requested_sizes, quick=options.quick, dataset=dataset)
-    if requested_sizes is None and len(sizes) > 1 and sizes[-1] == len(pool) and any(arm.needs_scans for arm in arms):
-        sizes = sizes[:-1]
+    sizes = choose_sizes(len(pool), options.sizes, dataset)
     _require_unlabelled(arms, sizes, pool)
     budget = choose_budget(options)
     plans = preprocessed.plans_manager.plans
@@ -155,6 +185,7 @@ def make_design(preprocessed: Preprocessed, arms: Sequence[Arm], options: Benchm
         pool=pool,
         subjects=subject_of if len(set(subject_of.values())) < len(names) else None,
         training_sets=make_training_sets(pool, subject_of, sizes, options.training_sets, options.seed),
+        runs=options.runs,
         labels=_labels(preprocessed),
         budget=budget,
         network=network_size(plans, preprocessed.configuration_name, budget),
@@ -177,23 +208,18 @@ def _require_unlabelled(arms: Sequence[Arm], sizes: Sequence[int], pool: Sequenc
 def make_training_sets(
     pool: Sequence[str], subject_of: Mapping[str, str], sizes: Sequence[int], sets_per_size: int, seed: int
 ) -> tuple[TrainingSet, ...]:
-    """Each number shuffles the pool's subjects; each size takes the first cases, so smaller sets are in larger ones.
-
-    The order depends on the seed and the number alone, so sizes and training sets can be added later.
-    """
-    sets = []
-    for number in range(sets_per_size):
-        subjects = sorted({subject_of[name] for name in pool})
-        shuffled = np.random.default_rng([seed, 1 + number]).permutation(subjects)
-        cases = [name for subject in shuffled for name in sorted(pool) if subject_of[name] == subject]
-        sets += [TrainingSet(size=size, number=number, cases=tuple(sorted(cases[:size]))) for size in sizes]
-    return tuple(sets)
+    """So many training sets of each size, or as many different ones as there are."""
+    return tuple(
+        TrainingSet(size=size, number=number, cases=cases)
+        for size in sizes
+        for number, cases in enumerate(islice(deal_training_sets(pool, subject_of, size, seed), sets_per_size))
+    )
 
 
 def load_or_create(requested: Design, folder: Path) -> Design:
     """The design of a folder: saved if there is none; else the saved one, with what the requested one adds.
 
-    Arms, sizes and training sets may be added; everything else must be as it was.
+    Arms, sizes, training sets and runs may be added; everything else must be as it was.
 
     Raises:
         UserError: what differs, or the folder contains something else.
@@ -219,7 +245,7 @@ def load_or_create(requested: Design, folder: Path) -> Design:
 def _grow(saved: Design, requested: Design) -> Design:
     """The saved design, and after it what was added, so that each training set keeps its fold."""
     sizes = tuple(sorted({*saved.sizes, *requested.sizes}))
-    sets_per_size = max(saved.sets_per_size, requested.sets_per_size)
+    sets_per_size = max(one.number + 1 for one in (*saved.training_sets, *requested.training_sets))
     subject_of = saved.subjects or {case: case for case in saved.pool}
     known = {(one.size, one.number) for one in saved.training_sets}
     arms = (*saved.arms, *(arm for arm in requested.arms if arm not in saved.arms))
@@ -229,6 +255,7 @@ def _grow(saved: Design, requested: Design) -> Design:
         update={
             "arms": arms,
             "sizes": sizes,
+            "runs": max(saved.runs, requested.runs),
             "training_sets": (*saved.training_sets, *(one for one in sets if (one.size, one.number) not in known)),
         }
     )

@@ -1,4 +1,4 @@
-"""Predicts the test cases by the mean probability of several nnU-Nets of one training set.
+"""Predicts the test cases by the mean probability of the baseline's nnU-Nets of one training set.
 
 Run as `python -m nnunet_synth.benchmark.ensemble FOLDER ARM FOLD DEVICE`, within the benchmark's nnU-Net folders.
 """
@@ -25,22 +25,23 @@ def predict_ensemble(folder: Path, arm_name: str, fold: int, device: str) -> Non
 
     Args:
         folder: of the benchmark.
-        arm_name: of an arm with members, all of whose nnU-Nets of the fold are trained.
+        arm_name: of an ensemble; all the baseline's nnU-Nets of the fold are trained.
         fold: of the training set.
         device: `cpu`, `cuda` or `mps`.
     """
     design = Design.load(folder / DESIGN_FILE)
     preprocessed = open_preprocessed(design.dataset, design.configuration, design.plans)
-    arms = {arm.name: arm for arm in design.arms}
+    arm = next(arm for arm in design.arms if arm.name == arm_name)
     predictors = []
-    for name in (*arms[arm_name].members, arm_name):
+    for run in range(design.baseline_runs):
         predictor = nnUNetPredictor(
             use_mirroring=design.budget.length.mirroring, device=torch.device(device), allow_tqdm=False
         )
-        predictor.initialize_from_trained_model_folder(str(model_folder(folder, design, arms[name])), (fold,))
+        model = model_folder(folder, design, design.baseline, run)
+        predictor.initialize_from_trained_model_folder(str(model), (fold,))
         predictors.append(predictor)
-    target = predictions_folder(folder, design, arms[arm_name], fold)
-    target.mkdir(exist_ok=True)
+    target = predictions_folder(folder, design, arm, fold)
+    target.mkdir(parents=True, exist_ok=True)
     for case in ProgressBar(design.test_cases, desc="Predicting", unit="case"):
         predict_case(preprocessed, predictors, case, target)
     manager, ending = preprocessed.label_manager, preprocessed.dataset_json["file_ending"]

@@ -134,7 +134,7 @@ class ProgressTable:
     """A context that shows one table on a terminal, and prints one line per event into a log."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
         self._estimated, self._left = -math.inf, ""
 

@@ -10,22 +10,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nnunet_synth.benchmark.arms import PSEUDO_LABELS, Arm
+from nnunet_synth.benchmark.arms import PSEUDO_LABELS, TRAINING_CASES, Arm
 from nnunet_synth.benchmark.design import DESIGN_FILE, Design
 from nnunet_synth.benchmark.statistics import mean
 from stylegan2_cond.errors import UserError
 
 RUNS_FILE, SCORES_FILE = "runs.csv", "scores.csv"
-KEY = ("arm", "size", "training_set")
-METRICS = ("dice", "hd95")
+KEY = ("arm", "size", "training_set", "run")
+METRICS = ("dice", "hd95", "false_positive")
 SCORE_COLUMNS = (*KEY, "case", "label", *METRICS)
 RUN_NUMBERS = (
     *("iterations", "seconds_nnunet", "seconds_generator", "generator_images", "bank_samples"),
     *("kid", "kid_error", "coverage", "copies"),
 )
 RUN_COLUMNS = (*KEY, "training_cases", *RUN_NUMBERS, "state", "error")
-_LIMITS = {"dice": (0, 1), "hd95": (0, np.inf)}
-AGAIN = "nnunet-again"  # the arm of nnU-Net alone with other seeds
+_LIMITS = {"dice": (0, 1), "hd95": (0, np.inf), "false_positive": (0, np.inf)}
 REMEDY = "Run the benchmark's command again; it rewrites the file without repeating work."
 
 
@@ -34,8 +33,8 @@ class Benchmark:
     """A benchmark's design, runs and scores.
 
     Attributes:
-        scores: by metric, `[arms, sizes, sets, cases, labels]`, in the order of the design; Dice from 0 to 1, HD95
-            in the design's unit; NaN if undefined, or if the run is not done.
+        scores: by metric, `[arms, sizes, sets, runs, cases, labels]`, in the order of the design; Dice from 0 to 1,
+            the others in the design's unit; NaN if undefined, or if the run is not done.
         runs: one row per run of the design, also of those that `runs.csv` lacks; numbers are NaN if empty.
     """
 
@@ -50,48 +49,23 @@ class Benchmark:
         return self.design.arms
 
     @property
-    def sizes(self) -> tuple[str, ...]:
-        """Numbers of training cases, as in the tables."""
-        return tuple(map(str, self.design.sizes))
-
-    @property
-    def training_sets(self) -> tuple[str, ...]:
-        """Numbers of the training sets of each size, as in the tables."""
-        return tuple(map(str, range(self.design.sets_per_size)))
-
-    @property
-    def cases(self) -> tuple[str, ...]:
-        """The test cases."""
-        return self.design.test_cases
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Classes and regions, as in the tables."""
-        return tuple(self.design.labels)
-
-    @cached_property
-    def done(self) -> np.ndarray:
-        """`[arms, sizes, sets]`: whether the run is done."""
-        return self.of_runs("state") == "done"
-
-    @property
     def baseline(self) -> int:
         """Index of nnU-Net alone."""
-        return next(index for index, arm in enumerate(self.arms) if arm.baseline)
+        return self.arms.index(self.design.baseline)
 
     @property
-    def again(self) -> int | None:
-        """Index of nnU-Net alone with other seeds; None if the design has no such arm."""
-        return next((index for index, arm in enumerate(self.arms) if arm.name == AGAIN), None)
+    def oracle(self) -> int | None:
+        """Index of nnU-Net trained on the whole pool; None if the design has no such arm."""
+        return next((index for index, arm in enumerate(self.arms) if arm.unlabelled == TRAINING_CASES), None)
 
     @property
     def treatments(self) -> tuple[int, ...]:
-        """Indices of the arms that a verdict can be about: all but nnU-Net alone, and nnU-Net alone again."""
-        return tuple(index for index in range(len(self.arms)) if index not in (self.baseline, self.again))
+        """Indices of all arms but nnU-Net alone."""
+        return tuple(index for index in range(len(self.arms)) if index != self.baseline)
 
     @property
     def synthetic(self) -> tuple[int, ...]:
-        """Indices of the treatments with generated pairs or pseudo-labels."""
+        """Indices of the arms with generated pairs or pseudo-labels."""
         arms = self.arms
         return tuple(i for i in self.treatments if arms[i].variant or arms[i].unlabelled == PSEUDO_LABELS)
 
@@ -101,22 +75,23 @@ class Benchmark:
         kinds = ("synthetic pairs" if self.arms[index].variant else "pseudo-labels" for index in self.synthetic)
         return " or ".join(dict.fromkeys(kinds)) or "the arms"
 
-    def of_runs(self, column: str) -> np.ndarray:
-        """A column of the runs as `[arms, sizes, sets]`."""
-        return self.runs[column].to_numpy().reshape(len(self.arms), len(self.sizes), len(self.training_sets))
-
     @cached_property
     def subjects(self) -> np.ndarray:
         """`[cases]`: number of each test case's subject."""
         of = self.design.subjects or {}
-        return np.unique([of.get(case, case) for case in self.cases], return_inverse=True)[1]
+        return np.unique([of.get(case, case) for case in self.design.test_cases], return_inverse=True)[1]
 
-    def subject_means(self, values: np.ndarray) -> np.ndarray:
-        """`[…, cases]` → `[…, subjects]`: cases of one subject are not independent."""
-        count = self.subjects.max() + 1
-        if count == len(self.cases):
-            return values
-        return np.stack([mean(values[..., self.subjects == one], axis=-1) for one in range(count)], axis=-1)
+    def run_scores(self, metric: str, size: int, label: int | None = None) -> np.ndarray:
+        """`[arms, sets, runs, subjects]` scores at a size; cases of one subject are not independent.
+
+        Args:
+            size: index.
+            label: index; None for the mean over classes.
+        """
+        scores = self.scores[metric][:, size]
+        scores = mean(scores, axis=-1) if label is None else scores[..., label]
+        of_subjects = [mean(scores[..., self.subjects == one], axis=-1) for one in range(self.subjects.max() + 1)]
+        return np.stack(of_subjects, axis=-1)
 
 
 def read_benchmark(folder: Path) -> Benchmark:
@@ -128,26 +103,30 @@ def read_benchmark(folder: Path) -> Benchmark:
     """
     folder = Path(folder)
     design = Design.load(folder / DESIGN_FILE)
+    sets = max(map(design.sets_of, design.sizes))
     levels = {
         "arm": [arm.name for arm in design.arms],
         "size": [str(size) for size in design.sizes],
-        "training_set": [str(number) for number in range(design.sets_per_size)],
+        "training_set": [str(number) for number in range(sets)],
+        "run": [str(run) for run in range(max(map(design.runs_of, design.arms)))],
         "case": [*design.test_cases],
         "label": [*design.labels],
     }
     runs = _read_table(folder / RUNS_FILE, RUN_COLUMNS, RUN_NUMBERS, {key: levels[key] for key in KEY})
     scores = _read_table(folder / SCORES_FILE, SCORE_COLUMNS, METRICS, levels)
-    runs = _every_run(runs, scores, levels)
-    shape = tuple(map(len, levels.values()))
-    done = (runs["state"] == "done").to_numpy().reshape(*shape[: len(KEY)], 1, 1)
-    scores = scores.set_index([*levels]).reindex(pd.MultiIndex.from_product(levels.values()))
-    arrays = {metric: np.where(done, scores[metric].to_numpy().reshape(shape), np.nan) for metric in METRICS}
-    benchmark = Benchmark(folder, design, arrays, runs)
-    if not benchmark.done[benchmark.baseline].any():
+    runs = _every_run(design, runs, scores)
+    if not ((runs["arm"] == design.baseline.name) & (runs["state"] == "done")).any():
         raise UserError(
             f"{folder}: no run of nnU-Net alone ({design.baseline.name}) is done, so there is nothing to compare "
             f"with. Run the benchmark's command again to do what is missing."
         )
+    done = pd.MultiIndex.from_frame(runs.loc[runs["state"] == "done", [*KEY]])
+    scores = scores[pd.MultiIndex.from_frame(scores[[*KEY]]).isin(done)]
+    scores = scores.set_index([*levels]).reindex(pd.MultiIndex.from_product(levels.values()))
+    shape = tuple(map(len, levels.values()))
+    benchmark = Benchmark(
+        folder, design, {metric: scores[metric].to_numpy().reshape(shape) for metric in METRICS}, runs
+    )
     if np.isnan(benchmark.scores["dice"]).all():
         raise UserError(f"{folder / SCORES_FILE} has no Dice at all. {REMEDY}")
     return benchmark
@@ -191,9 +170,15 @@ def _refuse_value(path: Path, table: pd.DataFrame, column: str, wrong: pd.Series
         )
 
 
-def _every_run(runs: pd.DataFrame, scores: pd.DataFrame, levels: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+def _every_run(design: Design, runs: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """A row for each run of the design; `done` only with scores."""
-    index = pd.MultiIndex.from_product([levels[key] for key in KEY], names=KEY)
+    planned = [
+        (arm.name, str(one.size), str(one.number), str(run))
+        for arm in design.arms
+        for one in design.training_sets
+        for run in range(design.runs_of(arm))
+    ]
+    index = pd.MultiIndex.from_tuples(planned, names=KEY)
     runs = runs.set_index(list(KEY)).reindex(index)
     runs["state"] = runs["state"].fillna("missing")
     runs["error"] = runs["error"].fillna("")

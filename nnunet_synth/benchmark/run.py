@@ -11,7 +11,6 @@ import torch
 
 from nnunet_synth.benchmark.arms import choose_arms
 from nnunet_synth.benchmark.budget import apply_budget
-from nnunet_synth.benchmark.case_selection import ALL, DEFAULT_SIZES
 from nnunet_synth.benchmark.collect import write_tables
 from nnunet_synth.benchmark.design import DESIGN_FILE, Design, load_or_create, make_design
 from nnunet_synth.benchmark.options import BenchmarkOptions
@@ -27,7 +26,6 @@ from stylegan2_cond.snapshot import open_device
 SLURM_JOBS, SLURM_THREADS = 16, 8
 MAX_CPU_JOBS = 8
 DEVICES = ("cpu", "cuda", "mps")  # that nnU-Net's commands take
-FEW_TEST_CASES = 10
 
 
 @dataclass(frozen=True)
@@ -59,13 +57,13 @@ def run_benchmark(options: BenchmarkOptions, *, dry: bool = False) -> Summary | 
     if folder.exists() and not folder.is_dir():
         raise UserError(f"-o {folder} is not a folder. Choose another one.")
     if dry:
-        _print_plan(design, folder, options, resources)
+        _print_plan(design, folder, resources)
         print(_estimate(design, preprocessed, resources))
         return None
     with lock_folder(folder):
         design = load_or_create(design, folder)
         prepare_workspace(folder, design, preprocessed)
-        for note in _notes(design, options):
+        for note in design.notes():
             print(note, file=sys.stderr)
         with ProgressTable() as table:
             scheduler = Scheduler(folder, design, resources, table)
@@ -119,24 +117,6 @@ def choose_resources(options: BenchmarkOptions) -> Resources:
     return Resources(jobs, max(1, cores // jobs), device, gpus=gpus)
 
 
-def _notes(design: Design, options: BenchmarkOptions) -> list[str]:
-    """What few cases mean for a design."""
-    notes, training, test = [], len(design.pool), len(design.test_cases)
-    if options.sizes is None and training < max(int(size) for size in DEFAULT_SIZES[options.quick] if size != ALL):
-        notes.append(
-            f"{design.dataset} has {test + training} cases: {test} to test on and {training} to train on, so the sizes "
-            f"are {','.join(map(str, design.sizes))}."
-        )
-    if options.sizes is None and any(arm.needs_scans for arm in design.arms):
-        notes.append(f"An arm needs unlabelled cases, so no size has all {training} cases that could be trained on.")
-    if test < FEW_TEST_CASES:
-        notes.append(
-            f"Only {test} test cases: a difference must have the same sign in nearly all of them to be distinguished "
-            f"from chance."
-        )
-    return notes
-
-
 def _estimate(design: Design, preprocessed: Preprocessed, resources: Resources) -> str:
     """How long everything takes, by a few steps of nnU-Net's network; for a cluster, this machine can't tell."""
     tasks, seconds = [*make_tasks(design).values()], None
@@ -151,14 +131,13 @@ def _estimate(design: Design, preprocessed: Preprocessed, resources: Resources) 
     return f"By a few steps of nnU-Net's network here, without augmentation: {left}"
 
 
-def _print_plan(design: Design, folder: Path, options: BenchmarkOptions, resources: Resources) -> None:
+def _print_plan(design: Design, folder: Path, resources: Resources) -> None:
     """What there is to do, and an example of the commands."""
     tasks = make_tasks(design)
     print(
-        f"{design.dataset}: {len(design.arms)} arms × {len(design.sizes)} sizes "
-        f"({', '.join(map(str, design.sizes))}) × {design.sets_per_size} training sets, {len(design.test_cases)} test "
-        f"cases; {len(tasks)} jobs:",
-        *_notes(design, options),
+        f"{design.dataset}: {len(design.arms)} arms; {design.describe_sets()}; {len(design.test_cases)} test cases; "
+        f"{len(tasks)} jobs:",
+        *design.notes(),
         *(f"  {task}" + (f"  (needs {', '.join(task.needs)})" if task.needs else "") for task in tasks.values()),
         sep="\n",
     )

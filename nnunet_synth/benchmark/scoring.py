@@ -1,4 +1,8 @@
-"""Scores of a run's predictions, per test case and class: nnU-Net's own Dice and the 95 % Hausdorff distance."""
+"""Scores of a run's predictions, per test case and class.
+
+nnU-Net's own Dice and the 95 % Hausdorff distance where the case has the class, else the volume that is found though it
+is not there. So what is defined depends on the case alone, and runs can be compared.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import read_json, write_atomically
 from stylegan2_cond.progress_bar import ProgressBar
 
-COLUMNS = ("case", "label", "dice", "hd95")
+COLUMNS = ("case", "label", "dice", "hd95", "false_positive")
 PERCENTILE = 95
 
 
@@ -42,8 +46,12 @@ def score_predictions(preprocessed: Preprocessed, predictions: Path, cases: Sequ
         (prediction,), _ = reader.read_seg(str(predictions / f"{case}{ending}"))  # [z, y, x]
         known = np.ones(truth.shape, bool) if ignore is None else truth != ignore
         for label, dice in found[case].items():
-            masks = (region_or_label_to_mask(part, label) & known for part in (truth, prediction))
-            scores = {"dice": dice, "hd95": hausdorff_95(*masks, properties["spacing"])}
+            mask, found_mask = (region_or_label_to_mask(part, label) & known for part in (truth, prediction))
+            if mask.any():
+                scores = {"dice": dice, "hd95": distance(mask, found_mask, properties["spacing"])}
+            else:
+                voxel = math.prod(properties["spacing"][axis] for axis in _axes(mask))
+                scores = {"dice": math.nan, "hd95": math.nan, "false_positive": found_mask.sum() * voxel}
             texts = {metric: "" if math.isnan(value) else f"{value:.6g}" for metric, value in scores.items()}
             rows.append({"case": case, "label": label_key(label)} | texts)
     return rows
@@ -64,6 +72,18 @@ def _dice_by_case(preprocessed: Preprocessed, path: Path) -> dict[str, dict[int 
         raise UserError(f"{path} is not nnU-Net's summary ({type(error).__name__}: {error}). {remedy}") from None
 
 
+def distance(truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]) -> float:
+    """`hausdorff_95`; the diagonal of the image if nothing is found, so that finding nothing does not pay."""
+    if prediction.any():
+        return hausdorff_95(truth, prediction, spacing)
+    return math.hypot(*(truth.shape[axis] * spacing[axis] for axis in _axes(truth)))
+
+
+def _axes(mask: np.ndarray) -> list[int]:
+    """Axes of more than one voxel; all of an image of two axes."""
+    return [axis for axis, length in enumerate(mask.shape) if length > 1 or mask.ndim <= 2]
+
+
 def hausdorff_95(truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[float]) -> float:
     """The larger of the two directed 95th percentiles of surface distances; NaN if a mask is empty.
 
@@ -76,7 +96,7 @@ def hausdorff_95(truth: np.ndarray, prediction: np.ndarray, spacing: Sequence[fl
     """
     if not (truth.any() and prediction.any()):
         return math.nan
-    long = [axis for axis, length in enumerate(truth.shape) if length > 1 or truth.ndim <= 2]
+    long = _axes(truth)
     box = tuple(slice(int(where.min()), int(where.max()) + 1) for where in np.nonzero(truth | prediction))
     masks = [np.squeeze(mask[box], tuple({*range(truth.ndim)} - {*long})) for mask in (truth, prediction)]
     surfaces = [mask & ~ndimage.binary_erosion(mask, border_value=0) for mask in masks]

@@ -1,40 +1,22 @@
-"""Paired comparisons of an arm with nnU-Net alone, over test cases and over runs.
+"""Comparisons of an arm with nnU-Net alone, in which the unit of replication is the training set.
 
-A difference is an array `[sizes, sets, cases]`: score of the arm minus that of nnU-Net alone, with the same training
-set and test case; NaN where one is missing. It has two sources of chance: the test cases are a sample of future ones,
-and each run has its seed. All cases of a run share the chance of that run, so a test over cases alone takes a lucky
-seed for an effect (Bouthillier et al. 2021, Accounting for Variance in Machine Learning Benchmarks, MLSys), and one
-over runs alone holds for these test cases only (Clark 1973, The language-as-fixed-effect fallacy, J Verbal Learning
-Verbal Behav 12:335).
+Scores of test cases are averaged to runs, and runs to training sets. All cases of a run share the luck of its seed, and
+all runs of a training set share the luck of its cases, so a test over cases would take a lucky seed for an effect
+(Bouthillier et al. 2021, Accounting for Variance in Machine Learning Benchmarks, MLSys). Nothing here is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.95  # of every interval; tests use 1 - LEVEL
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Variance of an estimate, and its degrees of freedom; NaN and 0 if unknown."""
-
-    variance: float
-    dof: float
-
-    def p(self, estimate: float) -> float:
-        """Two-sided p-value of Student's t test."""
-        if self.dof > 0 and self.variance == 0:
-            return float(estimate == 0)
-        return float(2 * stats.t.sf(abs(estimate) / np.sqrt(self.variance), self.dof)) if self.dof > 0 else np.nan
-
-    def half_width(self) -> float:
-        """Half the width of the interval around the estimate."""
-        return float(stats.t.ppf((1 + LEVEL) / 2, self.dof) * np.sqrt(self.variance)) if self.dof > 0 else np.nan
+LEVEL = 0.95  # of intervals
+EXACT = 18  # training sets up to which all permutations are computed
+BOOTSTRAPS = 2000
 
 
 @dataclass(frozen=True)
@@ -42,124 +24,105 @@ class Comparison:
     """An arm against nnU-Net alone, in the metric's own units.
 
     Attributes:
-        paired_cases, paired_runs: numbers of compared cases, and of compared pairs of runs.
-        difference: mean over sizes, sets and cases.
-        low, high: interval of the difference for other runs and other cases; NaN with one training set.
-        p_cases: Wilcoxon's signed-rank test over cases.
-        p_both: the larger p-value of the t test over runs, and of that with both runs and cases as samples; NaN with
-            one training set.
-        p_cases_holm, p_both_holm: the same with Holm's correction; NaN without a family of arms.
+        sets: number of training sets that both have runs with.
+        difference: mean over sets of the differences of means; NaN without a set.
+        low, high: Student's t interval over sets; NaN with one.
+        equivalence_low, equivalence_high: the same, of the protocol's level for equivalence.
+        bootstrap_low, bootstrap_high: hierarchical bootstrap interval over sets, runs and cases.
+        p: exact sign-flip permutation test over sets, two-sided; 1 at most.
+        p_equivalence: two one-sided t tests against the margin; the larger p.
+        won: share of sets with a gain; half for a tie.
     """
 
-    paired_cases: int
-    paired_runs: int
+    sets: int
     difference: float = np.nan
     low: float = np.nan
     high: float = np.nan
-    p_cases: float = np.nan
-    p_both: float = np.nan
-    p_cases_holm: float = np.nan
-    p_both_holm: float = np.nan
+    equivalence_low: float = np.nan
+    equivalence_high: float = np.nan
+    bootstrap_low: float = np.nan
+    bootstrap_high: float = np.nan
+    p: float = np.nan
+    p_equivalence: float = np.nan
+    won: float = np.nan
 
 
-def compare(difference: np.ndarray) -> Comparison:
-    """Compare one arm with nnU-Net alone.
+def compare(arm: np.ndarray, baseline: np.ndarray, *, margin: float, equivalence: float) -> Comparison:
+    """Compare an arm with nnU-Net alone.
 
     Args:
-        difference: `[sizes, sets, cases]`.
+        arm, baseline: `[sets, runs, cases]` scores; NaN where a run is missing, or a case has no score in any run.
+        margin: differences within ± it do not matter.
+        equivalence: level of the second interval.
     """
-    difference = comparable(difference)
-    by_case, by_run = case_means(difference), run_means(difference)
-    present = by_case[np.isfinite(by_case)]
-    if not len(present):
-        return Comparison(0, 0)
-    estimate, changed = float(present.mean()), present[present != 0]
-    runs, crossed = mean_spread(by_run), crossed_spread(difference)
-    widest = max(runs, crossed, key=Spread.half_width).half_width() if crossed.dof > 0 else np.nan
+    gains = set_gains(arm, baseline)
+    known = np.isfinite(gains)
+    arm, baseline, gains = arm[known], baseline[known], gains[known]
+    if not len(gains):
+        return Comparison(0)
+    estimate = float(gains.mean())
+    won = float((np.sign(gains) + 1).mean() / 2)
+    if len(gains) < 2:
+        return Comparison(1, estimate, won=won)
+    error, dof = float(gains.std(ddof=1)) / len(gains) ** 0.5, len(gains) - 1
+    halves = [error * float(stats.t.ppf((1 + level) / 2, dof)) for level in (LEVEL, equivalence)]
+    nearest = margin - abs(estimate)
     return Comparison(
-        paired_cases=len(present),
-        paired_runs=int(np.isfinite(by_run).sum()),
-        difference=estimate,
-        low=estimate - widest,
-        high=estimate + widest,
-        p_cases=float(stats.wilcoxon(changed).pvalue) if len(changed) else 1.0,
-        p_both=max(runs.p(estimate), crossed.p(estimate)) if crossed.dof > 0 else np.nan,
+        len(gains),
+        estimate,
+        *(end for half in halves for end in (estimate - half, estimate + half)),
+        *hierarchical_bootstrap(arm, baseline),
+        p=sign_flip_test(gains),
+        p_equivalence=float(stats.t.sf(nearest / error, dof)) if error else float(nearest <= 0),
+        won=won,
     )
 
 
-def compare_all(differences: Mapping[str, np.ndarray]) -> dict[str, Comparison]:
-    """Compare several arms with nnU-Net alone, each kind of p-value Holm-corrected over them.
+def set_gains(arm: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """`[sets, runs, cases]` twice → `[sets]`: mean of the arm's runs minus mean of those of nnU-Net alone."""
+    return mean(mean(arm, axis=2), axis=1) - mean(mean(baseline, axis=2), axis=1)
 
-    Args:
-        differences: by arm, `[sizes, sets, cases]`.
+
+def sign_flip_test(gains: np.ndarray) -> float:
+    """p-value, two-sided: in what share of the ways to exchange arm and baseline in each set the mean is as large.
+
+    scipy's `permutation_test` gives the same, but takes seconds for 18 sets.
     """
-    found = {name: compare(difference) for name, difference in differences.items()}
-    for kind in ("p_cases", "p_both"):
-        corrected = holm([getattr(one, kind) for one in found.values()]).tolist()
-        for name, p in zip(found, corrected, strict=True):
-            found[name] = replace(found[name], **{f"{kind}_holm": p})
-    return found
+    sums = np.abs(_signs(len(gains)) @ gains)
+    return float((sums >= abs(gains.sum()) * (1 - 1e-9)).mean())
 
 
-def comparable(difference: np.ndarray) -> np.ndarray:
-    """`[sizes, sets, cases]` without sizes of one run, if others have more: they show no variation of runs."""
-    runs = np.isfinite(difference).any(axis=2).sum(axis=1)
-    return difference[runs >= min(2, runs.max(initial=0))]
+@lru_cache
+def _signs(count: int) -> np.ndarray:
+    """`[ways, count]`: all ways to choose signs but the first, which is + by symmetry; random ones of many sets."""
+    if count > EXACT:
+        return np.random.default_rng(0).choice([-1.0, 1.0], (2**EXACT, count))
+    return 1.0 - 2 * (np.arange(2 ** (count - 1))[:, None] >> np.arange(count - 1, -1, -1) & 1)
 
 
-def case_means(difference: np.ndarray) -> np.ndarray:
-    """`[sizes, sets, cases]` → `[cases]`: mean over sets, then over sizes, so that sizes count equally."""
-    return mean(mean(difference, axis=1), axis=0)
+def hierarchical_bootstrap(arm: np.ndarray, baseline: np.ndarray) -> tuple[float, float]:
+    """Interval of the mean gain for other training sets, runs and test cases, `[sets, runs, cases]` each.
 
-
-def run_means(difference: np.ndarray) -> np.ndarray:
-    """`[sizes, sets, cases]` → `[sizes, sets]`: mean over cases."""
-    return mean(difference, axis=2)
-
-
-def mean_spread(values: np.ndarray) -> Spread:
-    """Spread of the mean over sizes of the means of `[sizes, N]` values; NaN are left out.
-
-    Sizes may differ in their variance (Welch 1947, Biometrika 34:28; Satterthwaite 1946, Biometrics 2:110).
+    Sets and cases are resampled for arm and baseline together, runs within each set; all by random weights, which allow
+    for missing runs (Rubin 1981, The Bayesian bootstrap, Ann Statist 9:130).
     """
-    count = np.isfinite(values).sum(axis=1)
-    if not len(count) or count.min() < 2:
-        return Spread(np.nan, 0)
-    return _sum(np.nanvar(values, axis=1, ddof=1) / count / len(values) ** 2, count - 1)
+    rng = np.random.default_rng(0)
+    scored = np.isfinite(arm).any(axis=(0, 1))
+    cases = _weights(rng, np.ones(scored.sum(), bool))
+    of_sets = [
+        (_weights(rng, runs) * np.einsum("src,bc->bsr", np.nan_to_num(scores), cases)).sum(axis=2)
+        for scores in (arm[..., scored], baseline[..., scored])
+        for runs in [np.isfinite(scores).any(axis=2)]
+    ]
+    gains = (_weights(rng, np.ones(len(arm), bool)) * (of_sets[0] - of_sets[1])).sum(axis=1)
+    low, high = np.quantile(gains, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
-def crossed_spread(difference: np.ndarray) -> Spread:
-    """Spread of the mean with runs and cases as crossed random factors (Clark 1973, quasi-F).
-
-    The variance over runs plus that over cases, minus that of single scores, which is in both, and at least the larger
-    of the two. In simulations with both sources of chance it keeps its level, where the worse of the two tests doubles
-    or triples it (tests/test_benchmark_statistics.py).
-    """
-    runs, cases = mean_spread(run_means(difference)), mean_spread(case_means(difference)[None])
-    if runs.dof <= 0 or cases.dof <= 0:
-        return Spread(np.nan, 0)
-    squares = rest_dof = scores = 0.0  # of what neither run nor case explains
-    for size in difference:
-        size = size[np.isfinite(size).any(axis=1)]
-        size = size[:, np.isfinite(size).all(axis=0)]
-        if size.shape[1] > 1:
-            rest = size - size.mean(axis=0) - size.mean(axis=1, keepdims=True) + size.mean()
-            squares += (rest**2).sum()
-            rest_dof += (size.shape[0] - 1) * (size.shape[1] - 1)
-            scores += 1 / size.size
-    single = squares / rest_dof * scores / len(difference) ** 2 if rest_dof else 0.0
-    total = _sum(np.array([runs.variance, cases.variance]), np.array([runs.dof, cases.dof]))
-    variance = max(runs.variance, cases.variance, total.variance - single)
-    dof = total.dof * (variance / total.variance) ** 2 if total.variance else total.dof
-    return Spread(float(variance), float(max(1.0, dof)))
-
-
-def _sum(variance: np.ndarray, dof: np.ndarray) -> Spread:
-    """Spread of a sum of independent parts (Satterthwaite 1946)."""
-    total = float(variance.sum())
-    if not total:
-        return Spread(0.0, float(dof.sum()))
-    return Spread(total, float(total**2 / (variance**2 / dof).sum()))
+def _weights(rng: np.random.Generator, present: np.ndarray) -> np.ndarray:
+    """`[BOOTSTRAPS, *present.shape]` weights of what is present, with sum one along the last axis."""
+    weights = rng.exponential(size=(BOOTSTRAPS, *present.shape)) * present
+    return weights / weights.sum(axis=-1, keepdims=True)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -173,42 +136,30 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Noise:
-    """Run-to-run noise of nnU-Net alone, in the mean over cases.
+    """Luck of nnU-Net alone between runs with the same training set.
 
     Attributes:
-        variance: `[sizes]`, of the difference of two runs with the same training set.
-        dof: `[sizes]`; 0 if unknown.
-        measured: by a second arm of nnU-Net alone; else an upper bound from runs with different training sets.
+        deviation: standard deviation of a run's mean score; NaN if unknown.
+        dof: degrees of freedom.
     """
 
-    variance: np.ndarray
-    dof: np.ndarray
-    measured: bool
+    deviation: float
+    dof: int
 
-    def spread(self, runs: np.ndarray) -> Spread:
-        """Spread of the mean over sizes, with `runs` `[sizes]` pairs of runs each; sizes without runs do not count."""
-        used = runs > 0
-        if not used.any() or (self.dof[used] < 1).any():
-            return Spread(np.nan, 0)
-        return _sum(self.variance[used] / runs[used] / used.sum() ** 2, self.dof[used])
+    def half_width(self, sets: int, runs: int, baseline_runs: int) -> float:
+        """Half the range of 95 % of the gains that nnU-Net alone would have over itself."""
+        if not (self.dof and sets):
+            return np.nan
+        error = self.deviation * ((1 / runs + 1 / baseline_runs) / sets) ** 0.5
+        return float(stats.t.ppf((1 + LEVEL) / 2, self.dof) * error)
 
 
-def baseline_noise(baseline: np.ndarray, again: np.ndarray | None) -> Noise:
-    """Noise of nnU-Net alone.
-
-    Args:
-        baseline: `[sizes, sets, cases]` scores of nnU-Net alone.
-        again: the same for a second arm of nnU-Net alone; None without one.
-    """
-    if again is not None and np.isfinite(again - baseline).any():
-        by_run = run_means(again - baseline)  # the expected difference is zero
-        return Noise(mean(by_run**2, axis=1), np.isfinite(by_run).sum(axis=1), measured=True)
-    by_run = run_means(baseline)
-    count = np.isfinite(by_run).sum(axis=1)
-    variance = [
-        2 * np.var(run[np.isfinite(run)], ddof=1) if n > 1 else np.nan for run, n in zip(by_run, count, strict=True)
-    ]
-    return Noise(np.array(variance), np.maximum(count - 1, 0), measured=False)
+def run_noise(baseline: np.ndarray) -> Noise:
+    """Noise by `[sets, runs, cases]` scores of nnU-Net alone."""
+    runs = mean(baseline, axis=2)
+    dof = int(np.isfinite(runs).sum() - np.isfinite(runs).any(axis=1).sum())
+    squares = np.nansum((runs - mean(runs, axis=1)[:, None]) ** 2)
+    return Noise(float((squares / dof) ** 0.5) if dof else np.nan, dof)
 
 
 def mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:

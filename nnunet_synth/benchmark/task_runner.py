@@ -32,7 +32,7 @@ ADVICE = {
     IF_REFUSED: "Add an arm that leaves this filter open (--arm pair-unfiltered, or your own in a file for --arms), or "
     "start a benchmark with a longer training in another folder (--kimg, -o).",
     IF_ALL_REFUSED: "Add an arm of your own that turns this filter off (key without, in a file for --arms), or start a "
-    "benchmark with a longer training in another folder (--epochs, -o).",
+    "benchmark with a longer training in another folder (--steps, -o).",
 }
 _NOT_AN_ERROR = re.compile(r"^\s|^$|Warning|warnings\.warn|^Traceback|^\$ |^During handling|^The above exception")
 
@@ -196,7 +196,7 @@ def _remove_failed_training(failures: int, task: Task, design: Design, folder: P
 
 def _predictions(task: Task, design: Design, folder: Path) -> Path:
     arm = arm_of(task, design)
-    return predictions_folder(folder, design, arm, design.fold(task.size, task.training_set, arm))
+    return predictions_folder(folder, design, arm, design.fold(task.size, task.training_set, arm), task.run)
 
 
 def last_error(log: Path, start: int = 0) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +29,7 @@ class Task:
         target: the generator's variant, with an ending if it learns from scans; the bank's name; or the arm's name.
         size, training_set: size and number of the training set.
         needs: names of the tasks that must be done before.
+        run: number of a run, among those of an arm and a training set.
     """
 
     kind: Literal["generator", "bank", "run"]
@@ -37,25 +37,28 @@ class Task:
     size: int
     training_set: int
     needs: tuple[str, ...] = ()
+    run: int = 0
 
     @property
     def name(self) -> str:
         """Name of its files."""
-        return f"{self.kind}_{self.target}_{self.size}_{self.training_set}"
+        return f"{self.kind}_{self.target}_{self.size}_{self.training_set}" + f"_{self.run}" * (self.run > 0)
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.target}, {self.size} cases, training set {self.training_set}"
+        text = f"{self.kind} {self.target}, {self.size} cases, training set {self.training_set}"
+        return text + f", run {self.run}" * (self.run > 0)
 
 
 def make_tasks(design: Design) -> dict[str, Task]:
     """All tasks by name, each after those that it needs; by number of the training set, then by size."""
     tasks: list[Task] = []
-    for number, size in product(range(design.sets_per_size), design.sizes):
+    for one in sorted(design.training_sets, key=lambda one: (one.number, one.size)):
+        size, number = one.size, one.number
         # Runs without a bank first: the filter `fit` and pseudo-labels ask the baseline's nnU-Net. Ensembles follow.
-        for arm in sorted(design.arms, key=lambda arm: len(arm.members)):
+        baselines = tuple(run.name for run in _runs(design, design.baseline, size, number))
+        for arm in sorted(design.arms, key=lambda arm: arm.ensemble):
             if not arm.bank:
-                members = tuple(Task("run", member, size, number).name for member in arm.members)
-                tasks.append(Task("run", arm.name, size, number, members))
+                tasks += _runs(design, arm, size, number, baselines if arm.ensemble else ())
         baseline = Task("run", design.baseline.name, size, number)
         for arm in design.arms:
             if arm.bank:
@@ -66,8 +69,12 @@ def make_tasks(design: Design) -> dict[str, Task]:
                 tasks += [scans] * bool(taught or shaping)
                 needs = () if arm.unlabelled == TRUE_LABELS else (baseline, *generators, *shaping)
                 bank = Task("bank", arm.bank, size, number, tuple(task.name for task in needs))
-                tasks += [*generators, bank, Task("run", arm.name, size, number, (bank.name,))]
+                tasks += [*generators, bank, *_runs(design, arm, size, number, (bank.name,))]
     return {task.name: task for task in tasks}
+
+
+def _runs(design: Design, arm: Arm, size: int, number: int, needs: tuple[str, ...] = ()) -> list[Task]:
+    return [Task("run", arm.name, size, number, needs, run) for run in range(design.runs_of(arm))]
 
 
 def arm_of(task: Task, design: Design) -> Arm:
@@ -89,12 +96,13 @@ def commands(task: Task, design: Design, folder: Path, device: str) -> Iterator[
         yield from _generator(task, design, generator_folder(folder, design, task.target, fold), data, device)
     elif task.kind == "bank":
         yield _bank(arm, design, folder, data, device)
+    elif arm.ensemble:
+        yield ["python", "-m", "nnunet_synth.benchmark.ensemble", str(folder), arm.name, str(fold), device]
     else:
-        begun = any((model_folder(folder, design, arm) / f"fold_{fold}").glob("checkpoint_*.pth"))
-        trainer = ["-p", plans_name(design, arm), "-tr", arm.trainer_name + SUFFIX]
+        model = model_folder(folder, design, arm, task.run)
+        begun = any((model / f"fold_{fold}").glob("checkpoint_*.pth"))
+        trainer = ["-p", plans_name(design, arm, task.run), "-tr", arm.trainer_name + SUFFIX]
         yield ["nnUNetv2_train", *data, *trainer, "-device", device, *["--c"] * begun]
-        if arm.members:
-            yield ["python", "-m", "nnunet_synth.benchmark.ensemble", str(folder), arm.name, str(fold), device]
 
 
 def _generator(task: Task, design: Design, run: Path, data: list[str], device: str) -> Iterator[list[str]]:

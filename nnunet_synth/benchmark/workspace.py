@@ -40,21 +40,21 @@ def variables(folder: Path, threads: int) -> dict[str, str]:
     }
 
 
-def plans_name(design: Design, arm: Arm) -> str:
-    """Name of the plans that an arm is trained by."""
-    return f"{design.plans}_{arm.name}"
+def plans_name(design: Design, arm: Arm, run: int = 0) -> str:
+    """Name of the plans that a run of an arm is trained by; it keeps runs with one training set apart."""
+    return f"{design.plans}_{arm.name}" + f"_{run}" * (run > 0)
 
 
-def model_folder(folder: Path, design: Design, arm: Arm) -> Path:
-    """Folder of an arm's nnU-Net models, with one subfolder per fold."""
+def model_folder(folder: Path, design: Design, arm: Arm, run: int = 0) -> Path:
+    """Folder of the nnU-Net models of an arm's runs of one number, with one subfolder per fold."""
     trainer = arm.trainer_name + SUFFIX
-    name = convert_trainer_plans_config_to_identifier(trainer, plans_name(design, arm), design.configuration)
+    name = convert_trainer_plans_config_to_identifier(trainer, plans_name(design, arm, run), design.configuration)
     return folder / "nnUNet_results" / design.dataset / name
 
 
-def predictions_folder(folder: Path, design: Design, arm: Arm, fold: int) -> Path:
+def predictions_folder(folder: Path, design: Design, arm: Arm, fold: int, run: int = 0) -> Path:
     """Folder of a run's predictions of the test cases, with nnU-Net's `summary.json`."""
-    return model_folder(folder, design, arm) / f"fold_{fold}" / ("ensemble" if arm.members else "validation")
+    return model_folder(folder, design, arm, run) / f"fold_{fold}" / "validation"
 
 
 def generator_folder(folder: Path, design: Design, name: str, fold: int) -> Path:
@@ -101,7 +101,8 @@ def prepare_workspace(folder: Path, design: Design, preprocessed: Preprocessed) 
     plans = preprocessed.plans_manager.plans
     _write_json(base / f"{design.plans}.json", plans)
     for arm in design.arms:
-        _write_json(base / f"{plans_name(design, arm)}.json", plans_of(design, arm, plans))
+        for run in range(design.runs_of(arm)):
+            _write_json(base / f"{plans_name(design, arm, run)}.json", plans_of(design, arm, plans, run))
 
 
 def splits_of(design: Design) -> list[dict[str, list[str]]]:
@@ -115,9 +116,9 @@ def splits_of(design: Design) -> list[dict[str, list[str]]]:
     return splits
 
 
-def plans_of(design: Design, arm: Arm, plans: dict) -> dict:
+def plans_of(design: Design, arm: Arm, plans: dict, run: int = 0) -> dict:
     """nnU-Net's plans with the benchmark's budget, and for an arm with a bank the `synth` block."""
-    changed = apply_budget(plans, design.configuration, design.budget) | {"plans_name": plans_name(design, arm)}
+    changed = apply_budget(plans, design.configuration, design.budget) | {"plans_name": plans_name(design, arm, run)}
     configuration = changed["configurations"][design.configuration]
     configuration.pop(BLOCK, None)
     if arm.bank:

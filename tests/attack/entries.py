@@ -485,8 +485,8 @@ COMMANDS: Mapping[str, tuple[Callable[[], None], list[str], tuple[str, ...]]] = 
     "nnunet-synth benchmark": (
         nnunet_synth.cli.main,
         ["benchmark", NAME, "2d", "--quick", "-o", "FOLDER/other", "--sizes", "4", "--test-cases", "5", "--dry-run"],
-        ("-p", "-o", "--sizes", "--training-sets", "--test-cases", "--subjects", "--arm", "--arms", "--epochs",
-         "--iterations", "--kimg", "--jobs", "--slurm", "--device", "--seed"),
+        ("-p", "-o", "--sizes", "--training-sets", "--test-cases", "--subjects", "--arm", "--arms", "--runs", "--steps",
+         "--kimg", "--jobs", "--slurm", "--device", "--seed"),
     ),
     "nnunet-synth benchmark --report-only": (
         nnunet_synth.cli.main,

@@ -25,10 +25,10 @@ LEAVES_SECONDS = 60  # that orphans may take to end
 
 
 def benchmark(victims: Victims) -> Command:
-    """A quick one of two arms: two runs, a generator and a bank whose filters are open."""
+    """A quick one of two arms: four runs, a generator and a bank whose filters are open."""
     line = (
         *("benchmark", NAME, "2d", "--quick", "-o", str(victims.benchmark), "--sizes", "4", "--training-sets", "1"),
-        *("--test-cases", "5", "--arm", ARM, "--epochs", "2", "--iterations", "2", "--kimg", "0.048"),
+        *("--test-cases", "5", "--arm", ARM, "--steps", "4", "--kimg", "0.048"),
         *("--jobs", "1", "--device", "cpu"),
     )
     return Command(nnunet_synth.cli.main, line, victims.folder / "benchmark.log", victims.enter)
@@ -67,9 +67,9 @@ def left(victims: Victims) -> dict[str, object]:
     (run,) = victims.benchmark.glob("nnUNet_results/*/StyleGAN2Cond_*/fold_0")
     (bank,) = folder.glob("*_synth/fold_0/*/bank.json")
     with (victims.benchmark / "scores.csv").open() as file:
-        scores = sorted((row["arm"], row["case"], row["label"]) for row in csv.DictReader(file))
+        scores = sorted((row["arm"], row["run"], row["case"], row["label"]) for row in csv.DictReader(file))
     with (victims.benchmark / "runs.csv").open() as file:
-        runs = [(row["arm"], row["state"], row["error"]) for row in csv.DictReader(file)]
+        runs = [(row["arm"], row["run"], row["state"], row["error"]) for row in csv.DictReader(file)]
     return {"weights": trained(run)["weights"], "log": trained(run)["log"], "bank": filled(bank.parent)["files"],
             "scores": scores, "runs": runs}  # fmt: skip
 
@@ -120,4 +120,4 @@ def test_a_killed_parent_takes_its_jobs_with_it_or_awaits_them(cases, tmp_path):
     command.kill(group=False)
     assert command.run() == 0, command.told[-3000:]
     with (victims.benchmark / "runs.csv").open() as file:
-        assert [row["state"] for row in csv.DictReader(file)] == ["done", "done"]
+        assert [row["state"] for row in csv.DictReader(file)] == ["done"] * 4

@@ -209,7 +209,7 @@ def _benchmark(victims: Victims, preprocessed: Preprocessed) -> None:
         if task.kind == "run":
             rng = np.random.default_rng(len(name))
             rows = [
-                (case, label, rng.uniform(), rng.uniform()) for case in design.test_cases for label in design.labels
+                (case, label, rng.uniform(), rng.uniform(), "") for case in design.test_cases for label in design.labels
             ]
             write_rows(scores_path(folder, name), COLUMNS, [dict(zip(COLUMNS, row, strict=True)) for row in rows])
     write_tables(folder, design)
@@ -217,7 +217,7 @@ def _benchmark(victims: Victims, preprocessed: Preprocessed) -> None:
 
 def small_design(preprocessed: Preprocessed) -> Design:
     """Two arms, one size, one training set."""
-    typed = {"sizes": "4", "training_sets": 1, "test_cases": "5", "epochs": 1, "iterations": 1, "kimg": 0.01}
+    typed = {"sizes": "4", "training_sets": 1, "test_cases": "5", "steps": 1, "kimg": 0.01}
     return make_design(preprocessed, ARMS, BenchmarkOptions(NAME, "2d", quick=True, **typed))
 
 

@@ -1,4 +1,4 @@
-"""The figure of a report: Dice of each run, and what each arm adds to nnU-Net alone."""
+"""The figure of a report: what each arm adds to nnU-Net alone."""
 
 from __future__ import annotations
 
@@ -6,68 +6,43 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from nnunet_synth.benchmark.analysis import CLASSES, POOLED, Analysis
-from nnunet_synth.benchmark.results import Benchmark
-from nnunet_synth.benchmark.statistics import mean, run_means
-from nnunet_synth.pages.formatting import interval, number
+from nnunet_synth.benchmark.analysis import Analysis
+from nnunet_synth.pages.formatting import interval, points
 from nnunet_synth.pages.page import Picture
-from nnunet_synth.pages.plotting import BAND, COLOURS, INK, MARKERS, MUTED, STYLE, WIDTH, png_of
+from nnunet_synth.pages.plotting import BAND, COLOURS, GRID, INK, MUTED, STYLE, WIDTH, png_of
 
 CAPTION = (
-    "Left: each dot is a run, lines join their means. Right: gains over nnU-Net alone, with 95 % intervals for other "
-    "runs and other cases; a bar may exceed the plot. 95 % of the differences of nnU-Net alone to itself lie within "
-    "the grey band."
+    "Large dots are mean gains over nnU-Net alone with 95 % intervals, small ones are training sets. Of the gains that "
+    "nnU-Net alone would have over itself, by the luck of its runs, 95 % lie within the grey band. An arm that reaches "
+    "the dotted line gains what true labels of all cases would."
 )
-
-
-def plot_styles(benchmark: Benchmark) -> dict[str, tuple[str, str]]:
-    """Colour and marker by arm; nnU-Net alone is black, and grey where it is run again."""
-    styles = {benchmark.arms[benchmark.baseline].name: (INK, "o")}
-    if benchmark.again is not None:
-        styles[benchmark.arms[benchmark.again].name] = (MUTED, "o")
-    for place, index in enumerate(benchmark.treatments):
-        styles[benchmark.arms[index].name] = (COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)])
-    return styles
+EFFECT_COLOURS = {"helps": COLOURS[2], "harms": COLOURS[1], "equivalent within ±1": COLOURS[0]}
 
 
 def plot_gain(analysis: Analysis) -> Picture:
-    """Dice against the number of training cases, and what each arm adds to nnU-Net alone, at each size and pooled."""
-    benchmark, styles = analysis.benchmark, plot_styles(analysis.benchmark)
-    sizes = [*benchmark.sizes, POOLED] if len(benchmark.sizes) > 1 else [*benchmark.sizes]
-    scores = benchmark.subject_means(mean(benchmark.scores["dice"], axis=-1))
-    gains = 100 * analysis.table.xs(("dice", CLASSES), level=("metric", "label"))[["difference", "low", "high"]]
-    largest = max(0.05, gains["difference"].abs().max())
-    reach = np.clip(1.05 * gains.abs().max(axis=None), 1.8 * largest, 4 * largest)
-    places, words = np.arange(len(sizes)), []
+    """A row for each arm, a panel for each size."""
+    benchmark, design = analysis.benchmark, analysis.benchmark.design
+    arms, words = {index: benchmark.arms[index] for index in benchmark.treatments}, []
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 4.3), layout="constrained")
-        level, gain = figure.subplots(1, 2, width_ratios=(1, 1.6))
-        for index, shift in enumerate(np.linspace(-0.3, 0.3, len(benchmark.arms))):
-            arm, (colour, marker) = benchmark.arms[index], styles[benchmark.arms[index].name]
-            runs = 100 * run_means(scores[index])  # [sizes, sets]
-            at = places[: len(runs)] + shift / 3
-            level.plot(at, mean(runs, axis=1), color=colour, linewidth=1.3, zorder=3)
-            level.scatter(at.repeat(runs.shape[1]), runs, 13, colour, marker, linewidth=0, zorder=4)
-            gain.plot([], color=colour, marker=marker, label=arm.title)
-            if index != benchmark.baseline:
-                of_arm = gains.loc[arm.name].loc[sizes]
-                gain.vlines(places + shift, of_arm["low"], of_arm["high"], colour, linewidth=1.4, zorder=3)
-                gain.scatter(places + shift, of_arm["difference"], 30, colour, marker, zorder=4)
-                texts = [f"{number(d, 1, sign=True)} ({interval(*i)}) at {size}" for size, d, *i in of_arm.itertuples()]
-                words.append(f"{arm.title}: {', '.join(texts)}")
-        counts = np.isfinite(run_means(scores[benchmark.baseline])).sum(axis=1)
-        for place, size in enumerate(sizes):
-            runs = np.where([size in (POOLED, one) for one in benchmark.sizes], counts, 0)
-            half = 100 * analysis.noise.spread(runs).half_width()
-            gain.fill_between([place - 0.42, place + 0.42], -half, half, color=BAND, linewidth=0, zorder=1)
-        gain.axhline(0, color=INK, linewidth=1.2, zorder=2)
-        gain.set_ylim(-reach, reach)
-        level.set_title("Mean Dice of each run, in points")
-        gain.set_title("Gain over nnU-Net alone, in Dice points")
-        for axis, ticks in ((level, benchmark.sizes), (gain, sizes)):
-            axis.set_xticks(range(len(ticks)), ticks)
-            axis.set_xlim(-0.5, len(ticks) - 0.5)
-            axis.set_xlabel("training cases")
-            axis.grid(axis="x", visible=False)
-        figure.legend(*gain.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        figure = Figure(figsize=(WIDTH, 1.3 + 0.42 * len(arms)), layout="constrained")
+        panels = figure.subplots(1, len(design.sizes), sharey=True, squeeze=False)[0]
+        for panel, size in zip(panels, design.sizes, strict=True):
+            half = 100 * analysis.noise[size].half_width(design.sets_of(size), design.runs, design.baseline_runs)
+            panel.axvspan(-half, half, color=BAND, linewidth=0) if np.isfinite(half) else None
+            panel.axvline(0, color=INK, linewidth=1.2)
+            for place, (index, arm) in enumerate(arms.items()):
+                row, gains = analysis.row(arm.name, size), 100 * analysis.gains(arm.name, size)
+                colour = EFFECT_COLOURS.get(row["effect"], INK)
+                panel.scatter(gains, np.full(len(gains), place), 9, MUTED, alpha=0.5, linewidth=0)
+                panel.hlines(place, 100 * row["low"], 100 * row["high"], colour, linewidth=1.8)
+                panel.scatter(100 * row["difference"], place, 44, colour, zorder=4)
+                if index == benchmark.oracle:
+                    panel.axvline(100 * row["difference"], color=MUTED, linewidth=1, linestyle=":")
+                text = f"{points(row['difference'])} ({interval(row['low'], row['high'], scale=100)})"
+                words.append(f"{arm.title}, {size} training cases: {text}")
+            panel.set_title(f"{size} training cases")
+            panel.set_xlabel("gain in Dice points")
+            panel.set_yticks(range(len(arms)), [arm.title.split(" (")[0] for arm in arms.values()])
+            panel.set_ylim(len(arms) - 0.5, -0.5)
+            panel.grid(axis="y", color=GRID, linewidth=0.5)
         return Picture("gain", png_of(figure), f"Gain over nnU-Net alone in Dice points. {'; '.join(words)}.", CAPTION)

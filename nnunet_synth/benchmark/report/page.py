@@ -1,28 +1,27 @@
-"""A benchmark's report, as Markdown and as one HTML page, from its tables alone."""
+"""A benchmark's report, as Markdown, as one HTML page and as JSON, from its tables alone."""
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
-import pandas as pd
-
-from nnunet_synth.benchmark.analysis import CLASSES, POOLED, Analysis, analyse
+from nnunet_synth.benchmark.analysis import CLASSES, Analysis, analyse
 from nnunet_synth.benchmark.report.figures import plot_gain
 from nnunet_synth.benchmark.report.text import methods, notes
-from nnunet_synth.benchmark.report.verdict import conclude, effect_of_row
-from nnunet_synth.benchmark.results import read_benchmark
-from nnunet_synth.benchmark.statistics import Spread
-from nnunet_synth.pages.formatting import count, duration, interval, listing, number, points, probability, significant
+from nnunet_synth.benchmark.report.verdict import Verdict, conclude
+from nnunet_synth.benchmark.results import METRICS, read_benchmark
+from nnunet_synth.pages.formatting import duration, interval, listing, number, points, probability, significant
 from nnunet_synth.pages.page import HTML, MARKDOWN, PICTURES, Note, Page, Picture, Section, Table, render
 from stylegan2_cond.io import write_atomically
 
-REPORT, PAGE, STATISTICS = "report.md", "report.html", "statistics.csv"
-TESTS = ("p over cases", "p over runs and cases", "p of noise")
+REPORT, PAGE, RESULT, STATISTICS = "report.md", "report.html", "report.json", "statistics.csv"
+TITLES = {"dice": "Dice", "hd95": "HD95", "false_positive": "false positives"}
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.md`, `report.html`, `statistics.csv` and `figures/gain.png` into a benchmark's folder.
+    """Write `report.md`, `.html` and `.json`, `statistics.csv` and `figures/gain.png` into a benchmark's folder.
 
     All numbers come from `design.json`, `runs.csv` and `scores.csv`; from the same tables comes the same report.
 
@@ -34,11 +33,12 @@ def write_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     analysis = analyse(read_benchmark(folder))
-    picture = plot_gain(analysis)
-    page = build_page(analysis, picture)
+    verdict, picture = conclude(analysis), plot_gain(analysis)
+    page = build_page(analysis, verdict, picture)
     files = {
         f"{PICTURES}/{picture.name}.png": picture.png,
         STATISTICS: analysis.table.reset_index().to_csv(index=False, float_format="%.6g").encode(),
+        RESULT: json_of(analysis, verdict).encode(),
         REPORT: render(page, MARKDOWN).encode(),
         PAGE: render(page, HTML).encode(),
     }
@@ -48,22 +48,35 @@ def write_report(folder: Path) -> Path:
     return folder / PAGE
 
 
-def build_page(analysis: Analysis, picture: Picture) -> Page:
+def json_of(analysis: Analysis, verdict: Verdict) -> str:
+    """The verdict, and each arm's numbers at each size; Dice from 0 to 1, null where unknown."""
+    table = analysis.table.xs(("dice", CLASSES), level=("metric", "label")).reset_index()
+    arms = json.loads(table.to_json(orient="records"))
+    facts = {
+        "dataset": analysis.benchmark.design.dataset,
+        "verdict": verdict.effect.value,
+        "sentence": verdict.sentence,
+    }
+    return json.dumps(facts | {"arms": arms}, indent=1, ensure_ascii=False)
+
+
+def build_page(analysis: Analysis, verdict: Verdict, picture: Picture) -> Page:
     """All sections of the report, in order."""
-    verdict, benchmark = conclude(analysis), analysis.benchmark
+    benchmark = analysis.benchmark
     missing = benchmark.runs[benchmark.runs["state"] != "done"]
     titles = {arm.name: arm.title for arm in benchmark.arms}
-    failed = [(titles[r.arm], r.size, r.training_set, r.state, r.error) for r in missing.itertuples(index=False)]
-    head = ("arm", "training cases", "training set", "state", "error")
-    done = f"{len(benchmark.runs) - len(missing)} of {len(benchmark.runs)} runs are done."
-    by_class = f"All sizes pooled. HD95 in {benchmark.design.unit}; lower is better."
+    failed = [(titles[r.arm], r.size, r.training_set, r.run, r.state, r.error) for r in missing.itertuples(index=False)]
+    head = ("arm", "training cases", "training set", "run", "state", "error")
+    unit = benchmark.design.unit
+    second = (
+        f"HD95 in {unit}, false positives as a volume in {unit} where a case does not have the class; lower is better. "
+        "Nothing here is tested."
+    )
     sections = [
         Section("Gain over nnU-Net alone", pictures=[picture], tables=[_gains(analysis)]),
-        Section("nnU-Net against itself", _noise(analysis)),
-        Section("At each size", tables=[_by_size(analysis)]),
-        Section("By class", by_class, tables=[_by_class(analysis)], folded=True),
+        Section("By class and metric", second, tables=[_second(analysis)], folded=True),
         *([Section("Generators, averaged over runs", text)] if (text := _generators(analysis)) else ()),
-        Section("Runs", done, tables=[Table(head, failed, words=5)]),
+        *([Section("Runs without a result", tables=[Table(head, failed, words=6)])] if failed else ()),
         Section("Design", tables=[_design(analysis)], folded=True),
         Section("Methods", terms=methods(), folded=True),
     ]
@@ -77,61 +90,37 @@ def build_page(analysis: Analysis, picture: Picture) -> Page:
     )
 
 
-def _difference(row: pd.Series, digits: int = 1, scale: float = 100) -> tuple[str, str]:
-    low, high = row["low"], row["high"]
-    return number(scale * row["difference"], digits, sign=True), interval(low, high, digits, scale=scale)
-
-
-def _tests(row: pd.Series) -> list[str]:
-    """p-values; those over cases and runs are corrected, and empty for nnU-Net against itself."""
-    return [probability(row[p]) for p in ("p_cases_holm", "p_both_holm", "p_noise")]
-
-
 def _gains(analysis: Analysis) -> Table:
-    """All arms but nnU-Net alone, and that run again last."""
-    benchmark, rows = analysis.benchmark, []
-    for index in (*benchmark.treatments, *({benchmark.again} - {None})):
-        arm, row = benchmark.arms[index], analysis.row(benchmark.arms[index].name)
-        cost = analysis.costs[arm.name]
-        effect = "reference" if index == benchmark.again else effect_of_row(row).value
-        times = duration(cost.arm), number(cost.factor, 1)
-        rows.append((arm.title, effect, number(row["paired_runs"], 0), *_difference(row), *_tests(row), *times))
-    return Table(("arm", "verdict", "runs", "gain", "95 %", *TESTS, "time per run", "relative cost"), rows, words=2)
-
-
-def _noise(analysis: Analysis) -> str:
-    """How much nnU-Net alone differs from itself."""
-    benchmark, noise = analysis.benchmark, analysis.noise
-    how = "an upper bound, since it is estimated from runs whose training cases differ as well"
-    if noise.measured:
-        how = f"measured by the arm “{benchmark.arms[benchmark.again].title}”"
-    spreads = map(Spread, noise.variance.tolist(), noise.dof.tolist())
-    ranges = [f"±{points(s.half_width(), sign=False)} with {n}" for s, n in zip(spreads, benchmark.sizes, strict=True)]
-    return (
-        "95 % of the differences of two runs of nnU-Net alone with the same training cases lie within "
-        f"{listing(ranges)} training cases, in Dice points ({how}). Compare every gain with it."
-    )
-
-
-def _by_size(analysis: Analysis) -> Table:
     rows = []
-    for arm in analysis.benchmark.arms:
-        for size in analysis.benchmark.sizes:
+    for size in analysis.benchmark.design.sizes:
+        for arm in analysis.benchmark.arms:
             row = analysis.row(arm.name, size)
-            dice = number(row["runs"], 0), points(row["mean"], sign=False)
-            rows.append((arm.title, size, *dice, *_difference(row), *_tests(row)))
-    return Table(("arm", "training cases", "runs", "Dice", "gain", "95 %", *TESTS), rows)
+            seconds, factor = analysis.costs[arm.name]
+            facts = [arm.title, size, "–", number(row["sets"], 0), points(row["mean"], sign=False), *["–"] * 5]
+            if not arm.baseline:
+                facts[2] = row["effect"]
+                shares = [f"{number(100 * row[share], 0)} %" for share in ("won", "share_of_oracle")]
+                gain = points(row["difference"]), interval(row["low"], row["high"], scale=100)
+                facts[5:] = *gain, probability(row["p_holm"]), *shares
+            rows.append((*facts, duration(seconds), number(factor, 1)))
+    head = ("arm", "training cases", "verdict", "sets", "Dice", "gain", "95 %", "p", "sets won", "of oracle's gain")
+    return Table((*head, "time per run", "relative cost"), rows, words=3)
 
 
-def _by_class(analysis: Analysis) -> Table:
-    benchmark, rows = analysis.benchmark, []
-    names = {CLASSES: "all classes"} | benchmark.design.labels
-    for arm in benchmark.arms:
-        for label, name in names.items():
-            dice, hd95 = (analysis.row(arm.name, POOLED, label, metric) for metric in ("dice", "hd95"))
-            means = points(dice["mean"], sign=False), number(hd95["mean"], 2)
-            rows.append((arm.title, name, means[0], *_difference(dice), means[1], *_difference(hd95, 2, 1)))
-    return Table(("arm", "class", "Dice", "gain", "95 %", "HD95", "difference", "95 %"), rows, words=2)
+def _second(analysis: Analysis) -> Table:
+    """All metrics of all classes together, and Dice of each."""
+    design, rows = analysis.benchmark.design, []
+    kinds = [(metric, CLASSES) for metric in METRICS] + [("dice", label) for label in design.labels]
+    for (metric, label), size, index in product(kinds, design.sizes, analysis.benchmark.treatments):
+        arm = analysis.benchmark.arms[index]
+        row, scale, digits = analysis.row(arm.name, size, label, metric), *((100, 1) if metric == "dice" else (1, 2))
+        if row["sets"] > 0:
+            name = design.labels.get(label, "all classes")
+            limits = [interval(row[f"{k}low"], row[f"{k}high"], digits, scale=scale) for k in ("", "bootstrap_")]
+            level = number(scale * row["mean"], digits), number(scale * row["difference"], digits, sign=True)
+            rows.append((TITLES[metric], name, arm.title, size, *level, *limits))
+    head = ("metric", "class", "arm", "training cases", "mean", "difference", "95 %", "95 %, bootstrap")
+    return Table(head, rows, words=3)
 
 
 def _generators(analysis: Analysis) -> str:
@@ -147,11 +136,13 @@ def _generators(analysis: Analysis) -> str:
 def _design(analysis: Analysis) -> Table:
     design = analysis.benchmark.design
     budget = design.budget.model_dump(exclude_none=True)
-    sets, tests = count(design.sets_per_size, "training set"), count(len(design.test_cases), "test case")
     length = f"{design.budget.epochs:,} epochs, {design.budget.iterations:,} iterations"
     rows = [
         ("Dataset", f"{design.dataset}, {design.configuration}, {design.plans}"),
-        ("Cases", f"{listing(design.sizes)} training cases, {sets} of each size; {tests}"),
+        ("Cases", f"{design.describe_sets()}; {len(design.test_cases)} test cases; {len(design.pool)} in the pool"),
+        ("Runs", f"{design.baseline_runs} of nnU-Net alone with each training set, {design.runs} of each arm"),
+        ("Test", design.protocol.test),
+        ("Stopping", f"{design.protocol.stopping}; looks at {listing(design.protocol.looks)} training sets"),
         ("nnU-Net", f"{length}; {_words(design.network)}"),
         ("Budget", _words(budget | budget.pop("length"))),
         ("Machine", _words(design.machine)),

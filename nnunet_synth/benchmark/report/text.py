@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from importlib import resources
 
 from nnunet_synth.benchmark.analysis import Analysis
-from nnunet_synth.benchmark.statistics import LEVEL
-from nnunet_synth.pages.formatting import interval, points, probability
+from nnunet_synth.benchmark.protocol import Effect
+from nnunet_synth.pages.formatting import count, points
 
 QUICK = (
     "This was a quick benchmark: a narrower nnU-Net, trained for a fraction of the usual time. It shows which arms are "
     "broken, and whether synthetic pairs help this small nnU-Net. It does not show whether they help a full one, which "
     "overfits more but has less left to gain. Use it to decide for or against a full benchmark of the best arm."
 )
-ONE_SET = (
-    "With one training set per size, there is no test over runs, since chance and effect cannot be separated; the "
-    "verdict is neither “helps” nor “harms”. Use two training sets at least, better three to five."
-)
-EVIDENCE = "Absence of evidence is not evidence of absence: the intervals show which effects remain possible."
 
 
 def methods() -> list[tuple[str, str]]:
@@ -31,41 +25,38 @@ def methods() -> list[tuple[str, str]]:
 def notes(analysis: Analysis) -> Iterator[str]:
     """What to know before believing the verdict."""
     benchmark = analysis.benchmark
-    for arm, errors, done in zip(benchmark.arms, benchmark.of_runs("error"), benchmark.done, strict=True):
-        if not done.any():
-            reasons = dict.fromkeys(str(error) for error in errors.ravel() if error)
-            yield f"“{arm.title}” has no run: {next(iter(reasons), 'it was not started')}"
+    for arm in benchmark.arms:
+        runs = benchmark.runs[benchmark.runs["arm"] == arm.name]
+        if not (runs["state"] == "done").any():
+            yield f"“{arm.title}” has no run: {next(filter(None, runs['error']), 'it was not started')}"
     if benchmark.design.quick:
         yield QUICK
-    if missing := (~benchmark.done).sum():
-        yield f"{missing} of {benchmark.done.size} runs are not done; they are listed below."
-    tested = (analysis.row(benchmark.arms[index].name)["p_both"] for index in benchmark.treatments)
-    yield EVIDENCE if any(map(math.isfinite, tested)) else ONE_SET
-    again = analysis.row(benchmark.arms[benchmark.again].name) if benchmark.again is not None else None
-    if again is not None and math.isfinite(again["difference"]):
-        by = f"{points(again['difference'])} points ({interval(again['low'], again['high'], scale=100)})"
-        text = f"nnU-Net alone, run again with other seeds, differs from itself by {by}."
-        if again["p_cases"] <= 1 - LEVEL:
-            text += f" A test over cases alone would wrongly call that an effect (p {probability(again['p_cases'])})."
-        yield text
-    yield from _data(analysis)
-
-
-def _data(analysis: Analysis) -> Iterator[str]:
-    """Undefined scores, cases of one subject, and few cases."""
-    benchmark = analysis.benchmark
-    for metric, title in (("dice", "Dice"), ("hd95", "HD95")):  # HD95 forgives an arm that finds nothing
-        rows = {arm.title: analysis.row(arm.name, metric=metric) for arm in benchmark.arms if not arm.baseline}
-        counts = [f"“{arm}” {row['undefined']:.0f}" for arm, row in rows.items() if row["undefined"] > 0]
-        if counts:
-            yield f"Scores left out because {title} is undefined for the arm or for nnU-Net alone: {', '.join(counts)}."
-    cases, subjects = len(benchmark.cases), int(benchmark.subjects.max()) + 1
+    if missing := int((benchmark.runs["state"] != "done").sum()):
+        yield f"{missing} of {len(benchmark.runs)} runs are not done; they are listed below."
+    yield from benchmark.design.notes()
+    yield from _stopping(analysis)
+    for size, noise in analysis.noise.items():
+        if noise.dof:
+            yield (
+                f"With {count(size, 'training case')}, runs of nnU-Net alone with the same training set have a "
+                f"standard deviation of {points(noise.deviation, sign=False)} points."
+            )
+    cases, subjects = len(benchmark.design.test_cases), int(benchmark.subjects.max()) + 1
     if subjects < cases:
-        yield (
-            f"The {cases} test cases come from {subjects} subjects. Cases of one subject are averaged, and wherever "
-            "this report says case, subjects are tested."
-        )
-    if subjects < 20:
-        least = f" With {subjects}, Wilcoxon's test cannot reach 5 %." if subjects < 6 else ""
-        kind = "subjects" if subjects < cases else "test cases"
-        yield f"There are only {subjects} {kind}; the result may not hold for others.{least}"
+        yield f"The {cases} test cases come from {subjects} subjects, over which cases are averaged first."
+
+
+def _stopping(analysis: Analysis) -> Iterator[str]:
+    """What the stopping rule says: which arms go on, up to which look."""
+    design = analysis.benchmark.design
+    for size in design.sizes:
+        rows = [analysis.row(analysis.benchmark.arms[index].name, size) for index in analysis.benchmark.treatments]
+        undecided = [row for row in rows if row["effect"] == Effect.NO_EVIDENCE.value]
+        look = design.protocol.next_look(design.sets_of(size))
+        if undecided and look:
+            yield (
+                f"{count(len(undecided), 'arm')} with {count(size, 'training case')} would be decided by more training "
+                f"sets: the next look is at {look} (--training-sets {look})."
+            )
+        elif undecided:
+            yield "Absence of evidence is not evidence of absence: the intervals show which effects remain possible."
