@@ -1,6 +1,7 @@
 # make install: .venv with everything;  make demo: the whole way on virtual subjects;  make test: all tests
 # make test-portable: all that rounds, as other processors compute it, without our kernels, and with two threads
 # make test-slow: a whole benchmark of real trainings, every command of the tutorials, and submissions under a platform's limits; half an hour
+# make benchmark-truths: real trainings whose outcome the benchmark must find; an hour
 # make test-attack: 100 kills, full disks, 10,000 damaged files; hours
 # make test-kernels: the CUDA sources on the CPU, every type, under sanitizers, and compiled for every architecture
 # make docs: all pages, with the commands and the Python API, as a site in site/
@@ -8,7 +9,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-portable test-slow test-attack test-kernels docs gpu-check lint clean
+.PHONY: install demo test test-portable test-slow benchmark-truths test-attack test-kernels docs gpu-check lint clean
 
 install: .venv/installed
 
@@ -41,6 +42,9 @@ test-portable: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+benchmark-truths: install
+	$(BIN)/python -m pytest -s -m truths tests/test_benchmark_truths.py
 
 test-attack: install
 	$(BIN)/python -m pytest tests/attack -m "attack or not attack"

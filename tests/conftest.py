@@ -181,10 +181,10 @@ def nnunet_folders(tmp_path_factory) -> Path:
     return base
 
 
-def make_preprocessed(base: Path) -> None:
+def make_preprocessed(base: Path, training: int = 10) -> None:
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         (base / variable).mkdir()
-    write_cohort(base / "nnUNet_raw" / DATASET, training=10, test=2, seed=0)
+    write_cohort(base / "nnUNet_raw" / DATASET, training=training, test=2, seed=0)
     variables = {variable: str(base / variable) for variable in ("nnUNet_raw", "nnUNet_preprocessed")}
     run_code(FEW_VOXELS, "-d", "901", "-c", "2d", "-np", "1", "-npfp", "1", **variables)
     folder = base / "nnUNet_preprocessed" / DATASET

@@ -234,6 +234,21 @@ def test_the_bank_of_true_labels_holds_the_datasets_labels_of_exactly_the_pool(p
         assert scan.image_sha256 == case_hashes(preprocessed, [scan.name])[scan.name]
 
 
+@pytest.mark.parametrize("content", ["shuffled-labels", "copies"])
+def test_planted_banks_hold_what_is_known_to_harm_or_not_to_matter(preprocessed, workspace, content):
+    _, design = workspace
+    filled = fill_true_labels(workspace[0], 0, content, content)
+    bank, record = BankDataset(str(filled)), verify_bank(filled, preprocessed)
+    expected = design.training_sets[0].cases if content == "copies" else design.unlabelled(0)
+    assert tuple(scan.name for scan in record.origin.scans) == expected
+    for case, shard in zip(expected, record.shards, strict=True):
+        image, label, _, _ = bank.load_case(shard.name)
+        real = preprocessed.load(case)
+        assert np.array_equal(image[:], real.image[:])
+        assert np.array_equal(label[:], real.label[:]) == (content == "copies")
+        assert {*np.unique(label[:])} <= {-1, 0, 1, 2}
+
+
 def test_a_training_takes_the_bank_unless_a_validation_case_is_in_it(workspace, true_labels):
     _, design = workspace
     inside, record = open_preprocessed(DATASET, "2d"), BankRecord.load(true_labels / RECORD_FILE)

@@ -23,12 +23,14 @@ else:
 
 DEFAULT_ARMS = Path(__file__).parent / "arms.toml"
 PSEUDO_LABELS, TRUE_LABELS, TRAINING_CASES, GENERATOR = "pseudo-labels", "true-labels", "training-cases", "generator"
+SHUFFLED, COPIES = "shuffled-labels", "copies"
+PLANTED = (TRUE_LABELS, SHUFFLED, COPIES)  # banks whose worth is known
 WITH_SCANS = f"_with_{PSEUDO_LABELS}"  # ends the name of a generator that learns from the pseudo-labelled bank
 CHOICES = {
     "variant": ("pair", "image", "pair+image"),
     "masks": (*get_args(MaskVariation), REGISTERED, GENERATED),
     "schedule": tuple(SCHEDULES),
-    "unlabelled": (PSEUDO_LABELS, TRUE_LABELS, TRAINING_CASES, GENERATOR),
+    "unlabelled": (PSEUDO_LABELS, *PLANTED, TRAINING_CASES, GENERATOR),
 }
 PLAIN_TRAINER, SYNTH_TRAINER = "nnUNetTrainer", "nnUNetTrainerSynth"
 
@@ -45,7 +47,8 @@ class Arm(BaseModel):
         masks: what `image` generates images for: `deformed`, `blended`, `real`, `registered` or `generated` masks.
         unlabelled: what the unlabelled cases are used for: a bank of `pseudo-labels`; the `generator`, which learns
             from that bank; or, as controls with their true labels, a bank of `true-labels` or ordinary
-            `training-cases`. None to leave them out.
+            `training-cases`. To check the benchmark itself, a bank of them with `shuffled-labels`, each with those of
+            another, or of `copies` of the training cases instead. None to leave them out.
         ensemble: the nnU-Nets of the baseline's runs predict together, by their mean probability.
         ratio, schedule: probability of a draw from the bank in training.
         cutmix: probability of CutMix between a real patch and one from the bank.

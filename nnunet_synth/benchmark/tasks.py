@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from nnunet_synth.bank.request import REGISTERED
-from nnunet_synth.benchmark.arms import GENERATOR, PSEUDO_LABELS, TRUE_LABELS, WITH_SCANS, Arm
+from nnunet_synth.benchmark.arms import GENERATOR, PLANTED, PSEUDO_LABELS, WITH_SCANS, Arm
 from nnunet_synth.benchmark.budget import SUFFIX
 from nnunet_synth.benchmark.design import Design
 from nnunet_synth.benchmark.workspace import generator_folder, model_folder, plans_name
@@ -67,7 +67,7 @@ def make_tasks(design: Design) -> dict[str, Task]:
                 generators = [Task("generator", name, size, number, taught) for name in arm.generators]
                 shaping = [scans] * (arm.masks == REGISTERED)
                 tasks += [scans] * bool(taught or shaping)
-                needs = () if arm.unlabelled == TRUE_LABELS else (baseline, *generators, *shaping)
+                needs = () if arm.unlabelled in PLANTED else (baseline, *generators, *shaping)
                 bank = Task("bank", arm.bank, size, number, tuple(task.name for task in needs))
                 tasks += [*generators, bank, *_runs(design, arm, size, number, (bank.name,))]
     return {task.name: task for task in tasks}
@@ -123,8 +123,8 @@ def _generator(task: Task, design: Design, run: Path, data: list[str], device: s
 def _bank(arm: Arm, design: Design, folder: Path, data: list[str], device: str) -> list[str]:
     fold, nnunet = int(data[-1]), str(model_folder(folder, design, design.baseline))
     without = [part for name in arm.without for part in ("--without", name)]
-    if arm.unlabelled == TRUE_LABELS:
-        return ["python", "-m", "nnunet_synth.benchmark.true_labels", str(folder), str(fold), arm.bank]
+    if arm.unlabelled in PLANTED:
+        return ["python", "-m", "nnunet_synth.benchmark.true_labels", str(folder), str(fold), arm.bank, arm.unlabelled]
     if arm.unlabelled == PSEUDO_LABELS:
         options = ["-i", ",".join(design.unlabelled(fold)), "--teacher", nnunet, "--name", arm.bank, *without]
         return ["nnunet-synth", "pseudo-label", *data, "-p", design.plans, *options, "--device", device]
