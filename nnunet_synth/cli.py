@@ -374,12 +374,13 @@ def benchmark(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and exit.")] = False,
     report_only: Annotated[bool, typer.Option("--report-only", help="Write the report of FOLDER again.")] = False,
     show_arms: Annotated[bool, typer.Option("--show-arms", help="Show the available arms as TOML, and exit.")] = False,
+    calibration: Annotated[bool, typer.Option("--calibrate", help="Compare lengths of training instead.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure whether synthetic pairs help, and write a report. To resume, run the same command again."""
     arguments = dict(locals())
     from nnunet_synth.benchmark.arms import DEFAULT_ARMS
-    from nnunet_synth.benchmark.run import describe_report, run_benchmark, write_report
+    from nnunet_synth.benchmark.run import calibrate, describe_report, run_benchmark, write_report
 
     describe = (lambda path: path.with_suffix(".json").read_text(encoding="utf-8")) if as_json else describe_report
     if show_arms:
@@ -392,7 +393,8 @@ def benchmark(
         raise UserError("DATASET and CONFIGURATION are missing. Example: nnunet-synth benchmark 4 2d --quick -o small")
     options = {name: arguments[name] for name in BenchmarkOptions.__dataclass_fields__}
     options |= {"arms": tuple(arms or ()), "slurm": tuple(slurm or ()), "device": device or default_device()}
-    if (summary := run_benchmark(BenchmarkOptions(**options), dry=dry_run)) is None:
+    summary = (calibrate if calibration else run_benchmark)(BenchmarkOptions(**options), dry=dry_run)
+    if summary is None:
         return
     print(describe(summary.report))
     if summary.without_result:

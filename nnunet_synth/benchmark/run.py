@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from nnunet_synth.benchmark.arms import choose_arms
+from nnunet_synth.benchmark.arms import DEFAULT_ARMS, TRAINING_CASES, choose_arms, read_arms
 from nnunet_synth.benchmark.budget import apply_budget
 from nnunet_synth.benchmark.collect import write_tables
 from nnunet_synth.benchmark.design import DESIGN_FILE, Design, load_or_create, make_design
@@ -25,6 +25,7 @@ from stylegan2_cond.snapshot import open_device
 
 SLURM_JOBS, SLURM_THREADS = 16, 8
 MAX_CPU_JOBS = 8
+CALIBRATION_STEPS, CALIBRATION_SETS = (1000, 2000, 4000, 8000), 3
 DEVICES = ("cpu", "cuda", "mps")  # that nnU-Net's commands take
 
 
@@ -73,6 +74,29 @@ def run_benchmark(options: BenchmarkOptions, *, dry: bool = False) -> Summary | 
                 write_tables(folder, design, scheduler.records)
         states = [scheduler.records[name].state for name, task in scheduler.tasks.items() if task.kind == "run"]
         return Summary(write_report(folder), len(states), sum(state != "done" for state in states))
+
+
+def calibrate(options: BenchmarkOptions, *, dry: bool = False) -> Summary | None:
+    """Run nnU-Net alone and the oracle at several lengths, each a benchmark in a subfolder, and compare them.
+
+    Args, returns and raises: as `run_benchmark`.
+    """
+    from nnunet_synth.benchmark.report.calibration import write_calibration
+
+    if options.steps:
+        raise UserError("--calibrate compares several numbers of --steps. Leave one of the two out.")
+    oracles = [arm.name for arm in read_arms(options.arms_file or DEFAULT_ARMS)[0] if arm.unlabelled == TRAINING_CASES]
+    if not oracles:
+        raise UserError(f"--calibrate needs an arm with unlabelled = '{TRAINING_CASES}' in {options.arms_file}.")
+    folders = {steps: options.folder / f"{steps}_steps" for steps in CALIBRATION_STEPS}
+    own = {"arms": (oracles[0],), "training_sets": min(options.training_sets, CALIBRATION_SETS)}
+    done = [
+        run_benchmark(replace(options, folder=folder, steps=steps, **own), dry=dry) for steps, folder in folders.items()
+    ]
+    if dry:
+        return None
+    report = write_calibration(options.folder, [*folders.values()])
+    return Summary(report, sum(one.runs for one in done), sum(one.without_result for one in done))
 
 
 def write_report(folder: Path) -> Path:
