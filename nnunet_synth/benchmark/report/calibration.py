@@ -69,7 +69,7 @@ def write_calibration(folder: Path, benchmarks: Sequence[Path]) -> Path:
         raise UserError(f"{folder}: no length has runs of both nnU-Net alone and the oracle. Run the command again.")
     best = table.groupby("steps")["sensitivity"].mean().idxmax()
     of_best = table[table["steps"] == best]
-    gaps = listing([f"{number(row.sensitivity, 1)} (size {row.size})" for row in of_best.itertuples(index=False)])
+    sizes = [f"{number(row.sensitivity, 1)} with {row.size} training cases" for row in of_best.itertuples(index=False)]
     rows = [
         (f"{one.steps:,}", one.size, points(one.dice, sign=False), points(one.gap), points(one.deviation, sign=False),
          number(one.sensitivity, 1), duration(one.seconds))
@@ -79,7 +79,7 @@ def write_calibration(folder: Path, benchmarks: Sequence[Path]) -> Path:
     picture = plot_lengths({size: part for size, part in table.groupby("size")})
     page = Page(
         title="Which length of training shows most?",
-        summary=f"{best:,} steps: the oracle's gain is {gaps} standard deviations of a run.",
+        summary=f"{best:,} steps: in standard deviations of a run, the oracle's gain is {listing(sizes)}.",
         sections=[Section("Lengths", pictures=[picture], tables=[Table(head, rows, words=0)])],
         written_by=f"nnunet-synth benchmark --calibrate {version('nnunet-synth')}",
     )
