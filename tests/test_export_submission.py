@@ -76,6 +76,8 @@ def recommend(folder, models, folds=(0, 1), options=()):
     keys = ("trainer", "plans_identifier", "configuration")
     selected = [dict(zip(keys, model.name.split("__"), strict=True)) for model in models]
     best = {
+        "result_on_crossval_pre_pp": 0.7,
+        "result_on_crossval_post_pp": 0.8,
         "selected_model_or_models": selected,
         "postprocessing_file": f"/elsewhere/{NAME}/{place.relative_to(folder)}/postprocessing.pkl",
     }
@@ -353,7 +355,9 @@ def test_what_nnunet_recommends_is_followed(data, not_run, tmp_path, options):
     path = done.folder / "model" / "postprocessing.json"
     assert (json.loads(path.read_text()) if path.exists() else []) == list(options)
     assert models[1].name in done.members.notes[0]
-    assert str(tmp_path) not in (done.folder / "README.md").read_text()
+    card = (done.folder / "README.md").read_text()
+    assert "0.700 before postprocessing, 0.800 after it" in card
+    assert str(tmp_path) not in card
     recommend(models[0].parent, models, options=options)
     assert set(export(models, tmp_path / "both").members.models) == {model.name for model in models}
     other = export(models[0], tmp_path / "other")

@@ -46,6 +46,7 @@ class _Recommendation(NamedTuple):
     models: tuple[str, ...]
     folds: tuple[str, ...]
     postprocessing: tuple[dict, ...]
+    dice: tuple[float, float]  # mean in cross-validation, before and after postprocessing
 
 
 def choose_members(folders: Sequence[Path]) -> Members:
@@ -67,7 +68,11 @@ def choose_members(folders: Sequence[Path]) -> Members:
         if set(best.models) <= given.keys():
             chosen = {name: _with_folds(given[name], best.folds) for name in best.models}
             names = f"{' and '.join(best.models)}, folds {', '.join(best.folds)}"
-            note = f"As {path.name} recommends: {names}, with its postprocessing."
+            before, after = best.dice
+            note = (
+                f"As {path.name} recommends: {names}, with its postprocessing. Mean Dice in cross-validation: "
+                f"{before:.3f} before postprocessing, {after:.3f} after it."
+            )
             return Members(chosen, best.postprocessing, (note,))
         note = f"{path.name} recommends {' and '.join(best.models)}, so it is not followed: no postprocessing."
     else:
@@ -129,10 +134,11 @@ def _read_recommendation(path: Path) -> _Recommendation:
         applied = read_json(folder / "postprocessing.json", _AGAIN)
         functions, options = applied["postprocessing_fns"], applied["postprocessing_kwargs"]
         folds = tuple(map(str, content["folds"]))
+        dice = float(best["result_on_crossval_pre_pp"]), float(best["result_on_crossval_post_pp"])
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{path} or its postprocessing.json is not as nnU-Net writes it ({error!r}). {_AGAIN}"
         ) from None
     if unknown := set(functions) - {remove_all_but_largest_component_from_segmentation.__name__}:
         raise UserError(f"{folder} has a postprocessing, {unknown.pop()}, that a submission does not support.")
-    return _Recommendation(tuple(names), folds, tuple(options))
+    return _Recommendation(tuple(names), folds, tuple(options), dice)
