@@ -28,6 +28,7 @@ PAGES = [
 OURS = {"nnunet-synth": nnunet_synth.cli.app, "stylegan2-cond": stylegan2_cond.cli.app}
 SHELL = {"cd", "cp", "eval", "export", "for", "done", "mkdir", "pip"}
 OTHERS = {".venv/bin/python", "compute-sanitizer", "python", "torchrun"}
+NNUNET_OPTIONS = {"--c", "--npz"}  # of nnUNetv2_train
 MORE = "…"  # stands for further arguments
 
 
@@ -98,7 +99,7 @@ def test_every_option_in_the_text_of_a_page_is_one(page):
         for program, app in OURS.items()
         for name, command in typer.main.get_command(app).commands.items()
     }
-    every = set().union(*commands.values(), ["--version"])
+    every = set().union(*commands.values(), ["--version"], NNUNET_OPTIONS)
     for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)):
         program, *words = span.split()
         options = {word.split("=")[0] for word in span.split() if word.startswith("--")}
