@@ -33,14 +33,14 @@ ratio = 0.75
 
 @pytest.mark.truths
 def test_real_trainings_get_the_verdicts_that_are_known(tmp_path, monkeypatch):
-    """Virtual subjects: 12 disjoint training sets of one, 12 to test on."""
+    """Virtual subjects: 12 disjoint training sets of one, 4 to test on."""
     make_preprocessed(tmp_path, training=24)
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         (tmp_path / variable).mkdir(exist_ok=True)
         monkeypatch.setenv(variable, str(tmp_path / variable))
     (tmp_path / "arms.toml").write_text(ARMS)
     line = ("nnunet-synth", "benchmark", DATASET, "2d", "-p", TINY_PLANS, "--quick", "-o", str(tmp_path / "truths"))
-    options = ("--sizes", "1", "--test-cases", "12", "--arms", str(tmp_path / "arms.toml"), "--steps", "200")
+    options = ("--sizes", "1", "--test-cases", "4", "--arms", str(tmp_path / "arms.toml"), "--steps", "150")
     found = json.loads(run(*line, *options, "--device", "cpu", "--json").stdout)
     print((tmp_path / "truths" / "report.md").read_text())
     effects = {arm["arm"]: arm["effect"] for arm in found["arms"] if arm["arm"] in TRUTHS}

@@ -19,7 +19,7 @@ from nnunet_synth.benchmark.budget import Budget, choose_budget, network_size
 from nnunet_synth.benchmark.case_selection import choose_sizes, choose_test_cases, deal_training_sets, find_subjects
 from nnunet_synth.benchmark.options import BenchmarkOptions
 from nnunet_synth.benchmark.protocol import Protocol
-from nnunet_synth.pages.formatting import listing
+from nnunet_synth.pages.formatting import count, listing
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
@@ -121,9 +121,8 @@ class Design(Document):
         return len({*cases}) < len(cases)
 
     def describe_sets(self) -> str:
-        """`12 training sets of 4 and 12 of 8 cases`."""
-        first, *others = (f"{self.sets_of(size)}{{}} of {size}" for size in self.sizes)
-        return listing([first.format(" training sets"), *(text.format("") for text in others)]) + " cases"
+        """`12 training sets of 4 cases and 12 training sets of 8 cases`."""
+        return listing([f"{count(self.sets_of(size), 'training set')} of {count(size, 'case')}" for size in self.sizes])
 
     def notes(self) -> list[str]:
         """What few cases mean for the training sets."""
@@ -136,7 +135,8 @@ class Design(Document):
                     f"case is in about {size * sets / pool:.1f} of them. They stand for these cases."
                 )
             if sets < look:
-                notes.append(f"{sets} training sets of {size} cases allow no verdict, which takes {look} or more.")
+                few = f"{count(sets, 'training set')} of {count(size, 'case')}"
+                notes.append(f"No verdict is possible from {few}; it takes {look} or more.")
         return notes
 
     def fold(self, size: int, number: int, arm: Arm | None = None) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nnunet_synth.benchmark.analysis import Analysis
-from nnunet_synth.pages.formatting import interval, points
+from nnunet_synth.pages.formatting import count, interval, points
 from nnunet_synth.pages.page import Picture
 from nnunet_synth.pages.plotting import BAND, COLOURS, GRID, INK, MUTED, STYLE, WIDTH, png_of
 
@@ -39,8 +39,8 @@ def plot_gain(analysis: Analysis) -> Picture:
                 if index == benchmark.oracle:
                     panel.axvline(100 * row["difference"], color=MUTED, linewidth=1, linestyle=":")
                 text = f"{points(row['difference'])} ({interval(row['low'], row['high'], scale=100)})"
-                words.append(f"{arm.title}, {size} training cases: {text}")
-            panel.set_title(f"{size} training cases")
+                words.append(f"{arm.title}, {count(size, 'training case')}: {text}")
+            panel.set_title(count(size, "training case"))
             panel.set_xlabel("gain in Dice points")
             panel.set_yticks(range(len(arms)), [arm.title.split(" (")[0] for arm in arms.values()])
             panel.set_ylim(len(arms) - 0.5, -0.5)

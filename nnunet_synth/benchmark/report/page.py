@@ -99,11 +99,11 @@ def _gains(analysis: Analysis) -> Table:
             facts = [arm.title, size, "–", number(row["sets"], 0), points(row["mean"], sign=False), *["–"] * 5]
             if not arm.baseline:
                 facts[2] = row["effect"]
-                shares = [f"{number(100 * row[share], 0)} %" for share in ("won", "share_of_oracle")]
+                shares = [number(100 * row[share], 0) for share in ("won", "share_of_oracle")]
                 gain = points(row["difference"]), interval(row["low"], row["high"], scale=100)
                 facts[5:] = *gain, probability(row["p_holm"]), *shares
             rows.append((*facts, duration(seconds), number(factor, 1)))
-    head = ("arm", "training cases", "verdict", "sets", "Dice", "gain", "95 %", "p", "sets won", "of oracle's gain")
+    head = ("arm", "training cases", "verdict", "sets", "Dice", "gain", "95 %", "p", "sets won, %", "of oracle, %")
     return Table((*head, "time per run", "relative cost"), rows, words=3)
 
 

@@ -10,9 +10,8 @@ from nnunet_synth.benchmark.protocol import Effect
 from nnunet_synth.pages.formatting import count, points
 
 QUICK = (
-    "This was a quick benchmark: a narrower nnU-Net, trained for a fraction of the usual time. It shows which arms are "
-    "broken, and whether synthetic pairs help this small nnU-Net. It does not show whether they help a full one, which "
-    "overfits more but has less left to gain. Use it to decide for or against a full benchmark of the best arm."
+    "This was a quick benchmark: a narrower nnU-Net, trained for a fraction of the usual time. It does not show "
+    "whether synthetic pairs help a full one. Use it to decide for or against a full benchmark of the best arm."
 )
 
 
