@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import DATASET, TINY_PLANS, run
+from conftest import BIN, DATASET, TINY_PLANS
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 CPU, SHORT = ("-device", "cpu"), "_1epoch"
@@ -18,6 +18,7 @@ CPU, SHORT = ("-device", "cpu"), "_1epoch"
 SHORTER = {
     "nnUNetv2_train": ("-tr", f"nnUNetTrainer{SHORT}", *CPU),
     "nnUNetv2_predict": CPU,
+    "nnUNetv2_find_best_configuration": ("-f", "0", "1"),
     "nnunet-synth pseudo-label": ("--without", "all", "-tr", f"nnUNetTrainerSynth{SHORT}", "--device", "cpu"),
     "nnunet-synth train": ("-tr", f"nnUNetTrainerSynth{SHORT}", *CPU),
     "nnunet-synth bank": ("--without", "all", "--device", "cpu"),
@@ -27,10 +28,19 @@ SHORTER = {
 REPLACED = {
     "Dataset004_Hippocampus": DATASET,
     " 4 2d": " 901 2d",
+    " 4 -c": " 901 -c",
     "-d 4 ": "-d 901 ",
-    "-tr nnUNetTrainerSynth": f"-tr nnUNetTrainerSynth{SHORT}",
     "-n 1000": "-n 16",
     "--sizes 4": "--sizes 2",  # of ten cases
+    "in 0 1 2 3 4;": "in 0 1;",
+    "--input images/brain-mri": "--input images/t1-mri --input images/t2-mri",
+    "-tr nnUNetTrainer nnUNet": f"-tr nnUNetTrainer{SHORT} nnUNet",
+    " nnUNetTrainerSynth": f" nnUNetTrainerSynth{SHORT}",
+}
+# What a page's last commands leave.
+LEFT = {
+    "challenge": ("submission/README.md", "submission/test/expected_output/interf0/images/hippocampus/output.mha"),
+    "unlabelled_scans": ("predictions/dataset.json",),
 }
 # Python reads it at its start, in each command and in what that starts.
 FEW_ITERATIONS = """
@@ -43,17 +53,23 @@ nnUNetTrainer.__init__ = short
 """
 
 
-def commands(page: Path) -> list[list[str]]:
-    """The commands of a page's bash blocks, changed so that they take seconds."""
+def commands(page: Path) -> list[str]:
+    """The lines of a page's bash blocks, changed so that they take seconds."""
     found = []
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         for line in block.strip().splitlines():
             for old, new in REPLACED.items():
                 line = line.replace(old, new)
-            words = shlex.split(line)
-            added = next((SHORTER[key] for key in (words[0], " ".join(words[:2])) if key in SHORTER), ())
-            found.append([*words, *added])
+            parts = re.split("(; do |; done|; )", line.replace(" && ", "; "))  # so that bash -e stops at each one
+            found.append("".join(map(shortened, parts)))
     return found
+
+
+def shortened(command: str) -> str:
+    """The command with words added to it."""
+    words = command.split()
+    keys = (" ".join(words[:1]), " ".join(words[:2]))
+    return " ".join([command, *next((SHORTER[key] for key in keys if key in SHORTER), ())])
 
 
 @pytest.fixture
@@ -70,6 +86,8 @@ def world(preprocessed, nnunet_folders, tmp_path, monkeypatch):
     (base / "nnUNetPlans.json").write_text(json.dumps(plans))
     names = sorted(preprocessed.case_names())
     (base / "splits_final.json").write_text(json.dumps([{"train": names[:5], "val": names[5:6]}]))
+    folds = [{"train": names[:n] + names[n + 2 :], "val": names[n : n + 2]} for n in range(0, len(names), 2)]
+    (tmp_path / "splits_final.json").write_text(json.dumps(folds))
     for folder, cases in (("scans", names[6:9]), ("images", names[5:6])):
         (tmp_path / folder).mkdir()
         for case in cases:
@@ -87,6 +105,9 @@ def world(preprocessed, nnunet_folders, tmp_path, monkeypatch):
 def test_every_command_of_a_tutorial_runs(world, page):
     typed = commands(page)
     assert typed
-    for command in typed:
-        done = run(*(os.path.expandvars(word) for word in command))
-        assert "Traceback" not in done.stderr, command
+    path = os.pathsep.join([str(BIN), os.environ["PATH"]])
+    for line in typed:
+        done = subprocess.run(["bash", "-ec", line], env=os.environ | {"PATH": path}, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        assert "Traceback" not in done.stderr, line
+    assert all((world / file).exists() for file in LEFT.get(page.stem, ()))
