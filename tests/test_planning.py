@@ -204,7 +204,7 @@ def test_memory_for_activations_is_in_proportion_to_the_part_of_the_batch_that_i
         return training_bytes(plan) - training_bytes(plan.model_copy(update={"batch_size": 0}))  # without weights
 
     assert needed(batch_size) == pytest.approx(batch_size * needed(1), rel=0.01)
-    assert needed(4 * batch_size, accumulate=4) == pytest.approx(needed(batch_size), rel=0.15)
+    assert needed(4 * batch_size, accumulate=4) == pytest.approx(needed(batch_size), rel=0.25)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from stylegan2_cond.networks.discriminator import Discriminator
 from stylegan2_cond.networks.generator import Generator, Mapping, Synthesis
 from stylegan2_cond.planning import Plan
+
+# Of the generator's channels. In equal time, samples came nearer to real ones than with 1: studies/narrow_discriminator
+DISCRIMINATOR_WIDTH = 0.7
 
 __all__ = ["Discriminator", "Generator", "build_discriminator", "build_generator"]
 
@@ -33,7 +38,12 @@ def build_discriminator(plan: Plan) -> Discriminator:
     return Discriminator(
         patch_size=plan.patch_size,
         factors=plan.factors,
-        channels=plan.channels,
+        channels=[discriminator_width(width) for width in plan.channels],
         input_channels=plan.codec.channels,
         condition_dim=plan.conditions.width,
     )
+
+
+def discriminator_width(channels: int) -> int:
+    """Channels of the discriminator's stage where the generator has so many: a multiple of 8, as GPUs want."""
+    return min(channels, math.ceil(DISCRIMINATOR_WIDTH * channels / 8) * 8)

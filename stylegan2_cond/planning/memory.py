@@ -12,9 +12,9 @@ from stylegan2_cond.planning.table import format_value
 
 # What lies in memory at the peak of a step, in float32: copies of the activations of one network, and more of them
 # where a mask modulates each stage; then of the coded pairs that are computed at once, and of those of the whole batch.
-# Measured on a CPU: 0.77 to 1.03 of the estimate for large patches (256×320 at batch 4), and up to 1.6 of it for small
-# ones, whose blocks below 32 MiB leave gaps in the heap. The numbers for CUDA have not been confirmed on a GPU.
-COPIES = {"cpu": (21.5, 7, 0, 14), "cuda": (13, 9, 8, 4)}
+# Measured on a CPU: 0.95 to 1.13 of the estimate from 64² to 256×320, and up to 1.8 of it for smaller patches and for
+# volumes, whose blocks below 32 MiB leave gaps in the heap. The numbers for CUDA have not been confirmed on a GPU.
+COPIES = {"cpu": (15.5, 6, 0, 11), "cuda": (10, 9, 8, 4)}
 WEIGHT_COPIES = 9  # of both networks: weights, gradients, two moments of Adam each, and the moving average
 BFLOAT16_SHARE = 0.6  # of the activations' memory in float32; measured 0.58 on a CPU
 

@@ -1,0 +1,93 @@
+"""Compares trainings of equal length in seconds: how near their samples come to real patches, from their logs.
+
+python studies/narrow_discriminator/measure.py RESULTS -o FOLDER
+RESULTS has one folder of $nnUNet_results for each width and seed: full_0, narrow_0, full_1, …
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from nnunet_synth.benchmark.scoring import write_rows
+from stylegan2_cond.io import write_atomically
+from stylegan2_cond.metrics import METRICS
+from stylegan2_cond.planning import Plan
+from stylegan2_cond.training.log_file import read_log
+from stylegan2_cond.training.run_setup import PLAN_FILE
+
+WIDTHS = {"full": "#d1582a", "narrow": "#0b6fb8"}
+SHOWN = ("kid", "kid-pair", "precision", "coverage", "masks", "conditions")
+COLUMNS = ("data", "width", "seed", "share_of_seconds", "images", "metric", "value")
+
+
+def read_runs(results: Path) -> list[dict]:
+    """Rows as `COLUMNS`, one for each metric of each snapshot."""
+    rows = []
+    for folder in sorted(results.glob("*_*")):
+        width, _, seed = folder.name.partition("_")
+        for plan_file in sorted(folder.glob(f"*/*/fold_*/{PLAN_FILE}")):
+            plan = Plan.load(plan_file)
+            data = f"{plan.source.dataset_name.partition('_')[2]}, {len(plan.source.training_cases)} cases"
+            for line in read_log(plan_file.parent):
+                first = data, width, int(seed), line["images"] / (1000 * plan.kimg), line["images"]
+                rows += [dict(zip(COLUMNS, (*first, name, line[name]), strict=True)) for name in SHOWN if name in line]
+    return rows
+
+
+def table(rows: list[dict]) -> list[str]:
+    """At the end of training: mean over seeds, in Markdown."""
+    last = defaultdict(list)
+    for row in rows:
+        if row["share_of_seconds"] > 0.99:
+            last[row["data"], row["width"], row["metric"]].append(row["value"])
+    lines = [f"| data | width | seeds | {' | '.join(METRICS[name].title for name in SHOWN)} |"]
+    lines.append("| --- | --- | ---: |" + " ---: |" * len(SHOWN))
+    for data, width in dict.fromkeys((data, width) for data, width, _ in last):
+        values = [last[data, width, name] for name in SHOWN]
+        means = " | ".join(f"{np.mean(one):.3g}" for one in values)
+        lines.append(f"| {data} | {width} | {len(values[0])} | {means} |")
+    return lines
+
+
+def curves(rows: list[dict]) -> Figure:
+    """KID and coverage against the share of the seconds, one line for each training."""
+    datasets = list(dict.fromkeys(row["data"] for row in rows))
+    figure = Figure(figsize=(3.2 * len(datasets), 5.2), layout="constrained")
+    axes = figure.subplots(2, len(datasets), sharex=True, squeeze=False)
+    for column, data in zip(axes.T, datasets, strict=True):
+        for axis, metric in zip(column, ("kid", "coverage"), strict=True):
+            for width, colour in WIDTHS.items():
+                seeds = sorted({row["seed"] for row in rows if (row["data"], row["width"]) == (data, width)})
+                for seed in seeds:
+                    run = (data, width, seed, metric)
+                    own = [row for row in rows if (row["data"], row["width"], row["seed"], row["metric"]) == run]
+                    points = [(row["share_of_seconds"], row["value"]) for row in own]
+                    axis.plot(*zip(*points, strict=True), color=colour, label=width if seed == seeds[0] else None)
+            axis.spines[["top", "right"]].set_visible(False)
+        column[0].set(title=data, yscale="log", ylabel="KID of images")
+        column[1].set(xlabel="share of the seconds", ylabel="coverage", ylim=(0, None))
+    axes[0, 0].legend(frameon=False)
+    return figure
+
+
+def main() -> None:
+    """Write `curves.csv` and `curves.png`, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="folder of the trainings")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
+    arguments = parser.parse_args()
+    rows = read_runs(arguments.results)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    write_rows(arguments.output / "curves.csv", COLUMNS, rows)
+    with write_atomically(arguments.output / "curves.png") as temporary:
+        curves(rows).savefig(temporary, dpi=110, format="png")
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()
