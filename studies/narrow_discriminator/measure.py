@@ -26,15 +26,16 @@ COLUMNS = ("data", "width", "seed", "share_of_seconds", "images", "metric", "val
 
 
 def read_runs(results: Path) -> list[dict]:
-    """Rows as `COLUMNS`, one for each metric of each snapshot."""
+    """Rows as `COLUMNS`, one for each metric of each snapshot, of trainings that have ended."""
     rows = []
     for folder in sorted(results.glob("*_*")):
         width, _, seed = folder.name.partition("_")
         for plan_file in sorted(folder.glob(f"*/*/fold_*/{PLAN_FILE}")):
             plan = Plan.load(plan_file)
             data = f"{plan.source.dataset_name.partition('_')[2]}, {len(plan.source.training_cases)} cases"
-            for line in read_log(plan_file.parent):
-                first = data, width, int(seed), line["images"] / (1000 * plan.kimg), line["images"]
+            log, total = read_log(plan_file.parent), 1000 * plan.kimg
+            for line in log if log and log[-1]["images"] >= total else []:
+                first = data, width, int(seed), min(1.0, line["images"] / total), line["images"]
                 rows += [dict(zip(COLUMNS, (*first, name, line[name]), strict=True)) for name in SHOWN if name in line]
     return rows
 
@@ -43,7 +44,7 @@ def table(rows: list[dict]) -> list[str]:
     """At the end of training: mean over seeds, in Markdown."""
     last = defaultdict(list)
     for row in rows:
-        if row["share_of_seconds"] > 0.99:
+        if row["share_of_seconds"] == 1:
             last[row["data"], row["width"], row["metric"]].append(row["value"])
     lines = [f"| data | width | seeds | {' | '.join(METRICS[name].title for name in SHOWN)} |"]
     lines.append("| --- | --- | ---: |" + " ---: |" * len(SHOWN))
