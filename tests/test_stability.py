@@ -84,7 +84,7 @@ def course(preprocessed, plan, monkeypatch, tmp_path):
     small = plan.model_copy(update={"patch_size": (20, 16)})
     monkeypatch.setattr(loop, "SMALLEST_SNAPSHOT_INTERVAL", 80)
     monkeypatch.setattr(loop, "LOG_INTERVAL", 40)
-    monkeypatch.setattr(run_logger.SnapshotEvaluator, "evaluate", lambda *_: {})
+    monkeypatch.setattr(run_logger.SnapshotScorer, "score", lambda *_: {})
     monkeypatch.setattr(run_logger, "save_progress", lambda _: None)
 
     def begin(name, accident):
