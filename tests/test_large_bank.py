@@ -75,7 +75,7 @@ def test_verifying_reads_each_file_twice_for_its_checksum_and_for_its_contents(l
     before = bytes_read()
     open_bank(folder, preprocessed, verify_bank)
     files = sum(path.stat().st_size for path in folder.iterdir())
-    assert files < bytes_read() - before < 2 * files + (folder / RECORD_FILE).stat().st_size + 4 * SLACK
+    assert files < bytes_read() - before < 2.5 * files  # headers are read once more
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="the system does not count what is read")
