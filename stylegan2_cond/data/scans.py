@@ -104,7 +104,7 @@ class ScanBank:
             there = sorted(path.parent.name for path in banks.glob(f"*/{RECORD_FILE}"))
             raise UserError(
                 f"There is no bank '{bank}' in {banks}. "
-                + (f"There: {', '.join(there)}. " if there else "")
+                + (f"The banks there are: {', '.join(there)}. " if there else "")
                 + f"Fill one: {command}"
             )
         record = _ScanRecord.load(folder / RECORD_FILE)

@@ -156,10 +156,10 @@ def compare_gradients(bench: Bench, mine: dict[str, torch.Tensor], theirs: dict[
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Sums are added in one order, where the device can."""
+    """Within it, sums are added in the same order each time, where PyTorch can do so."""
     before = torch.are_deterministic_algorithms_enabled()
     with patch.dict(os.environ, {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about operations for which there is no such order
+        warnings.simplefilter("ignore")  # about operations that PyTorch cannot make deterministic
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
             yield

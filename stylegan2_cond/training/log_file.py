@@ -41,7 +41,7 @@ def take_means(values: dict[str, list[float]]) -> dict[str, float]:
 
 
 def read_log(folder: Path) -> list[dict]:
-    """A run's log, in order, with one entry for each number of images seen; none if there is no log.
+    """The entries of a run's log, oldest first, one for each number of images seen; empty if there is no log.
 
     Raises:
         UserError: the log cannot be read.

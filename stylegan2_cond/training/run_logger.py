@@ -143,7 +143,7 @@ class RunLogger:
 
 
 def scores_beside(device: torch.device) -> bool:
-    """Whether snapshots are scored while training goes on: where the CPU has little else to do."""
+    """Whether a process of its own scores snapshots: where a GPU trains, as the CPU is mostly idle then."""
     return device.type == "cuda"
 
 

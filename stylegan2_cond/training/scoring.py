@@ -1,4 +1,4 @@
-"""Scores of snapshots: computed in between on a CPU, and by a process of their own where a GPU trains."""
+"""Scores of snapshots: computed between steps on a CPU, and by a process of its own where a GPU trains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stylegan2_cond.snapshot.mask_sources import RealMasks
 from stylegan2_cond.training.model_selection import REAL, flatten_results
 from stylegan2_cond.training.snapshot_evaluation import SnapshotEvaluator
 
-LOW_PRIORITY = 10  # of 19; training's own threads go first
+LOW_PRIORITY = 10  # of 19, the lowest
 
 
 class SnapshotScorer:

@@ -54,7 +54,7 @@ def _stopping(analysis: Analysis) -> Iterator[str]:
         look = design.protocol.next_look(design.sets_of(size))
         if undecided and look:
             yield (
-                f"{count(len(undecided), 'arm')} with {count(size, 'training case')} would be decided by more training "
+                f"{count(len(undecided), 'arm')} with {count(size, 'training case')} may be decided by more training "
                 f"sets: the next look is at {look} (--training-sets {look})."
             )
         elif undecided:

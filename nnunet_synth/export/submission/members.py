@@ -76,7 +76,7 @@ def choose_members(folders: Sequence[Path]) -> Members:
             return Members(chosen, best.postprocessing, (note,))
         note = f"{path.name} recommends {' and '.join(best.models)}, so it is not followed: no postprocessing."
     else:
-        note = f"Without nnUNetv2_find_best_configuration ({path.name}), there is no postprocessing."
+        note = f"nnUNetv2_find_best_configuration was not run (there is no {path.name}), so there is no postprocessing."
     chosen = {name: _with_folds(model, _finished_folds(model)) for name, model in given.items()}
     notes = [note]
     for name, model in given.items():

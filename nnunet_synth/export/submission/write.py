@@ -54,8 +54,8 @@ def export_submission(folders: Sequence[Path], target: Path, inputs: Sequence[st
         output: `images/<slug>` of the label map.
 
     Raises:
-        UserError: a slug or a model is not suitable, there is no raw dataset to take an example from, its number of
-            images is not that of `inputs`, `target` exists, or the example does not run.
+        UserError: a slug is not valid, a model cannot be submitted, the raw dataset is missing or has another number of
+            channels than `inputs`, `target` exists, or inference.py fails on the example.
     """
     _require_slugs(inputs, output)
     members = choose_members(folders)
