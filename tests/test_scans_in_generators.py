@@ -227,7 +227,7 @@ def change_record(bank, **changes):
 
 def test_a_bank_that_is_not_there_names_those_that_are(data):
     make_scans(data)
-    with pytest.raises(UserError, match=r"no bank 'psuedo'.*There: pseudo.*nnunet-synth pseudo-label"):
+    with pytest.raises(UserError, match=r"no bank 'psuedo'.*The banks there are: pseudo.*nnunet-synth pseudo-label"):
         load_or_make_plan(run_options(data, "0", with_bank="psuedo"), data, data.fold(0), torch.device("cpu"))
 
 
