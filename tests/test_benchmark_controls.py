@@ -84,6 +84,12 @@ def test_the_control_of_pseudo_labels_differs_in_its_labels_alone():
         ("[a]\nbaseline = true\n[b]\nunlabelled = 'training-cases'\ncutmix = 0.5", "cutmix needs a bank"),
         ("[a]\nbaseline = true\nensemble = true", "the baseline is nnU-Net alone"),
         ("[a]\nbaseline = true\n[b]\nensemble = true\nvariant = 'pair'", "one of variant, unlabelled"),
+        (
+            "[a]\nbaseline = true\n[b]\nvariant = 'pair'\n[c]\nvariant = 'pair'\nmix = ['b']",
+            "one of variant, unlabelled",
+        ),
+        ("[a]\nbaseline = true\n[b]\nmix = ['c']\n[c]\nvariant = 'pair'", "mix names c, which is no arm above it"),
+        ("[a]\nbaseline = true\n[b]\nmix = ['a']", "a bank each"),
     ],
 )
 def test_arms_that_make_no_sense_are_refused(tmp_path, text, message):
@@ -132,6 +138,25 @@ def test_a_generator_learns_from_the_pseudo_labelled_bank_though_no_arm_trains_w
                 "--with-bank": label[label.index("--name") + 1],
             }.items()
         )
+
+
+def test_an_arm_mixes_the_banks_of_others_alike_and_waits_for_both(preprocessed, tmp_path):
+    alone = choose_arms(None, ["pseudo", "pair-scans"])
+    design = design_of(preprocessed, arms=choose_arms(None, ["pseudo-pair-scans"]))
+    mixed = design.arms[-1]
+    assert [arm.name for arm in mixed.sources] == ["pseudo", "pair-scans"]
+    tasks = make_tasks(design)
+    banks = ("bank_pseudo-labels_2_0", "bank_pair_with-scans_2_0")
+    assert tasks["run_pseudo-pair-scans_2_0"].needs == banks
+    others = make_tasks(design_of(preprocessed, arms=alone))
+    assert tasks.keys() - others.keys() == {name for name in tasks if name.startswith("run_pseudo-pair-scans")}
+    for name in banks:
+        assert [*commands(tasks[name], design, tmp_path, "cpu")] == [*commands(others[name], design, tmp_path, "cpu")]
+    plans = plans_of(design, mixed, preprocessed.plans_manager.plans)
+    settings = SynthSettings.model_validate(plans["configurations"]["2d"]["synth"])
+    assert settings.shares == (("pseudo-labels", 0.25), ("pair_with-scans", 0.25))
+    with pytest.raises(UserError, match=r"arm pseudo-pair-scans\b.*--sizes"):
+        load_or_create(design_of(preprocessed, arms=design.arms, sizes="5"), tmp_path)
 
 
 def test_masks_are_registered_with_the_pseudo_labelled_cases(preprocessed, tmp_path, monkeypatch):

@@ -49,6 +49,7 @@ class Arm(BaseModel):
             from that bank; or, as controls with their true labels, a bank of `true-labels` or ordinary
             `training-cases`. To check the benchmark itself, a bank of them with `shuffled-labels`, each with those of
             another, or of `copies` of the training cases instead. None to leave them out.
+        mix: other arms, whose banks it draws from alike instead of filling one of its own; `ratio` is of all together.
         ensemble: the nnU-Nets of the baseline's runs predict together, by their mean probability.
         ratio, schedule: probability of a draw from the bank in training.
         cutmix: probability of CutMix between a real patch and one from the bank.
@@ -65,6 +66,7 @@ class Arm(BaseModel):
     variant: str | None = None
     masks: str | None = None
     unlabelled: str | None = None
+    mix: tuple[Arm, ...] = ()
     ensemble: bool = False
     ratio: float = Field(default=0.25, ge=0, le=1)
     schedule: str = "linear"
@@ -85,17 +87,19 @@ class Arm(BaseModel):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if self.baseline and (self.variant or self.unlabelled or self.ensemble):
+        if self.baseline and (self.variant or self.unlabelled or self.mix or self.ensemble):
             raise ValueError("the baseline is nnU-Net alone, without a generator, unlabelled cases or an ensemble")
         if self.unlabelled == GENERATOR and not self.variant:
             raise ValueError("a generator that learns from unlabelled cases needs a variant")
-        if (self.variant is not None) + (self.unlabelled not in (None, GENERATOR)) + self.ensemble > 1:
-            raise ValueError("an arm has one of variant, unlabelled (unless it is generator) and ensemble")
-        if self.cutmix and not self.bank:
+        if (self.variant is not None) + (self.unlabelled not in (None, GENERATOR)) + bool(self.mix) + self.ensemble > 1:
+            raise ValueError("an arm has one of variant, unlabelled (unless it is generator), mix and ensemble")
+        if not all(arm.bank for arm in self.mix):
+            raise ValueError("mix names arms that have a bank each")
+        if self.cutmix and not self.sources:
             raise ValueError("cutmix needs a bank: set variant, or unlabelled to pseudo-labels or true-labels")
         if self.masks and "image" not in self.generators:
             raise ValueError("masks need a generator of images for masks (variant image)")
-        if not self.bank and self.trainer.endswith("Synth"):
+        if not self.sources and self.trainer.endswith("Synth"):
             raise ValueError(f"trainer {self.trainer} needs a bank: set variant, or unlabelled to pseudo-labels")
         return self
 
@@ -111,17 +115,22 @@ class Arm(BaseModel):
     @property
     def needs_scans(self) -> bool:
         """Whether it needs unlabelled cases."""
-        return self.unlabelled is not None or self.masks == REGISTERED
+        return self.unlabelled is not None or self.masks == REGISTERED or any(arm.needs_scans for arm in self.mix)
+
+    @property
+    def sources(self) -> tuple[Arm, ...]:
+        """The arms whose banks it draws from: those that it mixes, or itself if it has a bank."""
+        return self.mix or ((self,) if self.bank else ())
 
     @property
     def trainer_name(self) -> str:
         """Name of nnU-Net's trainer, without the benchmark's suffix."""
-        return self.trainer or (SYNTH_TRAINER if self.bank else PLAIN_TRAINER)
+        return self.trainer or (SYNTH_TRAINER if self.sources else PLAIN_TRAINER)
 
     @property
     def bank(self) -> str | None:
         """Name of its bank, which arms that differ only in training share."""
-        if not self.variant and self.unlabelled in (None, TRAINING_CASES):
+        if self.mix or (not self.variant and self.unlabelled in (None, TRAINING_CASES)):
             return None
         parts = [self.variant.replace("+", "-") if self.variant else self.unlabelled]
         parts += ["with-scans" if self.unlabelled == GENERATOR else None, self.masks]
@@ -146,24 +155,29 @@ def read_arms(path: Path = DEFAULT_ARMS) -> tuple[tuple[Arm, ...], tuple[str, ..
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path} cannot be read as TOML: {error}. Fix the file.") from None
-    arms, default = [], []
+    arms: dict[str, Arm] = {}
+    default = []
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise UserError(f"{path}: {name} does not belong to an arm. An arm begins with its name: [pair]")
         if table.pop("default", path != DEFAULT_ARMS):
             default.append(name)
         masks = {"masks": "deformed"} if "image" in str(table.get("variant")) else {}
+        mixed = table.pop("mix", [])
+        if unknown := [one for one in mixed if one not in arms]:
+            raise UserError(f"{path}, arm {name}: mix names {unknown[0]}, which is no arm above it. Fix the file.")
+        mix = {"mix": tuple(arms[one] for one in mixed)} if mixed else {}
         try:
-            arms.append(Arm.model_validate({"name": name, "title": name} | masks | table))
+            arms[name] = Arm.model_validate({"name": name, "title": name} | masks | table | mix)
         except ValidationError as error:
             raise UserError(f"{path}, arm {name}: {explain(error, Arm)} Fix the file.") from None
-    baselines = [arm.name for arm in arms if arm.baseline]
+    baselines = [arm.name for arm in arms.values() if arm.baseline]
     if len(baselines) != 1:
         raise UserError(
             f"{path}: {'no arm is' if not baselines else ' and '.join(baselines) + ' are'} the baseline. Set "
             f"baseline = true in exactly one, nnU-Net alone, with which the others are compared."
         )
-    return tuple(arms), tuple(default)
+    return tuple(arms.values()), tuple(default)
 
 
 def choose_arms(path: Path | None, names: Sequence[str]) -> tuple[Arm, ...]:

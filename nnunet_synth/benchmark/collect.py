@@ -63,11 +63,14 @@ def _run_row(
         "error": record.error,
     }
     used = _all_needs(task, tasks)
-    if arm.variant and not arm.needs_scans:  # the nnU-Net that a filter asks is not counted, but a teacher is
+    if arm.sources and not arm.needs_scans:  # the nnU-Net that a filter asks is not counted, but a teacher is
         used = {name for name in used if tasks[name].kind != "run"}
     if used and all(records[name].state == "done" for name in used):
         row["seconds_generator"] = f"{sum(records[name].seconds for name in used):.1f}"
-    return row | (_quality(folder, design, arm, fold) if arm.bank else {})
+    banks = [_quality(folder, design, source, fold) for source in arm.sources]
+    for bank in banks:
+        row |= bank
+    return row | ({"bank_samples": sum(bank.get("bank_samples", 0) for bank in banks)} if arm.mix else {})
 
 
 def _all_needs(task: Task, tasks: Mapping[str, Task]) -> set[str]:

@@ -57,20 +57,25 @@ def make_tasks(design: Design) -> dict[str, Task]:
         # Runs without a bank first: the filter `fit` and pseudo-labels ask the baseline's nnU-Net. Ensembles follow.
         baselines = tuple(run.name for run in _runs(design, design.baseline, size, number))
         for arm in sorted(design.arms, key=lambda arm: arm.ensemble):
-            if not arm.bank:
+            if not arm.sources:
                 tasks += _runs(design, arm, size, number, baselines if arm.ensemble else ())
-        baseline = Task("run", design.baseline.name, size, number)
         for arm in design.arms:
-            if arm.bank:
-                scans = Task("bank", PSEUDO_LABELS, size, number, (baseline.name,))
-                taught = (scans.name,) if arm.unlabelled == GENERATOR else ()
-                generators = [Task("generator", name, size, number, taught) for name in arm.generators]
-                shaping = [scans] * (arm.masks == REGISTERED)
-                tasks += [scans] * bool(taught or shaping)
-                needs = () if arm.unlabelled in PLANTED else (baseline, *generators, *shaping)
-                bank = Task("bank", arm.bank, size, number, tuple(task.name for task in needs))
-                tasks += [*generators, bank, *_runs(design, arm, size, number, (bank.name,))]
+            banks = [_bank_tasks(design, source, size, number) for source in arm.sources]
+            tasks += [task for needed in banks for task in needed]
+            if banks:
+                tasks += _runs(design, arm, size, number, tuple(needed[-1].name for needed in banks))
     return {task.name: task for task in tasks}
+
+
+def _bank_tasks(design: Design, arm: Arm, size: int, number: int) -> list[Task]:
+    """The tasks of an arm's bank, which is the last of them."""
+    baseline = Task("run", design.baseline.name, size, number)
+    scans = Task("bank", PSEUDO_LABELS, size, number, (baseline.name,))
+    taught, shaping = [scans] * (arm.unlabelled == GENERATOR), [scans] * (arm.masks == REGISTERED)
+    generators = [Task("generator", name, size, number, tuple(one.name for one in taught)) for name in arm.generators]
+    needs = () if arm.unlabelled in PLANTED else (baseline, *generators, *shaping)
+    bank = Task("bank", arm.bank, size, number, tuple(task.name for task in needs))
+    return [*(taught or shaping), *generators, bank]
 
 
 def _runs(design: Design, arm: Arm, size: int, number: int, needs: tuple[str, ...] = ()) -> list[Task]:
@@ -79,7 +84,10 @@ def _runs(design: Design, arm: Arm, size: int, number: int, needs: tuple[str, ..
 
 def arm_of(task: Task, design: Design) -> Arm:
     """The arm of a run; for a bank, the first arm that uses it."""
-    return next(arm for arm in (*design.arms, SCANS) if task.target == (arm.name if task.kind == "run" else arm.bank))
+    if task.kind == "run":
+        return next(arm for arm in design.arms if arm.name == task.target)
+    sources = (source for arm in design.arms for source in arm.sources)
+    return next(arm for arm in (*sources, SCANS) if arm.bank == task.target)
 
 
 def commands(task: Task, design: Design, folder: Path, device: str) -> Iterator[list[str]]:

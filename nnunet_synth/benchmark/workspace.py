@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
@@ -121,10 +122,15 @@ def plans_of(design: Design, arm: Arm, plans: dict, run: int = 0) -> dict:
     changed = apply_budget(plans, design.configuration, design.budget) | {"plans_name": plans_name(design, arm, run)}
     configuration = changed["configurations"][design.configuration]
     configuration.pop(BLOCK, None)
-    if arm.bank:
-        settings = make_settings(banks=(arm.bank,), ratio=arm.ratio, schedule=arm.schedule, cutmix=arm.cutmix)
+    if banks := [source.bank for source in arm.sources]:
+        shares, ratio = (banks, arm.ratio) if len(banks) == 1 else (_equal_shares(banks, arm.ratio), None)
+        settings = make_settings(banks=shares, ratio=ratio, schedule=arm.schedule, cutmix=arm.cutmix)
         configuration[BLOCK] = settings.model_dump(exclude_none=True)
     return changed
+
+
+def _equal_shares(banks: Sequence[str], ratio: float) -> list[str]:
+    return [f"{bank}={ratio / len(banks):.6g}" for bank in banks]
 
 
 def _write_json(path: Path, content: object) -> None:
