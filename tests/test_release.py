@@ -1,0 +1,75 @@
+"""What is released: the files in wheel and sdist, one version everywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nnunet_synth.benchmark.arms import tomllib
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PACKAGES = ("nnunet_synth", "stylegan2_cond")
+BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, f'build_{sys.argv[1]}')(sys.argv[2])"
+
+
+def tracked() -> list[str]:
+    return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    """The unpacked sdist of the tracked files."""
+    copy, folder = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("sdist")
+    for name in tracked():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    build("sdist", copy, folder)
+    with tarfile.open(next(folder.iterdir())) as archive:
+        archive.extractall(folder)
+    return next(path for path in folder.iterdir() if path.is_dir())
+
+
+def build(what: str, source: Path, folder: Path) -> None:
+    """Build a wheel or sdist without the network."""
+    done = subprocess.run([sys.executable, "-c", BUILD, what, folder], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_sdist_has_what_the_wheel_needs_and_no_tests(sdist):
+    names = {path.relative_to(sdist).as_posix() for path in sdist.rglob("*") if path.is_file()}
+    needed = (*PACKAGES, "pyproject", "LICENSE", "README", "CHANGELOG", "CITATION")
+    assert {name for name in tracked() if name.startswith(needed)} <= names
+    assert not {name for name in names if name.startswith(("tests", "studies", "examples", "docs"))}
+
+
+def test_a_wheel_of_the_sdist_has_every_file_of_the_packages_and_no_other(sdist, tmp_path):
+    build("wheel", sdist, tmp_path)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert names == {name for name in tracked() if name.startswith(PACKAGES)}
+
+
+def test_one_version_is_released():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    newest, day = re.search(r"^## \[(.*?)\] - (.*)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.M).groups()
+    assert citation["version"] == newest == PROJECT["version"]
+    assert str(citation["date-released"]) == day
+
+
+def test_citation_and_archive_say_the_same():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    archive = json.loads((ROOT / ".zenodo.json").read_text())
+    assert archive["creators"] == citation["authors"] == PROJECT["authors"]
+    assert archive["title"] == citation["title"] == PROJECT["name"]
+    assert archive["license"] == citation["license"] == PROJECT["license"]
+    assert archive["keywords"] == citation["keywords"] == PROJECT["keywords"]
