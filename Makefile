@@ -5,11 +5,12 @@
 # make test-attack: 100 kills, full disks, 10,000 damaged files; hours
 # make test-kernels: the CUDA sources on the CPU, every type, under sanitizers, and compiled for every architecture
 # make docs: all pages, with the commands and the Python API, as a site in site/
+# make dist: wheel and sdist of a release in dist/, checked and listed
 # make gpu-check: what only a GPU can confirm, some minutes, as gpu_check.json and gpu_check.md
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-portable test-slow benchmark-truths test-attack test-kernels docs gpu-check lint clean
+.PHONY: install demo test test-portable test-slow benchmark-truths test-attack test-kernels docs dist gpu-check lint clean
 
 install: .venv/installed
 
@@ -55,6 +56,12 @@ test-kernels: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+dist: install
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m zipfile --list dist/*.whl
+
 gpu-check: install
 	$(BIN)/python -m stylegan2_cond.speed.gpu_check
 
@@ -62,4 +69,4 @@ lint: install
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format . && $(BIN)/lint-imports
 
 clean:
-	rm -rf .venv demo site
+	rm -rf .venv demo site dist
