@@ -100,10 +100,11 @@ def bank(
 ) -> None:
     """Fill a bank with synthetic pairs in nnU-Net's preprocessed format. To resume, run the same command again."""
     from nnunet_synth.bank.fill import fill_bank
-    from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+    from nnunet_synth.bank.format import BankRecord
     from nnunet_synth.bank.previews import PREVIEW, describe_filters
     from nnunet_synth.bank.request import FillRequest, parse_snapshot
     from stylegan2_cond.data.nnunet_dataset import open_preprocessed
+    from stylegan2_cond.data.nnunet_folders import RECORD_FILE
     from stylegan2_cond.memory import keep_freed_memory
 
     keep_freed_memory()

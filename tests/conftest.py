@@ -24,10 +24,11 @@ from filelock import FileLock
 from raw_cases import run_options
 
 from nnunet_synth.bank.fill import fill_bank
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import BankRecord
 from nnunet_synth.bank.request import FillRequest
 from nnunet_synth.demo.cohort import write_cohort
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.planning import Plan, make_plan, run_folder
 from stylegan2_cond.training import run_setup
 from stylegan2_cond.training.profile_step import StepCost

@@ -16,8 +16,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from raw_cases import CONFIGURATIONS, LABELS, configuration_of
 from skimage import io
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, Generators, SnapshotReference, write_shard
+from nnunet_synth.bank.format import BankRecord, Generators, SnapshotReference, write_shard
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.io import checksum
 from stylegan2_cond.planning import Source
 

@@ -10,13 +10,14 @@ from raw_cases import LABELS, NARROW, brain, cohort, own_folders, preprocess, ru
 
 from nnunet_synth.bank import calibration
 from nnunet_synth.bank.fill import fill_bank
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import BankRecord
 from nnunet_synth.bank.inspection import inspect_bank
 from nnunet_synth.bank.request import FillRequest
 from nnunet_synth.training.mixed_dataset import MixedDataset
 from nnunet_synth.training.settings import make_settings, write_plans
 from nnunet_synth.training.trainer import nnUNetTrainerSynth
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, open_preprocessed
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import evaluate as evaluation
 from stylegan2_cond.planning import Plan, planner

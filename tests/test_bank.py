@@ -15,10 +15,11 @@ from tolerance import NETWORK, assert_rounded
 
 from nnunet_synth.bank import fill
 from nnunet_synth.bank.fill import fill_bank
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, class_locations, find_banks, write_shard
+from nnunet_synth.bank.format import BankRecord, class_locations, find_banks, write_shard
 from nnunet_synth.bank.request import FillRequest
 from nnunet_synth.bank.verify import verify_bank
 from stylegan2_cond.data.conditioning import Conditions
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.data.untrusted_files import load_properties
 from stylegan2_cond.errors import Stopped, UserError

@@ -13,7 +13,7 @@ from made_benchmark import make_benchmark
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, TrueLabels
+from nnunet_synth.bank.format import BankRecord, TrueLabels
 from nnunet_synth.bank.inspection import inspect_bank
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.benchmark import task_runner
@@ -39,6 +39,7 @@ from nnunet_synth.training.settings import SynthSettings
 from nnunet_synth.training.usage_record import record_use
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source

@@ -15,12 +15,13 @@ from tolerance import NETWORK, assert_rounded
 from nnunet_synth.bank.ensemble import Member
 from nnunet_synth.bank.fill import CHUNK, fill_bank
 from nnunet_synth.bank.filters import FILTERS, Anatomy, Filter, Filters
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import BankRecord
 from nnunet_synth.bank.previews import refused_picture
 from nnunet_synth.bank.request import FillRequest, parse_snapshot
 from nnunet_synth.bank.sample_stream import SampleStream
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.nnunet_dataset import Case, open_preprocessed
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.data.scans import BankDataset

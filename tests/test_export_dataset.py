@@ -19,12 +19,12 @@ from raw_cases import own_folders
 from raw_files import NAME, SHAPE, Format, case_files, dataset, make_bank, preprocess, write_record
 from skimage import io
 
-from nnunet_synth.bank.format import RECORD_FILE
 from nnunet_synth.export import dataset as exporting
 from nnunet_synth.export.dataset import export_dataset, extended_folds
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard
 from nnunet_synth.export.intensities import denormalize, learn_inverses
 from nnunet_synth.export.messages import describe_dataset
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.folders import lock_folder
 

@@ -16,14 +16,15 @@ from conftest import DATASET, TINY_PLANS
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_synth import launcher
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import BankRecord
 from nnunet_synth.cli import main
 from nnunet_synth.export.messages import describe_model
 from nnunet_synth.export.model import export_model
 from nnunet_synth.export.model_card import ModelCard, describe_fold
 from nnunet_synth.export.sanitize import without_paths
 from nnunet_synth.training.settings import SynthSettings
-from nnunet_synth.training.usage_record import SYNTHETIC_DATA_FILE, TrainingRecord, record_use
+from nnunet_synth.training.usage_record import TrainingRecord, record_use
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE, SYNTHETIC_DATA_FILE
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.folders import lock_folder
 from stylegan2_cond.metrics.trained_nnunets import find_nnunets

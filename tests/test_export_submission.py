@@ -21,13 +21,14 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from raw_files import NAME, Format, case_files, dataset, make_bank
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, PseudoLabels, Teacher
+from nnunet_synth.bank.format import BankRecord, PseudoLabels, Teacher
 from nnunet_synth.export.model import export_model
 from nnunet_synth.export.submission import write
 from nnunet_synth.export.submission.example import Measured
 from nnunet_synth.export.submission.write import export_submission
 from nnunet_synth.training.settings import SynthSettings
 from nnunet_synth.training.usage_record import record_use
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.scans import LabelledScan
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning.plan import ScanSource

@@ -13,8 +13,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tolerance import NETWORK, assert_rounded
 
 from nnunet_synth.bank.fill import fill_bank
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import BankRecord
 from nnunet_synth.bank.request import FillRequest
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError

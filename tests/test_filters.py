@@ -12,10 +12,10 @@ from nnunet_synth.bank import MARGIN, filters
 from nnunet_synth.bank.calibration import FilterCalibration
 from nnunet_synth.bank.fill import fill_bank
 from nnunet_synth.bank.filters import FILTERS, Anatomy, Copy, FilterOff, Filters, Fit, Range
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import BankRecord
 from nnunet_synth.bank.request import FillRequest
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
 from stylegan2_cond.data.sample_set import SampleSet
-from stylegan2_cond.data.scans import banks_folder
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics import memorization
 from stylegan2_cond.metrics.reference_sets import ReferenceSet

@@ -18,13 +18,14 @@ import torch
 from raw_cases import LABELS, cohort, own_folders, preprocess
 from raw_files import make_bank, write_record
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import BankRecord
 from nnunet_synth.bank.resume import resume_bank
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.training.leak_guard import LeakError
 from nnunet_synth.training.settings import make_settings, read_settings, write_plans
 from nnunet_synth.training.trainer import nnUNetTrainerSynth
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.scans import SHARD_ENDINGS, BankDataset
 from stylegan2_cond.errors import UserError
 

@@ -15,7 +15,7 @@ from html_page import pixels_of, read_page
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, FilterRecord, write_shard
+from nnunet_synth.bank.format import BankRecord, FilterRecord, write_shard
 from nnunet_synth.bank.inspection import PAGE_FILE, inspect_bank, two_sides
 from nnunet_synth.bank.inspection.figures import plot_distributions
 from nnunet_synth.bank.inspection.findings import find_out, name_classes
@@ -26,6 +26,7 @@ from nnunet_synth.bank.inspection.two_sides import read_samples, spread
 from nnunet_synth.cli import app
 from nnunet_synth.pages.page import render
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.patch_sampler import cover
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.data.scans import BankDataset

@@ -8,10 +8,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, write_shard
+from nnunet_synth.bank.format import BankRecord, write_shard
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.training.mirror_padding import Margins
 from nnunet_synth.training.mixed_dataset import MixedBank, MixedDataset, MixingControl
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.scans import SHARD_ENDINGS, BankDataset
 
 SAMPLES, EACH = 10_000, 64

@@ -14,7 +14,7 @@ from raw_files import NAME, Format, case_files, dataset, make_bank
 from scipy import stats
 from test_find_nnunets import save_model
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import BankRecord
 from nnunet_synth.bank.inspection import inspect_bank
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.benchmark.scoring import read_rows
@@ -31,6 +31,7 @@ from nnunet_synth.training.leak_guard import LeakError
 from nnunet_synth.training.trainer import nnUNetTrainerSynth
 from nnunet_synth.training.usage_record import TrainingRecord, record_use
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.planning import Source

@@ -25,8 +25,9 @@ from nnunet_synth.training.leak_guard import LeakError, refuse_leaks
 from stylegan2_cond.data.case_hashes import case_hashes, hash_image
 from stylegan2_cond.data.mask_deformation import Deformation, deform
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
 from stylegan2_cond.data.registration import register
-from stylegan2_cond.data.scans import RECORD_FILE, BankDataset, LabelledScan, banks_folder
+from stylegan2_cond.data.scans import BankDataset, LabelledScan
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.networks import build_generator
 from stylegan2_cond.planning import Source

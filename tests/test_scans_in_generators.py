@@ -19,8 +19,9 @@ from nnunet_synth.bank.request import FillRequest
 from nnunet_synth.export.model_card import _describe
 from nnunet_synth.training.leak_guard import LeakError, refuse_leaks
 from stylegan2_cond.data.case_hashes import case_hashes
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
 from stylegan2_cond.data.patch_sampler import PatchSampler
-from stylegan2_cond.data.scans import RECORD_FILE, LabelledScan, ScanBank, banks_folder
+from stylegan2_cond.data.scans import LabelledScan, ScanBank
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source, make_plan, run_folder
 from stylegan2_cond.snapshot import Card, find_snapshots

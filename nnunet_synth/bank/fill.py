@@ -15,13 +15,13 @@ import torch
 from nnunet_synth.bank.calibration import open_calibration
 from nnunet_synth.bank.ensemble import Ensemble, open_ensemble
 from nnunet_synth.bank.filters import FILTERS, Filters, parse_filters_off
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, FilterRecord, Generators, shard_name, write_shard
+from nnunet_synth.bank.format import BankRecord, FilterRecord, Generators, shard_name, write_shard
 from nnunet_synth.bank.previews import refused_picture, save_grid, save_preview
 from nnunet_synth.bank.request import FillRequest
 from nnunet_synth.bank.resume import lock_bank, refuse_other_limits, resume_bank
 from nnunet_synth.bank.sample_stream import SampleStream, ScreenedSample
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
-from stylegan2_cond.data.scans import banks_folder
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
 from stylegan2_cond.data.untrusted_files import is_plain_name
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.ops import name_backend

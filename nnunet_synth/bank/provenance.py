@@ -7,7 +7,6 @@ from pathlib import Path
 from nnunetv2 import paths as nnunet_paths
 
 from nnunet_synth.bank.format import (
-    RECORD_FILE,
     BankDescription,
     BankRecord,
     Origin,
@@ -16,6 +15,7 @@ from nnunet_synth.bank.format import (
     Teacher,
     TrueLabels,
 )
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.snapshot import sha256
 
 

@@ -16,9 +16,10 @@ from nnunet_synth.bank.format import BankRecord, MaskScans, ScanReference, Scans
 from nnunet_synth.bank.verify import verify_files
 from stylegan2_cond.data.case_hashes import case_hashes, hash_image
 from stylegan2_cond.data.nnunet_dataset import Case, Preprocessed
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.data.registration import Registration, register
-from stylegan2_cond.data.scans import RECORD_FILE, LabelledScan, ScanBank, banks_folder
+from stylegan2_cond.data.scans import LabelledScan, ScanBank
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.io import write_atomically
 from stylegan2_cond.planning import Plan

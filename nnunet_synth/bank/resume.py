@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from nnunet_synth.bank.filters import NOT_WANTED, Filters
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, Generators
+from nnunet_synth.bank.format import BankRecord, Generators
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.folders import lock_folder
 

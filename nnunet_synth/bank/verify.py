@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, Generators, Scans, Shard
+from nnunet_synth.bank.format import BankRecord, Generators, Scans, Shard
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.scans import SHARD_ENDINGS
 from stylegan2_cond.data.untrusted_files import (
     check_array,

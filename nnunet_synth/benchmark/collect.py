@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import BankRecord
 from nnunet_synth.benchmark.arms import Arm
 from nnunet_synth.benchmark.design import Design
 from nnunet_synth.benchmark.results import RUN_COLUMNS, RUNS_FILE, SCORE_COLUMNS, SCORES_FILE
@@ -15,7 +15,7 @@ from nnunet_synth.benchmark.scoring import read_scores, write_rows
 from nnunet_synth.benchmark.task_runner import TaskRecord, read_record, scores_path
 from nnunet_synth.benchmark.tasks import Task, arm_of, make_tasks
 from nnunet_synth.benchmark.workspace import generator_folder
-from stylegan2_cond.data.scans import banks_folder
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
 from stylegan2_cond.metrics.evaluate import EVALUATION_FILE

@@ -14,7 +14,7 @@ from typing import Literal
 from filelock import FileLock
 
 from nnunet_synth.bank.fill import IF_REFUSED
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import BankRecord
 from nnunet_synth.benchmark.arms import PSEUDO_LABELS
 from nnunet_synth.benchmark.design import DESIGN_FILE, Design
 from nnunet_synth.benchmark.tasks import Task, arm_of, commands, make_tasks
@@ -22,6 +22,7 @@ from nnunet_synth.benchmark.workspace import bank_folder, predictions_folder, va
 from nnunet_synth.launcher import run_logged
 from nnunet_synth.pseudo_labels.label import IF_ALL_REFUSED
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
 

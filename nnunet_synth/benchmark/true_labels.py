@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, TrueLabels, shard_name, write_shard
+from nnunet_synth.bank.format import BankRecord, TrueLabels, shard_name, write_shard
 from nnunet_synth.bank.resume import lock_bank
 from nnunet_synth.benchmark.arms import COPIES, SHUFFLED, TRUE_LABELS
 from nnunet_synth.benchmark.design import DESIGN_FILE, Design
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
-from stylegan2_cond.data.scans import LabelledScan, banks_folder
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
+from stylegan2_cond.data.scans import LabelledScan
 from stylegan2_cond.planning import Source
 from stylegan2_cond.progress_bar import ProgressBar
 

@@ -16,10 +16,9 @@ from nnunet_synth.benchmark.design import FIRST_ORACLE_FOLD, Design
 from nnunet_synth.launcher import VARIABLE, ext_trainer_path, nnunet_folders
 from nnunet_synth.training.settings import BLOCK, make_settings
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
-from stylegan2_cond.data.scans import banks_folder
+from stylegan2_cond.data.nnunet_folders import banks_folder, run_folder_in
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import explained_write, write_atomically
-from stylegan2_cond.planning import run_folder_in
 
 BENCHMARK_TRAINERS = Path(__file__).parent / "ext_trainer"
 _COPIED = ("dataset.json", "dataset_fingerprint.json")

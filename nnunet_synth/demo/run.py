@@ -16,10 +16,9 @@ from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_
 
 from nnunet_synth.demo.cohort import write_cohort
 from nnunet_synth.launcher import VARIABLE, ext_trainer_path, nnunet_folders, run_logged
-from stylegan2_cond.data.scans import banks_folder
+from stylegan2_cond.data.nnunet_folders import banks_folder, run_folder_in
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.io import explained_write, write_atomically
-from stylegan2_cond.planning import run_folder_in
 from stylegan2_cond.progress_bar import ProgressBar
 
 DATASET_ID, DATASET = "901", "Dataset901_VirtualBrain"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, Scans
+from nnunet_synth.bank.format import BankRecord, Scans
 from nnunet_synth.bank.provenance import BankProvenance, provenance
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.export.dataset_card import CARD_FILE, DatasetCard, ExportSpec, find_unfinished, make_folder
@@ -23,6 +23,7 @@ from nnunet_synth.export.sanitize import CARD_KEY, without_files
 from nnunet_synth.training.leak_guard import refuse_leaks
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed, open_preprocessed
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.folders import lock_folder, scratch_folder

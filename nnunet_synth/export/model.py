@@ -18,8 +18,8 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from nnunet_synth.export.model_card import CARD_FILE, FoldCard, ModelCard, describe_fold
 from nnunet_synth.export.sanitize import CARD_KEY, without_block, without_files, without_paths
-from nnunet_synth.training.usage_record import SYNTHETIC_DATA_FILE
 from stylegan2_cond.data.nnunet_files import open_plans
+from stylegan2_cond.data.nnunet_folders import SYNTHETIC_DATA_FILE
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.folders import lock_folder, scratch_folder
 from stylegan2_cond.io import explained_write, read_json

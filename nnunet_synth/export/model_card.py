@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from nnunet_synth.bank.format import PseudoLabels, TrueLabels
 from nnunet_synth.bank.provenance import BankProvenance
-from nnunet_synth.training.usage_record import SYNTHETIC_DATA_FILE, TrainingRecord, Use
+from nnunet_synth.training.usage_record import TrainingRecord, Use
+from stylegan2_cond.data.nnunet_folders import SYNTHETIC_DATA_FILE
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from stylegan2_cond.data.nnunet_dataset import require_folder
+from stylegan2_cond.data.nnunet_folders import require_folder
 from stylegan2_cond.errors import UserError
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from nnunet_synth.bank.filters import parse_filters_off
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, FilterRecord, shard_name, write_shard
+from nnunet_synth.bank.format import BankRecord, FilterRecord, shard_name, write_shard
 from nnunet_synth.bank.resume import lock_bank
 from nnunet_synth.pseudo_labels.confidence import (
     ANATOMY,
@@ -37,7 +37,8 @@ from nnunet_synth.pseudo_labels.scans import (
 from nnunet_synth.pseudo_labels.teachers import Teachers, open_teachers
 from stylegan2_cond.data.case_hashes import hash_image
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, OUTSIDE, Fold, Preprocessed
-from stylegan2_cond.data.scans import LabelledScan, banks_folder
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
+from stylegan2_cond.data.scans import LabelledScan
 from stylegan2_cond.data.untrusted_files import is_plain_name
 from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.planning import Source

@@ -14,9 +14,9 @@ from nnunet_synth.pseudo_labels.label import PseudoLabelResult, pseudo_label
 from nnunet_synth.pseudo_labels.request import PseudoLabelRequest
 from nnunet_synth.training.settings import make_settings, write_plans
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
+from stylegan2_cond.data.nnunet_folders import CHECKPOINTS
 from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.errors import Stopped, UserError
-from stylegan2_cond.metrics.trained_nnunets import CHECKPOINTS
 from stylegan2_cond.progress_bar import write_line
 
 RATIO = 0.5  # of a training between two rounds; by the default schedule, it ends on labelled cases alone

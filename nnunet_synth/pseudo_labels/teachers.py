@@ -20,10 +20,9 @@ from nnunet_synth.training.leak_guard import seen_in_bank
 from nnunet_synth.training.usage_record import TrainingRecord
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, Fold, Preprocessed
+from stylegan2_cond.data.nnunet_folders import CHECKPOINTS, SYNTHETIC_DATA_FILE
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.trained_nnunets import (
-    CHECKPOINTS,
-    SYNTHETIC_DATA_FILE,
     TrainedModel,
     find_nnunets,
     load_network,

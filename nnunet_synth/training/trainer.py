@@ -22,7 +22,7 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
     nnUNetTrainer_250epochs,
 )
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, Scans, find_banks
+from nnunet_synth.bank.format import BankRecord, Scans, find_banks
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.training.cutmix import CutMix
 from nnunet_synth.training.leak_guard import refuse_leaks
@@ -33,7 +33,8 @@ from nnunet_synth.training.settings import SynthSettings, read_settings
 from nnunet_synth.training.usage_record import record_use
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, Fold, Preprocessed
-from stylegan2_cond.data.scans import BankDataset, banks_folder
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
+from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
 

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nnunet_synth.bank.provenance import BankProvenance, provenance
 from nnunet_synth.training.settings import SynthSettings
+from stylegan2_cond.data.nnunet_folders import SYNTHETIC_DATA_FILE
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document
-from stylegan2_cond.metrics.trained_nnunets import SYNTHETIC_DATA_FILE
 from stylegan2_cond.progress_bar import write_line
 
 

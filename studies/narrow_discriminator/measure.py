@@ -14,11 +14,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nnunet_synth.benchmark.scoring import write_rows
+from stylegan2_cond.data.nnunet_folders import PLAN_FILE
 from stylegan2_cond.io import write_atomically
 from stylegan2_cond.metrics import METRICS
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.training.log_file import read_log
-from stylegan2_cond.training.run_setup import PLAN_FILE
 
 WIDTHS = {"full": "#d1582a", "narrow": "#0b6fb8"}
 SHOWN = ("kid", "kid-pair", "precision", "coverage", "masks", "conditions")

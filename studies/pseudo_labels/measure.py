@@ -17,13 +17,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, UnseenCase
+from nnunet_synth.bank.format import BankRecord, UnseenCase
 from nnunet_synth.benchmark.scoring import write_rows
 from nnunet_synth.pages.plotting import COLOURS, INK, STYLE, png_of
 from nnunet_synth.pseudo_labels.calibration import learn_limits
 from nnunet_synth.pseudo_labels.confidence import TargetClass, dice, target_classes
 from nnunet_synth.pseudo_labels.request import DEFAULT_LEAST
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.scans import BankDataset
 
 SHARES = (0.05, 0.1, 0.25, 0.5)  # of the scans, refused by a limit

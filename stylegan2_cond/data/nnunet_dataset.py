@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,11 +15,11 @@ import numpy as np
 from nnunetv2 import paths as nnunet_paths
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class, nnUNetBaseDataset
 from nnunetv2.utilities.crossval_split import generate_crossval_split
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from stylegan2_cond.data.nnunet_files import check_configuration, open_plans
+from stylegan2_cond.data.nnunet_folders import find_dataset, preprocess_command, require_folder
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import read_json, write_atomically
 
@@ -249,7 +248,7 @@ def open_preprocessed(dataset: str | int, configuration: str, plans_name: str = 
         UserError: a variable is not set, or dataset, plans or configuration do not exist, or nothing is preprocessed.
     """
     base = require_folder("nnUNet_preprocessed")
-    name = _dataset_name(str(dataset), base)
+    name = find_dataset(str(dataset), base)
     plans_path = base / name / f"{plans_name}.json"
     if not plans_path.exists():
         known = []
@@ -274,42 +273,6 @@ def open_preprocessed(dataset: str | int, configuration: str, plans_name: str = 
     if not found.folder.is_dir() or not any(found.folder.iterdir()):
         raise UserError(f"{found.folder} has no cases: not preprocessed yet. Type: {found.preprocess_command}")
     return found
-
-
-def require_folder(variable: str) -> Path:
-    """The folder that an nnU-Net variable names.
-
-    Raises:
-        UserError: the variable is not set.
-    """
-    value = getattr(nnunet_paths, variable).get()
-    if not value:
-        raise UserError(f"The variable {variable} is not set. Type: export {variable}=/path/to/{variable}")
-    return Path(value)
-
-
-def preprocess_command(dataset_name: str, configuration: str, plans_name: str = "nnUNetPlans") -> str:
-    """The nnU-Net command that preprocesses a dataset."""
-    number = (
-        dataset_name.removeprefix("Dataset")[:3].lstrip("0") if dataset_name.startswith("Dataset") else dataset_name
-    )
-    plans = "" if plans_name == "nnUNetPlans" else f" -overwrite_plans_name {plans_name}"
-    return f"nnUNetv2_plan_and_preprocess -d {number} -c {configuration}{plans}"
-
-
-def _dataset_name(dataset: str, base: Path) -> str:
-    known = sorted(path.name for path in base.glob("Dataset*") if path.is_dir())
-    try:
-        name = str(maybe_convert_to_dataset_name(dataset))
-    except (RuntimeError, ValueError):
-        name = dataset
-    if name in known:
-        return name
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"Did you mean {nearest[0]}?" if nearest else f"There: {', '.join(known) or 'no dataset'}."
-    raise UserError(
-        f"Dataset '{dataset}' is not in {base}. {hint} To preprocess it: {preprocess_command(dataset, '2d')}"
-    )
 
 
 def _is_split(content: object) -> bool:

@@ -15,11 +15,11 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from pydantic import BaseModel, ConfigDict, Field
 
 from stylegan2_cond.data.nnunet_dataset import Case, Fold, Preprocessed
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
 from stylegan2_cond.data.untrusted_files import PlainName, is_plain_name, load_properties, open_plain
 from stylegan2_cond.errors import UserError, first_line
 from stylegan2_cond.io import Record
 
-RECORD_FILE = "bank.json"
 BANK_FORMAT = 5
 SHARD_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 _OPEN_SHARDS = 128  # of a process, a quarter of a MB each; opening one takes longer than reading a sample
@@ -181,17 +181,6 @@ class ScanBank:
             return None
         certain = np.array([min(scan.confidence.values(), default=1.0) for scan in self.scans])
         return certain / certain.sum()
-
-
-def banks_folder(base: Path, data_identifier: str, fold: str | int) -> Path:
-    """Folder of the banks of a fold, next to nnU-Net's own folder of cases.
-
-    Args:
-        base: `nnUNet_preprocessed/DatasetXXX_Name`.
-        data_identifier: of the configuration; `*` in a pattern for all.
-        fold: `0` to `4`, or `all`; `*` in a pattern for all.
-    """
-    return base / f"{data_identifier}_synth" / f"fold_{fold}"
 
 
 class BankDataset(nnUNetDatasetBlosc2):

@@ -12,14 +12,12 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, Preprocessed, require_folder
+from stylegan2_cond.data.nnunet_dataset import FOLD_ALL, Preprocessed
+from stylegan2_cond.data.nnunet_folders import CHECKPOINTS, SUMMARY, SYNTHETIC_DATA_FILE, require_folder
 from stylegan2_cond.errors import UserError, first_line
 from stylegan2_cond.io import read_json
 from stylegan2_cond.planning import Source
 
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
-SYNTHETIC_DATA_FILE = "synthetic_data.json"  # in a fold's folder: which synthetic data were used
-_SUMMARY = "validation/summary.json"  # of a fold
 _AGAIN = "Train the model again, or move its folder away."
 _VALIDATE = "Write it again: nnUNetv2_train … --val"
 _scalar = np.core.multiarray.scalar
@@ -177,7 +175,7 @@ def find_mismatch(model: TrainedModel, source: Source) -> str | None:
         return "was trained on cases that were preprocessed differently than the fold's"
     if source.fold == FOLD_ALL:
         return None
-    summary, splits = model.checkpoint.parent / _SUMMARY, theirs.base / "splits_final.json"
+    summary, splits = model.checkpoint.parent / SUMMARY, theirs.base / "splits_final.json"
     if summary.exists():
         cases = _read(summary, "metric_per_case", _VALIDATE)
         try:  # nnU-Net's checkpoints do not name any cases
@@ -189,7 +187,7 @@ def find_mismatch(model: TrainedModel, source: Source) -> str | None:
                 f"was trained with other splits: it was validated on {moved[0]}, a training case of fold {source.fold}"
             )
     elif splits.exists() and splits.stat().st_mtime > model.checkpoint.stat().st_mtime:
-        return f"is older than {splits}, and has no {_SUMMARY} that lists its validation cases. {_VALIDATE}"
+        return f"is older than {splits}, and has no {SUMMARY} that lists its validation cases. {_VALIDATE}"
     return None
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from nnunetv2.utilities.file_path_utilities import convert_trainer_plans_config_to_identifier
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from typing_extensions import Self
 
@@ -17,7 +16,8 @@ from stylegan2_cond import Variant
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.encoding import Codec
-from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed, open_preprocessed, require_folder
+from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed, open_preprocessed
+from stylegan2_cond.data.nnunet_folders import require_folder, run_folder_in
 from stylegan2_cond.data.scans import Checksum, ScanBank
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document, explain
@@ -267,21 +267,6 @@ def run_folder(source: Source, variant: Variant = "pair") -> Path:
     results = require_folder("nnUNet_results")
     place = source.dataset_name, source.plans_name, source.configuration, source.fold
     return run_folder_in(results, *place, variant, source.scans and source.scans.bank)
-
-
-def run_folder_in(
-    results: Path,
-    dataset_name: str,
-    plans_name: str,
-    configuration: str,
-    fold: str | int,
-    variant: Variant = "pair",
-    with_bank: str | None = None,
-) -> Path:
-    """Folder of a generator below `results`, an `nnUNet_results`; named as nnU-Net names its models."""
-    name = f"StyleGAN2Cond_{variant}" + (f"_with_{with_bank}" if with_bank else "")
-    model = convert_trainer_plans_config_to_identifier(name, plans_name, configuration)
-    return results / dataset_name / model / f"fold_{fold}"
 
 
 BY_HAND = "set by hand"

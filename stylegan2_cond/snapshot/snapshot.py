@@ -11,13 +11,13 @@ from typing import ClassVar
 
 from safetensors.torch import save
 
+from stylegan2_cond.data.nnunet_folders import BEST
 from stylegan2_cond.io import Record, write_atomically
 from stylegan2_cond.networks import Generator
 from stylegan2_cond.planning import Plan
 
 WEIGHTS_FILE = "generator.safetensors"
 CARD_FILE = "card.json"
-BEST = "best"  # link in a run's folder
 
 
 class Card(Record):

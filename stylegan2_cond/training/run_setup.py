@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
+from stylegan2_cond.data.nnunet_folders import PLAN_FILE
 from stylegan2_cond.data.scans import ScanBank
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.folders import lock_folder
@@ -32,7 +33,6 @@ from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
 from stylegan2_cond.training.profile_step import StepCost, measure_step
 
-PLAN_FILE = "plan.json"
 MAX_ATTEMPTS = 6
 
 

@@ -15,6 +15,7 @@ from types import FrameType
 import torch
 
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
+from stylegan2_cond.data.nnunet_folders import PLAN_FILE
 from stylegan2_cond.errors import Stopped, UserError, first_line
 from stylegan2_cond.memory import available_bytes, cache_bytes, is_out_of_memory
 from stylegan2_cond.ops import describe_backend
@@ -25,7 +26,7 @@ from stylegan2_cond.training.checkpoint import GOOD_CHECKPOINT_FILE, load_checkp
 from stylegan2_cond.training.distributed import DistributedContext, distributed_context, process_device
 from stylegan2_cond.training.prefetch import Prefetcher
 from stylegan2_cond.training.run_logger import RunLogger
-from stylegan2_cond.training.run_setup import PLAN_FILE, lead_run, load_or_make_plan
+from stylegan2_cond.training.run_setup import lead_run, load_or_make_plan
 from stylegan2_cond.training.stability import broken_weights, detect_failure, rollback_message
 from stylegan2_cond.training.state import TrainingState, set_precision
 from stylegan2_cond.training.step import finish_step, take_step

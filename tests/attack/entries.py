@@ -23,7 +23,7 @@ import stylegan2_cond.cli
 from attack.mutations import Rng, byte_damage, damaged, tree_of_tensors_damage
 from attack.outcomes import run_main
 from attack.victims import Victims, small_design, source_of
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, PseudoLabels, find_banks
+from nnunet_synth.bank.format import BankRecord, PseudoLabels, find_banks
 from nnunet_synth.bank.provenance import provenance
 from nnunet_synth.bank.verify import verify_bank
 from nnunet_synth.benchmark.analysis import analyse
@@ -40,6 +40,7 @@ from nnunet_synth.training.mixed_dataset import MixedBank, MixedDataset, MixingC
 from nnunet_synth.training.usage_record import TrainingRecord
 from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.patch_sampler import PatchSampler
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.data.scans import BankDataset

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_synth.bank.filters import FILTERS, NOT_WANTED
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord, Generators, PseudoLabels, TrueLabels
+from nnunet_synth.bank.format import BankRecord, Generators, PseudoLabels, TrueLabels
 from nnunet_synth.bank.inspection.figures import GENERATED, REAL, plot_distributions, spread_of
 from nnunet_synth.bank.inspection.findings import Findings, find_out
 from nnunet_synth.bank.inspection.gallery import gallery, legend, most_alike
@@ -23,6 +23,7 @@ from nnunet_synth.bank.previews import refused_picture
 from nnunet_synth.bank.verify import verify_files
 from nnunet_synth.pages.formatting import NOTHING, count, file_size, number, percent, significant
 from nnunet_synth.pages.page import Note, Page, Picture, Section, Table, render
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import write_atomically
 from stylegan2_cond.metrics.memorization import ALARMS

@@ -12,10 +12,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from nnunet_synth.bank.format import RECORD_FILE, BankRecord
+from nnunet_synth.bank.format import BankRecord
 from nnunet_synth.pages.formatting import count, file_size, listing, number
 from nnunet_synth.pages.page import Note, Page, Picture, Section, Table
 from nnunet_synth.pages.plotting import COLOURS, STYLE, png_of
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.scans import BankDataset, LabelledScan
 from stylegan2_cond.visualization import overlay_grid
 
