@@ -29,7 +29,7 @@ from stylegan2_cond.cli import (
 )
 from stylegan2_cond.errors import UserError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def _option(metavar: str, text: str, *names: str, **limits: float) -> OptionInfo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,9 +23,21 @@ if TYPE_CHECKING:
 
 PATH_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EACCES, errno.EROFS, errno.EPERM)
 _argument, _option = (partial(kind, show_default=False) for kind in (typer.Argument, typer.Option))
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-Dataset = Annotated[str, _argument(metavar="DATASET", help="Dataset, e.g. 4 or Dataset004_Hippocampus.")]
+
+def _dataset_names(incomplete: str) -> list[str]:
+    """Names of preprocessed datasets that begin so, for a shell to complete."""
+    from nnunetv2.paths import nnUNet_preprocessed
+
+    folders = Path(nnUNet_preprocessed.get() or os.devnull).glob("Dataset*")
+    return sorted(folder.name for folder in folders if folder.name.startswith(incomplete))
+
+
+Dataset = Annotated[
+    str,
+    _argument(metavar="DATASET", help="Dataset, e.g. 4 or Dataset004_Hippocampus.", autocompletion=_dataset_names),
+]
 Configuration = Annotated[str, _argument(metavar="CONFIGURATION", help="Configuration of nnU-Net, e.g. 2d.")]
 FoldName = Annotated[str, _argument(metavar="FOLD", help="Fold, 0 to 4, or all.")]
 Snapshot = Annotated[Path, _argument(metavar="SNAPSHOT", help="Folder of a snapshot, with card.json.")]

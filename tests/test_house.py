@@ -1,5 +1,6 @@
 """The house: arrows go downwards, and nothing heavy happens at import."""
 
+import os
 import re
 import subprocess
 import sys
@@ -50,3 +51,19 @@ def test_both_commands_tell_the_releases_that_matter():
     for command in ("stylegan2-cond", "nnunet-synth"):
         told = run(command, "--version").stdout
         assert all(f"{name} {version(name)}" in told for name in ("nnunet-synth", "nnunetv2", "torch"))
+
+
+def test_bash_completes_commands_and_datasets(tmp_path):
+    for name in ("Dataset004_Hippocampus", "Dataset027_ACDC", "other"):
+        (tmp_path / name).mkdir()
+    script = """
+        eval "$(nnunet-synth --show-completion)"
+        press_tab() {
+            COMP_WORDS=(nnunet-synth "$@"); COMP_CWORD=$#
+            _nnunet_synth_completion nnunet-synth; echo ${COMPREPLY[@]}
+        }
+        press_tab export-d; press_tab bank Dataset02; press_tab bank 4 2d 0 --bal
+    """
+    variables = {"nnUNet_preprocessed": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], env=os.environ | variables, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["export-dataset", "Dataset027_ACDC", "--balanced"], done.stderr
