@@ -1,4 +1,4 @@
-"""What is released: the files in wheel and sdist, one version everywhere."""
+"""What is released: files of wheel and sdist, one version everywhere; the workflow that tests it on each Python."""
 
 from __future__ import annotations
 
@@ -73,3 +73,14 @@ def test_citation_and_archive_say_the_same():
     assert archive["title"] == citation["title"] == PROJECT["name"]
     assert archive["license"] == citation["license"] == PROJECT["license"]
     assert archive["keywords"] == citation["keywords"] == PROJECT["keywords"]
+
+
+def test_the_workflow_tests_each_declared_python_by_targets_that_exist():
+    declared = [name.rpartition(" ")[2] for name in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", name)]
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]["make"]
+    matrix = workflow["strategy"]["matrix"]
+    assert matrix["python"] == declared
+    assert PROJECT["requires-python"] == f">={declared[0]}"
+    (targets,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert {*matrix["target"], *(job["target"] for job in matrix["include"])} <= set(targets.split())
+    assert workflow["steps"][-1]["run"] == "make ${{ matrix.target }}"
