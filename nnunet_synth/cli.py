@@ -19,11 +19,13 @@ from stylegan2_cond.cli import (
     Dataset,
     Device,
     FoldName,
+    Json,
     Kimg,
     Plans,
     SampleSeed,
     Version,
     default_device,
+    print_json,
     run_app,
     stop_on_sigterm,
 )
@@ -272,6 +274,23 @@ def env() -> None:
 
 
 @app.command(
+    short_help="Show what there is for a dataset, and what to type next.", epilog="Example: nnunet-synth status 4"
+)
+def status(dataset: Dataset, as_json: Json = False) -> None:
+    """Show what there is for a dataset in nnU-Net's folders, and what to type next.
+
+    Generators with progress and scores, banks, and trainings of nnU-Net.
+    """
+    from nnunet_synth.status import read_status
+
+    found = read_status(dataset)
+    if as_json:
+        print_json(found.json())
+    else:
+        found.show()
+
+
+@app.command(
     "export-dataset",
     short_help="Write a bank as an nnU-Net raw dataset.",
     epilog='Example: nnunet-synth export-dataset …/fold_0/pair_200k -o "$nnUNet_raw"',
@@ -376,7 +395,7 @@ def benchmark(
     report_only: Annotated[bool, typer.Option("--report-only", help="Write the report of FOLDER again.")] = False,
     show_arms: Annotated[bool, typer.Option("--show-arms", help="Show the available arms as TOML, and exit.")] = False,
     calibration: Annotated[bool, typer.Option("--calibrate", help="Compare lengths of training instead.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure whether synthetic pairs help, and write a report. To resume, run the same command again."""
     arguments = dict(locals())

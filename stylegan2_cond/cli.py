@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import sys
@@ -62,6 +63,7 @@ WithBank = Annotated[
 TrustMasks = Annotated[
     bool, _option("--trust-masks", help="Learn from the scans' pseudo-labels too, not from images alone.")
 ]
+Json = Annotated[bool, _option("--json", help="Print the result as JSON.")]
 SampleSeed = Annotated[int, typer.Option("--seed", metavar="S", help="Random seed.", min=0)]
 
 
@@ -303,6 +305,11 @@ def parse_areas(texts: list[str]) -> dict[int, float]:
             raise UserError(f"--area {text}: class {label} already has an area. Give each class once.")
         areas[label] = area
     return areas
+
+
+def print_json(content: object) -> None:
+    """Print what JSON can express, for other programs."""
+    print(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 @contextlib.contextmanager

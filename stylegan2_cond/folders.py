@@ -17,6 +17,27 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import explained_write
 
 
+def lock_file(folder: Path, *, inside: bool = True) -> Path:
+    """The lock of a folder: in it, or next to it."""
+    return folder / ".lock" if inside else folder.with_name(f".{folder.name}.lock")
+
+
+def is_locked(folder: Path, *, inside: bool = True) -> bool:
+    """Whether a process works in a folder, as `lock_folder` has it."""
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        return False
+    try:
+        with lock_file(folder, inside=inside).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back when the file is closed
+    except BlockingIOError:
+        return True
+    except OSError:  # there is none
+        return False
+    return False
+
+
 @contextlib.contextmanager
 def lock_folder(
     folder: Path, *, inside: bool = True, timeout: float = 0, remedy: str = "Wait until it ends, or stop it."
@@ -32,7 +53,7 @@ def lock_folder(
     Raises:
         UserError: another process works there, or the lock cannot be written.
     """
-    path = folder / ".lock" if inside else folder.with_name(f".{folder.name}.lock")
+    path = lock_file(folder, inside=inside)
     lock = FileLock(path, timeout=timeout)
     try:
         with explained_write(path):

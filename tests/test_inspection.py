@@ -20,9 +20,10 @@ from nnunet_synth.bank.inspection import PAGE_FILE, inspect_bank, two_sides
 from nnunet_synth.bank.inspection.figures import plot_distributions
 from nnunet_synth.bank.inspection.findings import find_out, name_classes
 from nnunet_synth.bank.inspection.gallery import gallery, most_alike
-from nnunet_synth.bank.inspection.page import build_page, command
+from nnunet_synth.bank.inspection.page import build_page
 from nnunet_synth.bank.inspection.statistics import VOXELS, Measure, count_class_sets, measure
 from nnunet_synth.bank.inspection.two_sides import read_samples, spread
+from nnunet_synth.bank.resume import fill_command
 from nnunet_synth.cli import app
 from nnunet_synth.pages.page import render
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE
@@ -219,7 +220,7 @@ def test_names_of_others_are_text_and_no_markup(foreign):
 def test_the_command_on_the_page_fills_the_same_bank(found):
     origin = {"balanced": True, "masks": "deformed", "margin": 0.125, "seed": 7}
     record = found.record.model_copy(update={"origin": found.record.origin.model_copy(update=origin)})
-    words = shlex.split(command(record))
+    words = shlex.split(fill_command(record))
     assert words[:2] == ["nnunet-synth", "bank"]
     asked = typer.main.get_command(app).commands["bank"].make_context("bank", words[2:]).params
     assert (asked["dataset"], asked["configuration"], asked["fold"]) == ("Dataset901_Virtual", "2d", "0")

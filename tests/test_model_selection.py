@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stylegan2_cond.data.nnunet_folders import best_snapshot_images
 from stylegan2_cond.metrics import Result
 from stylegan2_cond.training.model_selection import (
     assess_quality,
-    best_snapshot_images,
     choose_best,
     describe_scores,
     flatten_results,

@@ -18,9 +18,10 @@ from nnunet_synth.bank.format import (
     shard_name,
     write_shard,
 )
-from nnunet_synth.bank.inspection.page import command, inspect_bank
+from nnunet_synth.bank.inspection.page import inspect_bank
 from nnunet_synth.bank.registered_masks import FOLDER, open_registered_masks
 from nnunet_synth.bank.request import FillRequest
+from nnunet_synth.bank.resume import fill_command
 from nnunet_synth.training.leak_guard import LeakError, refuse_leaks
 from stylegan2_cond.data.case_hashes import case_hashes, hash_image
 from stylegan2_cond.data.mask_deformation import Deformation, deform
@@ -160,7 +161,7 @@ def test_masks_of_a_bank_are_patches_of_deformed_cases_and_its_record_names_thei
     truth = BankDataset(str(scans)).load_case(shard_name(0))[1][0]
     foreground = (of_itself > 0), (truth > 0)
     assert 2 * (foreground[0] & foreground[1]).sum() / sum(map(np.sum, foreground)) > 0.95
-    assert "--masks registered:scans" in command(record)
+    assert "--masks registered:scans" in fill_command(record)
     path, _ = inspect_bank(folder)
     assert "towards scans (1 scan of the bank scans)" in path.read_text()
     shutil.rmtree(folder)

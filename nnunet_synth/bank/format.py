@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from typing_extensions import Self
 
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Preprocessed
-from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
-from stylegan2_cond.data.scans import BANK_FORMAT, SHARD_ENDINGS, Checksum, LabelledScan
+from stylegan2_cond.data.nnunet_folders import BANK_FORMAT, RECORD_FILE, banks_folder
+from stylegan2_cond.data.scans import SHARD_ENDINGS, Checksum, LabelledScan
 from stylegan2_cond.data.untrusted_files import PlainName
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Record, explained_write

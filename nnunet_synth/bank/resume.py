@@ -124,3 +124,21 @@ def refuse_other_limits(folder: Path, record: BankRecord, filters: Filters) -> N
             f"Filter '{name}' of bank {folder} was {states[0]} when the bank was started and is {states[1]} now, or "
             f"has other limits, perhaps from another nnU-Net. Choose another name with --name."
         )
+
+
+def fill_command(record: BankRecord) -> str:
+    """The command that fills this bank, or continues to fill it."""
+    source = record.source
+    words = ["nnunet-synth", "bank", source.dataset_name, source.configuration, source.fold]
+    words += ["-n", str(record.requested)]
+    for one in record.origin.snapshots:
+        words += ["--snapshot", one.path + (f"={one.weight:g}" if len(record.origin.snapshots) > 1 else "")]
+    if record.origin.masks:
+        given, scans = record.origin.mask_snapshot, record.origin.mask_scans
+        words += ["--masks", given.path if given else record.origin.masks + (f":{scans.bank}" if scans else "")]
+    words += ["--balanced"] * record.origin.balanced
+    for name, filter_ in record.filters.items():
+        words += ["--without", name] if filter_.off == NOT_WANTED else []
+    words += ["--margin", f"{record.origin.margin:g}", "--name", record.name, "--seed", str(record.origin.seed)]
+    words += ["-p", source.plans_name] if source.plans_name != "nnUNetPlans" else []
+    return shlex.join(words)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
 from nnunet_synth.training.schedule import DEFAULT_SCHEDULE, SCHEDULES
-from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.untrusted_files import PlainName, is_plain_name
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import explain, write_atomically
+
+if TYPE_CHECKING:
+    from stylegan2_cond.data.nnunet_dataset import Preprocessed
 
 BLOCK = "synth"
 DEFAULT_RATIO = 0.25

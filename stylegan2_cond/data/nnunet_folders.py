@@ -16,6 +16,7 @@ PLAN_FILE = "plan.json"  # in the folder of a generator
 BEST = "best"  # link there, to a snapshot
 GENERATOR = "StyleGAN2Cond_"  # first word of its name
 RECORD_FILE = "bank.json"  # in the folder of a bank
+BANK_FORMAT = 5
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")  # of nnU-Net
 SYNTHETIC_DATA_FILE = "synthetic_data.json"  # next to them: which synthetic data were used
 SUMMARY = "validation/summary.json"  # of nnU-Net's fold
@@ -75,6 +76,13 @@ def run_folder_in(
     name = GENERATOR + variant + (f"_with_{with_bank}" if with_bank else "")
     model = convert_trainer_plans_config_to_identifier(name, plans_name, configuration)
     return results / dataset_name / model / f"fold_{fold}"
+
+
+def best_snapshot_images(folder: Path) -> int | None:
+    """Number of images seen by the snapshot that `best` links to; None if there is no such link."""
+    link = folder / BEST
+    name = link.readlink().name if link.is_symlink() else ""
+    return int(name) if name.isdecimal() else None
 
 
 def banks_folder(base: Path, data_identifier: str, fold: str | int) -> Path:

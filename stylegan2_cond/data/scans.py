@@ -15,12 +15,11 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from pydantic import BaseModel, ConfigDict, Field
 
 from stylegan2_cond.data.nnunet_dataset import Case, Fold, Preprocessed
-from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
+from stylegan2_cond.data.nnunet_folders import BANK_FORMAT, RECORD_FILE, banks_folder
 from stylegan2_cond.data.untrusted_files import PlainName, is_plain_name, load_properties, open_plain
 from stylegan2_cond.errors import UserError, first_line
 from stylegan2_cond.io import Record
 
-BANK_FORMAT = 5
 SHARD_ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")
 _OPEN_SHARDS = 128  # of a process, a quarter of a MB each; opening one takes longer than reading a sample
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

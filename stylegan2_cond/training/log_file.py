@@ -15,6 +15,8 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import explained_write, write_atomically
 
 LOG_FILE = "log.jsonl"
+ERROR = " error"  # suffix of a score's name: its standard error
+REAL = " real"  # suffix of a score's name: the score of other real patches
 
 
 class Log:

@@ -9,11 +9,9 @@ from pathlib import Path
 from stylegan2_cond.io import explained_write
 from stylegan2_cond.metrics import METRICS, Result
 from stylegan2_cond.snapshot import BEST
-from stylegan2_cond.training.log_file import read_log
+from stylegan2_cond.training.log_file import ERROR, REAL, read_log
 
 DECISIVE = ("kid", "kid-pair", "masks")
-ERROR = " error"  # suffix of a score's name: its standard error
-REAL = " real"  # suffix of a score's name: the score of other real patches
 ALLOWED_COPIES = 1.0  # %; real patches of unseen cases score about half of it
 CERTAIN = 2.0  # standard errors
 DESCRIBED = ("kid", "precision", "coverage", "masks", "copies")
@@ -93,13 +91,6 @@ def link_best(folder: Path, snapshot: Path) -> None:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(snapshot.relative_to(folder), target_is_directory=True)
         temporary.replace(link)
-
-
-def best_snapshot_images(folder: Path) -> int | None:
-    """Number of images seen by the snapshot that `best` links to; None if there is no such link."""
-    link = folder / BEST
-    name = link.readlink().name if link.is_symlink() else ""
-    return int(name) if name.isdecimal() else None
 
 
 def snapshot_scores(snapshot: Path) -> Scores:

@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from stylegan2_cond.data.nnunet_folders import best_snapshot_images
 from stylegan2_cond.io import write_atomically
-from stylegan2_cond.training.log_file import read_log
-from stylegan2_cond.training.model_selection import ALLOWED_COPIES, ERROR, REAL, best_snapshot_images
+from stylegan2_cond.training.log_file import ERROR, REAL, read_log
+from stylegan2_cond.training.model_selection import ALLOWED_COPIES
 from stylegan2_cond.training.snapshot_evaluation import SNAPSHOT_METRICS
 
 PROGRESS_FILE = "progress.png"

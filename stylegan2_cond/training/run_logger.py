@@ -19,10 +19,8 @@ from stylegan2_cond.metrics import METRICS
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 from stylegan2_cond.snapshot import CARD_FILE, Card, MaskSource, PairGenerator, find_snapshots, save_snapshot
-from stylegan2_cond.training.log_file import Log, read_log, take_means
+from stylegan2_cond.training.log_file import ERROR, REAL, Log, read_log, take_means
 from stylegan2_cond.training.model_selection import (
-    ERROR,
-    REAL,
     choose_best,
     describe_scores,
     link_best,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_synth.bank.filters import FILTERS, NOT_WANTED
+from nnunet_synth.bank.filters import FILTERS
 from nnunet_synth.bank.format import BankRecord, Generators, PseudoLabels, TrueLabels
 from nnunet_synth.bank.inspection.figures import GENERATED, REAL, plot_distributions, spread_of
 from nnunet_synth.bank.inspection.findings import Findings, find_out
@@ -20,6 +19,7 @@ from nnunet_synth.bank.inspection.gallery import gallery, legend, most_alike
 from nnunet_synth.bank.inspection.scans import build_scan_page
 from nnunet_synth.bank.inspection.statistics import TITLES
 from nnunet_synth.bank.previews import refused_picture
+from nnunet_synth.bank.resume import fill_command
 from nnunet_synth.bank.verify import verify_files
 from nnunet_synth.pages.formatting import NOTHING, count, file_size, number, percent, significant
 from nnunet_synth.pages.page import Note, Page, Picture, Section, Table, render
@@ -286,7 +286,7 @@ def _provenance(found: Findings) -> Iterator[Section]:
         seen = f"variant {one.variant}, {one.images_seen:,} images seen"
         terms.append((title, f"{seen}; {one.path}, weights {one.weights_sha256}"))
     yield Section("Provenance", terms=terms)
-    yield Section("Command", "Fills this bank, or continues to fill it, where its snapshots are.", code=command(record))
+    yield Section("Command", "Fills this bank, or continues to, where its snapshots are.", code=fill_command(record))
     text = f"No model that trains with this bank may be validated on them: {', '.join(source.training_cases)}."
     yield Section(count(len(source.training_cases), "training case"), text, folded=True)
     if source.scans:
@@ -294,21 +294,3 @@ def _provenance(found: Findings) -> Iterator[Section]:
         yield Section(count(len(source.scans.cases), "unlabelled scan"), text, folded=True)
     files = [item for shard in record.shards for item in shard.files.items()]
     yield Section(count(len(files), "file"), tables=[Table(("file", "SHA-256"), files, 2)], folded=True)
-
-
-def command(record: BankRecord) -> str:
-    """The command that fills this bank, or continues to fill it."""
-    source = record.source
-    words = ["nnunet-synth", "bank", source.dataset_name, source.configuration, source.fold]
-    words += ["-n", str(record.requested)]
-    for one in record.origin.snapshots:
-        words += ["--snapshot", one.path + (f"={one.weight:g}" if len(record.origin.snapshots) > 1 else "")]
-    if record.origin.masks:
-        given, scans = record.origin.mask_snapshot, record.origin.mask_scans
-        words += ["--masks", given.path if given else record.origin.masks + (f":{scans.bank}" if scans else "")]
-    words += ["--balanced"] * record.origin.balanced
-    for name, filter_ in record.filters.items():
-        words += ["--without", name] if filter_.off == NOT_WANTED else []
-    words += ["--margin", f"{record.origin.margin:g}", "--name", record.name, "--seed", str(record.origin.seed)]
-    words += ["-p", source.plans_name] if source.plans_name != "nnUNetPlans" else []
-    return shlex.join(words)
