@@ -192,6 +192,7 @@ def pseudo_label(
 def inspect(
     bank: Bank,
     output: Annotated[Path | None, _option("FILE.html", "Page (default: BANK/inspection.html).", "-o")] = None,
+    as_json: Json = False,
 ) -> None:
     """Check every file of a bank, and write an HTML page about it. Exit code 1 if a file is missing or damaged."""
     from nnunet_synth.bank.inspection import inspect_bank
@@ -202,6 +203,10 @@ def inspect(
     except DamagedBank as error:
         print(f"Error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
+    if as_json:
+        notes = [{"title": note.title, "text": note.text, "state": note.state} for note in page.notes]
+        print_json({"path": str(path), "summary": page.summary, "notes": notes})
+        return
     print(page.summary, *(f"{note.title}: {note.text}" for note in page.notes), f"Page: {path}", sep="\n")
 
 
@@ -225,25 +230,28 @@ def plan(
         float | None, _option("P", "Probability of CutMix between real and bank patches.", min=0, max=1)
     ] = None,
     plans: Plans = "nnUNetPlans",
+    as_json: Json = False,
 ) -> None:
     """Write nnU-Net plans that mix synthetic pairs into training, for the same preprocessed cases.
 
     Then train with: nnunet-synth train … -p NEWPLANS
     """
     from nnunet_synth.bank.format import folds_with_bank
-    from nnunet_synth.training.settings import make_settings, write_plans
+    from nnunet_synth.training.settings import BLOCK, make_settings, write_plans
     from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 
     settings = make_settings(banks=banks or (), ratio=ratio, schedule=schedule, cutmix=cutmix)
     preprocessed = open_preprocessed(dataset, configuration, plans)
     path = write_plans(preprocessed, settings, name)
-    print(f"Plans: {path}\nTrain: nnunet-synth train {dataset} {configuration} FOLD -p {name}")
-    for bank_name, _ in settings.shares:
-        if bank_name and not folds_with_bank(preprocessed, bank_name):
-            print(
-                f"No fold has a bank {bank_name} yet. Fill it before training: "
-                f"nnunet-synth bank {dataset} {configuration} FOLD -n 1000 --name {bank_name}"
-            )
+    train = f"nnunet-synth train {dataset} {configuration} FOLD -p {name}"
+    missing = [bank for bank, _ in settings.shares if bank and not folds_with_bank(preprocessed, bank)]
+    fill = [f"nnunet-synth bank {dataset} {configuration} FOLD -n 1000 --name {bank}" for bank in missing]
+    if as_json:
+        print_json({"path": str(path), BLOCK: settings.model_dump(exclude_unset=True), "next": [*fill, train]})
+        return
+    print(f"Plans: {path}\nTrain: {train}")
+    for bank, command in zip(missing, fill, strict=True):
+        print(f"No fold has a bank {bank} yet. Fill it before training: {command}")
 
 
 @app.command(

@@ -105,16 +105,21 @@ def plan(
     settings: Settings = None,
     device: Device = "",
     overwrite: Annotated[bool, _option("--overwrite", help="Replace the plan, if training has not begun.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Make a plan for training, show the reason for each choice, measure one training step, and write plan.json."""
     arguments = dict(locals())
     import shutil
+    from dataclasses import asdict
 
     from stylegan2_cond.planning.table import table
     from stylegan2_cond.training.run_setup import describe_costs, plan_run
 
-    options = _run_options(**{key: value for key, value in arguments.items() if key != "overwrite"})
+    options = _run_options(**{key: value for key, value in arguments.items() if key not in ("overwrite", "as_json")})
     found = plan_run(options, overwrite=overwrite)
+    if as_json:
+        print_json({"path": str(found.path), "plan": found.plan.model_dump(mode="json"), "step": asdict(found.cost)})
+        return
     print(table(found.plan, min(140, shutil.get_terminal_size((120, 40)).columns)))
     print(f"\n{describe_costs(found)}\n{'Written to' if found.is_new else 'Read from'} {found.path}")
 
@@ -229,6 +234,7 @@ def evaluate(
         bool, _option("--held-out", help="Also compare with validation cases; never select by them.")
     ] = False,
     device: Device = "",
+    as_json: Json = False,
 ) -> None:
     """Evaluate a snapshot: realism, diversity, fit of the masks, and copies of training cases."""
     from stylegan2_cond.metrics.evaluate import EVALUATION_FILE, PICTURE_FILE
@@ -245,6 +251,9 @@ def evaluate(
         held_out=held_out,
         device=device or default_device(),
     )
+    if as_json:
+        print_json({"path": str(snapshot / EVALUATION_FILE), **found.model_dump(mode="json")})
+        return
     print(table(found))
     print(f"{found.seconds:.0f} s, {found.peak_bytes / 2**30:.1f} GiB at the peak. {snapshot / EVALUATION_FILE}")
     if found.copy_candidates:
@@ -272,13 +281,16 @@ def bench(
 )
 def doctor(
     build: Annotated[bool, _option("--build", help="Compile the ops now, even if that failed before.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show available devices and compilers, and the state of each backend of the ops."""
     from stylegan2_cond.ops.doctor import diagnose
 
     lines, well = diagnose(build=build)
-    for name, text in lines:
-        print(f"{name:<12}{text}")
+    if as_json:
+        print_json(dict(lines))
+    else:
+        print(*(f"{name:<12}{text}" for name, text in lines), sep="\n")
     if not well:
         raise typer.Exit(1)
 

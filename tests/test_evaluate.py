@@ -104,6 +104,13 @@ def test_held_out_cases_are_compared_on_request_with_a_warning(printed, snapshot
     assert "kid" not in later.held_out
 
 
+def test_other_programs_get_what_is_in_the_file(printed, snapshot, run_here):
+    code, found, _ = run_here("stylegan2-cond", "evaluate", str(snapshot), "-n", "60", "--features", "random",
+                              "--metric", "kid", "--json")  # fmt: skip
+    path = snapshot / "evaluation.json"
+    assert (code, json.loads(found)) == (0, {"path": str(path), **json.loads(path.read_text())})
+
+
 def test_the_same_snapshot_gets_the_same_figures(snapshot, tmp_path):
     copies = [shutil.copytree(snapshot, tmp_path / name) for name in "ab"]
     for copy in copies:

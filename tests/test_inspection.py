@@ -1,6 +1,7 @@
 """`nnunet-synth inspect`: damage is named, and the page tells what lies in the bank and in the training cases."""
 
 import dataclasses
+import json
 import math
 import re
 import shlex
@@ -83,6 +84,10 @@ def test_the_command_tells_the_facts_and_where_the_page_is(foreign):
     assert "100 synthetic pairs" in done.output
     assert f"Page: {foreign / PAGE_FILE}" in done.output
     assert (foreign / PAGE_FILE).read_text(encoding="utf-8").startswith("<!doctype html>")
+    found = json.loads(CliRunner().invoke(app, ["inspect", str(foreign), "--json"]).stdout)
+    assert found["path"] == str(foreign / PAGE_FILE)
+    assert found["summary"] in done.output
+    assert all(f"{note['title']}: {note['text']}" in done.output for note in found["notes"])
 
 
 def test_damaged_files_are_all_named_and_end_with_code_1(copied):

@@ -5,6 +5,7 @@ import json
 import math
 import multiprocessing
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -315,6 +316,9 @@ def test_new_plans_tell_of_a_bank_that_no_fold_has(preprocessed, bank, run_here)
     try:
         there = run_here(*arguments, "-o", "nnUNetPlansThere", "--bank", bank.name)
         missing = run_here(*arguments, "-o", "nnUNetPlansMissing", "--bank", "nowhere")
+        written = json.loads(run_here(*arguments, "-o", "nnUNetPlansMissing", "--bank", "nowhere", "--json")[1])
+        assert written["synth"] == json.loads(Path(written["path"]).read_text())["configurations"]["2d"]["synth"]
+        assert ["--name nowhere" in command for command in written["next"]] == [True, False]
     finally:
         for name in ("There", "Missing"):
             (preprocessed.base / f"nnUNetPlans{name}.json").unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Building the kernels: once, by one process, reported when it fails; what doctor prints; CUDA's compiler."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -166,6 +167,7 @@ def test_doctor_shows_versions_and_the_state_of_each_backend(cache, compiled, ru
     assert torch.__version__ in message
     assert "cpu ops     not built yet" in message
     assert "native for cpu tensors, until" in message
+    assert json.loads(run_here("stylegan2-cond", "doctor", "--json")[1])["torch"].startswith(torch.__version__)
     assert compiled == []
     lines, well = diagnose(build=True)
     assert dict(lines)["cpu ops"] == f"built: {build.library_path('cpu')}"

@@ -1,6 +1,7 @@
 """One real step: what it measures, how plans are changed until one fits, and what `plan` writes, reads and refuses."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -339,6 +340,9 @@ def test_the_command_tells_each_choice_memory_and_hours_and_where_the_plan_is(da
     path = next((data.base.parent.parent / "nnUNet_results").rglob("plan.json"))
     assert lines[-1] == f"Written to {path}"
     assert typed(monkeypatch, capsys)[1].splitlines()[-1] == f"Read from {path}"
+    found = json.loads(typed(monkeypatch, capsys, "--json")[1])
+    assert (found["path"], found["plan"]) == (str(path), json.loads(path.read_text()))
+    assert found["step"] == {"peak_bytes": 2**20, "seconds_per_step": 0.5}
 
 
 def test_memory_is_reported_as_measured_and_given(data):
