@@ -27,7 +27,7 @@ PAGES = [
 ]
 OURS = {"nnunet-synth": nnunet_synth.cli.app, "stylegan2-cond": stylegan2_cond.cli.app}
 SHELL = {"cd", "cp", "eval", "export", "for", "done", "mkdir", "pip"}
-OTHERS = {".venv/bin/python", "compute-sanitizer", "python", "torchrun"}
+OTHERS = {".venv/bin/python", "compute-sanitizer", "docker", "python", "torchrun"}
 NNUNET_OPTIONS = {"--c", "--npz"}  # of nnUNetv2_train
 MORE = "…"  # stands for further arguments
 

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from nnunet_synth.benchmark.arms import tomllib
 
@@ -84,3 +86,11 @@ def test_the_workflow_tests_each_declared_python_by_targets_that_exist():
     (targets,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.M)
     assert {*matrix["target"], *(job["target"] for job in matrix["include"])} <= set(targets.split())
     assert workflow["steps"][-1]["run"] == "make ${{ matrix.target }}"
+
+
+def test_the_image_has_a_torch_that_pip_keeps():
+    release = re.search(r"^FROM pytorch/pytorch:([\d.]+)-", (ROOT / "Dockerfile").read_text(), flags=re.M)[1]
+    needed = [Requirement(text) for text in [*PROJECT["dependencies"], *requires("nnunetv2")]]
+    torch = [need for need in needed if need.name == "torch" and not need.marker]
+    assert len(torch) == 2
+    assert all(release in need.specifier for need in torch)
