@@ -6,7 +6,7 @@ ENV PIP_BREAK_SYSTEM_PACKAGES=1 PYTHONUNBUFFERED=1 \
     nnUNet_raw=/data/nnUNet_raw nnUNet_preprocessed=/data/nnUNet_preprocessed nnUNet_results=/data/nnUNet_results
 
 COPY . /opt/nnunet-synth
-RUN python -m pip install --no-cache-dir "/opt/nnunet-synth[demo]" \
+RUN python3 -m pip install --no-cache-dir "/opt/nnunet-synth[demo]" \
     && useradd --no-log-init --create-home --non-unique --uid "$UID" user
 
 USER user

@@ -6,11 +6,12 @@
 # make test-kernels: the CUDA sources on the CPU, every type, under sanitizers, and compiled for every architecture
 # make docs: all pages, with the commands and the Python API, as a site in site/
 # make dist: wheel and sdist of a release in dist/, checked and listed
+# make dist-cuda: besides, a wheel for this platform that includes the CUDA library; needs nvcc, not a GPU
 # make gpu-check: what only a GPU can confirm, some minutes, as gpu_check.json and gpu_check.md
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-portable test-slow benchmark-truths test-attack test-kernels docs dist gpu-check lint clean
+.PHONY: install demo test test-portable test-slow benchmark-truths test-attack test-kernels docs dist dist-cuda gpu-check lint clean
 
 install: .venv/installed
 
@@ -61,6 +62,13 @@ dist: install
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python -m zipfile --list dist/*.whl
+
+dist-cuda: dist
+	rm -rf stylegan2_cond/ops/built
+	STYLEGAN2_COND_CACHE=$(CURDIR)/stylegan2_cond/ops/built $(BIN)/stylegan2-cond doctor --build
+	$(BIN)/python -m build --wheel --config-setting=--build-option=--plat-name=linux_$$(uname -m)
+	rm -rf stylegan2_cond/ops/built build
+	$(BIN)/python -m zipfile --list dist/*-linux_*.whl | grep stylegan2_cond_ops.so
 
 gpu-check: install
 	$(BIN)/python -m stylegan2_cond.speed.gpu_check

@@ -232,6 +232,17 @@ def test_cuda_kernels_are_found_again_without_tools_on_any_host_and_gpu(cache, n
     assert build.find_or_build("cuda") == path
 
 
+def test_a_library_that_came_with_the_package_is_used(cache, no_gpu, monkeypatch, tmp_path):
+    path = tmp_path / build.build_folder("cuda").name / f"{build.NAME}.so"
+    path.parent.mkdir()
+    path.write_bytes(b"a library")
+    assert build.find_or_build("cuda") == "torch sees no CUDA device."
+    monkeypatch.setattr(build, "SHIPPED", tmp_path)
+    assert build.find_or_build("cuda") == path
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    assert build.find_or_build("cuda") == "torch sees no CUDA device."
+
+
 @pytest.mark.parametrize(
     ("release", "told"),
     [

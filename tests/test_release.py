@@ -17,6 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from nnunet_synth.benchmark.arms import tomllib
+from stylegan2_cond.ops.build import NAME, SHIPPED
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -54,11 +55,16 @@ def test_the_sdist_has_what_the_wheel_needs_and_no_tests(sdist):
     assert not {name for name in names if name.startswith(("tests", "studies", "examples", "docs"))}
 
 
-def test_a_wheel_of_the_sdist_has_every_file_of_the_packages_and_no_other(sdist, tmp_path):
-    build("wheel", sdist, tmp_path)
+def test_a_wheel_of_the_sdist_has_every_file_of_the_packages_and_the_cuda_library_once_built(sdist, tmp_path):
+    tree = shutil.copytree(sdist, tmp_path / "tree")
+    library, log = (SHIPPED.relative_to(ROOT) / "cuda_0123" / name for name in (f"{NAME}.so", "build.log"))
+    (tree / library).parent.mkdir(parents=True)
+    for path in (library, log):
+        (tree / path).touch()
+    build("wheel", tree, tmp_path)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert names == {name for name in tracked() if name.startswith(PACKAGES)}
+    assert names == {*(name for name in tracked() if name.startswith(PACKAGES)), library.as_posix()}
 
 
 def test_one_version_is_released():

@@ -22,6 +22,7 @@ from stylegan2_cond.errors import UserError
 from stylegan2_cond.folders import lock_folder
 
 SOURCES = Path(__file__).parent / "csrc"
+SHIPPED = Path(__file__).parent / "built" / "stylegan2_cond"  # in a wheel of `make dist-cuda`, as in the cache
 KINDS = {"cpu": "cpu.cpp", "cuda": "cuda.cu"}
 CPU_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math")
 CUDA_FLAGS = ("-O3", "--extra-device-vectorization", "-std=c++17", "-shared", "-cudart=static", "-arch=all-major")
@@ -53,8 +54,10 @@ def build_folder(kind: str) -> Path:
 
 
 def library_path(kind: str) -> Path:
-    """Path of the library once it is built."""
-    return build_folder(kind) / f"{NAME}.so"
+    """Path of the library that came with the package, or else of that in the cache once it is built."""
+    folder = build_folder(kind)
+    shipped = SHIPPED / folder.name / f"{NAME}.so"
+    return shipped if shipped.exists() else folder / f"{NAME}.so"
 
 
 def find_built(kind: str) -> Path | str:
