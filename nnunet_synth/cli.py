@@ -102,11 +102,9 @@ def bank(
 ) -> None:
     """Fill a bank with synthetic pairs in nnU-Net's preprocessed format. To resume, run the same command again."""
     from nnunet_synth.bank.fill import fill_bank
-    from nnunet_synth.bank.format import BankRecord
-    from nnunet_synth.bank.previews import PREVIEW, describe_filters
+    from nnunet_synth.bank.previews import PREVIEW, next_commands
     from nnunet_synth.bank.request import FillRequest, parse_snapshot
     from stylegan2_cond.data.nnunet_dataset import open_preprocessed
-    from stylegan2_cond.data.nnunet_folders import RECORD_FILE
     from stylegan2_cond.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -125,7 +123,7 @@ def bank(
     )
     with stop_on_sigterm():
         folder = fill_bank(open_preprocessed(dataset, configuration, plans), fold, request, device or default_device())
-    print(f"{describe_filters(BankRecord.load(folder / RECORD_FILE))}\nBank: {folder}\nPreview: {folder / PREVIEW}")
+    print(f"Bank: {folder}\nPreview: {folder / PREVIEW}\n{next_commands(folder)}")
 
 
 @app.command(
@@ -165,7 +163,7 @@ def pseudo_label(
 
     Exit code 1 if a scan cannot be used.
     """
-    from nnunet_synth.pseudo_labels.label import describe
+    from nnunet_synth.bank.previews import next_commands
     from nnunet_synth.pseudo_labels.rounds import run_rounds
     from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 
@@ -180,7 +178,7 @@ def pseudo_label(
     with stop_on_sigterm():
         preprocessed = open_preprocessed(dataset, configuration, plans)
         result = run_rounds(preprocessed, fold, request, device or default_device(), rounds, trainer)
-    print(describe(result))
+    print(f"Bank: {result.folder}\n{next_commands(result.folder)}")
     if result.unreadable:
         raise typer.Exit(1)
 

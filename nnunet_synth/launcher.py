@@ -43,6 +43,8 @@ def launch_training(arguments: Sequence[str]) -> None:
     named = parser.parse_known_args(list(arguments))[0].tr is not None
     sys.argv = ["nnUNetv2_train", *arguments, *([] if named else ["-tr", DEFAULT_TRAINER])]
     run_training_entry()
+    dataset = next(iter(arguments), "-")
+    print(f"Next: nnunet-synth status {'DATASET' if dataset.startswith('-') else shlex.quote(dataset)}")
 
 
 def nnunet_folders(root: Path) -> dict[str, str]:

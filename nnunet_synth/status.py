@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -150,7 +149,7 @@ def _generator(path: Path) -> Iterator[Item]:
     if best is not None:
         shown = ", ".join(f"{name} {scores[name]:.2g}" for name in SHOWN if name in scores)
         text += f", best snapshot after {best:,} ({shown or 'no scores'})"
-    again = _command("stylegan2-cond train", facts, *_variant(facts)) if state in ("stopped", "planned") else None
+    again = _command("stylegan2-cond train", facts) if state in ("stopped", "planned") else None
     yield Item(_line(facts, text), facts, again)
 
 
@@ -226,7 +225,7 @@ def _next(name: str, items: dict[str, list[Item]]) -> Iterator[str]:
     trained = {_where(one) for one in trainings if one["synthetic"]}
     for one in generators:
         if one["state"] == "finished" and one["variant"] != "mask" and _where(one) not in filled:
-            yield _command("nnunet-synth bank", one, "-n", str(SAMPLES), *_variant(one))
+            yield _command("nnunet-synth bank", one, "-n", str(SAMPLES))
     mixing = {one["configuration"]: one["plans"] for one in plans if one["banks"]}
     for one in banks:
         if one["state"] == "complete" and _where(one) not in trained:
@@ -249,13 +248,7 @@ def _line(facts: dict, text: str) -> str:
     return f"{facts['configuration']} fold {facts['fold']}, {text}"
 
 
-def _variant(facts: dict) -> list[str]:
-    """Options that name a generator."""
-    options = ["--variant", facts["variant"]] if facts["variant"] != "pair" else []
-    return options + (["--with-bank", facts["with_bank"]] if facts["with_bank"] else [])
-
-
 def _command(program: str, facts: dict, *options: str) -> str:
-    plans = ["-p", facts["plans"]] if facts["plans"] != "nnUNetPlans" else []
-    words = (facts["dataset"], facts["configuration"], facts["fold"], *options, *plans)
-    return f"{program} {shlex.join(words)}"
+    place = facts["dataset"], facts["configuration"], facts["fold"]
+    named = {"plans_name": facts["plans"], "variant": facts.get("variant", "pair"), "with_bank": facts.get("with_bank")}
+    return folders.fold_command(program, *place, *options, **named)

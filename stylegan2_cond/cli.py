@@ -143,19 +143,9 @@ def train(
 ) -> None:
     """Train a generator on the training cases of a fold. To resume, run the same command again."""
     options = _run_options(**locals())
-    from stylegan2_cond.snapshot import BEST, find_snapshots
-    from stylegan2_cond.training.model_selection import assess_quality, describe_scores, snapshot_scores
     from stylegan2_cond.training.train import train as run
 
-    folder = run(options)
-    if not (snapshots := find_snapshots(folder)):
-        print("Training has seen more images than --kimg asks for, and has no snapshot yet. Raise --kimg to continue.")
-        return
-    print(f"Snapshot: {snapshots[-1]}")
-    if (best := folder / BEST).exists():
-        figures = snapshot_scores(best)
-        print(f"Best: {best}", describe_scores(figures), *filter(None, [assess_quality(figures)]), sep="\n  ")
-    print(f"Previews: {folder / 'previews'}")
+    run(options)
 
 
 def _run_options(
@@ -240,6 +230,7 @@ def evaluate(
     from stylegan2_cond.metrics.evaluate import EVALUATION_FILE, PICTURE_FILE
     from stylegan2_cond.metrics.evaluate import evaluate as run
     from stylegan2_cond.metrics.report import table
+    from stylegan2_cond.snapshot import CARD_FILE, Card
 
     found = run(
         snapshot,
@@ -258,6 +249,8 @@ def evaluate(
     print(f"{found.seconds:.0f} s, {found.peak_bytes / 2**30:.1f} GiB at the peak. {snapshot / EVALUATION_FILE}")
     if found.copy_candidates:
         print(f"Samples and their nearest real neighbours: {snapshot / PICTURE_FILE}")
+    if (plan := Card.load(snapshot / CARD_FILE).plan).variant != "mask":
+        print(f"Next: {plan.source.command('nnunet-synth bank', '-n', '1000', '--snapshot', str(snapshot))}")
 
 
 @app.command(short_help="Measure the speed on this machine.", epilog="Example: stylegan2-cond bench --json speed.json")

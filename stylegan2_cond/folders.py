@@ -1,11 +1,14 @@
-"""Folders that one process works in at a time, and folders for files that are not complete yet."""
+"""Folders that one process works in at a time, their logs, and folders for files that are not complete yet."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import shlex
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,8 +16,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from stylegan2_cond.errors import UserError
+from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.io import explained_write
+from stylegan2_cond.progress_bar import PRINTED
+
+TEXT_LOG = "log.txt"
 
 
 def lock_file(folder: Path, *, inside: bool = True) -> Path:
@@ -72,6 +78,34 @@ def lock_folder(
         if not inside:
             path.unlink(missing_ok=True)
         lock.release()
+
+
+@contextlib.contextmanager
+def keep_log(folder: Path) -> Iterator[None]:
+    """Append what `write_line` prints, and the error that ends the work, to the log of a folder, with the time.
+
+    Raises:
+        UserError: the log cannot be written.
+    """
+    path = folder / TEXT_LOG
+    with explained_write(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.handleError = lambda record: None  # a full disk stops the work where it matters
+    PRINTED.addHandler(handler)
+    try:
+        PRINTED.info(f"$ {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}")
+        yield
+    except (UserError, Stopped) as error:
+        PRINTED.error(error)
+        raise
+    except Exception:
+        PRINTED.exception("Failed:")
+        raise
+    finally:
+        PRINTED.removeHandler(handler)
+        handler.close()
 
 
 @contextlib.contextmanager

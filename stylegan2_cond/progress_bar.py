@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import threading
 from collections.abc import Iterable
+from typing import TextIO
 
 from tqdm import tqdm
 
+PRINTED = logging.getLogger("stylegan2_cond.printed")  # `folders.keep_log` writes it to a file
+PRINTED.setLevel(logging.INFO)
+PRINTED.propagate = False
 LINE_SECONDS = 30.0  # between two lines
 LINE = (
     "{desc}: {n_fmt} of {total_fmt} {unit} ({percentage:.0f}%), {elapsed} elapsed, "
@@ -44,10 +49,13 @@ class ProgressBar(tqdm):
             print(self, file=sys.stderr, flush=True)
 
 
-def write_line(text: str) -> None:
-    """Print a line above the bar, unbuffered."""
-    tqdm.write(text)
-    sys.stdout.flush()
+def write_line(text: str, file: TextIO | None = None) -> None:
+    """Print lines above the bar, unbuffered, to stdout or another file, and log them."""
+    file = file or sys.stdout
+    tqdm.write(text, file=file)
+    file.flush()
+    for line in text.splitlines():
+        PRINTED.info(line)
 
 
 class _Nowhere(io.TextIOBase):

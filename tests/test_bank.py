@@ -23,6 +23,7 @@ from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.data.untrusted_files import load_properties
 from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.folders import TEXT_LOG
 from stylegan2_cond.ops import name_backend
 from stylegan2_cond.snapshot import find_snapshots, load_generator
 from stylegan2_cond.training.log_file import read_log
@@ -31,8 +32,8 @@ from stylegan2_cond.training.model_selection import CLOSE
 
 @pytest.fixture
 def shards_only(bank, tmp_path):
-    """nnU-Net infers the format from the endings in a folder; a bank's has a record and a picture beside them."""
-    return shutil.copytree(bank, tmp_path / "shards", ignore=shutil.ignore_patterns("*.json", "*.png"))
+    """nnU-Net infers the format from the endings in a folder; a bank's has a record, pictures and a log beside them."""
+    return shutil.copytree(bank, tmp_path / "shards", ignore=shutil.ignore_patterns("*.json", "*.png", "*.txt"))
 
 
 def test_nnunets_own_loader_reads_a_bank_unchanged(bank, shards_only, preprocessed):
@@ -59,6 +60,14 @@ def test_shards_hold_the_generators_samples(bank, generator_run):
         label.append(seg[0])
     assert_rounded(np.concatenate(image), pairs.image, terms=NETWORK)
     assert (np.concatenate(label) == pairs.label).mean() > 0.999
+
+
+def test_what_the_commands_printed_lies_next_to_what_they_made(bank, generator_run):
+    assert "100 of 100 samples entered" in (bank / TEXT_LOG).read_text()
+    text = (generator_run / TEXT_LOG).read_text()
+    for part in ("progress.png", "Snapshot after 480 images: ", "Next: nnunet-synth bank Dataset901_Virtual 2d 0 -n"):
+        assert part in text
+    assert "Training:" not in text  # the progress bar
 
 
 def test_class_locations_are_where_the_classes_are(bank):
@@ -237,7 +246,8 @@ def test_a_full_disk_leaves_no_half_shard(preprocessed, generator_run, bank, mon
     with pytest.raises(UserError, match="No space left"):
         fill_bank(preprocessed, "0", FillRequest(samples=10, name="full", without=STRICT))
     folder = bank.parent / "full"
-    assert [path.name for path in folder.iterdir()] == [RECORD_FILE]
+    assert sorted(path.name for path in folder.iterdir()) == [RECORD_FILE, TEXT_LOG]
+    assert "No space left" in (folder / TEXT_LOG).read_text()
     shutil.rmtree(folder)
 
 

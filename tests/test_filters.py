@@ -17,6 +17,7 @@ from nnunet_synth.bank.request import FillRequest
 from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
 from stylegan2_cond.data.sample_set import SampleSet
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.folders import TEXT_LOG
 from stylegan2_cond.metrics import memorization
 from stylegan2_cond.metrics.reference_sets import ReferenceSet
 
@@ -306,7 +307,7 @@ def test_filling_gives_up_when_the_filters_refuse_nearly_all(preprocessed, gener
     with pytest.raises(UserError, match=r"refused 64 of 64 samples, most of them the filter 'range'.*--without range"):
         fill_bank(preprocessed, "0", FillRequest(samples=10, name="hopeless", without=("anatomy", "fit", "copy")))
     folder = banks_folder(preprocessed.base, "nnUNetPlans_2d", 0) / "hopeless"
-    assert sorted(path.name for path in folder.iterdir()) == [RECORD_FILE, "refused_range.png"]
+    assert sorted(path.name for path in folder.iterdir()) == [RECORD_FILE, TEXT_LOG, "refused_range.png"]
     fill_bank(
         preprocessed, "0", FillRequest(samples=10, name="hopeless", without=STRICT)
     )  # an empty bank does not keep its name

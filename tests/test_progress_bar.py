@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import time
 
 import pytest
 
 from stylegan2_cond import progress_bar
+from stylegan2_cond.errors import UserError
+from stylegan2_cond.folders import TEXT_LOG, keep_log
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 
 
@@ -71,3 +74,28 @@ def test_a_line_above_the_bar_is_in_the_file_at_once(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "stdout", file)
         write_line("Snapshot")
         assert (tmp_path / "log").read_text() == "Snapshot\n"
+
+
+def test_the_log_of_a_folder_has_what_was_printed_and_what_ended_the_work(tmp_path, capsys):
+    """Each line with its time, after those of before; nothing of other work."""
+    folder = tmp_path / "new"
+    with keep_log(folder):
+        write_line("Snapshot\nBest")
+        write_line("A warning", sys.stderr)
+    write_line("other work")
+    with pytest.raises(UserError), keep_log(folder):
+        raise UserError("Out of memory")
+    with pytest.raises(ZeroDivisionError), keep_log(folder):
+        next(1 / 0 for _ in ProgressBar(range(3)))
+    text = (folder / TEXT_LOG).read_text()
+    lines = re.findall(r"^20\d\d-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (.*)$", text, re.MULTILINE)
+    assert [line for line in lines if not line.startswith("$ ")] == [
+        "Snapshot",
+        "Best",
+        "A warning",
+        "Out of memory",
+        "Failed:",
+    ]
+    assert "ZeroDivisionError" in text
+    printed = capsys.readouterr()
+    assert (printed.out, "A warning\n" in printed.err) == ("Snapshot\nBest\nother work\n", True)

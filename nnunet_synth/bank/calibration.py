@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.metrics.features_nnunet import NnUNet, open_newest, open_nnunet
 from stylegan2_cond.metrics.reference_sets import ReferenceSet, cache_folder
 from stylegan2_cond.planning import Plan
+from stylegan2_cond.progress_bar import write_line
 
 REAL_PATCHES = {2: 1000, 3: 200}  # by the number of axes
 
@@ -60,7 +59,7 @@ def open_calibration(
         try:
             network = open_newest(plan.source, device)
         except UserError as error:
-            tqdm.write(f"The filter 'fit' is off. {error}", file=sys.stderr)
+            write_line(f"The filter 'fit' is off. {error}", sys.stderr)
     reference = ReferenceSet(preprocessed, plan, REAL_PATCHES[len(plan.patch_size)])
     cache = cache_folder(plan)
     return FilterCalibration(reference, plan.codec.labels, network, margin, cache)

@@ -95,12 +95,8 @@ def _best_snapshot(source: Source, variant: Variant) -> Path:
     folder = run_folder(source, variant)
     if found := find_best(folder):
         return found
-    option = "" if source.plans_name == "nnUNetPlans" else f" -p {source.plans_name}"
-    option += "" if variant == "pair" else f" --variant {variant}"
-    option += f" --with-bank {source.scans.bank}" if source.scans else ""
     raise UserError(
-        f"No snapshot in {folder}. Train a generator first: stylegan2-cond train {source.dataset_name} "
-        f"{source.configuration} {source.fold}{option}"
+        f"No snapshot in {folder}. Train a generator first: {source.command('stylegan2-cond train', variant=variant)}"
     )
 
 

@@ -16,7 +16,7 @@ from nnunet_synth.bank.calibration import open_calibration
 from nnunet_synth.bank.ensemble import Ensemble, open_ensemble
 from nnunet_synth.bank.filters import FILTERS, Filters, parse_filters_off
 from nnunet_synth.bank.format import BankRecord, FilterRecord, Generators, shard_name, write_shard
-from nnunet_synth.bank.previews import refused_picture, save_grid, save_preview
+from nnunet_synth.bank.previews import describe_filters, refused_picture, save_grid, save_preview
 from nnunet_synth.bank.request import FillRequest
 from nnunet_synth.bank.resume import lock_bank, refuse_other_limits, resume_bank
 from nnunet_synth.bank.sample_stream import SampleStream, ScreenedSample
@@ -24,6 +24,7 @@ from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
 from stylegan2_cond.data.untrusted_files import is_plain_name
 from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.folders import keep_log
 from stylegan2_cond.ops import name_backend
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.progress_bar import ProgressBar, write_line
@@ -56,12 +57,13 @@ def fill_bank(preprocessed: Preprocessed, fold_name: str, request: FillRequest, 
     """
     without = parse_filters_off(request.without, FILTERS)
     ensemble = open_ensemble(preprocessed, fold_name, request, device)
-    _warn(ensemble, request)
     requested, plan = _new_record(ensemble, request, device), ensemble.plan
     folder = banks_folder(preprocessed.base, plan.source.data_identifier, plan.source.fold) / requested.name
-    with lock_bank(folder):
+    with lock_bank(folder), keep_log(folder):
+        _warn(ensemble, request)
         record = resume_bank(folder, requested, without)
         if record is not None and record.complete:
+            write_line(describe_filters(record))
             return folder
         fit = "fit" not in without and (request.nnunet is not None or not (record and record.filters["fit"].off))
         calibration = open_calibration(preprocessed, plan, request.margin, device, nnunet=request.nnunet, fit=fit)
@@ -78,6 +80,7 @@ def fill_bank(preprocessed: Preprocessed, fold_name: str, request: FillRequest, 
         finally:
             tally.save_pictures(folder, plan)
         save_preview(folder, record, plan)
+        write_line(describe_filters(record))
     return folder
 
 

@@ -1,13 +1,15 @@
-"""Pictures of a bank's first samples and of refused ones, and a summary of its filters."""
+"""Pictures of a bank's first samples and of refused ones, and what is printed about it in the end."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nnunet_synth.bank.format import BankRecord
+from stylegan2_cond.data.nnunet_folders import RECORD_FILE, fold_command
 from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.visualization import overlay_grid, save_picture
@@ -46,6 +48,14 @@ def save_grid(path: Path, image: np.ndarray | Sequence, label: np.ndarray | Sequ
     low, high = (bound[: image.shape[1]] for bound in (codec.low, codec.high))
     ranges = {"low": low, "high": high, "labels": codec.labels, "rgb": codec.rgb}
     save_picture(path, overlay_grid(image, np.stack(label), **ranges))
+
+
+def next_commands(folder: Path) -> str:
+    """What to type next for a bank, in two lines."""
+    source = BankRecord.load(folder / RECORD_FILE).source
+    place = source.dataset_name, source.configuration, source.fold
+    train = fold_command("nnunet-synth train", *place, plans_name=source.plans_name)
+    return f"Next: nnunet-synth inspect {shlex.quote(str(folder))}\nThen: {train}"
 
 
 def describe_filters(record: BankRecord) -> str:

@@ -11,13 +11,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from nnunet_synth.bank.filters import NOT_WANTED, Filters
 from nnunet_synth.bank.format import BankRecord, Generators
 from stylegan2_cond.data.nnunet_folders import RECORD_FILE
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.folders import lock_folder
+from stylegan2_cond.folders import TEXT_LOG, lock_folder
+from stylegan2_cond.progress_bar import write_line
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def open_record(folder: Path) -> BankRecord | None:
         UserError: the folder holds something else, or the record cannot be read.
     """
     if not (folder / RECORD_FILE).exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(path.name != TEXT_LOG for path in folder.iterdir()):
             raise UserError(f"{folder} exists and is not a bank. Choose another name with --name.")
         return None
     record = BankRecord.load(folder / RECORD_FILE)
@@ -76,11 +76,11 @@ def resume_bank(folder: Path, requested: BankRecord, without: set[str]) -> BankR
     samples = max(requested.requested, record.samples)
     before, now = record.origin.backends, requested.origin.backends
     if samples > record.samples and before[-1:] != now:
-        tqdm.write(
+        write_line(
             f"Bank {folder} was filled with the ops backend '{before[-1]}' and continues with "
             f"'{now[0]}', so further samples differ in their last digits from those of a single run. "
             f"stylegan2-cond doctor shows the available backends.",
-            file=sys.stderr,
+            sys.stderr,
         )
         origin = record.origin.model_copy(update={"backends": (*before, *now)})
         record = record.model_copy(update={"origin": origin})

@@ -175,6 +175,7 @@ def _report(folder: Path) -> None:
     print(f"Bank: {next(banks.glob('*/previews.png')).parent}")
     print(*(f"{arm[0].upper()}{arm[1:]}: {_model(folder, trainer)}" for arm, trainer in ARMS.items()), sep="\n")
     print(f"Table: {folder / 'results.md'}\nLogs: {folder / 'logs'}")
+    print("Next, for a dataset of your own: stylegan2-cond train DATASET 2d 0")
 
 
 def _model(folder: Path, trainer: str) -> Path:

@@ -41,6 +41,7 @@ from stylegan2_cond.data.nnunet_folders import RECORD_FILE, banks_folder
 from stylegan2_cond.data.scans import LabelledScan
 from stylegan2_cond.data.untrusted_files import is_plain_name
 from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.folders import keep_log
 from stylegan2_cond.planning import Source
 from stylegan2_cond.progress_bar import ProgressBar, write_line
 
@@ -92,7 +93,7 @@ def pseudo_label(
     source = Source.of(preprocessed, fold)
     teachers = open_teachers(preprocessed, fold, source, request.teachers, device)
     folder = banks_folder(preprocessed.base, source.data_identifier, fold.name) / request.name
-    with lock_bank(folder):
+    with lock_bank(folder), keep_log(folder):
         record = load_or_create(folder, source, teachers, request, previous)
         names = {scan.name for scan in (*record.origin.scans, *scans)}
         record = record.model_copy(update={"requested": len(names)})
@@ -101,8 +102,9 @@ def pseudo_label(
             result = _label_all(folder, record, scans, _Screening(preprocessed, fold, teachers, request, record))
         except KeyboardInterrupt:
             raise Stopped(f"Stopped; labelled scans of {folder} are kept. The same command continues.") from None
-    if not result.record.shards:
-        raise UserError(_explain_refusals(result))
+        if not result.record.shards:
+            raise UserError(_explain_refusals(result))
+        write_line(describe(result))
     return result
 
 
@@ -259,4 +261,4 @@ def describe(result: PseudoLabelResult) -> str:
         lines.append(f"{held} of them are validation or test cases (--transductive), which every record says.")
     if result.unreadable:
         lines.append(f"{len(result.unreadable)} scans cannot be used: {', '.join(sorted(result.unreadable)[:10])}.")
-    return f"{' '.join(lines)}\nBank: {result.folder}"
+    return " ".join(lines)

@@ -17,6 +17,7 @@ from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.nnunet_folders import CHECKPOINTS
 from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.errors import Stopped, UserError
+from stylegan2_cond.folders import keep_log
 from stylegan2_cond.progress_bar import write_line
 
 RATIO = 0.5  # of a training between two rounds; by the default schedule, it ends on labelled cases alone
@@ -44,14 +45,16 @@ def run_rounds(
     """
     result = pseudo_label(preprocessed, fold_name, request, device)
     for round_ in range(2, rounds + 1):
-        model = _train(preprocessed, fold_name, result.folder.name, device, trainer)
+        with keep_log(result.folder):
+            model = _train(preprocessed, fold_name, result.folder.name, device, trainer)
         again = replace(request, name=f"{request.name}_round_{round_}", teachers=(model,))
         before, result = result, pseudo_label(preprocessed, fold_name, again, device, result.record)
         same = agreement(before, result, target_classes(preprocessed.label_manager))
-        write_line(f"Round {round_}: mean Dice {same:.3f} between these labels and those of round {round_ - 1}.")
-        if same >= SETTLED:
-            write_line(f"Labels have settled ({SETTLED:g}).")
-            break
+        with keep_log(result.folder):
+            write_line(f"Round {round_}: mean Dice {same:.3f} between these labels and those of round {round_ - 1}.")
+            if same >= SETTLED:
+                write_line(f"Labels have settled ({SETTLED:g}).")
+                break
     return result
 
 

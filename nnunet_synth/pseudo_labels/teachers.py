@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from tqdm import tqdm
 
 from nnunet_synth.bank.format import Teacher
 from nnunet_synth.pseudo_labels.scans import PreprocessedScan
@@ -31,6 +30,7 @@ from stylegan2_cond.metrics.trained_nnunets import (
     read_suitable_model,
 )
 from stylegan2_cond.planning import Source
+from stylegan2_cond.progress_bar import write_line
 from stylegan2_cond.snapshot import sha256
 
 
@@ -206,7 +206,7 @@ def _all_of(preprocessed: Preprocessed, sources: Mapping[Fold | None, Source]) -
             f"Train one: nnUNetv2_train {source.dataset_name} {source.configuration} {0 if everything else source.fold}"
         )
     for reason in skipped:
-        tqdm.write(f"Not a teacher: {reason}", file=sys.stderr)
+        write_line(f"Not a teacher: {reason}", sys.stderr)
     return ready
 
 

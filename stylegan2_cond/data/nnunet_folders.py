@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from pathlib import Path
 
 from nnunetv2 import paths as nnunet_paths
@@ -61,6 +62,24 @@ def preprocess_command(dataset_name: str, configuration: str, plans_name: str = 
     )
     plans = "" if plans_name == "nnUNetPlans" else f" -overwrite_plans_name {plans_name}"
     return f"nnUNetv2_plan_and_preprocess -d {number} -c {configuration}{plans}"
+
+
+def fold_command(
+    program: str,
+    dataset_name: str,
+    configuration: str,
+    fold: str,
+    *options: str,
+    plans_name: str = "nnUNetPlans",
+    variant: Variant = "pair",
+    with_bank: str | None = None,
+) -> str:
+    """A command for a fold, with the options that name plans and a generator, where they are not the default."""
+    words = [dataset_name, configuration, fold, *options]
+    words += ["-p", plans_name] if plans_name != "nnUNetPlans" else []
+    words += ["--variant", variant] if variant != "pair" else []
+    words += ["--with-bank", with_bank] if with_bank else []
+    return f"{program} {shlex.join(words)}"
 
 
 def run_folder_in(

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from stylegan2_cond.data.patch_sampler import IMAGE_PADDING
 from stylegan2_cond.data.sample_set import SampleSet
@@ -24,6 +23,7 @@ from stylegan2_cond.metrics.features import (
 )
 from stylegan2_cond.metrics.trained_nnunets import TrainedModel, find_nnunets, load_network, read_suitable_model
 from stylegan2_cond.planning import Source
+from stylegan2_cond.progress_bar import write_line
 from stylegan2_cond.snapshot import sha256
 
 
@@ -101,7 +101,7 @@ def open_newest(source: Source, device: str | torch.device = "cpu") -> NnUNet:
             damaged.append(str(error))
             continue
         for reason in damaged:
-            tqdm.write(f"Warning: skipped an nnU-Net: {reason}", file=sys.stderr)
+            write_line(f"Warning: skipped an nnU-Net: {reason}", sys.stderr)
         return network
     others = "".join(f" Skipped: {reason}." for reason in (*(one.rstrip(".") for one in damaged), *found.unsuitable))
     raise UserError(

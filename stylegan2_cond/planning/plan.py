@@ -17,7 +17,7 @@ from stylegan2_cond.data.case_hashes import case_hashes
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed, open_preprocessed
-from stylegan2_cond.data.nnunet_folders import require_folder, run_folder_in
+from stylegan2_cond.data.nnunet_folders import fold_command, require_folder, run_folder_in
 from stylegan2_cond.data.scans import Checksum, ScanBank
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import Document, explain
@@ -166,6 +166,13 @@ class Source(BaseModel):
             return labelled
         scans = zip(self.scans.cases, self.scans.sha256, strict=True)
         return labelled + [scan for scan in scans if scan[0] not in self.scans.evaluation_cases]
+
+    def command(self, program: str, *options: str, variant: Variant = "pair") -> str:
+        """A command for this source, for example `stylegan2-cond train`."""
+        place = self.dataset_name, self.configuration, self.fold
+        with_bank = self.scans.bank if self.scans else None
+        named = {"plans_name": self.plans_name, "variant": variant, "with_bank": with_bank}
+        return fold_command(program, *place, *options, **named)
 
     def describe_cases(self) -> str:
         """Numbers of labelled cases and scans, in words."""

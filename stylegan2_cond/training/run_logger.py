@@ -31,7 +31,7 @@ from stylegan2_cond.training.scoring import ScoringProcess, SnapshotScorer
 from stylegan2_cond.training.state import TrainingState
 from stylegan2_cond.visualization import GAP, overlay_grid, save_picture
 
-BOARD_FOLDER = "tensorboard"
+BOARD_FOLDER, PREVIEWS = "tensorboard", "previews"
 BOARD_SECTIONS = ("loss", "score")  # first words of scalars that share a section
 PREVIEW_SAMPLES = {2: 32, 3: 16}  # by the number of axes
 
@@ -79,7 +79,7 @@ class RunLogger:
         save_snapshot(path, state.average, state.plan, state.images_seen, state.backends)
         generator = PairGenerator(state.average, Card.load(path / CARD_FILE), state.device)
         preview = make_preview(generator, self.real, state.plan, self.scorer.masks)
-        save_picture(self.folder / "previews" / f"{path.name}.png", preview)
+        save_picture(self.folder / PREVIEWS / f"{path.name}.png", preview)
         self._board.add_preview(state.images_seen, preview)
         if self._beside:
             self.write()

@@ -15,7 +15,7 @@ from stylegan2_cond.data.nnunet_dataset import Fold, Preprocessed
 from stylegan2_cond.data.nnunet_folders import PLAN_FILE
 from stylegan2_cond.data.scans import ScanBank
 from stylegan2_cond.errors import UserError
-from stylegan2_cond.folders import lock_folder
+from stylegan2_cond.folders import keep_log, lock_folder
 from stylegan2_cond.memory import free_bytes
 from stylegan2_cond.planning import (
     Plan,
@@ -29,6 +29,7 @@ from stylegan2_cond.planning import (
 )
 from stylegan2_cond.planning.heuristics import CUDA_KIMG, choose_length, default_hours
 from stylegan2_cond.planning.plan import MAX_KIMG
+from stylegan2_cond.progress_bar import write_line
 from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
 from stylegan2_cond.training.profile_step import StepCost, measure_step
@@ -85,14 +86,14 @@ def plan_run(options: RunOptions, *, overwrite: bool = False) -> PlannedRun:
 def lead_run(
     options: RunOptions, preprocessed: Preprocessed, fold: Fold, device: torch.device, processes: int
 ) -> Iterator[None]:
-    """Make sure that a plan is in the run's folder, and lock the folder."""
+    """Make sure that a plan is in the run's folder, lock the folder, and keep its log."""
     folder = _folder(options, preprocessed, fold)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(existing, os.W_OK):  # said before a minute of planning
         raise UserError(f"No permission to write {existing}. Set nnUNet_results to a folder that you may write to.")
     if not folder.exists():
         load_or_make_plan(options, preprocessed, fold, device, processes)  # without a plan, no folder is left
-    with lock_folder(folder):
+    with lock_folder(folder), keep_log(folder):
         load_or_make_plan(options, preprocessed, fold, device, processes)
         yield
 
@@ -213,7 +214,7 @@ def measure_until_it_fits(
 
 def _measure(plan: Plan, device: torch.device) -> StepCost:
     parts = f" in {plan.accumulate} parts" if plan.accumulate > 1 else ""
-    print(f"Measuring one training step of {plan.batch_size} images{parts} …", file=sys.stderr)
+    write_line(f"Measuring one training step of {plan.batch_size} images{parts} …", sys.stderr)
     return measure_step(plan, device)
 
 

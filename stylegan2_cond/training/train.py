@@ -21,11 +21,13 @@ from stylegan2_cond.memory import available_bytes, cache_bytes, is_out_of_memory
 from stylegan2_cond.ops import describe_backend
 from stylegan2_cond.planning import Plan, RunOptions, open_patches, run_folder, smaller_patch_size
 from stylegan2_cond.progress_bar import ProgressBar, write_line
-from stylegan2_cond.snapshot import find_snapshots, open_device
+from stylegan2_cond.snapshot import BEST, find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import GOOD_CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from stylegan2_cond.training.distributed import DistributedContext, distributed_context, process_device
+from stylegan2_cond.training.model_selection import assess_quality, describe_scores, snapshot_scores
 from stylegan2_cond.training.prefetch import Prefetcher
-from stylegan2_cond.training.run_logger import RunLogger
+from stylegan2_cond.training.progress_plot import PROGRESS_FILE
+from stylegan2_cond.training.run_logger import PREVIEWS, RunLogger
 from stylegan2_cond.training.run_setup import lead_run, load_or_make_plan
 from stylegan2_cond.training.stability import broken_weights, detect_failure, rollback_message
 from stylegan2_cond.training.state import TrainingState, set_precision
@@ -135,6 +137,8 @@ def _train(
         finally:
             if logger:
                 logger.close()
+    if logger:
+        write_line(describe_outcome(folder, plan))
     return folder
 
 
@@ -218,6 +222,7 @@ def _headline(folder: Path, state: TrainingState, resumed: bool, fold: Fold) -> 
         f"device {state.device}{processes}",
         f"Ops: {describe_backend(state.device.type)}",
         f"Results: {folder}",
+        f"Look at {PROGRESS_FILE} and {PREVIEWS}/ there: a new picture for each snapshot.",
     ]
     if fold.name == "all":
         lines.append("Fold all: the generator sees every case, so that none is left to evaluate its samples with.")
@@ -225,6 +230,20 @@ def _headline(folder: Path, state: TrainingState, resumed: bool, fold: Fold) -> 
         lines.append(f"Resuming after {state.images_seen:,} of {plan.kimg * 1000:,.0f} images.")
     elif find_snapshots(folder):
         lines.append("No checkpoint found: training starts from the beginning and replaces the snapshots.")
+    return "\n".join(lines)
+
+
+def describe_outcome(folder: Path, plan: Plan) -> str:
+    """The newest snapshot, the best one with its scores, the pictures, and what to type next."""
+    if not (snapshots := find_snapshots(folder)):
+        return "Training has seen more images than --kimg asks for, and has no snapshot yet. Raise --kimg to continue."
+    lines = [f"Snapshot: {snapshots[-1]}"]
+    if (best := folder / BEST).exists():
+        scores = snapshot_scores(best)
+        lines += [f"Best: {best}", *(f"  {text}" for text in (describe_scores(scores), assess_quality(scores)) if text)]
+    lines += [f"Progress: {folder / PROGRESS_FILE}", f"Previews: {folder / PREVIEWS}"]
+    if plan.variant != "mask":
+        lines.append(f"Next: {plan.source.command('nnunet-synth bank', '-n', '1000', variant=plan.variant)}")
     return "\n".join(lines)
 
 
