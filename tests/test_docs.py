@@ -113,7 +113,8 @@ def test_every_option_in_the_text_of_a_page_is_one(page):
 def test_the_pages_build_and_request_nothing(tmp_path):
     if importlib.util.find_spec("mkdocs") is None:
         pytest.skip("MkDocs is not installed: make install")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    # --quiet would hide warnings from --strict
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     pages = sorted(tmp_path.glob("**/*.html"))
