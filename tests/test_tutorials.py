@@ -33,6 +33,7 @@ REPLACED = {
     " 4 3d": " 901 3d",
     "pair_200k": "pair_0.112k",
     " 4 -c": " 901 -c",
+    "status 4": "status 901",
     "-d 4 ": "-d 901 ",
     "-n 1000": "-n 16",
     "--sizes 4": "--sizes 2",  # of ten cases

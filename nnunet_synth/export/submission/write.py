@@ -28,6 +28,7 @@ from nnunet_synth.export.submission.requirements import pin_requirements
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.folders import lock_folder, scratch_folder
 from stylegan2_cond.io import explained_write
+from stylegan2_cond.progress_bar import ProgressBar
 
 _SLUG = re.compile(r"images/[a-z0-9]+([-_][a-z0-9]+)*")
 _SCRIPTS = ("do_build.sh", "do_test_run.sh", "do_save.sh")
@@ -63,11 +64,23 @@ def export_submission(folders: Sequence[Path], target: Path, inputs: Sequence[st
     if target.exists():
         raise UserError(f"{target} exists. Choose another folder with -o, or delete it.")
     lock = lock_folder(target, inside=False)
-    with lock, explained_write(target), scratch_folder(target.parent, f".{target.name}_") as scratch:
-        cards = {name: _write_weights(model, scratch / "model" / name) for name, model in members.models.items()}
+    parts = len(members.models) + 2
+    with (
+        lock,
+        explained_write(target),
+        scratch_folder(target.parent, f".{target.name}_") as scratch,
+        ProgressBar(total=parts, desc="Writing weights", unit="part") as bar,
+    ):
+        cards = {}
+        for name, model in members.models.items():
+            cards[name] = _write_weights(model, scratch / "model" / name)
+            bar.update()
         if members.postprocessing:
             (scratch / "model" / "postprocessing.json").write_text(json.dumps(members.postprocessing, indent=4))
+        bar.set_description("Writing model.tar.gz")
         _write_archive(scratch / "model", scratch / "model.tar.gz")
+        bar.update()
+        bar.set_description("Predicting a case")
         facts = {
             "inputs": inputs,
             "output": output,
@@ -77,6 +90,7 @@ def export_submission(folders: Sequence[Path], target: Path, inputs: Sequence[st
         _write_texts(scratch, _TEXTS, facts)
         (scratch / "requirements.txt").write_text("\n".join(pin_requirements("nnunetv2")) + "\n")
         measured = run_example(scratch, write_example(case, inputs, scratch))
+        bar.update()
         _write_texts(scratch, ("README.md",), facts | describe_submission(members, cards, measured))
         scratch.rename(target)
     return Submission(target, members, measured)
