@@ -26,12 +26,15 @@ BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, f'bu
 
 
 def tracked() -> list[str]:
-    return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    """Files that git tracks or would add."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [name for name in names if (ROOT / name).is_file()]
 
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory):
-    """The unpacked sdist of the tracked files."""
+    """The unpacked sdist."""
     copy, folder = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("sdist")
     for name in tracked():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
