@@ -15,6 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from nnunet_synth.launcher import DEFAULT_TRAINER
+from nnunet_synth.pages.formatting import count
 from nnunet_synth.training.settings import BLOCK, read_settings
 from stylegan2_cond.data import nnunet_folders as folders
 from stylegan2_cond.errors import UserError
@@ -124,14 +125,14 @@ def _preprocessed(path: Path) -> Iterator[Item]:
         cases = sum(1 for _ in (path.parent / holder["data_identifier"]).glob("*.pkl"))
         settings = read_settings(configuration, f"{path}, {name}") if BLOCK in configuration else None
         ratios = {bank or "newest": ratio for bank, ratio in settings.shares} if settings else {}
-        text = f"{name}, {path.stem}: " + (f"{cases:,} cases" if cases else "not preprocessed")
+        text = f"{name}, {path.stem}: " + (count(cases, "case") if cases else "not preprocessed")
         text += "".join(f", bank {bank} with ratio {ratio:g}" for bank, ratio in ratios.items())
         yield Item(text, {"configuration": name, "plans": path.stem, "cases": cases, "banks": ratios})
 
 
 def _splits(path: Path) -> Iterator[Item]:
     folds = len(read_json(path, ""))
-    yield Item(f"{folds} folds in {path.name}", {"folds": folds})
+    yield Item(f"{count(folds, 'fold')} in {path.name}", {"folds": folds})
 
 
 def _generator(path: Path) -> Iterator[Item]:
