@@ -123,7 +123,8 @@ def bank(
     )
     with stop_on_sigterm():
         folder = fill_bank(open_preprocessed(dataset, configuration, plans), fold, request, device or default_device())
-    print(f"Bank: {folder}\nPreview: {folder / PREVIEW}\n{next_commands(folder)}")
+    inspect, train = next_commands(folder)
+    print(f"Bank: {folder}\nPreview: {folder / PREVIEW}\nNext: {inspect}\nThen: {train}")
 
 
 @app.command(
@@ -178,7 +179,8 @@ def pseudo_label(
     with stop_on_sigterm():
         preprocessed = open_preprocessed(dataset, configuration, plans)
         result = run_rounds(preprocessed, fold, request, device or default_device(), rounds, trainer)
-    print(f"Bank: {result.folder}\n{next_commands(result.folder)}")
+    inspect, train = next_commands(result.folder)
+    print(f"Bank: {result.folder}\nNext: {inspect}\nThen: {train}")
     if result.unreadable:
         raise typer.Exit(1)
 
@@ -194,6 +196,7 @@ def inspect(
 ) -> None:
     """Check every file of a bank, and write an HTML page about it. Exit code 1 if a file is missing or damaged."""
     from nnunet_synth.bank.inspection import inspect_bank
+    from nnunet_synth.bank.previews import next_commands
     from nnunet_synth.bank.verify import DamagedBank
 
     try:
@@ -206,6 +209,7 @@ def inspect(
         print_json({"path": str(path), "summary": page.summary, "notes": notes})
         return
     print(page.summary, *(f"{note.title}: {note.text}" for note in page.notes), f"Page: {path}", sep="\n")
+    print(f"Next: {next_commands(bank)[1]}")
 
 
 @app.command(

@@ -50,12 +50,12 @@ def save_grid(path: Path, image: np.ndarray | Sequence, label: np.ndarray | Sequ
     save_picture(path, overlay_grid(image, np.stack(label), **ranges))
 
 
-def next_commands(folder: Path) -> str:
-    """What to type next for a bank, in two lines."""
+def next_commands(folder: Path) -> tuple[str, str]:
+    """What to type next for a bank: look at it, and train with it."""
     source = BankRecord.load(folder / RECORD_FILE).source
     place = source.dataset_name, source.configuration, source.fold
     train = fold_command("nnunet-synth train", *place, plans_name=source.plans_name)
-    return f"Next: nnunet-synth inspect {shlex.quote(str(folder))}\nThen: {train}"
+    return f"nnunet-synth inspect {shlex.quote(str(folder))}", train
 
 
 def describe_filters(record: BankRecord) -> str:
