@@ -70,6 +70,19 @@ def test_what_the_commands_printed_lies_next_to_what_they_made(bank, generator_r
     assert "Training:" not in text  # the progress bar
 
 
+def test_a_full_bank_is_left_as_it_is_and_the_commands_say_what_is_next(bank, generator_run, run_here):
+    without = [word for name in STRICT for word in ("--without", name)]
+    code, out, _ = run_here("nnunet-synth", "bank", "901", "2d", "0", "-n", "100", "--name", bank.name, *without)
+    assert code == 0
+    assert out.splitlines()[-2:] == [
+        f"Next: nnunet-synth inspect {bank}",
+        "Then: nnunet-synth train Dataset901_Virtual 2d 0",
+    ]
+    status = run_here("nnunet-synth", "status", "901")[1]
+    assert "pair: finished, 480 of 480 images, best snapshot after 480 (kid" in status
+    assert f"{bank.name}: complete, 100 of 100 pairs" in status
+
+
 def test_class_locations_are_where_the_classes_are(bank):
     dataset = BankDataset(str(bank))
     for name in dataset.identifiers:
