@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from nnunet_synth.benchmark.results import METRICS, Benchmark
+from nnunet_synth.benchmark.design import DESIGN_FILE, Design, Stop
+from nnunet_synth.benchmark.protocol import Effect
+from nnunet_synth.benchmark.results import METRICS, Benchmark, read_benchmark
 from nnunet_synth.benchmark.statistics import Noise, compare, holm, mean, run_noise, set_gains
 
 CLASSES = "mean"  # in the column label: the mean over classes
+DECISIONS = (Effect.HELPS, Effect.HARMS, Effect.EQUIVALENT)
 LEVELS = ["metric", "arm", "size", "label"]
 
 
@@ -77,7 +81,30 @@ def _rows(benchmark: Benchmark, scores: np.ndarray, key: Mapping[str, object]) -
     return rows
 
 
+def decide(folder: Path, design: Design, sets: int) -> Design:
+    """The design after a look: arms on which there is a decision by so many training sets are stopped.
+
+    Args:
+        folder: the benchmark's, with its tables.
+    """
+    if sets not in design.protocol.looks or sets <= design.looked:
+        return design
+    analysis, stops = analyse(read_benchmark(folder)), [*design.stopped]
+    for arm in design.arms:
+        for size in design.sizes:
+            if not arm.baseline and not design.stop_of(arm.name, size):
+                effect = Effect(analysis.row(arm.name, size)["effect"])
+                if effect in DECISIONS:
+                    stops.append(Stop(arm=arm.name, size=size, sets=sets, effect=effect))
+    looked = design.model_copy(update={"looked": sets, "stopped": tuple(stops)})
+    looked.save(folder / DESIGN_FILE)
+    return looked
+
+
 def _effect(benchmark: Benchmark, row: pd.Series) -> str:
+    _, arm, size, _ = row.name
+    if stop := benchmark.design.stop_of(arm, size):  # other arms' later runs would change Holm's correction
+        return stop.effect.value
     interval = row["equivalence_low"], row["equivalence_high"]
     return benchmark.design.protocol.effect(int(row["sets"]), row["difference"], row["p_holm"], *interval).value
 

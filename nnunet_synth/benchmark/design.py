@@ -18,7 +18,7 @@ from nnunet_synth.benchmark.arms import TRAINING_CASES, Arm
 from nnunet_synth.benchmark.budget import Budget, choose_budget, network_size
 from nnunet_synth.benchmark.case_selection import choose_sizes, choose_test_cases, deal_training_sets, find_subjects
 from nnunet_synth.benchmark.options import BenchmarkOptions
-from nnunet_synth.benchmark.protocol import Protocol
+from nnunet_synth.benchmark.protocol import Effect, Protocol
 from nnunet_synth.pages.formatting import count, listing
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.errors import UserError
@@ -29,7 +29,7 @@ FIRST_ORACLE_FOLD = 1000  # far enough from the training sets' own folds that th
 _READERS_WITHOUT_SPACING = ("NaturalImage2DIO",)  # of nnU-Net; a pixel's side counts as 1
 BASELINE_RUNS = 3
 _MAY_GROW = ("arms", "sizes", "training_sets", "runs")  # in an existing folder; a finished run stays what it was
-_MAY_DIFFER = ("machine", "release", "format_version")
+_MAY_DIFFER = ("looked", "stopped", "machine", "release", "format_version")
 
 
 class TrainingSet(BaseModel):
@@ -46,6 +46,20 @@ class TrainingSet(BaseModel):
     cases: tuple[str, ...]
 
 
+class Stop(BaseModel):
+    """A decision at a look, after which an arm gets no more training sets of a size.
+
+    Attributes:
+        sets: number of training sets at the look.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    arm: str
+    size: int
+    sets: int
+    effect: Effect
+
+
 class Design(Document):
     """`design.json`.
 
@@ -58,6 +72,8 @@ class Design(Document):
             the unlabelled cases as well, `FIRST_ORACLE_FOLD` more.
         runs, baseline_runs: with each training set, of an arm and of nnU-Net alone.
         protocol: the analysis and its stopping rule.
+        looked: number of training sets at the last look; 0 before the first.
+        stopped: what was decided at the looks.
         labels: names of the classes or regions, by the `label` of `scores.csv`.
         budget: the same for all arms.
         network: features per stage and batch size of nnU-Net.
@@ -79,6 +95,8 @@ class Design(Document):
     runs: int = Field(ge=1)
     baseline_runs: int = Field(default=BASELINE_RUNS, ge=1)
     protocol: Protocol = Protocol()
+    looked: int = 0
+    stopped: tuple[Stop, ...] = ()
     labels: dict[str, str]
     budget: Budget
     network: dict[str, int | tuple[int, ...]]
@@ -115,6 +133,16 @@ class Design(Document):
         """Number of runs of an arm with each training set."""
         return 1 if arm.ensemble else self.baseline_runs if arm.baseline else self.runs
 
+    def stop_of(self, arm: str, size: int) -> Stop | None:
+        """The decision on an arm at a size; None as long as there is none."""
+        return next((stop for stop in self.stopped if (stop.arm, stop.size) == (arm, size)), None)
+
+    def arms_of(self, training_set: TrainingSet) -> tuple[Arm, ...]:
+        """The arms that run with a training set: those not decided before, and none if that leaves nnU-Net alone."""
+        stops = {arm.name: self.stop_of(arm.name, training_set.size) for arm in self.arms}
+        left = [arm for arm in self.arms if not (stop := stops[arm.name]) or training_set.number < stop.sets]
+        return () if self.stopped and left == [self.baseline] else tuple(left)
+
     def overlaps(self, size: int) -> bool:
         """Whether a case is in several training sets of a size."""
         cases = [case for one in self.training_sets if one.size == size for case in one.cases]
@@ -125,7 +153,7 @@ class Design(Document):
         return listing([f"{count(self.sets_of(size), 'training set')} of {count(size, 'case')}" for size in self.sizes])
 
     def notes(self) -> list[str]:
-        """What few cases mean for the training sets."""
+        """What few cases mean for the training sets, and which arms were stopped."""
         notes, pool = [], len(self.pool)
         for size in self.sizes:
             sets, look = self.sets_of(size), self.protocol.looks[0]
@@ -137,7 +165,12 @@ class Design(Document):
             if sets < look:
                 few = f"{count(sets, 'training set')} of {count(size, 'case')}"
                 notes.append(f"No verdict is possible from {few}; it takes {look} or more.")
-        return notes
+        titles = {arm.name: arm.title for arm in self.arms}
+        return notes + [
+            f"“{titles[stop.arm]}” with {count(stop.size, 'training case')} was decided by {stop.sets} training sets "
+            f"({stop.effect.value}), and stopped there."
+            for stop in self.stopped
+        ]
 
     def fold(self, size: int, number: int, arm: Arm | None = None) -> int:
         """nnU-Net's fold of a training set, or of an arm's runs, which may train on the unlabelled cases as well."""

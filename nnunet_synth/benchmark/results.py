@@ -176,6 +176,7 @@ def _every_run(design: Design, runs: pd.DataFrame, scores: pd.DataFrame) -> pd.D
         (arm.name, str(one.size), str(one.number), str(run))
         for arm in design.arms
         for one in design.training_sets
+        if arm in design.arms_of(one)
         for run in range(design.runs_of(arm))
     ]
     index = pd.MultiIndex.from_tuples(planned, names=KEY)

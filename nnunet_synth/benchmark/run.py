@@ -51,6 +51,8 @@ def run_benchmark(options: BenchmarkOptions, *, dry: bool = False) -> Summary | 
         UserError: bad input, a design that differs from the folder's, or another benchmark in the folder.
         Stopped: after Ctrl-C.
     """
+    from nnunet_synth.benchmark.analysis import decide
+
     preprocessed = open_preprocessed(options.dataset, options.configuration, options.plans)
     resources = choose_resources(options)
     design = make_design(preprocessed, choose_arms(options.arms_file, options.arms), options)
@@ -68,10 +70,13 @@ def run_benchmark(options: BenchmarkOptions, *, dry: bool = False) -> Summary | 
             print(note, file=sys.stderr)
         with ProgressTable() as table:
             scheduler = Scheduler(folder, design, resources, table)
-            try:
-                scheduler.finish()
-            finally:
-                write_tables(folder, design, scheduler.records)
+            last = max(map(design.sets_of, design.sizes))
+            for sets in (*(look for look in design.protocol.looks if look < last), last):
+                try:
+                    scheduler.finish(sets)
+                finally:
+                    write_tables(folder, scheduler.design, scheduler.records)
+                scheduler.keep(decide(folder, scheduler.design, sets))
         states = [scheduler.records[name].state for name, task in scheduler.tasks.items() if task.kind == "run"]
         return Summary(write_report(folder), len(states), sum(state != "done" for state in states))
 

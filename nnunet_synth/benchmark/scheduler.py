@@ -86,8 +86,17 @@ class Scheduler:
             self._set(name, state="missing")
             self.records[name].save(record_path(self.folder, name))
 
-    def finish(self) -> None:
-        """Do everything that is left; one run first, by which the rest is estimated.
+    def keep(self, design: Design) -> None:
+        """Drop the tasks that are not in a design any more."""
+        self.design, self.tasks = design, make_tasks(design)
+        self.records = {name: self.records[name] for name in self.tasks}
+        self.waiting = [name for name in self.waiting if name in self.tasks]
+
+    def finish(self, sets: int | None = None) -> None:
+        """Do what is left of the first training sets; one run first, by which the rest is estimated.
+
+        Args:
+            sets: number of training sets of each size; all if None.
 
         Raises:
             Stopped: after Ctrl-C or a termination, with all jobs ended.
@@ -98,8 +107,10 @@ class Scheduler:
             runs = [name for name, task in self.tasks.items() if task.kind == "run"]
             if not any(self.records[name].state == "done" for name in runs):
                 self._loop([name for name in runs if name in self.waiting][:1], foretell=True)
-            self.table.print(str(self.estimate()))
-            self._loop(self.waiting)
+            left = [name for name in self.waiting if sets is None or self.tasks[name].training_set < sets]
+            if left:
+                self.table.print(str(self.estimate()))
+            self._loop(left)
         except KeyboardInterrupt:
             self._stop()
             raise Stopped(f"Stopped. The same command continues in {self.folder}, without repeating work.") from None

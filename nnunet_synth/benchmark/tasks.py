@@ -53,13 +53,13 @@ def make_tasks(design: Design) -> dict[str, Task]:
     """All tasks by name, each after those that it needs; by number of the training set, then by size."""
     tasks: list[Task] = []
     for one in sorted(design.training_sets, key=lambda one: (one.number, one.size)):
-        size, number = one.size, one.number
+        size, number, arms = one.size, one.number, design.arms_of(one)
         # Runs without a bank first: the filter `fit` and pseudo-labels ask the baseline's nnU-Net. Ensembles follow.
         baselines = tuple(run.name for run in _runs(design, design.baseline, size, number))
-        for arm in sorted(design.arms, key=lambda arm: arm.ensemble):
+        for arm in sorted(arms, key=lambda arm: arm.ensemble):
             if not arm.sources:
                 tasks += _runs(design, arm, size, number, baselines if arm.ensemble else ())
-        for arm in design.arms:
+        for arm in arms:
             banks = [_bank_tasks(design, source, size, number) for source in arm.sources]
             tasks += [task for needed in banks for task in needed]
             if banks:
