@@ -100,7 +100,7 @@ def read_status(dataset: str) -> Status:
                 found += reader(path)
             except UserError as error:
                 unreadable.append(str(error).strip())
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # an unexpected JSON content
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
                 unreadable.append(f"{path} cannot be read ({type(error).__name__}: {error}).")
         return found
 
@@ -137,13 +137,14 @@ def _splits(path: Path) -> Iterator[Item]:
 
 def _generator(path: Path) -> Iterator[Item]:
     plan, folder = read_json(path, ""), path.parent
-    variant, total, scans = plan["variant"], round(1000 * plan["kimg"]), (plan["source"].get("scans") or {}).get("bank")
+    variant, total = str(plan["variant"]), round(1000 * plan["kimg"])
+    scans = str(plan["source"]["scans"]["bank"]) if plan["source"].get("scans") else None
     log, best = read_log(folder), folders.best_snapshot_images(folder)
     images = max((line["images"] for line in log), default=0)
     waits = "finished" if images >= total else "stopped" if images else "planned"
     state = "running" if is_locked(folder) else waits
     line = next((line for line in log if line["images"] == best), {})
-    scores = {name: value for name, value in line.items() if name + ERROR in line}
+    scores = {name: value for name, value in line.items() if name + ERROR in line and math.isfinite(value)}
     facts = _place(plan["source"], folder) | {"variant": variant, "with_bank": scans, "state": state, "images": images}
     facts |= {"total_images": total, "best_snapshot": best, "scores": scores}
     text = f"{variant}{f' with {scans}' if scans else ''}: {state}, {images:,} of {total:,} images"
@@ -207,7 +208,7 @@ def _number(path: Path, *keys: str) -> float:
         for key in keys:
             content = content[key]
         return float(content)
-    except (KeyError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, OverflowError):
         raise UserError(f"{path} has no number '{'.'.join(keys)}'.") from None
 
 
@@ -238,7 +239,7 @@ def _next(name: str, items: dict[str, list[Item]]) -> Iterator[str]:
 
 def _place(source: dict, folder: Path) -> dict[str, object]:
     keys = {"dataset": "dataset_name", "configuration": "configuration", "plans": "plans_name", "fold": "fold"}
-    return {key: source[theirs] for key, theirs in keys.items()} | {"folder": str(folder)}
+    return {key: str(source[theirs]) for key, theirs in keys.items()} | {"folder": str(folder)}
 
 
 def _where(facts: dict) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """`nnunet-synth status` lists what there is for a dataset, whatever its files hold, and what to type next."""
 
 import json
+import random
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from tiny import tiny_plan
 
 from nnunet_synth.bank.format import BankRecord
 from nnunet_synth.bank.resume import fill_command
+from nnunet_synth.status import read_status
 from nnunet_synth.training.settings import make_settings, write_plans
 from stylegan2_cond.data.nnunet_folders import PLAN_FILE, RECORD_FILE
 from stylegan2_cond.folders import lock_folder
@@ -174,6 +176,33 @@ def test_a_damaged_file_is_named_and_stops_nothing_else(data, status, content):
     assert [one["trainer"] for one in found["trainings"]] == ["Other"]
     for path in names:
         assert any(str(path) in problem for problem in found["unreadable"])
+
+
+def test_no_value_of_a_file_stops_it(data, capsys):
+    """One value of a file at a time is replaced or removed."""
+    generator, bank, training = make_generator(data, 2000), fill(data), make_training(data)
+    paths = [generator / PLAN_FILE, bank / RECORD_FILE, training / "debug.json", training / "validation/summary.json"]
+    paths += [write_plans(data, make_settings(ratio=0.5, banks=["pairs"]), "Mixed"), data.base / "splits_final.json"]
+    chance = random.Random(0)
+    for path in paths * 30:
+        whole = path.read_text()
+        content = json.loads(whole)
+        part = content
+        while True:
+            key = chance.choice(range(len(part)) if isinstance(part, list) else sorted(part))
+            if not isinstance(part[key], (dict, list)) or not part[key] or chance.random() < 0.4:
+                break
+            part = part[key]
+        part[key] = chance.choice([None, -1, 10**400, float("nan"), float("inf"), "x", [], {}, [None], True])
+        if path.name == RECORD_FILE:
+            content.pop("checksum", None)
+            write_record(bank, content)
+        else:
+            path.write_text(json.dumps(content))
+        found = read_status(NAME)
+        found.show()
+        json.dumps(found.json(), allow_nan=False)
+        path.write_text(whole)
 
 
 @pytest.mark.parametrize("dataset", ["951", "Dataset951_Tiny"])
