@@ -338,7 +338,8 @@ def test_quick_trainings_take_adamw_whose_rate_falls_as_nnunets_does(preprocesse
     for epoch in range(trainer.num_epochs):
         scheduler.step(epoch)
         rates.append(optimizer.param_groups[0]["lr"])
-    assert rates == pytest.approx([0.003 * (1 - epoch / 20) ** 0.9 for epoch in range(20)])
+    epochs = trainer.num_epochs
+    assert rates == pytest.approx([0.003 * (1 - epoch / epochs) ** 0.9 for epoch in range(epochs)])
 
 
 @pytest.mark.parametrize(

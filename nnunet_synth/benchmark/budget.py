@@ -36,7 +36,9 @@ class TrainingLength(BaseModel):
 
 NNUNET_EPOCHS, NNUNET_ITERATIONS = 1000, 250  # nnUNetTrainer's own
 # Hippocampus 2d, 8 cases, after 800 steps: Dice 0.70 with SGD at 0.05, 0.77 with AdamW at 0.003, 0.72 at 0.012.
-QUICK_STEPS, QUICK_ITERATIONS = 1000, 50  # of a training, and of an epoch
+# With 4 cases, runs have a standard deviation of 1.2 Dice points after 1,000 steps, 1.4 after 2,000, 0.2 after 4,000,
+# while all true labels gain 4.4, 5.0 and 5.3: studies/six_datasets.
+QUICK_STEPS, QUICK_ITERATIONS = 4000, 50  # of a training, and of an epoch
 QUICK_LENGTH = TrainingLength(
     epochs=QUICK_STEPS // QUICK_ITERATIONS,
     iterations=QUICK_ITERATIONS,
