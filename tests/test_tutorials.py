@@ -1,4 +1,4 @@
-"""Every command of the tutorials runs, in its order, on a small dataset with short trainings."""
+"""Every command of the tutorials, of README and of the how-to pages runs on a small dataset with short trainings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import BIN, DATASET, TINY_PLANS
 
-TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
+ROOT = Path(__file__).parents[1]
+TUTORIALS = ROOT / "docs" / "tutorials"
 CPU = ("-device", "cpu")
 # What makes a command short enough for a test: words to add, by its first words.
 SHORTER = {
@@ -40,6 +41,23 @@ REPLACED = {
     "in 0 1 2 3 4;": "in 0 1;",
     "--input images/brain-mri": "--input images/t1-mri --input images/t2-mri",
 }
+# Pages whose commands suppose a first run, in an order in which each finds what it needs.
+AFTERWARDS = ("README", "docs/explanation/pseudo_labels", *(
+    f"docs/how-to/{name}" for name in (
+        "fill_a_bank", "variants", "mix_banks", "generate", "judge_a_generator", "inspect_a_bank", "share", "benchmark",
+        "run_anywhere",
+    )
+))  # fmt: skip
+RUN = f"$nnUNet_results/{DATASET}/StyleGAN2Cond_pair__nnUNetPlans__2d/fold_0"
+PLACEHOLDERS = {
+    " BANK": f" $nnUNet_preprocessed/{DATASET}/nnUNetPlans_2d_synth/fold_0/pair_0.112k",
+    " fold_0/snapshots/000080000": f" {RUN}/best",
+    " fold_0/best": f" {RUN}/best",
+    "--snapshot A --snapshot B=2": f"--snapshot {RUN}/best --snapshot {RUN}/snapshots/000000112=2",
+    "-n 10000": "-n 16",
+}
+# Containers, several GPUs, compilers, minutes of timing, and a line that is no command.
+ELSEWHERE = ("docker ", "torchrun ", "make ", "doctor --build", "stylegan2-cond bench", "-num_gpus", "…")
 # What a page's last commands leave.
 LEFT = {
     "challenge": ("submission/README.md", "submission/test/expected_output/interf0/images/hippocampus/output.mha"),
@@ -59,12 +77,13 @@ nnUNetTrainer.__init__ = short
 """
 
 
-def commands(page: str) -> list[str]:
-    """The lines of a page's bash blocks, changed so that they take seconds."""
+def commands(page: str, language: str = "bash", replaced: dict[str, str] = REPLACED) -> list[str]:
+    """The lines of a page's blocks, changed so that they take seconds."""
     found = []
-    for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL):
-        for line in block.strip().splitlines():
-            for old, new in REPLACED.items():
+    for written, block in re.findall(r"^```(\w*).*?\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+        for line in block.strip().splitlines() if written == language else ():
+            line, _, _ = line.partition("  #")
+            for old, new in replaced.items():
                 line = line.replace(old, new)
             parts = re.split("(; do |; done|; )", line.replace(" && ", "; "))  # so that bash -e stops at each one
             found.append("".join(map(shortened, parts)))
@@ -113,9 +132,27 @@ def test_every_command_of_a_tutorial_runs(world, name):
     for path, code in re.findall(r'```python title="(.*?)"\n(.*?)```', page, re.DOTALL):
         (world / path).parent.mkdir(exist_ok=True)
         (world / path).write_text(code)
+    run_script(commands(page))
+    assert all((world / file).exists() for file in LEFT[name])
+
+
+@pytest.mark.slow
+def test_every_command_of_other_pages_runs_after_a_first_run(world):
+    run_script(commands((TUTORIALS / "first_run.md").read_text(encoding="utf-8")))
+    run_script([shortened(f"nnUNetv2_train {DATASET} 2d 0")])  # a teacher
+    tried = 0
+    for page in AFTERWARDS:
+        text = (ROOT / f"{page}.md").read_text(encoding="utf-8")
+        lines = commands(text, "", PLACEHOLDERS | REPLACED)
+        run_script([line for line in lines if not any(words in line for words in ELSEWHERE)])
+        tried += len(lines)
+    assert tried > 30
+
+
+def run_script(lines: list[str]) -> None:
+    """Run commands in this project's environment, and stop at the first that fails."""
     path = os.pathsep.join([str(BIN), os.environ["PATH"]])
-    script = ["bash", "-exc", "\n".join(commands(page))]
+    script = ["bash", "-exc", "\n".join(lines)]
     done = subprocess.run(script, env=os.environ | {"PATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
     assert "Traceback" not in done.stderr
-    assert all((world / file).exists() for file in LEFT[name])
