@@ -105,7 +105,11 @@ def keep_log(folder: Path) -> Iterator[None]:
         raise
     finally:
         PRINTED.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # the same disk, when the rest is flushed
+            handler.close()
+        with contextlib.suppress(OSError):
+            if not path.stat().st_size:
+                path.unlink()
 
 
 @contextlib.contextmanager
