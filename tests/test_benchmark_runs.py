@@ -143,7 +143,7 @@ def test_another_design_in_the_same_folder_is_refused_with_what_differs(preproce
     for changes, message in [
         ({"test_cases": "6"}, "test_cases is"),
         ({"seed": 1}, "seed is 0 there, now 1"),
-        ({"steps": 350}, "epochs is 20 there, now 7"),
+        ({"steps": 350}, "epochs is 80 there, now 7"),
         ({"kimg": 0.5}, "kimg is 8.0 there, now 0.5"),
         ({"arms": (ALONE, PAIR.model_copy(update={"ratio": 0.5}))}, "arm pair has other"),
     ]:
