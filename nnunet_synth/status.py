@@ -28,7 +28,7 @@ MOST_COMMANDS = 2
 SAME = "  # and the other options that it was begun with"
 UNLESS = "  # unless it still runs"
 SAMPLES = 1000  # of a first bank
-LONGEST = 10_000  # characters of a line, where there is no terminal to wrap it
+LONGEST = 10_000  # characters of a line where no terminal wraps it
 
 
 @dataclass(frozen=True)

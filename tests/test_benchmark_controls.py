@@ -89,7 +89,13 @@ def test_the_control_of_pseudo_labels_differs_in_its_labels_alone():
             "[a]\nbaseline = true\n[b]\nvariant = 'pair'\n[c]\nvariant = 'pair'\nmix = ['b']",
             "one of variant, unlabelled",
         ),
-        ("[a]\nbaseline = true\n[b]\nmix = ['c']\n[c]\nvariant = 'pair'", "mix names c, which is no arm above it"),
+        (
+            "[a]\nbaseline = true\n[b]\nmix = ['c']\n[c]\nvariant = 'pair'",
+            "mix must be a list .* above it, but is \\['c'\\]",
+        ),
+        ("[a]\nbaseline = true\n[b]\nmix = 3", "mix must be a list"),
+        ("[a]\nbaseline = true\n[b]\nmix = [['a']]", "mix must be a list"),
+        ("[a]\nbaseline = true\n[b]\nvariant = 'pair'\n[c]\nmix = ['b', 'b']", "none with the same bank"),
         ("[a]\nbaseline = true\n[b]\nmix = ['a']", "a bank each"),
     ],
 )

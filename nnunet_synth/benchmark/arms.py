@@ -93,8 +93,8 @@ class Arm(BaseModel):
             raise ValueError("a generator that learns from unlabelled cases needs a variant")
         if (self.variant is not None) + (self.unlabelled not in (None, GENERATOR)) + bool(self.mix) + self.ensemble > 1:
             raise ValueError("an arm has one of variant, unlabelled (unless it is generator), mix and ensemble")
-        if not all(arm.bank for arm in self.mix):
-            raise ValueError("mix names arms that have a bank each")
+        if len({arm.bank for arm in self.mix} - {None}) < len(self.mix):
+            raise ValueError("mix must name arms with a bank each, and none with the same bank as another")
         if self.cutmix and not self.sources:
             raise ValueError("cutmix needs a bank: set variant, or unlabelled to pseudo-labels or true-labels")
         if self.masks and "image" not in self.generators:
@@ -164,8 +164,10 @@ def read_arms(path: Path = DEFAULT_ARMS) -> tuple[tuple[Arm, ...], tuple[str, ..
             default.append(name)
         masks = {"masks": "deformed"} if "image" in str(table.get("variant")) else {}
         mixed = table.pop("mix", [])
-        if unknown := [one for one in mixed if one not in arms]:
-            raise UserError(f"{path}, arm {name}: mix names {unknown[0]}, which is no arm above it. Fix the file.")
+        if not isinstance(mixed, list) or not all(isinstance(one, str) and one in arms for one in mixed):
+            raise UserError(
+                f"{path}, arm {name}: mix must be a list of names of arms above it, but is {mixed}. Fix the file."
+            )
         mix = {"mix": tuple(arms[one] for one in mixed)} if mixed else {}
         try:
             arms[name] = Arm.model_validate({"name": name, "title": name} | masks | table | mix)
