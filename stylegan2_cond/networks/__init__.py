@@ -8,7 +8,7 @@ from stylegan2_cond.networks.discriminator import Discriminator
 from stylegan2_cond.networks.generator import Generator, Mapping, Synthesis
 from stylegan2_cond.planning import Plan
 
-# Of the generator's channels. In equal time, samples came nearer to real ones than with 1: studies/narrow_discriminator
+# Of the generator's channels. In equal time, samples came nearer to real ones than with 1: studies/training_speed
 DISCRIMINATOR_WIDTH = 0.7
 
 __all__ = ["Discriminator", "Generator", "build_discriminator", "build_generator"]

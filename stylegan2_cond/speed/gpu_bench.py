@@ -55,7 +55,7 @@ class Sizes:
 
 FULL = Sizes(
     op_shapes=((16, 64, (64, 64)), (4, 32, (256, 256)), (2, 32, (64, 64, 64))),
-    plan={"side": 256, "finest": 32, "most": 512},
+    plan={"side": 256, "batch_size": 16, "finest": 32, "most": 512},
     volume={"side": 128, "dims": 3, "image_channels": 4, "batch_size": 8, "finest": 32, "most": 256},
     parts=(1, 2, 4, 8),
     steps=4,

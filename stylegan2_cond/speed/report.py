@@ -67,7 +67,7 @@ def measure_speed(device_name: str, *, quick: bool = False) -> SpeedReport:
     device, rounds = open_device(device_name), 2 if quick else 5
     processor = cpu_info("model name").split(": ")[-1]
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
-    plans = [speed_plan(**options) for options in (SMALL_STEPS if quick else STEPS)]
+    plans = [speed_plan(device=device, **options) for options in (SMALL_STEPS if quick else STEPS)]
     op_sides, sides = (list(SHAPES)[:1], SIDES[:2]) if quick else (list(SHAPES), SIDES)
     parts = len(op_sides) + len(plans) + len(BATCHES) + len(sides)
     with ProgressBar(total=parts, desc="Measuring", unit="part") as bar:

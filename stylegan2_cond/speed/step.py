@@ -16,7 +16,13 @@ from stylegan2_cond.data.encoding import Codec
 from stylegan2_cond.io import Document
 from stylegan2_cond.memory import keep_freed_memory
 from stylegan2_cond.planning import Plan, Source
-from stylegan2_cond.planning.heuristics import FINEST_CHANNELS, PlanInputs, choose_channels, training_settings
+from stylegan2_cond.planning.heuristics import (
+    FINEST_CHANNELS,
+    PlanInputs,
+    choose_batch_size,
+    choose_channels,
+    training_settings,
+)
 from stylegan2_cond.speed.reference import reference_ops
 from stylegan2_cond.speed.timing import Timing, compare_times, time_calls
 from stylegan2_cond.training.profile_step import measure_step_here, random_patches
@@ -75,13 +81,16 @@ def speed_plan(
     *,
     dims: int = 2,
     image_channels: int = 1,
-    batch_size: int = 16,
+    batch_size: int | None = None,
+    device: torch.device = torch.device("cpu"),
     finest: int = FINEST_CHANNELS,
     most: int | None = None,
 ) -> Plan:
     """A plan with three labels; its networks and its training are those that are planned by default.
 
     Args:
+        batch_size: images of a step; by default as planned.
+        device: that it is planned for.
         finest: channels of the finest stage.
         most: channels of the coarser stages, which double up to that; by default as planned.
     """
@@ -89,6 +98,7 @@ def speed_plan(
     most = most or max(choose_channels(patch_size, stages + 1))
     label = np.random.default_rng(0).choice(LABELS, (64, *[8] * dims))
     position = np.linspace(0, 1, 64, dtype=np.float32) if dims == 2 else None
+    batch_size = batch_size or choose_batch_size(patch_size, device).value
     inputs = PlanInputs("pair", patch_size, patches=1000, device=torch.device("cpu"), batch_size=batch_size)
     settings = {key: setting.value for key, setting in training_settings(inputs).items()}
     values = settings | {"batch_size": batch_size}

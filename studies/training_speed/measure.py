@@ -1,13 +1,14 @@
 """Compares trainings of equal length in seconds: how near their samples come to real patches, from their logs.
 
-python studies/narrow_discriminator/measure.py RESULTS -o FOLDER
-RESULTS has one folder of $nnUNet_results for each width and seed: full_0, narrow_0, full_1, …
+python studies/training_speed/measure.py RESULTS -o FOLDER
+RESULTS has one folder of $nnUNet_results for each kind and seed: full_0, narrow_0, eight_0, four_0, full_1, …
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +21,27 @@ from stylegan2_cond.metrics import METRICS
 from stylegan2_cond.planning import Plan
 from stylegan2_cond.training.log_file import read_log
 
-WIDTHS = {"full": "#d1582a", "narrow": "#0b6fb8"}
+KINDS = {
+    "full": ("full width, batches of 16", "#d1582a"),
+    "narrow": ("0.7 of the width, batches of 16", "#0b6fb8"),
+    "eight": ("0.7 of the width, batches of 8", "#c79a00"),
+    "four": ("0.7 of the width, batches of 4", "#3a8f4d"),
+}
 SHOWN = ("kid", "kid-pair", "precision", "coverage", "masks", "conditions")
-COLUMNS = ("data", "width", "seed", "share_of_seconds", "images", "metric", "value")
+COLUMNS = ("data", "kind", "seed", "share_of_seconds", "images", "metric", "value")
 
 
 def read_runs(results: Path) -> list[dict]:
     """Rows as `COLUMNS`, one for each metric of each snapshot, of trainings that have ended."""
     rows = []
     for folder in sorted(results.glob("*_*")):
-        width, _, seed = folder.name.partition("_")
+        kind, _, seed = folder.name.partition("_")
         for plan_file in sorted(folder.glob(f"*/*/fold_*/{PLAN_FILE}")):
             plan = Plan.load(plan_file)
             data = f"{plan.source.dataset_name.partition('_')[2]}, {len(plan.source.training_cases)} cases"
             log, total = read_log(plan_file.parent), 1000 * plan.kimg
             for line in log if log and log[-1]["images"] >= total else []:
-                first = data, width, int(seed), min(1.0, line["images"] / total), line["images"]
+                first = data, kind, int(seed), min(1.0, line["images"] / total), line["images"]
                 rows += [dict(zip(COLUMNS, (*first, name, line[name]), strict=True)) for name in SHOWN if name in line]
     return rows
 
@@ -45,13 +51,14 @@ def table(rows: list[dict]) -> list[str]:
     last = defaultdict(list)
     for row in rows:
         if row["share_of_seconds"] == 1:
-            last[row["data"], row["width"], row["metric"]].append(row["value"])
-    lines = [f"| data | width | seeds | {' | '.join(METRICS[name].title for name in SHOWN)} |"]
+            last[row["data"], row["kind"], row["metric"]].append(row["value"])
+    lines = [f"| data | kind | seeds | {' | '.join(METRICS[name].title for name in SHOWN)} |"]
     lines.append("| --- | --- | ---: |" + " ---: |" * len(SHOWN))
-    for data, width in dict.fromkeys((data, width) for data, width, _ in last):
-        values = [last[data, width, name] for name in SHOWN]
+    datasets = dict.fromkeys(data for data, _, _ in last)
+    for data, kind in (pair for pair in product(datasets, KINDS) if (*pair, SHOWN[0]) in last):
+        values = [last[data, kind, name] for name in SHOWN]
         means = " | ".join(f"{np.mean(one):.3g}" for one in values)
-        lines.append(f"| {data} | {width} | {len(values[0])} | {means} |")
+        lines.append(f"| {data} | {KINDS[kind][0]} | {len(values[0])} | {means} |")
     return lines
 
 
@@ -62,17 +69,17 @@ def curves(rows: list[dict]) -> Figure:
     axes = figure.subplots(2, len(datasets), sharex=True, squeeze=False)
     for column, data in zip(axes.T, datasets, strict=True):
         for axis, metric in zip(column, ("kid", "coverage"), strict=True):
-            for width, colour in WIDTHS.items():
-                seeds = sorted({row["seed"] for row in rows if (row["data"], row["width"]) == (data, width)})
+            for kind, (label, colour) in KINDS.items():
+                seeds = sorted({row["seed"] for row in rows if (row["data"], row["kind"]) == (data, kind)})
                 for seed in seeds:
-                    run = (data, width, seed, metric)
-                    own = [row for row in rows if (row["data"], row["width"], row["seed"], row["metric"]) == run]
+                    run = (data, kind, seed, metric)
+                    own = [row for row in rows if (row["data"], row["kind"], row["seed"], row["metric"]) == run]
                     points = [(row["share_of_seconds"], row["value"]) for row in own]
-                    axis.plot(*zip(*points, strict=True), color=colour, label=width if seed == seeds[0] else None)
+                    axis.plot(*zip(*points, strict=True), color=colour, label=label if seed == seeds[0] else None)
             axis.spines[["top", "right"]].set_visible(False)
         column[0].set(title=data, yscale="log", ylabel="KID of images")
         column[1].set(xlabel="share of the seconds", ylabel="coverage", ylim=(0, None))
-    axes[0, 0].legend(frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(KINDS), frameon=False)
     return figure
 
 
