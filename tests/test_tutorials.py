@@ -56,7 +56,7 @@ PLACEHOLDERS = {
     "--snapshot A --snapshot B=2": f"--snapshot {RUN}/best --snapshot {RUN}/snapshots/000000112=2",
     "-n 10000": "-n 16",
 }
-# Containers, several GPUs, compilers, minutes of timing, and a line that is no command.
+# What needs a container, several GPUs or a compiler, takes minutes to time, or is not a command.
 ELSEWHERE = ("docker ", "torchrun ", "make ", "doctor --build", "stylegan2-cond bench", "-num_gpus", "…")
 # What a page's last commands leave.
 LEFT = {
