@@ -90,7 +90,7 @@ def speed_plan(
 
     Args:
         batch_size: images of a step; by default as planned.
-        device: that it is planned for.
+        device: that the batch size is planned for.
         finest: channels of the finest stage.
         most: channels of the coarser stages, which double up to that; by default as planned.
     """
