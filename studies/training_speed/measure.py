@@ -90,6 +90,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
     arguments = parser.parse_args()
     rows = read_runs(arguments.results)
+    if not rows:
+        parser.error(f"no training in {arguments.results} has ended; name the folder that holds full_0, narrow_0, …")
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_rows(arguments.output / "curves.csv", COLUMNS, rows)
     with write_atomically(arguments.output / "curves.png") as temporary:
