@@ -202,9 +202,12 @@ def test_the_scripts_call_docker_as_the_platform_runs_a_container(written, tmp_p
     (tmp_path / "bin" / "docker").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("DOCKER_LOG", str(log := tmp_path / "log"))
-    for _ in range(2):  # the second time, there is an output to remove
+    for memory in ("", "30g"):  # the second time, there is an output to remove
+        monkeypatch.setenv("MEMORY", memory)
         log.unlink(missing_ok=True)
         subprocess.run([written / "do_test_run.sh"], check=True, stdout=subprocess.DEVNULL)
+        limit = memory or "15g"
+        assert f"--memory {limit} --memory-swap {limit}" in log.read_text()
     called = log.read_text().splitlines()
     (build,) = (line for line in called if line.startswith("build"))
     assert build.endswith(f"--tag dataset950-small {written}")
