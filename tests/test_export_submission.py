@@ -483,7 +483,11 @@ def test_an_existing_folder_and_an_example_that_fails_are_said_and_nothing_stays
     with pytest.raises(UserError, match=r"exists.*-o"):
         export(model, target)
     target.rmdir()
-    monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(UserError, match="code 1 on the example"):
-        export(model, target)
+    killed = tmp_path / "killed"
+    killed.write_text("#!/bin/sh\nkill -KILL $$")
+    killed.chmod(0o755)
+    for python, said in ((shutil.which("false"), "code 1 on the example. It printed"), (killed, "-9.*more memory")):
+        monkeypatch.setattr(sys, "executable", str(python))
+        with pytest.raises(UserError, match=said):
+            export(model, target)
     assert not list((tmp_path / "out").iterdir())
