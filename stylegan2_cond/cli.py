@@ -253,9 +253,9 @@ def evaluate(
         print(f"Next: {plan.source.command('nnunet-synth bank', '-n', '1000', '--snapshot', str(snapshot))}")
 
 
-@app.command(short_help="Measure the speed on this machine.", epilog="Example: stylegan2-cond bench --json speed.json")
+@app.command(short_help="Measure the speed on this machine.", epilog="Example: stylegan2-cond bench -o speed.json")
 def bench(
-    json: Annotated[Path | None, _option(metavar="FILE", help="Also write the results to this file.")] = None,
+    output: Annotated[Path | None, _option("-o", metavar="FILE", help="Also write the results to this file.")] = None,
     quick: Annotated[bool, _option("--quick", help="Small shapes and few repetitions; takes minutes.")] = False,
     device: Device = "",
 ) -> None:
@@ -264,9 +264,9 @@ def bench(
 
     report = measure_speed(device or default_device(), quick=quick)
     print(table(report))
-    if json is not None:
-        report.save(json)
-        print(f"Results: {json}")
+    if output is not None:
+        report.save(output)
+        print(f"Results: {output}")
 
 
 @app.command(

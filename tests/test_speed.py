@@ -86,7 +86,7 @@ def test_the_command_prints_all_figures_and_writes_them(monkeypatch, capsys, tmp
         step, "step_memory", lambda plan, device, reference: measure(plan, device, reference=True) if reference else 1
     )
     monkeypatch.setattr(
-        sys, "argv", ["stylegan2-cond", "bench", "--quick", "--device", "cpu", "--json", str(tmp_path / "a.json")]
+        sys, "argv", ["stylegan2-cond", "bench", "--quick", "--device", "cpu", "-o", str(tmp_path / "a.json")]
     )
     with pytest.raises(SystemExit) as end:
         main()
