@@ -35,7 +35,7 @@ MORE = "…"  # stands for further arguments
 def shell_commands(text: str) -> Iterator[list[str]]:
     """The words of each command in the blocks of a page that have no language, or bash."""
     for language, block in re.findall(r"^```(\w*)[^\n]*\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        for line in block.splitlines() if language in ("", "bash") else ():
+        for line in block.replace("\\\n", "").splitlines() if language in ("", "bash") else ():
             words = shlex.shlex(line, posix=True, punctuation_chars=";&|")
             words.whitespace_split = True
             command: list[str] = []

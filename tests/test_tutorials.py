@@ -81,7 +81,7 @@ def commands(page: str, language: str = "bash", replaced: dict[str, str] = REPLA
     """The lines of a page's blocks, changed so that they take seconds."""
     found = []
     for written, block in re.findall(r"^```(\w*).*?\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
-        for line in block.strip().splitlines() if written == language else ():
+        for line in block.replace("\\\n", "").strip().splitlines() if written == language else ():
             line, _, _ = line.partition("  #")
             for old, new in replaced.items():
                 line = line.replace(old, new)
