@@ -234,7 +234,7 @@ def _next(name: str, items: dict[str, list[Item]]) -> Iterator[str]:
             yield _command("nnunet-synth train", one | {"plans": mixing.get(one["configuration"], one["plans"])})
     for one in trainings:
         if one["synthetic"] and one["state"] == "finished":
-            yield f"nnunet-synth benchmark {name} {one['configuration']}"
+            yield f"nnunet-synth benchmark {name} {one['configuration']} --quick"
 
 
 def _place(source: dict, folder: Path) -> dict[str, object]:

@@ -29,7 +29,7 @@ PREPROCESS = "nnUNetv2_plan_and_preprocess -d 950 -c 2d"
 GENERATOR = f"stylegan2-cond train {NAME} 2d 0"
 BANK = f"nnunet-synth bank {NAME} 2d 0 -n 1000"
 TRAIN = f"nnunet-synth train {NAME} 2d 0"
-BENCHMARK = f"nnunet-synth benchmark {NAME} 2d"
+BENCHMARK = f"nnunet-synth benchmark {NAME} 2d --quick"
 
 
 @pytest.fixture
