@@ -205,11 +205,19 @@ def test_no_value_of_a_file_stops_it(data, capsys):
         path.write_text(whole)
 
 
-@pytest.mark.parametrize("dataset", ["951", "Dataset951_Tiny"])
-def test_another_dataset_is_refused_with_those_that_exist(data, run_here, dataset):
+@pytest.mark.parametrize(
+    ("dataset", "remedy"),
+    [
+        *((absent, PREPROCESS.replace("950", "951")) for absent in ("951", "Dataset951_Tiny")),
+        *((malformed, "4 or Dataset004_") for malformed in ("", "Dataset", "Small")),
+    ],
+)
+def test_another_dataset_is_refused_with_those_that_exist(data, run_here, dataset, remedy):
     code, out, err = run_here("nnunet-synth", "status", dataset)
     assert (code, out) == (2, "")
     assert NAME in err
+    assert remedy in err
+    assert ("nnUNetv2" in err) == ("nnUNetv2" in remedy)
 
 
 @pytest.mark.parametrize("variable", ["nnUNet_preprocessed", "nnUNet_results"])

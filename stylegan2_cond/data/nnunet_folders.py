@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from pathlib import Path
 
@@ -50,9 +51,10 @@ def find_dataset(dataset: str, base: Path) -> str:
         return name
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"Did you mean {nearest[0]}?" if nearest else f"There: {', '.join(known) or 'no dataset'}."
-    raise UserError(
-        f"Dataset '{dataset}' is not in {base}. {hint} To preprocess it: {preprocess_command(dataset, '2d')}"
-    )
+    example = "A dataset is a number or a name: 4 or Dataset004_Hippocampus."
+    named = re.fullmatch(r"\d+|Dataset\d{3}_.+", dataset)
+    remedy = f"To preprocess it: {preprocess_command(dataset, '2d')}" if named else example
+    raise UserError(f"Dataset '{dataset}' is not in {base}. {hint} {remedy}")
 
 
 def preprocess_command(dataset_name: str, configuration: str, plans_name: str = "nnUNetPlans") -> str:
