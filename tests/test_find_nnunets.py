@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from damage import WRONG, choose_value, damage
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from raw_cases import LABELS, cohort, own_folders, preprocess
 
@@ -72,11 +73,7 @@ def newer(results, data):
 def test_a_damaged_model_is_left_out_with_a_warning_that_names_the_file(results, newer, source, file, content, capsys):
     assert open_newest(source).model.folder == newer
     path = newer / file
-    path.unlink()
-    if content is None:
-        path.mkdir()
-    else:
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    damage(path, content)
     assert open_newest(source).model.folder != newer
     assert str(path) in capsys.readouterr().err.replace("plans.json or ", f"plans.json or {newer}/")
     shutil.rmtree(results / "nnUNetTrainer__nnUNetPlans__2d")
@@ -91,16 +88,11 @@ def test_no_damage_of_a_neighbour_keeps_the_others_from_being_found(results, new
     whole = path.read_text()
     for _ in range(60):
         content = json.loads(whole)
-        part = content
-        while True:
-            key = chance.choice(range(len(part)) if isinstance(part, list) else sorted(part))
-            if not isinstance(part[key], (dict, list)) or not part[key] or chance.random() < 0.4:
-                break
-            part = part[key]
+        part, key = choose_value(content, chance)
         if chance.random() < 0.3:
             del part[key]
         else:
-            part[key] = chance.choice([None, -1, 1e308, "x", [], {}, [None], True])
+            part[key] = chance.choice([*WRONG, 1e308])
         path.write_text(json.dumps(content))
         assert find_nnunets(source).models[-1].folder.name == "nnUNetTrainer__nnUNetPlans__2d"
         open_newest(source)

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from damage import WRONG, choose_value, damage
 from raw_cases import LABELS, cohort, own_folders, preprocess
 from raw_files import make_bank, write_record
 from test_docs import parse
@@ -166,11 +167,7 @@ def test_a_damaged_file_is_named_and_stops_nothing_else(data, status, content):
     base = data.base
     names = (training / "validation" / "summary.json", generator / PLAN_FILE, bank / RECORD_FILE)
     for path in (*names, generator / LOG_FILE, training / "debug.json", base / "splits_final.json", base / "x.json"):
-        path.unlink(missing_ok=True)
-        if content is None:
-            path.mkdir()
-        else:
-            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        damage(path, content)
     found = status()
     assert [one["cases"] for one in found["preprocessed"]] == [3]
     assert [one["trainer"] for one in found["trainings"]] == ["Other"]
@@ -179,7 +176,7 @@ def test_a_damaged_file_is_named_and_stops_nothing_else(data, status, content):
 
 
 def test_no_value_of_a_file_stops_it(data, capsys):
-    """One value of a file at a time is replaced or removed."""
+    """One value of a file at a time is replaced."""
     generator, bank, training = make_generator(data, 2000), fill(data), make_training(data)
     paths = [generator / PLAN_FILE, bank / RECORD_FILE, training / "debug.json", training / "validation/summary.json"]
     paths += [write_plans(data, make_settings(ratio=0.5, banks=["pairs"]), "Mixed"), data.base / "splits_final.json"]
@@ -187,13 +184,8 @@ def test_no_value_of_a_file_stops_it(data, capsys):
     for path in paths * 30:
         whole = path.read_text()
         content = json.loads(whole)
-        part = content
-        while True:
-            key = chance.choice(range(len(part)) if isinstance(part, list) else sorted(part))
-            if not isinstance(part[key], (dict, list)) or not part[key] or chance.random() < 0.4:
-                break
-            part = part[key]
-        part[key] = chance.choice([None, -1, 10**400, float("nan"), float("inf"), "x", [], {}, [None], True])
+        part, key = choose_value(content, chance)
+        part[key] = chance.choice([*WRONG, 10**400, float("nan"), float("inf")])
         if path.name == RECORD_FILE:
             content.pop("checksum", None)
             write_record(bank, content)
