@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from nnunet_synth.benchmark.arms import tomllib
 from stylegan2_cond.ops.build import NAME, SHIPPED
 
 ROOT = Path(__file__).parent.parent
+WORKFLOWS = {path.stem: path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml")}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACKAGES = ("nnunet_synth", "stylegan2_cond")
 BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, f'build_{sys.argv[1]}')(sys.argv[2])"
@@ -88,13 +90,38 @@ def test_citation_and_archive_say_the_same():
 
 def test_the_workflow_tests_each_declared_python_by_targets_that_exist():
     declared = [name.rpartition(" ")[2] for name in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", name)]
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]["make"]
+    workflow = yaml.safe_load(WORKFLOWS["tests"])["jobs"]["make"]
     matrix = workflow["strategy"]["matrix"]
     assert matrix["python"] == declared
     assert PROJECT["requires-python"] == f">={declared[0]}"
     (targets,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.M)
     assert {*matrix["target"], *(job["target"] for job in matrix["include"])} <= set(targets.split())
     assert workflow["steps"][-1]["run"] == "make ${{ matrix.target }}"
+
+
+def test_workflows_may_read_alone_and_know_no_secret():
+    for text in WORKFLOWS.values():
+        assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
+        assert not re.search(r"secrets\b|token: *\S*\$|password:", text)
+        assert all(re.fullmatch(r"[\w.-]+/[\w.-]+@\S+", action) for action in re.findall(r"uses: (\S+)", text))
+
+
+def test_a_published_release_goes_to_pypi_by_trusted_publishing(tmp_path):
+    workflow = yaml.safe_load(WORKFLOWS["publish"])
+    assert workflow[True] == {"release": {"types": ["published"]}}  # YAML 1.1 reads `on` as true
+    build, publish = (workflow["jobs"][name] for name in ("build", "publish"))
+    assert (publish["needs"], publish["permissions"]) == ("build", {"id-token": "write"})
+    assert publish["environment"]["name"] == "pypi"
+    upload, (download, pypi) = build["steps"][-1], publish["steps"]
+    assert upload["with"] == download["with"]
+    assert pypi["uses"].startswith("pypa/gh-action-pypi-publish@")
+    assert "with" not in pypi
+    (check,) = (step["run"] for step in build["steps"] if step.get("name") == "The tag is the version")
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / f"nnunet_synth-{PROJECT['version']}-py3-none-any.whl").touch()
+    for tag, code in ((f"v{PROJECT['version']}", 0), ("v0.0.0", 1)):
+        shell = subprocess.run(["bash", "-c", check], cwd=tmp_path, env=os.environ | {"GITHUB_REF_NAME": tag})
+        assert shell.returncode == code
 
 
 def test_the_image_has_a_torch_that_pip_keeps():
