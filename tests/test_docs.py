@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -17,6 +18,7 @@ import typer
 
 import nnunet_synth.cli
 import stylegan2_cond.cli
+from nnunet_synth.training.settings import read_settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -108,6 +110,24 @@ def test_every_option_in_the_text_of_a_page_is_one(page):
             assert options <= commands[program, words[0]], span
         elif program.startswith("--"):
             assert options <= every, span
+
+
+def block(page: str, language: str) -> str:
+    """The only block of a how-to page in a language."""
+    text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text(encoding="utf-8")
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return found
+
+
+def test_the_python_that_generates_samples_runs(generator_run):
+    names: dict = {}
+    exec(block("generate", "python").replace("…/fold_0", str(generator_run)), names)
+    assert names["pairs"].image.shape[0] == len(names["pairs"].label) == 16
+
+
+def test_the_settings_that_mix_a_bank_are_read():
+    settings = read_settings(json.loads(f"{{{block('mix_banks', 'json')}}}"), "the page")
+    assert settings.shares == (("pair_200k", 0.25),)
 
 
 def test_the_pages_build_and_request_nothing(tmp_path):
