@@ -9,13 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from stylegan2_cond.ops.autograd import fused_bias_act, fused_resample
-from stylegan2_cond.ops.epilogue import IDENTITY, Epilogue
+from stylegan2_cond.ops.epilogue import CHANNELS_LAST, IDENTITY, Epilogue
 from stylegan2_cond.ops.fir import LINEAR, MEAN
 
 # Relative to the largest number of a result. A kernel that is wrong is wrong by far more.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
-LAYOUTS = (torch.contiguous_format, torch.channels_last)
-SHAPES = ((2, 8, 4, 4), (2, 3, 5, 7))  # voxels that fill whole vectors, and voxels that do not
+SHAPES = ((2, 8, 4, 4), (2, 3, 5, 7), (2, 4, 3, 2, 4))  # voxels that fill whole vectors, that do not, and volumes
 
 
 def find_difference(device: str) -> str:
@@ -26,7 +25,8 @@ def find_difference(device: str) -> str:
     """
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
         try:
-            for dtype, shape, layout in itertools.product(TOLERANCE, SHAPES, LAYOUTS):
+            for dtype, shape, last in itertools.product(TOLERANCE, SHAPES, (False, True)):
+                layout = CHANNELS_LAST[len(shape)] if last else torch.contiguous_format
                 x = _whole_numbers(shape, torch.device(device)).to(memory_format=layout)
                 expected = _results(x.double(), fused=False)
                 for (name, mine), (_, theirs) in zip(_results(x.to(dtype), fused=True), expected, strict=True):
@@ -48,6 +48,8 @@ def _whole_numbers(shape: tuple[int, ...], device: torch.device) -> torch.Tensor
 def _results(x: torch.Tensor, *, fused: bool) -> Iterator[tuple[str, torch.Tensor]]:
     """Each op's value, first and second derivatives, by name."""
     n, c, *size = x.shape
+    factors = (2,) * len(size)
+    linear, pool = {2: ("bilinear", F.avg_pool2d), 3: ("trilinear", F.avg_pool3d)}[len(size)]
     wide = torch.promote_types(x.dtype, torch.float32)
 
     def learnt(*shape: int, value: float) -> torch.Tensor:
@@ -60,13 +62,13 @@ def _results(x: torch.Tensor, *, fused: bool) -> Iterator[tuple[str, torch.Tenso
     ops = {
         "bias_act": (lambda x: fused_bias_act(x, full), full.apply, [full.bias, full.scale, full.strength]),
         "upsample": (
-            lambda x: fused_resample(x, LINEAR, (2, 2), twice, plain),
-            lambda x: plain.apply(F.interpolate(x, scale_factor=2, mode="bilinear")),
+            lambda x: fused_resample(x, LINEAR, factors, twice, plain),
+            lambda x: plain.apply(F.interpolate(x, scale_factor=2, mode=linear)),
             [plain.bias],
         ),
         "downsample": (
-            lambda x: fused_resample(x, MEAN, (2, 2), half, IDENTITY),
-            lambda x: F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False),
+            lambda x: fused_resample(x, MEAN, factors, half, IDENTITY),
+            lambda x: pool(x, 2, ceil_mode=True, count_include_pad=False),
             [],
         ),
     }
