@@ -527,6 +527,18 @@ def test_scores_are_finer_than_half_precision(patch_size, factors):
     assert rounded(scores) < 0.5
 
 
+@every_patch_size
+def test_scores_follow_from_the_last_features_as_float32_has_it(patch_size, factors):
+    discriminator = make_discriminator(patch_size, factors)
+    inputs, condition = pairs_of(patch_size, count=16)
+    ((scores, stages), last), _ = in_bfloat16(lambda: (discriminator(inputs, condition), discriminator.entry(inputs)))
+    last = stages[-1] if stages else last
+    exact = discriminator.double()
+    exact.entry, exact.blocks = torch.nn.Identity(), torch.nn.ModuleList()
+    terms = sum(weight[0].numel() for name, weight in exact.named_parameters() if name.endswith("weight"))
+    assert_float32_of(scores, exact(last.double(), condition.double())[0], operations=4 * terms)
+
+
 @pytest.mark.parametrize("patch_size", [(9, 14), (7, 5, 6)])
 def test_pairs_reach_the_discriminator_as_they_are_and_only_what_it_makes_of_them_is_rounded(patch_size):
     entry = make_discriminator(patch_size, ()).entry
