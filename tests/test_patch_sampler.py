@@ -14,6 +14,7 @@ from stylegan2_cond.data import patch_sampler
 from stylegan2_cond.data.nnunet_dataset import OUTSIDE, Case, open_preprocessed
 from stylegan2_cond.data.patch_sampler import OPEN_BYTES, WHOLE_SHARE, PatchSampler
 from stylegan2_cond.errors import UserError
+from stylegan2_cond.training.prefetch import Prefetcher
 
 
 @pytest.fixture
@@ -196,3 +197,23 @@ def test_a_position_is_that_of_the_slice_in_its_case(preprocessed, stream):
         windows = np.lib.stride_tricks.sliding_window_view(np.asarray(case.image[0, z]), patch.label.shape)
         assert (windows == patch.image[0]).all(axis=(-1, -2)).any()
         assert patch.position == pytest.approx((z + 0.5) / case.image.shape[1])
+
+
+# --- read ahead
+
+
+def test_batches_that_are_read_ahead_are_those_of_the_stream(stream, plan):
+    with Prefetcher(stream, 8, slice(2, 5), plan.codec) as reader:
+        for first in (0, 8, 16, 8):
+            image, label, position, labelled = reader.batch(first)
+            wanted = stream.batch(first + 2, 3)
+            assert np.array_equal(image, wanted.image)
+            assert np.array_equal(label, wanted.label)
+            assert np.array_equal(position, wanted.position)
+            assert np.array_equal(labelled, wanted.labelled)
+
+
+def test_a_label_without_a_channel_is_refused_where_patches_are_read(stream, plan):
+    codec = plan.codec.model_copy(update={"labels": plan.codec.labels[:1]})
+    with Prefetcher(stream, 8, slice(0, 8), codec) as reader, pytest.raises(ValueError, match="label"):
+        reader.batch(0)
