@@ -10,6 +10,7 @@ from tiny import tiny_plan, tiny_state
 from stylegan2_cond import ops
 from stylegan2_cond.cli import main
 from stylegan2_cond.ops import Epilogue
+from stylegan2_cond.planning import heuristics
 from stylegan2_cond.speed import ops as op_bench
 from stylegan2_cond.speed import reference, report, step, timing
 
@@ -74,7 +75,15 @@ def test_times_are_taken_in_turns_and_their_ratio_is_the_references_over_ours(mo
     assert calls[-6:] == ["ours", "theirs"] * 3
 
 
+def test_on_a_gpu_a_step_is_timed_in_the_batch_and_precision_that_train_there(monkeypatch):
+    chosen = {"cuda": "bfloat16", "cpu": "float32"}
+    monkeypatch.setattr(heuristics, "choose_precision", lambda device: heuristics.Setting(chosen[device.type], ""))
+    plans = [step.speed_plan(64, device=torch.device(device)) for device in chosen]
+    assert [(plan.precision, plan.batch_size) for plan in plans] == [("bfloat16", 32), ("float32", 8)]
+
+
 def test_the_command_prints_all_figures_and_writes_them(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr(op_bench, "SHAPES", {64: (1, 4, 8)})
     monkeypatch.setattr(report, "SHAPES", {64: (1, 4, 8)})
     monkeypatch.setattr(report, "SIDES", (16, 32))
@@ -91,6 +100,7 @@ def test_the_command_prints_all_figures_and_writes_them(monkeypatch, capsys, tmp
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 0
+    assert not torch.backends.cudnn.allow_tf32  # as the plan says
     printed, written = capsys.readouterr().out, json.loads((tmp_path / "a.json").read_text())
     for words in ("bias_act", "upsample+bias_act", "double", "step at 16², batch 2", "with R1", "64 at once", "16² "):
         assert words in printed

@@ -26,7 +26,7 @@ from stylegan2_cond.planning.heuristics import (
 from stylegan2_cond.speed.reference import reference_ops
 from stylegan2_cond.speed.timing import Timing, compare_times, time_calls
 from stylegan2_cond.training.profile_step import measure_step_here, random_patches
-from stylegan2_cond.training.state import TrainingState
+from stylegan2_cond.training.state import TrainingState, set_precision
 from stylegan2_cond.training.step import take_step
 
 LABELS = (0, 1, 2)
@@ -90,7 +90,7 @@ def speed_plan(
 
     Args:
         batch_size: images of a step; by default as planned.
-        device: that the batch size is planned for.
+        device: that batch size and precision are planned for.
         finest: channels of the finest stage.
         most: channels of the coarser stages, which double up to that; by default as planned.
     """
@@ -99,7 +99,7 @@ def speed_plan(
     label = np.random.default_rng(0).choice(LABELS, (64, *[8] * dims))
     position = np.linspace(0, 1, 64, dtype=np.float32) if dims == 2 else None
     batch_size = batch_size or choose_batch_size(patch_size, device).value
-    inputs = PlanInputs("pair", patch_size, patches=1000, device=torch.device("cpu"), batch_size=batch_size)
+    inputs = PlanInputs("pair", patch_size, patches=1000, device=device, batch_size=batch_size)
     settings = {key: setting.value for key, setting in training_settings(inputs).items()}
     values = settings | {"batch_size": batch_size}
     return Plan(
@@ -126,6 +126,7 @@ def speed_plan(
 
 def measure_steps(plan: Plan, *, rounds: int, device: torch.device) -> StepSpeed:
     """Time, memory and operations of training steps with augmentation."""
+    set_precision(plan)
     penalized, plain = 0, 1  # number of the step
 
     def timing(number: int) -> Timing:
