@@ -42,7 +42,7 @@ from stylegan2_cond.planning.heuristics import (
     choose_patch_size,
     training_settings,
 )
-from stylegan2_cond.planning.memory import activations_at_once
+from stylegan2_cond.planning.memory import TRIED, activations_at_once
 from stylegan2_cond.planning.plan import BY_HAND, RunOptions, check_overrides
 from stylegan2_cond.planning.table import table
 
@@ -293,9 +293,18 @@ def test_a_common_gpu_keeps_the_channels_of_large_volumes(gib):
         dims=3, patch_size=(128,) * 3, factors=((2, 2, 2),) * 5, channels=channels, codec=codec, batch_size=8
     )
     plan = plan.model_copy(update={"precision": "bfloat16", "latent_dim": 128, "style_dim": 128})
-    fitted = fit_memory(plan, int(0.9 * gib * 2**30), device="cuda")
+    budget = int(0.9 * gib * 2**30)
+    fitted = fit_memory(plan, budget // TRIED["cuda"], device="cuda")
     assert fitted.channels == channels
     assert fitted.batch_size // fitted.accumulate >= 2
+    assert training_bytes(fitted, "cuda") <= budget
+
+
+def test_a_gpu_tries_plans_that_may_be_too_large_and_a_cpu_does_not():
+    plan = plan_of((64, 64), batch_size=16)
+    for device in ("cpu", "cuda"):
+        tried = fit_memory(plan, int(training_bytes(plan, device) / 1.9), device=device)
+        assert (tried == plan) == (device == "cuda")
 
 
 def test_the_next_smaller_plan_always_holds_fewer_activations_until_there_is_none():

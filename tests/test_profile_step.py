@@ -203,7 +203,7 @@ def test_a_plan_above_its_budget_is_tried_in_more_parts_though_the_device_has_ro
 def test_trials_come_to_an_end(device):
     device.peaks = (3 * 2**30,) * 20
     with pytest.raises(UserError, match=r"needs about 3 GiB, 1 GiB are free.*--patch-size 4,4"):
-        measure_until_it_fits(tiny_plan(batch_size=2**9), CPU, 2**30)
+        measure_until_it_fits(tiny_plan(batch_size=2**12), CPU, 2**30)
     assert len(device.tried) == MAX_ATTEMPTS
 
 

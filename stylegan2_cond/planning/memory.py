@@ -13,8 +13,10 @@ from stylegan2_cond.planning.table import format_value
 # What lies in memory at the peak of a step, in float32: copies of the activations of one network, and more of them
 # where a mask modulates each stage; then of the coded pairs that are computed at once, and of those of the whole batch.
 # Measured on a CPU: 0.95 to 1.13 of the estimate from 64² to 256×320, and up to 1.8 of it for smaller patches and for
-# volumes, whose blocks below 32 MiB leave gaps in the heap. The numbers for CUDA have not been confirmed on a GPU.
+# volumes, whose blocks below 32 MiB leave gaps in the heap. The numbers for CUDA have not been confirmed on a GPU, so
+# that plans of up to twice the memory there is are tried on one.
 COPIES = {"cpu": (15.5, 6, 0, 11), "cuda": (10, 9, 8, 4)}
+TRIED = {"cpu": 1, "cuda": 2}  # times the budget
 WEIGHT_COPIES = 9  # of both networks: weights, gradients, two moments of Adam each, and the moving average
 BFLOAT16_SHARE = 0.6  # of the activations' memory in float32; measured 0.58 on a CPU
 
@@ -49,7 +51,7 @@ def activations_at_once(plan: Plan) -> int:
 
 
 def fit_memory(plan: Plan, budget: int | None, processes: int = 1, device: str = "cpu") -> Plan:
-    """The plan with a batch in more parts, and fewer channels, as far as the budget demands.
+    """The plan with a batch in more parts, and fewer channels, as far as the budget demands by the estimate.
 
     Args:
         plan: may need more memory than there is.
@@ -64,7 +66,7 @@ def fit_memory(plan: Plan, budget: int | None, processes: int = 1, device: str =
         return plan
     share = smallest = plan.model_copy(update={"batch_size": -(-plan.batch_size // processes)})
     for smallest in _smaller_plans(share):
-        if training_bytes(smallest, device) <= budget:
+        if training_bytes(smallest, device) <= TRIED["cuda" if device == "cuda" else "cpu"] * budget:
             return _with_reasons(share, smallest, budget, device).model_copy(update={"batch_size": plan.batch_size})
     raise too_large(smallest, training_bytes(smallest, device), budget)
 

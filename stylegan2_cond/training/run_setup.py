@@ -34,7 +34,7 @@ from stylegan2_cond.snapshot import find_snapshots, open_device
 from stylegan2_cond.training.checkpoint import CHECKPOINT_FILE
 from stylegan2_cond.training.profile_step import StepCost, measure_step
 
-MAX_ATTEMPTS = 6
+MAX_ATTEMPTS = 12
 
 
 @dataclass(frozen=True)
