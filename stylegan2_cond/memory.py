@@ -26,7 +26,8 @@ NO_MEMORY = (  # PyTorch's messages; cuBLAS and cuDNN also fail in these ways if
     "out of memory",
     "STATUS_ALLOC_FAILED",
     "STATUS_NOT_INITIALIZED",
-    "CUDNN_STATUS_INTERNAL_ERROR",
+    "STATUS_INTERNAL_ERROR",
+    "unable to find an engine to execute this computation",
 )
 CACHE_SHARE = 0.25  # of free memory
 CACHE_BYTES = 2 * 2**30  # if free memory is unknown
