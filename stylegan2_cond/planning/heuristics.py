@@ -203,7 +203,7 @@ def choose_length(hours: float, seconds: float, *, most: float) -> Setting:
 def choose_precision(device: torch.device) -> Setting:
     """The fastest precision that the device supports and training tolerates."""
     if device.type != "cuda":
-        return Setting("float32", f"lower precision is not faster on the device {device}")
+        return Setting("float32", f"no lower precision has been tried on the device {device}")
     with torch.cuda.device(device):
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Setting("bfloat16", "supported by the device")
