@@ -28,6 +28,7 @@ KINDS = {
     "four": ("0.7 of the width, batches of 4", "#3a8f4d"),
 }
 SHOWN = ("kid", "kid-pair", "precision", "coverage", "masks", "conditions")
+CURVES = ("kid", "kid-pair", "coverage")
 COLUMNS = ("data", "kind", "seed", "share_of_seconds", "images", "metric", "value")
 
 
@@ -47,7 +48,7 @@ def read_runs(results: Path) -> list[dict]:
 
 
 def table(rows: list[dict]) -> list[str]:
-    """At the end of training: mean over seeds, in Markdown."""
+    """At the end of training: mean and standard deviation over seeds, in Markdown."""
     last = defaultdict(list)
     for row in rows:
         if row["share_of_seconds"] == 1:
@@ -57,18 +58,23 @@ def table(rows: list[dict]) -> list[str]:
     datasets = dict.fromkeys(data for data, _, _ in last)
     for data, kind in (pair for pair in product(datasets, KINDS) if (*pair, SHOWN[0]) in last):
         values = [last[data, kind, name] for name in SHOWN]
-        means = " | ".join(f"{np.mean(one):.3g}" for one in values)
-        lines.append(f"| {data} | {KINDS[kind][0]} | {len(values[0])} | {means} |")
+        lines.append(f"| {data} | {KINDS[kind][0]} | {len(values[0])} | {' | '.join(map(cell, values))} |")
     return lines
 
 
+def cell(values: list[float]) -> str:
+    """`1.28 ± 0.4`."""
+    spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2g}{spread}"
+
+
 def curves(rows: list[dict]) -> Figure:
-    """KID and coverage against the share of the seconds, one line for each training."""
+    """KIDs and coverage against the share of the seconds, one line for each training."""
     datasets = list(dict.fromkeys(row["data"] for row in rows))
-    figure = Figure(figsize=(3.2 * len(datasets), 5.2), layout="constrained")
-    axes = figure.subplots(2, len(datasets), sharex=True, squeeze=False)
+    figure = Figure(figsize=(3.2 * len(datasets), 7.2), layout="constrained")
+    axes = figure.subplots(len(CURVES), len(datasets), sharex=True, squeeze=False)
     for column, data in zip(axes.T, datasets, strict=True):
-        for axis, metric in zip(column, ("kid", "coverage"), strict=True):
+        for axis, metric in zip(column, CURVES, strict=True):
             for kind, (label, colour) in KINDS.items():
                 seeds = sorted({row["seed"] for row in rows if (row["data"], row["kind"]) == (data, kind)})
                 for seed in seeds:
@@ -78,7 +84,8 @@ def curves(rows: list[dict]) -> Figure:
                     axis.plot(*zip(*points, strict=True), color=colour, label=label if seed == seeds[0] else None)
             axis.spines[["top", "right"]].set_visible(False)
         column[0].set(title=data, yscale="log", ylabel="KID of images")
-        column[1].set(xlabel="share of the seconds", ylabel="coverage", ylim=(0, None))
+        column[1].set(yscale="log", ylabel="KID of pairs")
+        column[2].set(xlabel="share of the seconds", ylabel="coverage", ylim=(0, None))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(KINDS), frameon=False)
     return figure
 
