@@ -67,7 +67,7 @@ OutputFolder = Annotated[Path, typer.Option("-o", metavar="FOLDER", help="Output
 Sizes = Annotated[str | None, _option("N,…", "Sizes of training sets (default: 4,8).")]
 TrainingSets = Annotated[int, typer.Option(metavar="N", help="Training sets of each size.", min=1)]
 Runs = Annotated[int, typer.Option(metavar="N", help="Runs of each arm and set.", min=1)]
-TestCases = Annotated[str | None, _option("N|FILE", "Number of test cases, or a file of names.")]
+TestCases = Annotated[str | None, _option("N", "Number of test cases, or a file of names.")]
 Subjects = Annotated[str | None, _option("REGEX", "Regular expression for the subject in a case's name.")]
 ArmNames = Annotated[list[str] | None, _option("NAME", "Run this arm (repeatable).", "--arm")]
 ArmsFile = Annotated[Path | None, _option("FILE", "TOML file with other arms.", "--arms")]
@@ -258,6 +258,7 @@ def plan(
 
 @app.command(
     short_help="Run nnUNetv2_train with synthetic pairs.",
+    options_metavar="DATASET CONFIGURATION FOLD [OPTIONS]",  # which nnU-Net parses
     # No -h here: it would be found in any of nnU-Net's options with one dash and an h, as -pretrained_weights.
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--help"]},
     epilog="Example: nnunet-synth train 4 2d 0 -device cpu",
