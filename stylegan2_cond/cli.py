@@ -122,6 +122,8 @@ def plan(
         return
     print(table(found.plan, min(140, shutil.get_terminal_size((120, 40)).columns)))
     print(f"\n{describe_costs(found)}\n{'Written to' if found.is_new else 'Read from'} {found.path}")
+    on = ("--device", device) if device else ()  # all else is in the plan
+    print(f"Next: {found.plan.source.command('stylegan2-cond train', *on, variant=variant)}")
 
 
 @app.command(short_help="Train a generator on a fold.", epilog="Example: stylegan2-cond train 4 2d 0 --kimg 50")
@@ -202,6 +204,7 @@ def generate(
             device=device or default_device(),
         )
     print(summary(record, folder))
+    _suggest_bank(snapshot)
 
 
 @app.command(short_help="Evaluate a snapshot.", epilog="Example: stylegan2-cond evaluate fold_0/best --metric kid")
@@ -230,7 +233,6 @@ def evaluate(
     from stylegan2_cond.metrics.evaluate import EVALUATION_FILE, PICTURE_FILE
     from stylegan2_cond.metrics.evaluate import evaluate as run
     from stylegan2_cond.metrics.report import table
-    from stylegan2_cond.snapshot import CARD_FILE, Card
 
     found = run(
         snapshot,
@@ -249,6 +251,13 @@ def evaluate(
     print(f"{found.seconds:.0f} s, {found.peak_bytes / 2**30:.1f} GiB at the peak. {snapshot / EVALUATION_FILE}")
     if found.copy_candidates:
         print(f"Samples and their nearest real neighbours: {snapshot / PICTURE_FILE}")
+    _suggest_bank(snapshot)
+
+
+def _suggest_bank(snapshot: Path) -> None:
+    """Print the command that fills a bank from a snapshot, if it can fill one."""
+    from stylegan2_cond.snapshot import CARD_FILE, Card
+
     if (plan := Card.load(snapshot / CARD_FILE).plan).variant != "mask":
         print(f"Next: {plan.source.command('nnunet-synth bank', '-n', '1000', '--snapshot', str(snapshot))}")
 

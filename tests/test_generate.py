@@ -473,7 +473,10 @@ def test_the_command_says_how_many_where_and_how_well(pair_snapshot, tmp_path, m
     asks = ("--with-class", 2, "--with-class", 1, "--area", "1=0.05", "--seed", 4, "--truncation", 0.5)
     assert call(monkeypatch, pair_snapshot, "-n", 3, "-o", folder, *asks) == 0
     record = Manifest.load(folder / MANIFEST_FILE)
-    assert capsys.readouterr().out == summary(record, folder) + "\n"
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == summary(record, folder)
+    assert last.startswith("Next: nnunet-synth bank ")
+    assert last.endswith(f" --snapshot {pair_snapshot}")
     assert (record.with_classes, record.areas, record.seed, record.truncation) == ((1, 2), {1: 0.05}, 4, 0.5)
 
 

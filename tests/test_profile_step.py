@@ -333,15 +333,16 @@ def test_the_command_tells_each_choice_memory_and_hours_and_where_the_plan_is(da
     code, out, _ = typed(monkeypatch, capsys, "--set", "channels=8,8", "--set", "batch_size=8", "--kimg", "40")
     assert code in (0, None)
     lines = out.splitlines()
-    assert max(map(len, lines[:-1])) <= 120
+    assert max(map(len, lines[:-2])) <= 120
     assert len(lines) < 45  # a screenful
     for key, value in (("batch_size", "8"), ("channels", "8,8"), ("kimg", "40"), ("patch_size", "16,14")):
         assert any(line.split()[:2] == [key, value] for line in lines)
     minutes = 0.5 / 8 * 40_000 / 60  # a step takes half a second
     assert f"62 s for 1,000 images, so {minutes:.0f} min for all 40,000" in out
     path = next((data.base.parent.parent / "nnUNet_results").rglob("plan.json"))
-    assert lines[-1] == f"Written to {path}"
-    assert typed(monkeypatch, capsys)[1].splitlines()[-1] == f"Read from {path}"
+    train = f"Next: stylegan2-cond train {data.dataset_name} 2d all --device cpu"
+    assert lines[-2:] == [f"Written to {path}", train]
+    assert typed(monkeypatch, capsys)[1].splitlines()[-2:] == [f"Read from {path}", train]
     found = json.loads(typed(monkeypatch, capsys, "--json")[1])
     assert (found["path"], found["plan"]) == (str(path), json.loads(path.read_text()))
     assert found["step"] == {"peak_bytes": 2**20, "seconds_per_step": 0.5}

@@ -17,7 +17,7 @@ from stylegan2_cond.planning import Plan, planner
 from stylegan2_cond.planning.heuristics import choose_factors
 from stylegan2_cond.snapshot import SampleRequest, find_snapshots, load_generator, mask_sources, open_masks
 from stylegan2_cond.training import snapshot_evaluation
-from stylegan2_cond.training.train import train
+from stylegan2_cond.training.train import describe_outcome, train
 
 PATCH_SIZE = (20, 16)
 SHOWN = [1, 2]
@@ -92,6 +92,9 @@ def test_each_variant_has_a_run_of_its_own_with_everything_in_it(runs, variant):
     figures = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
     assert {"images", "loss_generator", "loss_discriminator", "spread"} <= figures.keys()
     assert ("l1" in figures) == (variant == "image")
+    options = {"pair": "", "mask": " --masks generated --variant image", "image": " --variant image"}[variant]
+    last = describe_outcome(folder, plan).splitlines()[-1]
+    assert last == f"Next: nnunet-synth bank {plan.source.dataset_name} 2d 0 -n 1000{options}"
 
 
 # --- sampling

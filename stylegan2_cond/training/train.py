@@ -242,8 +242,9 @@ def describe_outcome(folder: Path, plan: Plan) -> str:
         scores = snapshot_scores(best)
         lines += [f"Best: {best}", *(f"  {text}" for text in (describe_scores(scores), assess_quality(scores)) if text)]
     lines += [f"Progress: {folder / PROGRESS_FILE}", f"Previews: {folder / PREVIEWS}"]
-    if plan.variant != "mask":
-        lines.append(f"Next: {plan.source.command('nnunet-synth bank', '-n', '1000', variant=plan.variant)}")
+    masks = ("--masks", "generated") if plan.variant == "mask" else ()  # for images of a generator of that variant
+    variant = "image" if masks else plan.variant
+    lines.append(f"Next: {plan.source.command('nnunet-synth bank', '-n', '1000', *masks, variant=variant)}")
     return "\n".join(lines)
 
 
