@@ -266,12 +266,12 @@ def test_nothing_is_written_of_a_plan_that_does_not_fit(data, device):
 
 def test_other_settings_are_refused_until_overwriting_is_asked_for(data):
     plan_run(run_options(data, overrides=NARROW))
-    other = NARROW | {"batch_size": 4}
-    with pytest.raises(UserError, match=r"another batch_size: 8, not 4.*--overwrite"):
+    other = NARROW | {"batch_size": 8}
+    with pytest.raises(UserError, match=r"another batch_size: 16, not 8.*--overwrite"):
         plan_run(run_options(data, overrides=other))
     anew = plan_run(run_options(data, overrides=other), overwrite=True)
     assert anew.is_new
-    assert Plan.load(anew.path).batch_size == 4
+    assert Plan.load(anew.path).batch_size == 8
 
 
 def test_a_plan_that_is_damaged_is_made_anew_when_asked(data):

@@ -79,7 +79,7 @@ def test_on_a_gpu_a_step_is_timed_in_the_batch_and_precision_that_train_there(mo
     chosen = {"cuda": "bfloat16", "cpu": "float32"}
     monkeypatch.setattr(heuristics, "choose_precision", lambda device: heuristics.Setting(chosen[device.type], ""))
     plans = [step.speed_plan(64, device=torch.device(device)) for device in chosen]
-    assert [(plan.precision, plan.batch_size) for plan in plans] == [("bfloat16", 32), ("float32", 8)]
+    assert [(plan.precision, plan.batch_size) for plan in plans] == [("bfloat16", 32), ("float32", 16)]
 
 
 def test_the_command_prints_all_figures_and_writes_them(monkeypatch, capsys, tmp_path):

@@ -154,9 +154,7 @@ def choose_batch_size(patch_size: Sequence[int], device: torch.device) -> Settin
     """Patches of a step."""
     if len(patch_size) == 3:
         return Setting(8, "volumes hold as much as many slices")
-    if device.type != "cuda":
-        return Setting(8, "more steps in the same time than with larger batches")
-    if max(patch_size) <= LAUNCH_BOUND:
+    if device.type == "cuda" and max(patch_size) <= LAUNCH_BOUND:
         return Setting(32, f"up to {LAUNCH_BOUND}², 16 would leave a GPU idle between its kernels")
     return Setting(16, "small, many steps an hour")
 
