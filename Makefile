@@ -5,7 +5,7 @@
 # make test-attack: 100 kills, full disks, 10,000 damaged files; hours
 # make test-kernels: the CUDA sources on the CPU, every type, under sanitizers, and compiled for every architecture
 # make docs: all pages, with the commands and the Python API, as a site in site/
-# make dist: wheel and sdist of a release in dist/, checked and listed
+# make dist: wheel and sdist of a release in dist/, checked and listed, and the wheel's commands run where nothing else of it is
 # make dist-cuda: besides, a wheel for this platform that includes the CUDA library; needs nvcc, not a GPU
 # make gpu-check: what only a GPU can confirm, some minutes, as gpu_check.json and gpu_check.md
 PYTHON ?= python3
@@ -58,10 +58,16 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 dist: install
-	rm -rf dist
+	rm -rf dist build
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python -m zipfile --list dist/*.whl
+	$(BIN)/python -m venv --without-pip build/venv
+	$(BIN)/python -m pip --python build/venv/bin/python install --quiet --no-deps dist/*.whl
+	echo $(abspath $(BIN)/..)/lib/python*/site-packages > $$(echo build/venv/lib/python*/site-packages)/dependencies.pth
+	build/venv/bin/stylegan2-cond --version
+	build/venv/bin/nnunet-synth benchmark --show-arms > /dev/null
+	rm -rf build
 
 dist-cuda: dist
 	rm -rf stylegan2_cond/ops/built
