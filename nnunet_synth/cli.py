@@ -411,7 +411,14 @@ def benchmark(
     """Measure whether synthetic pairs help, and write a report. To resume, run the same command again."""
     arguments = dict(locals())
     from nnunet_synth.benchmark.arms import DEFAULT_ARMS
-    from nnunet_synth.benchmark.run import calibrate, describe_report, run_benchmark, write_report
+    from nnunet_synth.benchmark.run import (
+        calibrate,
+        calibration_options,
+        describe_report,
+        plan_benchmark,
+        run_benchmark,
+        write_report,
+    )
 
     describe = (lambda path: path.with_suffix(".json").read_text(encoding="utf-8")) if as_json else describe_report
     if show_arms:
@@ -422,11 +429,14 @@ def benchmark(
         return
     if not (dataset and configuration):
         raise UserError("DATASET and CONFIGURATION are missing. Example: nnunet-synth benchmark 4 2d --quick -o small")
-    options = {name: arguments[name] for name in BenchmarkOptions.__dataclass_fields__}
-    options |= {"arms": tuple(arms or ()), "slurm": tuple(slurm or ()), "device": device or default_device()}
-    summary = (calibrate if calibration else run_benchmark)(BenchmarkOptions(**options), dry=dry_run)
-    if summary is None:
+    given = {name: arguments[name] for name in BenchmarkOptions.__dataclass_fields__}
+    given |= {"arms": tuple(arms or ()), "slurm": tuple(slurm or ()), "device": device or default_device()}
+    options = BenchmarkOptions(**given)
+    if dry_run:
+        plans = [plan_benchmark(one) for one in (calibration_options(options) if calibration else [options])]
+        print_json({"benchmarks": [plan.json() for plan in plans]}) if as_json else print(*plans, sep="\n")
         return
+    summary = (calibrate if calibration else run_benchmark)(options)
     print(describe(summary.report))
     if summary.without_result:
         print(

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from made_benchmark import make_benchmark
 
-from nnunet_synth.benchmark import run
 from nnunet_synth.benchmark.analysis import analyse
 from nnunet_synth.benchmark.options import BenchmarkOptions
 from nnunet_synth.benchmark.report.calibration import write_calibration
 from nnunet_synth.benchmark.results import read_benchmark
+from nnunet_synth.benchmark.run import calibration_options
 from stylegan2_cond.errors import UserError
 
 
@@ -35,19 +35,19 @@ def test_the_length_with_the_largest_gain_in_deviations_is_named(tmp_path):
     expected = analysis.row("oracle", 4)["difference"] / analysis.noise[4].deviation
     assert table["sensitivity"][1] == pytest.approx(expected, rel=1e-5)
     assert "2,000 steps" in path.with_suffix(".md").read_text().splitlines()[2]
-    assert len(json.loads(path.with_suffix(".json").read_text())) == 3
+    written = json.loads(path.with_suffix(".json").read_text())
+    assert written["steps"] == 2000
+    assert [one["sensitivity"] for one in written["lengths"]] == pytest.approx(table["sensitivity"], rel=1e-5)
     assert (tmp_path / "figures" / "calibration.png").stat().st_size > 5000
 
 
-def test_each_length_is_a_benchmark_of_its_own_that_differs_in_nothing_else(tmp_path, monkeypatch):
-    called = []
-    monkeypatch.setattr(run, "run_benchmark", lambda options, dry: called.append(options))
+def test_each_length_is_a_benchmark_of_its_own_that_differs_in_nothing_else(tmp_path):
     options = BenchmarkOptions("4", "2d", folder=tmp_path, quick=True, sizes="4")
-    run.calibrate(options, dry=True)
-    assert [one.steps for one in called] == [1000, 2000, 4000, 8000]
-    assert len({one.folder for one in called}) == 4
-    assert {replace(one, folder=tmp_path, steps=None) for one in called} == {
+    lengths = calibration_options(options)
+    assert [one.steps for one in lengths] == [1000, 2000, 4000, 8000]
+    assert len({one.folder for one in lengths}) == 4
+    assert {replace(one, folder=tmp_path, steps=None) for one in lengths} == {
         replace(options, arms=("oracle",), training_sets=3)
     }
     with pytest.raises(UserError, match="--steps"):
-        run.calibrate(replace(options, steps=5), dry=True)
+        calibration_options(replace(options, steps=5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -15,9 +16,10 @@ from raw_cases import LABELS, cohort, own_folders, preprocess
 
 from nnunet_synth.benchmark import progress
 from nnunet_synth.benchmark.arms import Arm
-from nnunet_synth.benchmark.budget import choose_budget
+from nnunet_synth.benchmark.budget import Budget, choose_budget
 from nnunet_synth.benchmark.design import DESIGN_FILE, make_design, make_training_sets
 from nnunet_synth.benchmark.options import BenchmarkOptions
+from nnunet_synth.benchmark.run import CALIBRATION_STEPS
 from nnunet_synth.cli import main
 from stylegan2_cond.data.nnunet_dataset import open_preprocessed
 from stylegan2_cond.errors import UserError
@@ -224,6 +226,19 @@ def test_a_dry_run_lists_the_tasks_of_unlabelled_cases(benchmark):
     assert (
         "run ensemble, 4 cases, training set 0  (needs run_nnunet_4_0, run_nnunet_4_0_1, run_nnunet_4_0_2)" in printed
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"), [(("--arm", "pair", "--steps", "500"), [500]), (("--calibrate",), CALIBRATION_STEPS)]
+)
+def test_a_dry_run_as_json_is_one_object(benchmark, monkeypatch, options, steps):
+    monkeypatch.setattr(progress, "seconds_of_step", lambda network, patches: 0.25)
+    printed = benchmark(12, "--dry-run", "--json", "--quick", "--sizes", "4", *options)[1]
+    found = json.loads(printed)["benchmarks"]
+    assert [Budget.model_validate(one["design"]["budget"]).iterations for one in found] == [*steps]
+    for one in found:
+        assert len(one["tasks"]) > 2
+        assert {need for needs in one["tasks"].values() for need in needs} < one["tasks"].keys()
 
 
 def test_a_step_of_nnunets_network_takes_the_time_that_it_takes(one_case, monkeypatch):

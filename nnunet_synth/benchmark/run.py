@@ -16,7 +16,7 @@ from nnunet_synth.benchmark.design import DESIGN_FILE, Design, load_or_create, m
 from nnunet_synth.benchmark.options import BenchmarkOptions
 from nnunet_synth.benchmark.progress import ProgressTable, estimate, seconds_by_steps
 from nnunet_synth.benchmark.scheduler import Resources, Scheduler
-from nnunet_synth.benchmark.tasks import commands, make_tasks
+from nnunet_synth.benchmark.tasks import Task, commands, make_tasks
 from nnunet_synth.benchmark.workspace import prepare_workspace
 from stylegan2_cond.data.nnunet_dataset import Preprocessed, open_preprocessed
 from stylegan2_cond.errors import UserError
@@ -38,14 +38,50 @@ class Summary:
     without_result: int
 
 
-def run_benchmark(options: BenchmarkOptions, *, dry: bool = False) -> Summary | None:
+@dataclass(frozen=True)
+class DryRun:
+    """What a benchmark would do: its tasks by name, an example of their commands, and how long all of them take."""
+
+    design: Design
+    tasks: dict[str, Task]
+    example: str
+    time: str
+
+    def __str__(self) -> str:
+        design = self.design
+        what = f"{len(design.arms)} arms; {design.describe_sets()}; {len(design.test_cases)} test cases"
+        tasks = (
+            f"  {task}" + (f"  (needs {', '.join(task.needs)})" if task.needs else "") for task in self.tasks.values()
+        )
+        head = (f"{design.dataset}: {what}; {len(self.tasks)} jobs:", *design.notes())
+        return "\n".join((*head, *tasks, f"For example: {self.example}", self.time))
+
+    def json(self) -> dict:
+        """All facts; the tasks with the names of those that each needs."""
+        return {
+            "design": self.design.model_dump(mode="json"),
+            "notes": self.design.notes(),
+            "tasks": {name: task.needs for name, task in self.tasks.items()},
+            "example": self.example,
+            "time": self.time,
+        }
+
+
+def plan_benchmark(options: BenchmarkOptions) -> DryRun:
+    """What `run_benchmark` would do in a new folder; nothing is written.
+
+    Raises:
+        UserError: bad input.
+    """
+    preprocessed, resources, design, folder = _prepare(options)
+    tasks = make_tasks(design)
+    first = next(task for task in tasks.values() if task.kind == "run")
+    example = " ".join(next(commands(first, design, folder, resources.device)))
+    return DryRun(design, tasks, example, _estimate(design, preprocessed, resources))
+
+
+def run_benchmark(options: BenchmarkOptions) -> Summary:
     """Do what is left of a benchmark, and write its report.
-
-    Args:
-        dry: only print what would be done; nothing is written.
-
-    Returns:
-        None if `dry`.
 
     Raises:
         UserError: bad input, a design that differs from the folder's, or another benchmark in the folder.
@@ -53,16 +89,7 @@ def run_benchmark(options: BenchmarkOptions, *, dry: bool = False) -> Summary | 
     """
     from nnunet_synth.benchmark.analysis import decide
 
-    preprocessed = open_preprocessed(options.dataset, options.configuration, options.plans)
-    resources = choose_resources(options)
-    design = make_design(preprocessed, choose_arms(options.arms_file, options.arms), options)
-    folder = Path(os.path.realpath(options.folder))
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"-o {folder} is not a folder. Choose another one.")
-    if dry:
-        _print_plan(design, folder, resources)
-        print(_estimate(design, preprocessed, resources))
-        return None
+    preprocessed, resources, design, folder = _prepare(options)
     with lock_folder(folder):
         design = load_or_create(design, folder)
         prepare_workspace(folder, design, preprocessed)
@@ -81,27 +108,31 @@ def run_benchmark(options: BenchmarkOptions, *, dry: bool = False) -> Summary | 
         return Summary(write_report(folder), len(states), sum(state != "done" for state in states))
 
 
-def calibrate(options: BenchmarkOptions, *, dry: bool = False) -> Summary | None:
-    """Run nnU-Net alone and the oracle at several lengths, each a benchmark in a subfolder, and compare them.
-
-    Args, returns and raises: as `run_benchmark`.
-    """
+def calibrate(options: BenchmarkOptions) -> Summary:
+    """Do what is left of the benchmarks of a calibration, and compare them; raises as `run_benchmark`."""
     from nnunet_synth.benchmark.report.calibration import write_calibration
 
+    lengths = calibration_options(options)
+    done = [run_benchmark(length) for length in lengths]
+    report = write_calibration(options.folder, [length.folder for length in lengths])
+    return Summary(report, sum(one.runs for one in done), sum(one.without_result for one in done))
+
+
+def calibration_options(options: BenchmarkOptions) -> list[BenchmarkOptions]:
+    """Of a benchmark of nnU-Net alone and the oracle in a subfolder, for each of several lengths.
+
+    Raises:
+        UserError: a length is given, or no arm is an oracle.
+    """
     if options.steps:
         raise UserError("--calibrate compares several numbers of --steps. Leave one of the two out.")
     oracles = [arm.name for arm in read_arms(options.arms_file or DEFAULT_ARMS)[0] if arm.unlabelled == TRAINING_CASES]
     if not oracles:
         raise UserError(f"--calibrate needs an arm with unlabelled = '{TRAINING_CASES}' in {options.arms_file}.")
-    folders = {steps: options.folder / f"{steps}_steps" for steps in CALIBRATION_STEPS}
     own = {"arms": (oracles[0],), "training_sets": min(options.training_sets, CALIBRATION_SETS)}
-    done = [
-        run_benchmark(replace(options, folder=folder, steps=steps, **own), dry=dry) for steps, folder in folders.items()
+    return [
+        replace(options, folder=options.folder / f"{steps}_steps", steps=steps, **own) for steps in CALIBRATION_STEPS
     ]
-    if dry:
-        return None
-    report = write_calibration(options.folder, [*folders.values()])
-    return Summary(report, sum(one.runs for one in done), sum(one.without_result for one in done))
 
 
 def write_report(folder: Path) -> Path:
@@ -146,6 +177,17 @@ def choose_resources(options: BenchmarkOptions) -> Resources:
     return Resources(jobs, max(1, cores // jobs), device, gpus=gpus)
 
 
+def _prepare(options: BenchmarkOptions) -> tuple[Preprocessed, Resources, Design, Path]:
+    """The dataset, what there is to compute with, the requested design, and the absolute folder."""
+    preprocessed = open_preprocessed(options.dataset, options.configuration, options.plans)
+    resources = choose_resources(options)
+    design = make_design(preprocessed, choose_arms(options.arms_file, options.arms), options)
+    folder = Path(os.path.realpath(options.folder))
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"-o {folder} is not a folder. Choose another one.")
+    return preprocessed, resources, design, folder
+
+
 def _estimate(design: Design, preprocessed: Preprocessed, resources: Resources) -> str:
     """How long everything takes, by a few steps of nnU-Net's network; for a cluster, this machine can't tell."""
     tasks, seconds = [*make_tasks(design).values()], None
@@ -158,17 +200,3 @@ def _estimate(design: Design, preprocessed: Preprocessed, resources: Resources) 
     run = next(task for task in tasks if task.kind == "run")
     left = estimate(tasks, {run: seconds}, resources.jobs)
     return f"By a few steps of nnU-Net's network here, without augmentation: {left}"
-
-
-def _print_plan(design: Design, folder: Path, resources: Resources) -> None:
-    """What there is to do, and an example of the commands."""
-    tasks = make_tasks(design)
-    print(
-        f"{design.dataset}: {len(design.arms)} arms; {design.describe_sets()}; {len(design.test_cases)} test cases; "
-        f"{len(tasks)} jobs:",
-        *design.notes(),
-        *(f"  {task}" + (f"  (needs {', '.join(task.needs)})" if task.needs else "") for task in tasks.values()),
-        sep="\n",
-    )
-    first = next(task for task in tasks.values() if task.kind == "run")
-    print(f"For example: {' '.join(next(commands(first, design, folder, resources.device)))}")

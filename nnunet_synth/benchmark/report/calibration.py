@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -83,10 +84,11 @@ def write_calibration(folder: Path, benchmarks: Sequence[Path]) -> Path:
         sections=[Section("Lengths", pictures=[picture], tables=[Table(head, rows, words=0)])],
         written_by=f"nnunet-synth benchmark --calibrate {version('nnunet-synth')}",
     )
+    content = {"steps": int(best), "lengths": json.loads(table.to_json(orient="records"))}  # null for NaN
     files = {
         f"{PICTURES}/{picture.name}.png": picture.png,
         "calibration.csv": table.to_csv(index=False, float_format="%.6g").encode(),
-        "calibration.json": table.to_json(orient="records", indent=1).encode(),
+        "calibration.json": json.dumps(content, indent=1).encode(),
         "calibration.md": render(page, MARKDOWN).encode(),
         "calibration.html": render(page, HTML).encode(),
     }
