@@ -203,6 +203,8 @@ def inspect(
         path, page = inspect_bank(bank, output)
     except DamagedBank as error:
         print(f"Error: {error}", file=sys.stderr)
+        if as_json:
+            print_json({"error": str(error)})
         raise typer.Exit(1) from None
     if as_json:
         notes = [{"title": note.title, "text": note.text, "state": note.state} for note in page.notes]

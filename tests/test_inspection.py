@@ -99,6 +99,9 @@ def test_damaged_files_are_all_named_and_end_with_code_1(copied):
     assert f"{copied / 'synth_00001_seg.b2nd'} is missing" in done.output
     assert "nnunet-synth bank" in done.output
     assert not (copied / PAGE_FILE).exists()
+    as_json = CliRunner().invoke(app, ["inspect", str(copied), "--json"])
+    assert as_json.exit_code == 1
+    assert f"Error: {json.loads(as_json.stdout)['error']}" == done.output.strip()
 
 
 def test_one_byte_is_enough(copied):
