@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,15 @@ def test_the_report_is_made_of_the_tables_alone_and_twice_the_same(benchmark, tm
     assert len(made) == 3 + 4 + 1
     for path in made:
         assert (tmp_path / path).read_bytes() == (benchmark / path).read_bytes(), path
+
+
+def test_the_command_writes_it_again_and_prints_it_as_json(benchmark, tmp_path, run_here):
+    for name in ("design.json", "runs.csv", "scores.csv"):
+        shutil.copy(benchmark / name, tmp_path)
+    code, printed, _ = run_here("nnunet-synth", "benchmark", "--report-only", "--json", "-o", str(tmp_path))
+    assert code == 0
+    assert json.loads(printed) == json.loads((benchmark / "report.json").read_text())
+    assert (tmp_path / "report.html").read_bytes() == (benchmark / "report.html").read_bytes()
 
 
 def test_the_sentence_says_where_by_how_much_at_what_cost(benchmark):
