@@ -1,6 +1,6 @@
 # make install: .venv with everything;  make demo: the whole way on virtual subjects;  make test: all tests
 # make test-portable: all that rounds, as other processors compute it, without our kernels, and with two threads
-# make test-slow: a whole benchmark of real trainings, every command of the tutorials, and submissions under a platform's limits; half an hour
+# make test-slow: a whole benchmark of real trainings, the demo, every command of the tutorials, and submissions under a platform's limits; half an hour
 # make benchmark-truths: real trainings whose outcome the benchmark must find; an hour
 # make test-attack: 100 kills, full disks, 10,000 damaged files; hours
 # make test-kernels: the CUDA sources on the CPU, every type, under sanitizers, and compiled for every architecture

@@ -70,6 +70,16 @@ from nnunet_synth.cli import main
 main()
 """
 
+# Python reads it at its start, in each command and in what that starts.
+FEW_ITERATIONS = """
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+begin = nnUNetTrainer.__init__
+def short(self, plans, configuration, fold, dataset_json, device):
+    begin(self, plans, configuration, fold, dataset_json, device)
+    self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 10, 2
+nnUNetTrainer.__init__ = short
+"""
+
 # Files that one worker runs together, since they share what takes long to make: a trained nnU-Net, files to attack.
 TOGETHER = {
     "model": ("test_evaluate", "test_export_model", "test_features_nnunet", "test_trainer"),
@@ -109,6 +119,14 @@ def run_here(monkeypatch, capfd):
         return (ended.value.code or 0, *capfd.readouterr())
 
     return run_here
+
+
+@pytest.fixture
+def few_iterations(tmp_path_factory, monkeypatch):
+    """Epochs of nnU-Net in commands are short, and one is all if the trainer's name does not say how many."""
+    folder = tmp_path_factory.mktemp("start")
+    (folder / "sitecustomize.py").write_text(FEW_ITERATIONS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
 
 
 @pytest.fixture(autouse=True)

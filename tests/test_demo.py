@@ -1,6 +1,7 @@
 """The demo's steps: done once, logged, and explained when they fail."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_synth.demo import run as demo
 from nnunet_synth.demo.run import Steps, run_demo
 from stylegan2_cond.errors import UserError
 
@@ -73,3 +75,19 @@ def test_ctrl_c_ends_the_step_and_says_how_to_go_on(tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     assert "The same command" in process.communicate(timeout=20)[0]
     assert not (tmp_path / "done" / "sleep").exists()
+
+
+@pytest.mark.slow
+def test_all_of_it_ends_with_a_table_and_names_what_there_is(few_iterations, tmp_path, monkeypatch, run_here):
+    monkeypatch.setattr(demo, "KIMG", "0.1")
+    monkeypatch.setattr(demo, "SAMPLES", "16")
+    code, printed, errors = run_here("nnunet-synth", "demo", "--folder", str(tmp_path / "demo"), "--device", "cpu")
+    assert code == 0, printed + errors
+    table = (tmp_path / "demo" / "results.md").read_text()
+    assert table in printed
+    for arm in demo.ARMS:
+        (row,) = (line for line in table.splitlines() if line.startswith(f"| {arm} | "))
+        assert all(0 <= float(dice) <= 1 for dice in row.strip("| ").split(" | ")[1:])
+    named = re.findall(r": (/.*)$", printed, re.MULTILINE)
+    assert len(named) > 6
+    assert all(Path(path).exists() for path in named)

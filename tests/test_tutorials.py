@@ -66,15 +66,6 @@ LEFT = {
     "unlabelled_scans": ("predictions/dataset.json",),
     "volumes": (f"nnUNet_results/{DATASET}/nnUNetTrainerSynth__nnUNetPlans__3d_fullres/fold_0/progress.png",),
 }
-# Python reads it at its start, in each command and in what that starts.
-FEW_ITERATIONS = """
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-begin = nnUNetTrainer.__init__
-def short(self, plans, configuration, fold, dataset_json, device):
-    begin(self, plans, configuration, fold, dataset_json, device)
-    self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 10, 2
-nnUNetTrainer.__init__ = short
-"""
 
 
 def commands(page: str, language: str = "bash", replaced: dict[str, str] = REPLACED) -> list[str]:
@@ -98,7 +89,7 @@ def shortened(command: str) -> str:
 
 
 @pytest.fixture
-def world(preprocessed, nnunet_folders, tmp_path, monkeypatch):
+def world(preprocessed, nnunet_folders, few_iterations, tmp_path, monkeypatch):
     """A copy of nnU-Net's folders whose plans are tiny, and folders of scans and of images to predict."""
     folders = {}
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
@@ -118,9 +109,6 @@ def world(preprocessed, nnunet_folders, tmp_path, monkeypatch):
         for case in cases:
             for path in (folders["nnUNet_raw"] / DATASET / "imagesTr").glob(f"{case}_*"):
                 shutil.copy(path, tmp_path / folder / (f"new_{path.name}" if folder == "scans" else path.name))
-    (tmp_path / "start").mkdir()
-    (tmp_path / "start" / "sitecustomize.py").write_text(FEW_ITERATIONS)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "start"), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
