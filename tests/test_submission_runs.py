@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import tempfile
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ from raw_cases import configuration_of
 from raw_files import NAME, Format, case_files, dataset
 from test_export_submission import recommend, train
 
+from nnunet_synth.export.submission.requirements import pin_requirements
 from nnunet_synth.export.submission.write import export_submission
 
-OURS = ("nnunet_synth", "stylegan2_cond", "__editable__")
 NOBODY = "65534"
 REGIONS = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
 OPTIONS = ({"labels_or_regions": [1, 2]}, {"labels_or_regions": 2})
@@ -49,7 +50,7 @@ STYLES = {
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
-    """A folder that all users may read, with a copy of Python and links to its packages, but for this project."""
+    """A folder that all users may read, with a copy of Python and links to the packages of `requirements.txt` alone."""
     if os.geteuid() or not all(map(shutil.which, ("unshare", "setpriv"))):
         pytest.skip("only root can make namespaces and become another user, with unshare and setpriv")
     folder = Path(tempfile.mkdtemp(prefix="elsewhere_"))
@@ -64,9 +65,10 @@ def elsewhere(tmp_path_factory):
         shutil.copy(shared, folder / "lib")
         shutil.copy(shared, folder / "lib" / f"{shared.name}.1.0")
     (site := folder / "lib" / library.name / "site-packages").mkdir()
-    for path in packages.iterdir():
-        if not path.name.startswith(OURS):
-            (site / path.name).symlink_to(path)
+    of_torch = [needed for needed in metadata.requires("torch") if "extra ==" not in needed]  # it pins these itself
+    pinned = {line.partition("==")[0] for name in ("nnunetv2", *of_torch) for line in pin_requirements(name)}
+    for name in {file.parts[0] for package in pinned for file in metadata.files(package)} - {"..", "__pycache__"}:
+        (site / name).symlink_to(packages / name)
     yield folder
     shutil.rmtree(folder)
 
@@ -138,7 +140,7 @@ def submit_and_run(models, inputs, elsewhere):
 
 @pytest.mark.slow
 def test_this_project_is_not_there_and_nothing_may_be_written(elsewhere):
-    for package in ("nnunet_synth", "stylegan2_cond"):
+    for package in ("nnunet_synth", "stylegan2_cond", "pytest"):
         done = run_limited(elsewhere, "-c", f"import {package}")
         assert f"No module named '{package}'" in done.stderr
     for code, said in (
