@@ -40,7 +40,7 @@ def test_real_trainings_get_the_verdicts_that_are_known(tmp_path, monkeypatch):
         monkeypatch.setenv(variable, str(tmp_path / variable))
     (tmp_path / "arms.toml").write_text(ARMS)
     line = ("nnunet-synth", "benchmark", DATASET, "2d", "-p", TINY_PLANS, "--quick", "-o", str(tmp_path / "truths"))
-    options = ("--sizes", "1", "--test-cases", "4", "--arms", str(tmp_path / "arms.toml"), "--steps", "150")
+    options = ("--sizes", "1", "--test-cases", "4", "--arms", str(tmp_path / "arms.toml"), "--steps", "600")
     found = json.loads(run(*line, *options, "--device", "cpu", "--json").stdout)
     print((tmp_path / "truths" / "report.md").read_text())
     effects = {arm["arm"]: arm["effect"] for arm in found["arms"] if arm["arm"] in TRUTHS}
