@@ -15,7 +15,7 @@ from conftest import run
 from matplotlib.image import imread
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from stylegan2_cond.cli import main, parse_areas
+from stylegan2_cond.cli import main, parse_areas, stop_on_sigterm
 from stylegan2_cond.data.conditioning import Conditions
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.sample_set import SampleSet
@@ -503,6 +503,18 @@ def test_a_scheduler_that_ends_the_job_stops_it_as_ctrl_c_does(pair_snapshot, tm
     finally:
         signal.signal(signal.SIGTERM, before)
     assert f"whole samples in {tmp_path} are kept" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_forked_process_ends_by_sigterm_even_where_exceptions_get_lost():
+    with stop_on_sigterm():
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except BaseException:
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
 
 
 def test_help_fits_on_a_screen():
