@@ -69,8 +69,8 @@ def build_page(analysis: Analysis, verdict: Verdict, picture: Picture) -> Page:
     head = ("arm", "training cases", "training set", "run", "state", "error")
     unit = benchmark.design.unit
     second = (
-        f"HD95 in {unit}, false positives as a volume in {unit} where a case does not have the class; lower is better. "
-        "Nothing here is tested."
+        f"HD95 in {unit}, false positives in {'mm³' if unit == 'mm' else unit} where a case does not have the class; "
+        "lower is better. Nothing here is tested."
     )
     sections = [
         Section("Gain over nnU-Net alone", pictures=[picture], tables=[_gains(analysis)]),
