@@ -561,12 +561,14 @@ def test_without_hours_a_cpu_trains_for_what_the_data_need_and_a_gpu_for_eight_h
 
 
 def test_a_gpu_gets_larger_batches_of_small_patches():
-    def size(device, patch_size):
-        return choose_batch_size(patch_size, torch.device(device)).value
-
-    small, large, volume = (64, 64), (256, 200), (64, 64, 64)
-    assert size("cuda", small) > size("cuda", large) == size("cpu", large) == size("cpu", small)
-    assert size("cuda", volume) == size("cpu", volume)
+    sizes = {}
+    for device in ("cpu", "cuda"):
+        for patch_size in ((64, 64), (256, 200), (64, 64, 64)):
+            sizes[device, patch_size] = choose_batch_size(patch_size, torch.device(device)).value
+    assert sizes == {
+        **{("cpu", (64, 64)): 16, ("cpu", (256, 200)): 16, ("cpu", (64, 64, 64)): 8},
+        **{("cuda", (64, 64)): 32, ("cuda", (256, 200)): 16, ("cuda", (64, 64, 64)): 8},
+    }
 
 
 @pytest.mark.parametrize("options", [{"hours": 0.0}, {"hours": -1.0}, {"hours": math.inf}, {"hours": 1.0, "kimg": 5.0}])
