@@ -438,7 +438,8 @@ def benchmark(
         plans = [plan_benchmark(one) for one in (calibration_options(options) if calibration else [options])]
         print_json({"benchmarks": [plan.json() for plan in plans]}) if as_json else print(*plans, sep="\n")
         return
-    summary = (calibrate if calibration else run_benchmark)(options)
+    with stop_on_sigterm():
+        summary = (calibrate if calibration else run_benchmark)(options)
     print(describe(summary.report))
     if summary.without_result:
         print(

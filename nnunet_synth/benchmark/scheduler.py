@@ -99,9 +99,8 @@ class Scheduler:
             sets: number of training sets of each size; all if None.
 
         Raises:
-            Stopped: after Ctrl-C or a termination, with all jobs ended.
+            Stopped: after Ctrl-C, or a SIGTERM that raises KeyboardInterrupt, with all jobs ended.
         """
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs would ignore it
         try:
             runs = [name for name, task in self.tasks.items() if task.kind == "run"]
