@@ -119,7 +119,7 @@ def calibrate(options: BenchmarkOptions) -> Summary:
 
 
 def calibration_options(options: BenchmarkOptions) -> list[BenchmarkOptions]:
-    """Of a benchmark of nnU-Net alone and the oracle in a subfolder, for each of several lengths.
+    """For each length of training, those of a benchmark of nnU-Net alone and the oracle, in a subfolder.
 
     Raises:
         UserError: a length is given, or no arm is an oracle.
