@@ -134,6 +134,20 @@ def test_a_split_that_names_a_case_twice_is_refused(damaged_copy, train, val):
         copy.fold(0)
 
 
+def test_folds_within_a_fold_use_its_training_cases_alone_and_have_some(damaged_copy):
+    copy, _ = damaged_copy
+    one, two, three = copy.case_names()[:3]
+    splits = [
+        {"train": [one, two], "val": [three]},
+        {"train": [one], "val": [two]},
+        {"train": [], "val": []},  # only keeps the numbers of others, as a benchmark's folds do
+        {"train": [one], "val": [three]},
+        {"train": [one, two], "val": []},
+    ]
+    (copy.base / "splits_final.json").write_text(json.dumps(splits))
+    assert [fold.name for fold in copy.folds_within(copy.fold(0))] == ["1", "4"]
+
+
 @pytest.mark.parametrize("plans_name", ["dataset", "splits_final", "dataset_fingerprint"])
 def test_a_file_that_is_not_plans_is_refused(preprocessed, plans_name):
     preprocessed.fold(0)

@@ -212,7 +212,11 @@ class Preprocessed:
         """The folds of `splits_final.json` that use only training cases of another fold: cross-validation within it."""
         path, inside = self.base / "splits_final.json", set(outer.training)
         splits = self._splits(path, []) if path.exists() else []
-        numbers = [number for number, split in enumerate(splits) if inside.issuperset(split["train"] + split["val"])]
+        numbers = [
+            number  # not of a fold without cases, which only keeps others' numbers
+            for number, split in enumerate(splits)
+            if split["train"] and inside.issuperset(split["train"] + split["val"])
+        ]
         return [self.fold(number) for number in numbers if str(number) != outer.name]
 
     def _splits(self, path: Path, names: list[str]) -> list[dict[str, list[str]]]:
