@@ -67,7 +67,7 @@ def test_the_sentence_says_where_by_how_much_at_what_cost(benchmark):
     amount = points(row["difference"], sign=False)
     assert f"4 training cases, “Pairs, ratio 0.25” raises mean Dice by {amount} points" in sentence
     assert interval(row["low"], row["high"], scale=100) in sentence
-    assert sentence.startswith("Synthetic pairs help on Dataset004_Hippocampus (2d)")
+    assert sentence.startswith("Some synthetic pairs help on Dataset004_Hippocampus (2d)")
     assert "12 training sets" in sentence
     assert "2.5 times" in sentence  # 400 s of nnU-Net, and 600 s of the generator
     assert "“Pairs, ratio 0.5” harms" in sentence

@@ -42,13 +42,15 @@ def conclude(analysis: Analysis) -> Verdict:
     else:
         of_effect = [found for found in rows if found[2]["effect"] == effect.value]
         best, size, row = max(of_effect, key=lambda found: found[2]["difference"])
+        harmful = dict.fromkeys(f"“{arm.title}”" for arm, _, found in rows if found["effect"] == Effect.HARMS.value)
+        if harmful and effect is Effect.HELPS:
+            subject = f"some {subject.removeprefix('the ')}"
         text = f"{OPENINGS[effect].format(subject)} {place}: with {count(size, 'training case')}, “{best.title}” "
         text += _amount(row, effect)
         if effect is Effect.HELPS and math.isfinite(share := row["share_of_oracle"]):
             text += f", {percent(share)} of what true labels of all cases gain"
         if math.isfinite(factor := analysis.costs[best.name][1]):
             text += f"; the cost is {number(factor, 1)} times the computing time of nnU-Net alone"
-        harmful = dict.fromkeys(f"“{arm.title}”" for arm, _, found in rows if found["effect"] == Effect.HARMS.value)
         if harmful and effect is not Effect.HARMS:
             text += f"; {listing([*harmful])} {'harm' if len(harmful) > 1 else 'harms'}"
     text = f"in a quick benchmark, {text}" if design.quick else text
