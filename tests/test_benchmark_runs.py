@@ -676,6 +676,21 @@ def test_a_task_whose_record_is_damaged_is_named_and_done_again(bench, text, cap
     assert {record.state for record in run.records.values()} == {"done"}
 
 
+def test_the_tables_hold_each_run_as_soon_as_it_has_ended(bench, monkeypatch):
+    ended = []
+
+    def noted(folder, design, records):
+        write_tables(folder, design, records)
+        states = [row["state"] for row in read_rows(folder / "runs.csv")]
+        ended.append(states.count("done") + states.count("failed"))
+
+    bench.broken.write_text("run_pair_2_0")
+    monkeypatch.setattr(scheduler, "write_tables", noted)
+    bench.finish()
+    runs = [task for task in make_tasks(bench.design).values() if task.kind == "run"]
+    assert ended == list(range(1, 1 + len(runs)))
+
+
 @pytest.mark.parametrize(
     "text", [None, "", "case,label,dice,hd95,false_positive\na,1,0.5,,\n", "case,label\n\0", "dice\nnan\n"]
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import submitit
 
+from nnunet_synth.benchmark.collect import write_tables
 from nnunet_synth.benchmark.design import Design
 from nnunet_synth.benchmark.progress import Estimate, ProgressTable, estimate, seconds_by_epochs
 from nnunet_synth.benchmark.scoring import read_scores
@@ -206,6 +207,8 @@ class Scheduler:
             logs = f"{log_path(self.folder, name)} and {job.paths.stderr}"
             self._set(name, state="failed", error=f"the job ended without writing a result; see {logs}")
         self.table.report(self.tasks[name], self.records[name])
+        if self.tasks[name].kind == "run":  # a report of what is done can be written while others run
+            write_tables(self.folder, self.design, self.records)
 
 
 def make_executor(folder: Path, resources: Resources) -> submitit.AutoExecutor:
