@@ -197,10 +197,18 @@ def test_the_smallest_benchmark_has_a_report_that_says_what_it_lacks(tmp_path):
     assert "nan" not in re.sub(r"<[^>]*>", "", text).lower().split()
 
 
-def test_what_is_undecided_waits_for_the_next_look(tmp_path):
+@pytest.mark.parametrize(
+    ("looked", "told"),
+    [
+        (0, "the next look is at 6."),
+        (6, "the next look is at 12."),
+        (12, "the next look is at 18 (--training-sets 18)."),
+    ],
+)
+def test_what_is_undecided_waits_for_the_next_look(tmp_path, looked, told):
     make_benchmark(tmp_path, {"pairs": 0.008}, sizes=(4,), training_sets=12, cases=8, run_luck=0.012)
-    analysis = analyse(read_benchmark(tmp_path))
-    assert any("--training-sets 18" in note for note in notes(analysis))
+    change(tmp_path, looked=looked)
+    assert any(note.endswith(told) for note in notes(analyse(read_benchmark(tmp_path))))
 
 
 def test_sets_that_overlap_are_reported(tmp_path):

@@ -51,11 +51,12 @@ def _stopping(analysis: Analysis) -> Iterator[str]:
     for size in design.sizes:
         rows = [analysis.row(analysis.benchmark.arms[index].name, size) for index in analysis.benchmark.treatments]
         undecided = [row for row in rows if row["effect"] == Effect.NO_EVIDENCE.value]
-        look = design.protocol.next_look(design.sets_of(size))
+        look = design.protocol.next_look(design.looked)
         if undecided and look:
+            option = f" (--training-sets {look})" if look > design.sets_of(size) else ""
             yield (
                 f"{count(len(undecided), 'arm')} with {count(size, 'training case')} may be decided by more training "
-                f"sets: the next look is at {look} (--training-sets {look})."
+                f"sets: the next look is at {look}{option}."
             )
         elif undecided:
             yield "Absence of evidence is not evidence of absence: the intervals show which effects remain possible."
