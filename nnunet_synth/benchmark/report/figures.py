@@ -27,13 +27,14 @@ def plot_gain(analysis: Analysis) -> Picture:
         figure = Figure(figsize=(WIDTH, 1.3 + 0.42 * len(arms)), layout="constrained")
         panels = figure.subplots(1, len(design.sizes), sharey=True, squeeze=False)[0]
         for panel, size in zip(panels, design.sizes, strict=True):
-            half = 100 * analysis.noise[size].half_width(design.sets_of(size), design.runs, design.baseline_runs)
+            sets = max((int(analysis.row(arm.name, size)["sets"]) for arm in arms.values()), default=0)
+            half = 100 * analysis.noise[size].half_width(sets, design.runs, design.baseline_runs)
             panel.axvspan(-half, half, color=BAND, linewidth=0) if np.isfinite(half) else None
             panel.axvline(0, color=INK, linewidth=1.2)
             for place, (index, arm) in enumerate(arms.items()):
                 row, gains = analysis.row(arm.name, size), 100 * analysis.gains(arm.name, size)
                 colour = EFFECT_COLOURS.get(row["effect"], INK)
-                panel.scatter(gains, np.full(len(gains), place), 9, MUTED, alpha=0.5, linewidth=0)
+                panel.scatter(gains, np.full(len(gains), place + 0.25), 14, MUTED, alpha=0.7, linewidth=0, zorder=3)
                 panel.hlines(place, 100 * row["low"], 100 * row["high"], colour, linewidth=1.8)
                 panel.scatter(100 * row["difference"], place, 44, colour, zorder=4)
                 if index == benchmark.oracle:
