@@ -16,7 +16,7 @@ from scipy import stats
 from nnunet_synth.benchmark.analysis import analyse
 from nnunet_synth.benchmark.design import DESIGN_FILE
 from nnunet_synth.benchmark.results import read_benchmark
-from nnunet_synth.benchmark.statistics import LEVEL, set_gains, sign_flip_test
+from nnunet_synth.benchmark.statistics import LEVEL, sign_flip_test
 
 FILES = (DESIGN_FILE, "runs.csv", "scores.csv", "statistics.csv", "report.md", "figures/gain.png")
 MEAN = "mean of the datasets"
@@ -27,16 +27,13 @@ def rows_of(folder: Path) -> tuple[list[dict], dict[str, np.ndarray]]:
     """A row for each arm and size, in Dice points; and, by title, the gains of each training set of the first size."""
     analysis = analyse(read_benchmark(folder))
     benchmark, design, rows, gains = analysis.benchmark, analysis.benchmark.design, [], {}
-    for index, arm in enumerate(benchmark.arms):
-        if arm.baseline:
-            continue
+    for arm in (benchmark.arms[index] for index in benchmark.treatments):
         for size in design.sizes:
             row = analysis.row(arm.name, size)
             points = {key: 100 * row[key] for key in ("difference", "low", "high")}
             named = {"dataset": f"{design.dataset.partition('_')[2]}, {size}", "arm": arm.title, "p": row["p_holm"]}
             rows.append(named | points | {key: row[key] for key in ("sets", "effect", "share_of_oracle")})
-        ours, alone = (benchmark.run_scores("dice", 0)[one] for one in (index, benchmark.baseline))
-        found = 100 * set_gains(ours, alone)
+        found = 100 * analysis.gains(arm.name, design.sizes[0])
         gains[arm.title] = found[np.isfinite(found)]
     return rows, gains
 
