@@ -139,7 +139,7 @@ def _read_table(
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist. {REMEDY}") from None
+        raise UserError(f"{path} does not exist. A benchmark writes it when a run has ended. {REMEDY}") from None
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"{path} cannot be read ({str(error).strip()}). {REMEDY}") from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus fields for row names
