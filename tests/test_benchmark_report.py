@@ -82,6 +82,17 @@ def test_the_sentence_says_where_by_how_much_at_what_cost(benchmark):
     assert next(one for one in written["arms"] if one["arm"] == "nnunet")["p"] is None
 
 
+def test_a_run_that_was_paused_does_not_change_what_arms_cost(benchmark, tmp_path):
+    for name in ("design.json", "runs.csv", "scores.csv"):
+        shutil.copy(benchmark / name, tmp_path)
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    slowest = runs.loc[runs["arm"] == "pairs", "seconds_nnunet"].idxmax()
+    runs.loc[slowest, "seconds_nnunet"] += 86400
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    costs = [analyse(read_benchmark(folder)).costs["pairs"] for folder in (tmp_path, benchmark)]
+    assert costs[0] == costs[1]
+
+
 def test_statistics_are_of_training_sets_and_of_paired_ones_only(benchmark):
     table = pd.read_csv(benchmark / "statistics.csv", dtype={"size": str, "label": str})
     assert len(table) == 3 * 5 * 2 * 3  # metrics, arms, sizes, labels and mean

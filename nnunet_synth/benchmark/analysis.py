@@ -26,7 +26,8 @@ class Analysis:
     Attributes:
         table: a row for each metric, arm, size and label (or `CLASSES`); tests and verdicts for Dice of `CLASSES` only.
         noise: of nnU-Net alone in Dice, by size.
-        costs: by arm, seconds of computing per run with all that it needs, and how many times that of nnU-Net alone.
+        costs: by arm, seconds of computing of the median run with all that it needs, and how many times that of nnU-Net
+            alone.
     """
 
     benchmark: Benchmark
@@ -110,12 +111,12 @@ def _effect(benchmark: Benchmark, row: pd.Series) -> str:
 
 
 def _costs(benchmark: Benchmark) -> dict[str, tuple[float, float]]:
-    """Means over the runs that are done; what is unknown is NaN."""
+    """Medians over the runs that are done, since a run that was paused counts its pause; what is unknown is NaN."""
     done = benchmark.runs[benchmark.runs["state"] == "done"]
     costs = {}
     for index, arm in enumerate(benchmark.arms):
         runs = done[done["arm"] == arm.name]
         more = runs["seconds_generator"] if index in benchmark.synthetic else runs["seconds_generator"].fillna(0)
-        costs[arm.name] = (runs["seconds_nnunet"] + more).mean()
+        costs[arm.name] = (runs["seconds_nnunet"] + more).median()
     baseline = costs[benchmark.design.baseline.name]
     return {name: (seconds, seconds / baseline) for name, seconds in costs.items()}

@@ -1,4 +1,6 @@
-"""One table of several benchmarks: gain of each arm on each dataset, and in the mean of the datasets.
+"""Results of several benchmarks: their tables and reports, and the gain of each arm on each dataset and in their mean.
+
+A run that stands in the results already is kept as it is, so that a benchmark can go on elsewhere (restore.py).
 
 python studies/six_datasets/measure.py BENCHMARK [BENCHMARK …] -o FOLDER
 """
@@ -15,12 +17,27 @@ from scipy import stats
 
 from nnunet_synth.benchmark.analysis import analyse
 from nnunet_synth.benchmark.design import DESIGN_FILE
-from nnunet_synth.benchmark.results import read_benchmark
+from nnunet_synth.benchmark.results import KEY, RUNS_FILE, SCORES_FILE, read_benchmark
+from nnunet_synth.benchmark.run import write_report
 from nnunet_synth.benchmark.statistics import LEVEL, sign_flip_test
 
-FILES = (DESIGN_FILE, "runs.csv", "scores.csv", "statistics.csv", "report.md", "figures/gain.png")
 MEAN = "mean of the datasets"
 COLUMNS = ("dataset", "arm", "sets", "difference", "low", "high", "p", "effect", "share_of_oracle")
+
+
+def add_runs(benchmark: Path, results: Path) -> None:
+    """Copy a benchmark's design and the runs that the results lack, and write the report of them all."""
+    results.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(benchmark / DESIGN_FILE, results / DESIGN_FILE)
+    for name, row in ((RUNS_FILE, [*KEY]), (SCORES_FILE, [*KEY, "case", "label"])):
+        earlier = [results / name] if (results / name).exists() else []
+        tables = [pd.read_csv(path, dtype=str, keep_default_na=False) for path in (*earlier, benchmark / name)]
+        if name == RUNS_FILE:
+            tables = [table[table["state"] == "done"] for table in tables]
+        pd.concat(tables).drop_duplicates(row).to_csv(results / name, index=False)
+    page = write_report(results)
+    for unread in (page, page.with_suffix(".json")):
+        unread.unlink()
 
 
 def rows_of(folder: Path) -> tuple[list[dict], dict[str, np.ndarray]]:
@@ -61,17 +78,15 @@ def cell(row: pd.Series) -> str:
 
 
 def main() -> None:
-    """Write `table.csv`, print it in Markdown, and copy the tables and the figure of each benchmark."""
+    """Add the benchmarks' runs to the results, write `table.csv`, and print it in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("benchmarks", nargs="+", type=Path, help="folder of nnunet-synth benchmark")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
     arguments = parser.parse_args()
     rows, gains = [], []
     for benchmark in arguments.benchmarks:
-        (arguments.output / benchmark.name / "figures").mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            shutil.copyfile(benchmark / name, arguments.output / benchmark.name / name)
-        own, of_sets = rows_of(benchmark)
+        add_runs(benchmark, arguments.output / benchmark.name)
+        own, of_sets = rows_of(arguments.output / benchmark.name)
         rows += own
         gains.append(of_sets)
     for title in gains[0]:
