@@ -1,6 +1,6 @@
-"""Puts the runs of a results folder into a new benchmark's folder, where the same command then goes on.
+"""Puts the runs of a results folder into a new benchmark's folder, where the benchmark's command then goes on.
 
-Runs whose weights are wanted by one that is missing (nnU-Net alone, by pseudo-labels) are repeated, and so are generators and banks.
+What a missing run needs is done again: generators, banks, and nnU-Net alone as the teacher of pseudo-labels.
 
 python studies/six_datasets/restore.py studies/six_datasets/hippocampus BENCHMARK
 """
