@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ from stylegan2_cond.data.scans import BankDataset
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.planning import Source
 
+TAUGHT_BY_ALL = Arm(name="taught-by-all", unlabelled="pseudo-labels", all_teachers=True)
 CONTROLS = ("pseudo", "pseudo-cutmix", "pair-scans", "true-labels", "oracle", "ensemble")
 ARMS = choose_arms(None, CONTROLS)
 ARM = {arm.name: arm for arm in ARMS}
@@ -97,6 +99,7 @@ def test_the_control_of_pseudo_labels_differs_in_its_labels_alone():
         ("[a]\nbaseline = true\n[b]\nmix = [['a']]", "mix must be a list"),
         ("[a]\nbaseline = true\n[b]\nvariant = 'pair'\n[c]\nmix = ['b', 'b']", "none with the same bank"),
         ("[a]\nbaseline = true\n[b]\nmix = ['a']", "a bank each"),
+        ("[a]\nbaseline = true\n[b]\nunlabelled = 'true-labels'\nall_teachers = true", "all_teachers is for"),
     ],
 )
 def test_arms_that_make_no_sense_are_refused(tmp_path, text, message):
@@ -122,6 +125,17 @@ def test_pseudo_labels_are_of_exactly_the_cases_left_by_the_baselines_nnunet(pre
         assert sorted([*scans, *one.cases, *design.test_cases]) == preprocessed.case_names()
         assert option["--teacher"] == str(model_folder(tmp_path, design, design.baseline))
         assert command[:5] == ["nnunet-synth", "pseudo-label", DATASET, "2d", str(design.fold(one.size, one.number))]
+
+
+def test_the_nnunets_of_all_runs_may_label_together_for_a_bank_of_its_own(preprocessed, tmp_path):
+    design = design_of(preprocessed, arms=(*choose_arms(None, ["pseudo"]), TAUGHT_BY_ALL))
+    tasks = make_tasks(design)
+    bank = tasks["bank_pseudo-labels_all-teachers_2_0"]
+    assert bank.needs == ("run_nnunet_2_0", "run_nnunet_2_0_1", "run_nnunet_2_0_2")
+    assert tasks["run_taught-by-all_2_0"].needs == (bank.name,)
+    (command,) = commands(bank, design, tmp_path, "cpu")
+    teachers = [value for option, value in pairwise(command) if option == "--teacher"]
+    assert teachers == [str(model_folder(tmp_path, design, design.baseline, run)) for run in range(3)]
 
 
 def test_a_generator_learns_from_the_pseudo_labelled_bank_though_no_arm_trains_with_it(preprocessed, tmp_path):

@@ -49,6 +49,7 @@ class Arm(BaseModel):
             from that bank; or, as controls with their true labels, a bank of `true-labels` or ordinary
             `training-cases`. To check the benchmark itself, a bank of them with `shuffled-labels`, each with those of
             another, or of `copies` of the training cases instead. None to leave them out.
+        all_teachers: whether the nnU-Nets of all the baseline's runs label the cases together, not the first one alone.
         mix: other arms, whose banks it draws from alike instead of filling one of its own; `ratio` is of all together.
         ensemble: the nnU-Nets of the baseline's runs predict together, by their mean probability.
         ratio, schedule: probability of a draw from the bank in training.
@@ -66,6 +67,7 @@ class Arm(BaseModel):
     variant: str | None = None
     masks: str | None = None
     unlabelled: str | None = None
+    all_teachers: bool = False
     mix: tuple[Arm, ...] = ()
     ensemble: bool = False
     ratio: float = Field(default=0.25, ge=0, le=1)
@@ -93,6 +95,8 @@ class Arm(BaseModel):
             raise ValueError("a generator that learns from unlabelled cases needs a variant")
         if (self.variant is not None) + (self.unlabelled not in (None, GENERATOR)) + bool(self.mix) + self.ensemble > 1:
             raise ValueError("an arm has one of variant, unlabelled (unless it is generator), mix and ensemble")
+        if self.all_teachers and self.unlabelled != PSEUDO_LABELS:
+            raise ValueError(f"all_teachers is for an arm with unlabelled = '{PSEUDO_LABELS}'")
         if len({arm.bank for arm in self.mix} - {None}) < len(self.mix):
             raise ValueError("mix must name arms with a bank each, and none with the same bank as another")
         if self.cutmix and not self.sources:
@@ -134,6 +138,7 @@ class Arm(BaseModel):
             return None
         parts = [self.variant.replace("+", "-") if self.variant else self.unlabelled]
         parts += ["with-scans" if self.unlabelled == GENERATOR else None, self.masks]
+        parts += ["all-teachers" if self.all_teachers else None]
         parts += [f"last{self.snapshots}" if self.snapshots > 1 else None, "balanced" if self.balanced else None]
         parts += [f"margin{self.margin:g}" if self.margin is not None else None]
         parts += [f"n{self.samples}" if self.samples is not None else None]

@@ -69,11 +69,12 @@ def make_tasks(design: Design) -> dict[str, Task]:
 
 def _bank_tasks(design: Design, arm: Arm, size: int, number: int) -> list[Task]:
     """The tasks of an arm's bank, which is the last of them."""
-    baseline = Task("run", design.baseline.name, size, number)
+    baseline, *others = _runs(design, design.baseline, size, number)
     scans = Task("bank", PSEUDO_LABELS, size, number, (baseline.name,))
     taught, shaping = [scans] * (arm.unlabelled == GENERATOR), [scans] * (arm.masks == REGISTERED)
     generators = [Task("generator", name, size, number, tuple(one.name for one in taught)) for name in arm.generators]
-    needs = () if arm.unlabelled in PLANTED else (baseline, *generators, *shaping)
+    teachers = (baseline, *others * arm.all_teachers)
+    needs = () if arm.unlabelled in PLANTED else (*teachers, *generators, *shaping)
     bank = Task("bank", arm.bank, size, number, tuple(task.name for task in needs))
     return [*(taught or shaping), *generators, bank]
 
@@ -134,7 +135,9 @@ def _bank(arm: Arm, design: Design, folder: Path, data: list[str], device: str) 
     if arm.unlabelled in PLANTED:
         return ["python", "-m", "nnunet_synth.benchmark.true_labels", str(folder), str(fold), arm.bank, arm.unlabelled]
     if arm.unlabelled == PSEUDO_LABELS:
-        options = ["-i", ",".join(design.unlabelled(fold)), "--teacher", nnunet, "--name", arm.bank, *without]
+        options = ["-i", ",".join(design.unlabelled(fold)), "--name", arm.bank, *without]
+        for run in range(design.baseline_runs if arm.all_teachers else 1):
+            options += ["--teacher", str(model_folder(folder, design, design.baseline, run))]
         return ["nnunet-synth", "pseudo-label", *data, "-p", design.plans, *options, "--device", device]
     options = ["-n", str(arm.samples or design.budget.bank_samples), "--name", arm.bank, "--seed", str(design.seed)]
     options += ["-p", design.plans, "--nnunet", nnunet]
