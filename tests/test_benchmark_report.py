@@ -152,6 +152,12 @@ def test_markdown_tables_are_whole(benchmark):
         ({"pairs": 0.008, "half": 0.0}, {"run_luck": 0.012}, Effect.NO_EVIDENCE, "no evidence that synthetic pairs"),
         ({"pairs": 0.0}, {}, Effect.EQUIVALENT, "synthetic pairs do not matter"),
         ({"pairs": 0.05}, {"training_sets": 6}, Effect.NO_EVIDENCE, "no evidence"),
+        (
+            {"pairs": 0.05},
+            {"missing": {("pairs", 4, training_set, 0): "" for training_set in range(6, 12)}},
+            Effect.NO_EVIDENCE,
+            "it is not decided yet whether synthetic pairs help",
+        ),
         ({"pairs": 0.05}, {"quick": True}, Effect.HELPS, "quick benchmark, synthetic pairs help"),
         ({"pairs": 0.03, "half": 0.0}, {}, Effect.HELPS, "“pairs, ratio 0.25” raises"),
         ({"da5": 0.05}, {}, Effect.HELPS, "the arms help"),
@@ -169,6 +175,12 @@ def test_verdicts(tmp_path, effects, options, effect, words):
     concluded = conclude(analyse(read_benchmark(make_benchmark(tmp_path, effects, **options))))
     assert concluded.effect is effect
     assert words in concluded.sentence.lower()
+
+
+def test_the_sentence_counts_the_sets_that_are_done(tmp_path):
+    missing = {("pairs", 4, training_set, 0): "" for training_set in range(6, 12)}
+    make_benchmark(tmp_path, {"pairs": 0.05}, sizes=(4,), training_sets=12, cases=8, missing=missing)
+    assert "6 of 12 training sets)" in conclude(analyse(read_benchmark(tmp_path))).sentence
 
 
 def test_an_arm_without_a_run_is_named_first_and_why(tmp_path):
