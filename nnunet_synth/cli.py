@@ -231,7 +231,8 @@ def plan(
         _option("NAME[=R]", "Bank (default: newest of the fold); several have a ratio each (repeatable).", "--bank"),
     ] = None,
     cutmix: Annotated[
-        float | None, _option("P", "Probability of CutMix between real and bank patches.", min=0, max=1)
+        float | None,
+        _option("P", "Probability of CutMix of real and bank patches; if R is 0, of real ones.", min=0, max=1),
     ] = None,
     plans: Plans = "nnUNetPlans",
     as_json: Json = False,

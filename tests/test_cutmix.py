@@ -23,9 +23,13 @@ def patch(kind, number, shape, channels=2):
     return torch.full((channels, *shape), float(value)), torch.full((1, *shape), value, dtype=torch.int16)
 
 
+def untransformed(image, segmentation):
+    return {"image": image, "segmentation": segmentation}
+
+
 def mix(probability, kinds, shape=(12, 10), ratios=(0.5,)):
     dataset = Source(ratios)
-    cutmix = CutMix(lambda image, segmentation: {"image": image, "segmentation": segmentation}, probability)
+    cutmix = CutMix(untransformed, probability)
     cutmix.watch(dataset, 0.5)
     found = []
     for number, kind in enumerate(kinds):
@@ -97,3 +101,12 @@ def test_boxes_have_the_share_of_the_paper():
 def test_a_patch_of_one_kind_alone_is_left_as_it_is():
     for one in mix(1.0, [0] * 10):
         assert len(one["segmentation"].unique()) == 1
+
+
+def test_without_banks_each_patch_is_itself_but_for_a_box_of_the_one_before():
+    np.random.seed(4)
+    cutmix = CutMix(untransformed, 1.0)
+    found = [cutmix(*patch(0, number, (12, 10)))["segmentation"].unique().tolist() for number in range(100)]
+    assert found[0] == [0]
+    assert all({*values} <= {number - 1, number} for number, values in enumerate(found))
+    assert np.mean([len(values) == 2 for values in found]) > 0.8

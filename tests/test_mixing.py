@@ -237,14 +237,18 @@ def test_ratio_0_is_nnunet_bit_for_bit(preprocessed, bank, monkeypatch, tmp_path
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_the_same_comparison_notices_a_ratio_that_is_not_0(preprocessed, bank, monkeypatch, tmp_path):
+@pytest.mark.parametrize("changed", [{"ratio": 1}, {"cutmix": 1.0}])
+def test_the_same_comparison_notices_a_ratio_that_is_not_0_and_cutmix(
+    preprocessed, bank, monkeypatch, tmp_path, changed
+):
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setenv("nnUNet_results", str(tmp_path))
     weights = []
-    for ratio in (0, 1):
+    for settings in ({}, changed):
         np.random.seed(0)
         torch.manual_seed(0)
-        trainer = trainer_of(nnUNetTrainerSynth, preprocessed, ratio=ratio, schedule="constant")
+        settings = {"ratio": 0, "schedule": "constant"} | settings
+        trainer = trainer_of(nnUNetTrainerSynth, preprocessed, **settings)
         trainer.run_training()
         weights.append(trainer.network.state_dict())
     assert not all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

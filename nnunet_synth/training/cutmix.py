@@ -1,4 +1,4 @@
-"""CutMix between a real patch and one of a bank: a box of one replaces the same box of the other, label and all."""
+"""CutMix between two patches: a box of one replaces the same box of the other, label and all."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nnunet_synth.training.mixed_dataset import MixedDataset
 class CutMix:
     """Goes before nnU-Net's transforms, in the loader's process.
 
-    A patch meets the last patch of the other kind, real or from a bank, that this process has loaded. The box is that
-    of Yun et al. (2019), CutMix, section 3.1, in any number of dimensions: its share of the patch is uniform in [0, 1],
-    and so is its centre in the patch.
+    A patch meets the last patch of the other kind, real or from a bank, that this process has loaded; without banks,
+    the last patch. The box is that of Yun et al. (2019), CutMix, section 3.1, in any number of dimensions: its share of
+    the patch is uniform in [0, 1], and so is its centre in the patch.
 
     Args:
         transforms: nnU-Net's; called with `image` `[C, *spatial]` and `segmentation` `[1, *spatial]`.
-        probability: of a mixed patch, while the ratios of the banks have their full value; it changes as they do.
+        probability: of a mixed patch; with banks, while their ratios have their full value, and it changes as they do.
     """
 
     def __init__(self, transforms: Callable[..., dict], probability: float):
@@ -35,9 +35,12 @@ class CutMix:
 
     def __call__(self, image: torch.Tensor, segmentation: torch.Tensor) -> dict:
         """The transformed patch, perhaps with a box of another one."""
-        from_bank = self.dataset.source > 0
-        strength = float(sum(self.dataset.control.ratios)) / self.full_ratio
-        other = self._last.get(not from_bank)
+        from_bank, mixed_with_bank, strength = False, False, 1.0
+        if self.dataset is not None:
+            from_bank = self.dataset.source > 0
+            mixed_with_bank = not from_bank
+            strength = float(sum(self.dataset.control.ratios)) / self.full_ratio
+        other = self._last.get(mixed_with_bank)
         self._last[from_bank] = image, segmentation
         if strength > 0 and other is not None and np.random.uniform() < strength * self.probability:
             image, segmentation = image.clone(), segmentation.clone()

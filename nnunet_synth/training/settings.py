@@ -39,7 +39,7 @@ class SynthSettings(BaseModel):
         banks: several banks, each with its ratio, instead of `bank` and `ratio`.
         schedule: how the ratios change over the epochs; a key of `SCHEDULES`.
         cutmix: probability that a box of a patch is replaced by that of a patch of the other kind, real or from a bank;
-            it changes over the epochs as the ratios do.
+            it changes over the epochs as the ratios do. With ratio 0, by that of another real patch, in all epochs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -42,7 +42,7 @@ from stylegan2_cond.planning import Source
 class SyntheticDataMixin:
     """Goes before any nnU-Net trainer: `class MineSynth(SyntheticDataMixin, Mine): pass`.
 
-    With ratio 0, no hook changes nnU-Net's training: weights are equal bit for bit.
+    With ratio 0 and without CutMix, no hook changes nnU-Net's training: weights are equal bit for bit.
     """
 
     _control: MixingControl | None = None
@@ -111,7 +111,7 @@ class SyntheticDataMixin:
     def get_training_transforms(self, *args: object, **kwargs: object) -> object:
         """nnU-Net's transforms of training patches, after CutMix if the settings want it."""
         transforms, settings = super().get_training_transforms(*args, **kwargs), self.synth_settings
-        if not (settings.cutmix and settings.shares):
+        if not settings.cutmix:
             return transforms
         self._cutmix = CutMix(transforms, settings.cutmix)
         return self._cutmix
