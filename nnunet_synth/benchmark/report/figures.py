@@ -31,9 +31,11 @@ def plot_gain(analysis: Analysis) -> Picture:
             half = 100 * analysis.noise[size].half_width(sets, design.runs, design.baseline_runs)
             panel.axvspan(-half, half, color=BAND, linewidth=0) if np.isfinite(half) else None
             panel.axvline(0, color=INK, linewidth=1.2)
+            shown = [0.0]
             for place, (index, arm) in enumerate(arms.items()):
                 row, gains = analysis.row(arm.name, size), 100 * analysis.gains(arm.name, size)
                 colour = EFFECT_COLOURS.get(row["effect"], INK)
+                shown += gains[np.isfinite(gains)].tolist()
                 panel.scatter(gains, np.full(len(gains), place + 0.25), 14, MUTED, alpha=0.7, linewidth=0, zorder=3)
                 panel.hlines(place, 100 * row["low"], 100 * row["high"], colour, linewidth=1.8)
                 panel.scatter(100 * row["difference"], place, 44, colour, zorder=4)
@@ -41,6 +43,8 @@ def plot_gain(analysis: Analysis) -> Picture:
                     panel.axvline(100 * row["difference"], color=MUTED, linewidth=1, linestyle=":")
                 text = f"{points(row['difference'])} ({interval(row['low'], row['high'], scale=100)})"
                 words.append(f"{arm.title}, {count(size, 'training case')}: {text}")
+            margin = 0.15 * (max(shown) - min(shown)) or 1.0
+            panel.set_xlim(min(shown) - margin, max(shown) + margin)  # intervals of two or three sets may reach beyond
             panel.set_title(count(size, "training case"))
             panel.set_xlabel("gain in Dice points")
             panel.set_yticks(range(len(arms)), [arm.title.split(" (")[0] for arm in arms.values()])
