@@ -1,6 +1,6 @@
-"""Puts the runs of a results folder into a new benchmark's folder, where the benchmark's command then goes on.
+"""Makes a benchmark's folder from its results, so that the same command continues it, perhaps on another machine.
 
-What a missing run needs is done again: generators, banks, and nnU-Net alone as the teacher of pseudo-labels.
+The benchmark then trains and fills again what missing runs need: generators, banks, and teachers of pseudo-labels.
 
 python studies/six_datasets/restore.py studies/six_datasets/hippocampus BENCHMARK
 """
@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("results", type=Path, help=f"folder with {DESIGN_FILE}, {RUNS_FILE} and {SCORES_FILE}")
     parser.add_argument("benchmark", type=Path, help="folder to make")
     arguments = parser.parse_args()
+    if arguments.benchmark.exists():
+        parser.error(f"{arguments.benchmark} exists already. Name a new folder.")
     folder, benchmark = arguments.benchmark, read_benchmark(arguments.results)
     (folder / "tasks").mkdir(parents=True)
     for name in (DESIGN_FILE, RUNS_FILE, SCORES_FILE):
