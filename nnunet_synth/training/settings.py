@@ -107,7 +107,9 @@ def make_settings(
     content: dict = {"schedule": schedule} | ({"cutmix": cutmix} if cutmix else {})
     if len(banks) <= 1 and "=" not in "".join(banks):
         if ratio is None:
-            raise UserError("--ratio is missing: the probability of a draw from the bank, for example 0.25")
+            raise UserError(
+                "--ratio is missing: the probability of a draw from the bank, for example 0.25; 0 for no bank"
+            )
         content |= {"ratio": ratio} | ({"bank": banks[0]} if banks else {})
     else:
         if ratio is not None or not all("=" in bank for bank in banks):
