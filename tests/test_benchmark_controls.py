@@ -83,8 +83,8 @@ def test_the_control_of_pseudo_labels_differs_in_its_labels_alone():
         ("[a]\nbaseline = true\n[b]\nunlabelled = 'generator'", "needs a variant"),
         ("[a]\nbaseline = true\n[b]\nunlabelled = 'labels'", "pseudo-labels, true-labels, .*training-cases"),
         ("[a]\nbaseline = true\n[b]\nunlabelled = 'true-labels'\nvariant = 'pair'", "one of variant, unlabelled"),
-        ("[a]\nbaseline = true\n[b]\ncutmix = 0.5", "cutmix needs a bank"),
-        ("[a]\nbaseline = true\n[b]\nunlabelled = 'training-cases'\ncutmix = 0.5", "cutmix needs a bank"),
+        ("[a]\nbaseline = true\ncutmix = 0.5", "the baseline is nnU-Net alone"),
+        ("[a]\nbaseline = true\n[b]\nensemble = true\ncutmix = 0.5", "an ensemble is not trained"),
         ("[a]\nbaseline = true\nensemble = true", "the baseline is nnU-Net alone"),
         ("[a]\nbaseline = true\n[b]\nensemble = true\nvariant = 'pair'", "one of variant, unlabelled"),
         (
@@ -221,6 +221,16 @@ def test_plans_mix_the_bank_at_the_arms_ratio_and_only_one_arm_cuts_and_mixes(pr
     assert blocks["pseudo-cutmix"].items() >= {"bank": "pseudo-labels", "cutmix": 0.5, **shared}.items()
     assert blocks["true-labels"].items() >= {"bank": "true-labels", "cutmix": 0.0, **shared}.items()
     assert blocks["oracle"] is blocks["ensemble"] is blocks["nnunet"] is None
+
+
+def test_cutmix_needs_no_bank(preprocessed):
+    _, arm = choose_arms(None, ["cutmix"])
+    design = design_of(preprocessed, arms=choose_arms(None, ["cutmix"]))
+    assert arm.trainer_name == "nnUNetTrainerSynth"
+    assert {task.kind for task in make_tasks(design).values()} == {"run"}
+    plans = plans_of(design, arm, preprocessed.plans_manager.plans)
+    settings = SynthSettings.model_validate(plans["configurations"]["2d"]["synth"])
+    assert (settings.cutmix, settings.shares) == (0.5, ())
 
 
 # --- oracle

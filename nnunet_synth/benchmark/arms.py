@@ -42,7 +42,7 @@ class Arm(BaseModel):
         name: of a-z, 0-9 and hyphens; part of file names.
         title: name in the report.
         baseline: nnU-Net alone, with which all others are compared.
-        trainer: any nnU-Net trainer; by default nnU-Net's own, and with a bank the plugin's.
+        trainer: any nnU-Net trainer; by default nnU-Net's own, and with a bank or CutMix the plugin's.
         variant: `pair`, `image` or `pair+image`, which is an ensemble; None for no synthetic pairs.
         masks: what `image` generates images for: `deformed`, `blended`, `real`, `registered` or `generated` masks.
         unlabelled: what the unlabelled cases are used for: a bank of `pseudo-labels`; the `generator`, which learns
@@ -53,7 +53,7 @@ class Arm(BaseModel):
         mix: other arms, whose banks it draws from alike instead of filling one of its own; `ratio` is of all together.
         ensemble: the nnU-Nets of the baseline's runs predict together, by their mean probability.
         ratio, schedule: probability of a draw from the bank in training.
-        cutmix: probability of CutMix between a real patch and one from the bank.
+        cutmix: probability of CutMix between a real patch and one from the bank; without a bank, between real ones.
         samples: size of the bank; the budget's number if None.
         without: filters that are disabled.
         snapshots: 1 for the best snapshot of the generator's run; more for an ensemble of its last ones.
@@ -89,8 +89,8 @@ class Arm(BaseModel):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if self.baseline and (self.variant or self.unlabelled or self.mix or self.ensemble):
-            raise ValueError("the baseline is nnU-Net alone, without a generator, unlabelled cases or an ensemble")
+        if self.baseline and (self.variant or self.unlabelled or self.mix or self.ensemble or self.cutmix):
+            raise ValueError("the baseline is nnU-Net alone: no generator, unlabelled cases, CutMix or ensemble")
         if self.unlabelled == GENERATOR and not self.variant:
             raise ValueError("a generator that learns from unlabelled cases needs a variant")
         if (self.variant is not None) + (self.unlabelled not in (None, GENERATOR)) + bool(self.mix) + self.ensemble > 1:
@@ -99,12 +99,12 @@ class Arm(BaseModel):
             raise ValueError(f"all_teachers is for an arm with unlabelled = '{PSEUDO_LABELS}'")
         if len({arm.bank for arm in self.mix} - {None}) < len(self.mix):
             raise ValueError("mix must name arms with a bank each, and none with the same bank as another")
-        if self.cutmix and not self.sources:
-            raise ValueError("cutmix needs a bank: set variant, or unlabelled to pseudo-labels or true-labels")
+        if self.cutmix and self.ensemble:
+            raise ValueError("cutmix is for training, and an ensemble is not trained")
         if self.masks and "image" not in self.generators:
             raise ValueError("masks need a generator of images for masks (variant image)")
-        if not self.sources and self.trainer.endswith("Synth"):
-            raise ValueError(f"trainer {self.trainer} needs a bank: set variant, or unlabelled to pseudo-labels")
+        if self.trainer.endswith("Synth") and not self.uses_plugin:
+            raise ValueError(f"trainer {self.trainer} needs a bank or cutmix: set variant, unlabelled or cutmix")
         return self
 
     @property
@@ -127,9 +127,14 @@ class Arm(BaseModel):
         return self.mix or ((self,) if self.bank else ())
 
     @property
+    def uses_plugin(self) -> bool:
+        """Whether it needs a trainer of the plugin."""
+        return bool(self.sources or self.cutmix)
+
+    @property
     def trainer_name(self) -> str:
         """Name of nnU-Net's trainer, without the benchmark's suffix."""
-        return self.trainer or (SYNTH_TRAINER if self.sources else PLAIN_TRAINER)
+        return self.trainer or (SYNTH_TRAINER if self.uses_plugin else PLAIN_TRAINER)
 
     @property
     def bank(self) -> str | None:

@@ -117,12 +117,14 @@ def splits_of(design: Design) -> list[dict[str, list[str]]]:
 
 
 def plans_of(design: Design, arm: Arm, plans: dict, run: int = 0) -> dict:
-    """nnU-Net's plans with the benchmark's budget, and for an arm with a bank the `synth` block."""
+    """nnU-Net's plans with the benchmark's budget, and for an arm with a bank or CutMix the `synth` block."""
     changed = apply_budget(plans, design.configuration, design.budget) | {"plans_name": plans_name(design, arm, run)}
     configuration = changed["configurations"][design.configuration]
     configuration.pop(BLOCK, None)
-    if banks := [source.bank for source in arm.sources]:
-        shares, ratio = (banks, arm.ratio) if len(banks) == 1 else (_equal_shares(banks, arm.ratio), None)
+    if arm.uses_plugin:
+        banks = [source.bank for source in arm.sources]
+        ratio = arm.ratio if banks else 0
+        shares, ratio = (banks, ratio) if len(banks) <= 1 else (_equal_shares(banks, ratio), None)
         settings = make_settings(banks=shares, ratio=ratio, schedule=arm.schedule, cutmix=arm.cutmix)
         configuration[BLOCK] = settings.model_dump(exclude_none=True)
     return changed
