@@ -1,8 +1,8 @@
-"""Results of several benchmarks: their tables and reports, and the gain of each arm on each dataset and in their mean.
+"""Adds benchmarks to the results: tables and reports, and the gain of each arm on each dataset and in their mean.
 
 A run that stands in the results already is kept as it is, so that a benchmark can go on elsewhere (restore.py).
 
-python studies/six_datasets/measure.py BENCHMARK [BENCHMARK …] -o FOLDER
+python studies/six_datasets/measure.py [BENCHMARK …] -o FOLDER
 """
 
 from __future__ import annotations
@@ -78,15 +78,16 @@ def cell(row: pd.Series) -> str:
 
 
 def main() -> None:
-    """Add the benchmarks' runs to the results, write `table.csv`, and print it in Markdown."""
+    """Add the benchmarks' runs to the results, write `table.csv` of all datasets, and print it in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("benchmarks", nargs="+", type=Path, help="folder of nnunet-synth benchmark")
+    parser.add_argument("benchmarks", nargs="*", type=Path, help="folder of nnunet-synth benchmark")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
     arguments = parser.parse_args()
-    rows, gains = [], []
     for benchmark in arguments.benchmarks:
         add_runs(benchmark, arguments.output / benchmark.name)
-        own, of_sets = rows_of(arguments.output / benchmark.name)
+    rows, gains = [], []
+    for design in sorted(arguments.output.glob(f"*/{DESIGN_FILE}")):
+        own, of_sets = rows_of(design.parent)
         rows += own
         gains.append(of_sets)
     for title in gains[0]:
