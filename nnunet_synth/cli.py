@@ -222,7 +222,9 @@ def plan(
     dataset: Dataset,
     configuration: Configuration,
     name: Annotated[str, _option("NEWPLANS", "Name of the new plans.", "-o")],
-    ratio: Annotated[float | None, _option("R", "Probability of a draw from the bank.", min=0, max=1)] = None,
+    ratio: Annotated[
+        float | None, _option("R", "Probability of a draw from the bank (default: 0.25; 0.5 for scans).", min=0, max=1)
+    ] = None,
     schedule: Annotated[
         str, typer.Option(metavar="S", help="How R changes over epochs: constant, linear, cosine or pretrain.")
     ] = DEFAULT_SCHEDULE,
@@ -232,7 +234,12 @@ def plan(
     ] = None,
     cutmix: Annotated[
         float | None,
-        _option("P", "Probability of CutMix of real and bank patches; if R is 0, of real ones.", min=0, max=1),
+        _option(
+            "P",
+            "Probability of CutMix of real and bank patches; if R is 0, of real ones (default: 0; 0.5 for scans).",
+            min=0,
+            max=1,
+        ),
     ] = None,
     plans: Plans = "nnUNetPlans",
     as_json: Json = False,

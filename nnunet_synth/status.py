@@ -126,7 +126,9 @@ def _preprocessed(path: Path) -> Iterator[Item]:
         settings = read_settings(configuration, f"{path}, {name}") if BLOCK in configuration else None
         ratios = {bank or "newest": ratio for bank, ratio in settings.shares} if settings else {}
         text = f"{name}, {path.stem}: " + (count(cases, "case") if cases else "not preprocessed")
-        text += "".join(f", bank {bank} with ratio {ratio:g}" for bank, ratio in ratios.items())
+        text += "".join(
+            f", bank {bank}" + (f" with ratio {ratio:g}" if ratio else "") for bank, ratio in ratios.items()
+        )
         yield Item(text, {"configuration": name, "plans": path.stem, "cases": cases, "banks": ratios})
 
 

@@ -73,8 +73,8 @@ def test_several_banks_have_their_shares_and_are_counted_apart(mixed):
 @pytest.mark.parametrize(
     ("block", "shares"),
     [
-        ({}, ((None, 0.25),)),
-        ({"bank": "a"}, (("a", 0.25),)),
+        ({}, ((None, None),)),
+        ({"bank": "a"}, (("a", None),)),
         ({"ratio": 0}, ()),
         ({"banks": [{"name": "a", "ratio": 0.5}, {"name": "b", "ratio": 0}]}, (("a", 0.5),)),
         ({"banks": [{"name": "a", "ratio": 0.5}, {"name": "b", "ratio": 0.1}]}, (("a", 0.5), ("b", 0.1))),
@@ -82,6 +82,24 @@ def test_several_banks_have_their_shares_and_are_counted_apart(mixed):
 )
 def test_the_block_names_one_bank_or_several(block, shares):
     assert read_settings({"synth": block}, "here").shares == shares
+
+
+@pytest.mark.parametrize(
+    ("block", "scans", "filled"),
+    [
+        ({}, False, {"ratio": 0.25, "cutmix": 0}),
+        ({}, True, {"ratio": 0.5, "cutmix": 0.5}),
+        ({"bank": "a", "ratio": 0.1}, True, {"bank": "a", "ratio": 0.1, "cutmix": 0.5}),
+        ({"cutmix": 0}, True, {"ratio": 0.5, "cutmix": 0}),
+        ({"ratio": 0}, True, {"ratio": 0, "cutmix": 0}),
+        ({"ratio": 0, "cutmix": 0.5}, False, {"ratio": 0, "cutmix": 0.5}),
+        ({"banks": [{"name": "a", "ratio": 0.5}]}, True, {"banks": [{"name": "a", "ratio": 0.5}], "cutmix": 0.5}),
+    ],
+)
+def test_defaults_are_those_of_the_banks_kind(block, scans, filled):
+    settings = read_settings({"synth": block}, "here").with_defaults(scans)
+    assert settings == read_settings({"synth": filled}, "there")
+    assert settings.with_defaults(not scans) == settings
 
 
 @pytest.mark.parametrize(
@@ -110,6 +128,8 @@ def test_a_block_that_contradicts_itself_is_refused(block, told):
             {"banks": [{"name": "a", "ratio": 0.5}, {"name": "b", "ratio": 0.1}], "schedule": "cosine"},
         ),
         ({"banks": ["a=0.5"]}, {"banks": [{"name": "a", "ratio": 0.5}], "schedule": "linear"}),
+        ({}, {"schedule": "linear"}),
+        ({"banks": ["a"], "cutmix": 0.0}, {"bank": "a", "schedule": "linear", "cutmix": 0}),
     ],
 )
 def test_options_become_the_shortest_block(options, block):
@@ -117,9 +137,9 @@ def test_options_become_the_shortest_block(options, block):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"banks": ["a", "b"], "ratio": 0.5}, {"banks": ["a=0.5", "b"]}, {"banks": ["a=x"]}]
+    "options", [{"banks": ["a", "b"], "ratio": 0.5}, {"banks": ["a=0.5", "b"]}, {"banks": ["a=x"]}]
 )
-def test_options_without_a_ratio_for_each_bank_are_refused(options):
+def test_several_banks_without_a_ratio_for_each_are_refused(options):
     with pytest.raises(UserError, match="ratio"):
         make_settings(**options)
 

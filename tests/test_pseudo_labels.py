@@ -172,13 +172,30 @@ def test_a_bank_of_scans_is_verified_and_enters_training_as_it_is(copy, data):
         assert all(label[tuple(voxel)] == value for voxel in voxels[:20])
 
 
-def datasets_of_training(data, bank, fold=0):
-    """What the trainer takes for training."""
+@pytest.mark.parametrize(("given", "ratio", "cutmix"), [({}, 0.5, 0.5), ({"ratio": 0.1, "cutmix": 0}, 0.1, 0)])
+def test_half_of_the_draws_are_scans_and_half_are_mixed_unless_told_otherwise(copy, data, given, ratio, cutmix):
+    fill(copy, data)
+    trainer = trainer_with(data, {"bank": "pseudo"} | given)
+    transforms = trainer.get_training_transforms((16, 16), (-1, 1), None, (0, 1), False)
+    mixed, _ = trainer.get_tr_and_val_datasets()
+    assert mixed.control.ratios.tolist() == [ratio]
+    assert getattr(transforms, "probability", 0) == cutmix
+    recorded = TrainingRecord.load(Path(trainer.output_folder) / "synthetic_data.json").uses[0].settings
+    assert (recorded.ratio, recorded.cutmix) == (ratio, cutmix)
+
+
+def trainer_with(data, block, fold=0):
+    """A trainer whose plans have a `synth` block."""
     plans = json.loads((data.base / "nnUNetPlans.json").read_text()) | {"continue_training": False}
-    plans["configurations"]["2d"]["synth"] = {"ratio": 0.5, "bank": bank}
+    plans["configurations"]["2d"]["synth"] = block
     trainer = nnUNetTrainerSynth(plans, "2d", fold, data.dataset_json, torch.device("cpu"))
     trainer.initialize()
-    return trainer.get_tr_and_val_datasets()[0]
+    return trainer
+
+
+def datasets_of_training(data, bank, fold=0):
+    """What the trainer takes for training."""
+    return trainer_with(data, {"ratio": 0.5, "bank": bank}, fold).get_tr_and_val_datasets()[0]
 
 
 # --- leaks
@@ -607,7 +624,7 @@ def training(monkeypatch, copy):
         torch.manual_seed(len(calls))
         save_model(folder, here, summary=SUMMARY)
         bank = json.loads((here.base / f"{plans}.json").read_text())["configurations"]["2d"]["synth"]["bank"]
-        settings = rounds.make_settings(banks=[bank], ratio=rounds.RATIO)
+        settings = rounds.make_settings(banks=[bank], ratio=rounds.RATIO, cutmix=0.0)
         record_use(folder / "fold_0", trainer, 0, settings, [here.base / "nnUNetPlans_2d_synth/fold_0" / bank])
         return 0
 
@@ -665,7 +682,12 @@ def test_rounds_end_when_labels_settle(copy, data, training, monkeypatch, capsys
 def test_the_training_between_rounds_ends_on_labelled_cases(copy, data, training):
     run_all(copy, data, 2)
     plans = json.loads((data.base / "nnUNetPlans_pseudo.json").read_text())
-    assert plans["configurations"]["2d"]["synth"] == {"bank": "pseudo", "ratio": 0.5, "schedule": "linear"}
+    assert plans["configurations"]["2d"]["synth"] == {
+        "bank": "pseudo",
+        "ratio": 0.5,
+        "schedule": "linear",
+        "cutmix": 0,
+    }
 
 
 def test_agreement_is_the_mean_dice_of_classes(copy, data, training):

@@ -206,7 +206,7 @@ def test_what_the_hooks_rely_on_is_still_there():
     for attribute in ("plans_manager", "configuration_manager", "configuration_name", "dataset_json", "num_epochs"):
         assert f"self.{attribute} =" in inspect.getsource(nnUNetTrainer.__init__)
     for name in SyntheticDataMixin.__dict__.keys() - {"synth_settings"}:
-        assert name.startswith("__") or name in HOOKS or name in ("_control", "_cutmix", "_box")
+        assert name.startswith("__") or name in HOOKS or name in ("_control", "_cutmix", "_box", "_ratios")
     assert not hasattr(nnUNetTrainer, "_ratios_now")
     assert not hasattr(nnUNetTrainer, "_cutmix")
     assert not hasattr(nnUNetTrainer, "synth_settings")

@@ -69,10 +69,11 @@ def _summary(use: Use) -> str:
     since = f"From epoch {use.first_epoch} on: " if use.first_epoch else ""
     if not use.banks:
         return f"{since}No synthetic data (ratio 0)."
-    ratios = [ratio for _, ratio in use.settings.shares]
+    settings = use.settings.with_defaults(scans=False)  # of records that left them out
+    ratios = [ratio for _, ratio in settings.shares]
     parts = [f"a fraction of {ratio:g} from {_describe(bank)}" for ratio, bank in zip(ratios, use.banks, strict=True)]
-    cutmix = f" CutMix between real patches and those of banks: {use.settings.cutmix:g}." * bool(use.settings.cutmix)
-    return f"{since}Of the training draws ({use.settings.schedule}), {'; '.join(parts)}.{cutmix}"
+    cutmix = f" CutMix between real patches and those of banks: {settings.cutmix:g}." * bool(settings.cutmix)
+    return f"{since}Of the training draws ({settings.schedule}), {'; '.join(parts)}.{cutmix}"
 
 
 def _describe(bank: BankProvenance) -> str:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from stylegan2_cond.data.nnunet_dataset import Preprocessed
 
 BLOCK = "synth"
-DEFAULT_RATIO = 0.25
+OF_SAMPLES = (0.25, 0.0)  # default ratio and CutMix with a bank of generated samples
+OF_SCANS = (0.5, 0.5)  # and with one of scans: what gained most in studies/six_datasets
 
 
 class BankShare(BaseModel):
@@ -35,11 +36,12 @@ class SynthSettings(BaseModel):
 
     Attributes:
         bank: name of a bank of the fold; None for the newest.
-        ratio: probability that a training draw is from the bank.
+        ratio: probability that a training draw is from the bank; None for the default, which depends on the bank.
         banks: several banks, each with its ratio, instead of `bank` and `ratio`.
         schedule: how the ratios change over the epochs; a key of `SCHEDULES`.
         cutmix: probability that a box of a patch is replaced by that of a patch of the other kind, real or from a bank;
             it changes over the epochs as the ratios do. With ratio 0, by that of another real patch, in all epochs.
+            None for the default, which depends on the bank, and is 0 with ratio 0.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,14 +49,25 @@ class SynthSettings(BaseModel):
     ratio: float | None = Field(default=None, ge=0, le=1)
     banks: tuple[BankShare, ...] = ()
     schedule: str = DEFAULT_SCHEDULE
-    cutmix: float = Field(default=0.0, ge=0, le=1)
+    cutmix: float | None = Field(default=None, ge=0, le=1)
 
     @property
-    def shares(self) -> tuple[tuple[str | None, float], ...]:
-        """Name, or None for the newest, and ratio of each bank whose ratio is not 0."""
-        one = (self.bank, DEFAULT_RATIO if self.ratio is None else self.ratio)
-        shares = [(share.name, share.ratio) for share in self.banks] or [one]
-        return tuple((name, ratio) for name, ratio in shares if ratio > 0)
+    def shares(self) -> tuple[tuple[str | None, float | None], ...]:
+        """Name, or None for the newest, and ratio, or None for the default, of each bank whose ratio is not 0."""
+        shares = [(share.name, share.ratio) for share in self.banks] or [(self.bank, self.ratio)]
+        return tuple((name, ratio) for name, ratio in shares if ratio != 0)
+
+    def with_defaults(self, scans: bool) -> Self:
+        """The same with the default ratio and CutMix in place of None.
+
+        Args:
+            scans: whether a bank holds scans, not generated samples.
+        """
+        ratio, cutmix = OF_SCANS if scans else OF_SAMPLES
+        given = self.model_dump(exclude_none=True)
+        if self.shares:
+            given = {"cutmix": cutmix} | ({} if self.banks else {"ratio": ratio}) | given
+        return type(self).model_validate({"cutmix": 0.0} | given)
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -63,7 +76,7 @@ class SynthSettings(BaseModel):
         names = [share.name for share in self.banks]
         if len(set(names)) < len(names):
             raise ValueError("banks must have different names")
-        if (total := sum(ratio for _, ratio in self.shares)) > 1:
+        if (total := sum(share.ratio for share in self.banks)) > 1:
             raise ValueError(f"the ratios of all banks must not exceed 1 together, but are {total:g}")
         return self
 
@@ -98,19 +111,16 @@ def make_settings(
 
     Args:
         banks: one name or none, or several as `NAME=RATIO`.
-        ratio: of a bank that is named without one.
+        ratio: of a bank that is named without one; None for the default.
         schedule, cutmix: as in `SynthSettings`.
 
     Raises:
-        UserError: an unknown schedule, a ratio outside 0 to 1 or missing, or a bank that is not a plain name.
+        UserError: an unknown schedule, a ratio outside 0 to 1, one of several banks without a ratio, or a bank that is
+            not a plain name.
     """
-    content: dict = {"schedule": schedule} | ({"cutmix": cutmix} if cutmix else {})
+    content: dict = {"schedule": schedule} | ({} if cutmix is None else {"cutmix": cutmix})
     if len(banks) <= 1 and "=" not in "".join(banks):
-        if ratio is None:
-            raise UserError(
-                "--ratio is missing: the probability of a draw from the bank, for example 0.25; 0 for no bank"
-            )
-        content |= {"ratio": ratio} | ({"bank": banks[0]} if banks else {})
+        content |= ({} if ratio is None else {"ratio": ratio}) | ({"bank": banks[0]} if banks else {})
     else:
         if ratio is not None or not all("=" in bank for bank in banks):
             raise UserError("Each of several banks needs a ratio of its own: --bank pseudo=0.5 --bank pair_200k=0.1")

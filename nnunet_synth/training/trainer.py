@@ -47,6 +47,7 @@ class SyntheticDataMixin:
 
     _control: MixingControl | None = None
     _cutmix: CutMix | None = None
+    _ratios: Sequence[float] = ()  # of the banks, at their highest
     _box: Sequence[int] | None = None  # size that nnU-Net's loader cuts before it rotates and scales
 
     @property
@@ -70,7 +71,7 @@ class SyntheticDataMixin:
         training, validation = super().get_tr_and_val_datasets()
         settings = self.synth_settings
         if not settings.shares:
-            self._record(settings, banks=[])
+            self._record(settings.with_defaults(scans=False), banks=[])
             return training, validation
         if self.is_cascaded:
             raise UserError(
@@ -82,26 +83,30 @@ class SyntheticDataMixin:
         )
         fold = Fold(str(self.fold), tuple(training.identifiers), tuple(validation.identifiers))
         here, banks = Source.of(preprocessed, fold), {}
-        for name, ratio in settings.shares:
+        for name, _ in settings.shares:
             folder = _choose_bank(preprocessed, fold, name)
             refuse_leaks(
                 folder, BankRecord.load(folder / RECORD_FILE), here, case_hashes(preprocessed, fold.validation)
             )
             banks[folder] = record = verify_bank(folder, preprocessed)
-            self.print_to_log_file(
-                f"Synthetic pairs: bank {folder}, {record.samples} samples, ratio {ratio}, {settings.schedule}"
-            )
             if fold.name == FOLD_ALL:
                 self.print_to_log_file(
                     f"Fold all: validation cases are also training cases, so validation scores are meaningless. The "
                     f"bank's generator saw {len(record.source.training_cases)} of the {len(fold.training)} cases."
                 )
+        settings = settings.with_defaults(any(isinstance(record.origin, Scans) for record in banks.values()))
+        self._ratios = [ratio for _, ratio in settings.shares]
+        for (folder, record), ratio in zip(banks.items(), self._ratios, strict=True):
+            self.print_to_log_file(
+                f"Synthetic pairs: bank {folder}, {record.samples} samples, ratio {ratio}, {settings.schedule}, "
+                f"CutMix {settings.cutmix}"
+            )
         self._record(settings, banks=list(banks))
         self._control = MixingControl(len(banks))
         self._control.ratios = self._ratios_now()
         mixed = MixedDataset(training, [self._open_bank(*one) for one in banks.items()], self._control)
         if self._cutmix is not None:
-            self._cutmix.watch(mixed, sum(ratio for _, ratio in settings.shares))
+            self._cutmix.watch(mixed, sum(self._ratios), settings.cutmix)
         return mixed, validation
 
     def _open_bank(self, folder: Path, record: BankRecord) -> MixedBank:
@@ -109,11 +114,12 @@ class SyntheticDataMixin:
         return MixedBank(dataset, record, self._margins(record))
 
     def get_training_transforms(self, *args: object, **kwargs: object) -> object:
-        """nnU-Net's transforms of training patches, after CutMix if the settings want it."""
+        """nnU-Net's transforms of training patches, after CutMix unless the settings rule it out."""
         transforms, settings = super().get_training_transforms(*args, **kwargs), self.synth_settings
-        if not settings.cutmix:
+        undecided = settings.cutmix is None and settings.shares  # until the banks are known
+        if not (settings.cutmix or undecided):
             return transforms
-        self._cutmix = CutMix(transforms, settings.cutmix)
+        self._cutmix = CutMix(transforms, settings.cutmix or 0.0)
         return self._cutmix
 
     def _margins(self, record: BankRecord) -> Margins:
@@ -166,8 +172,8 @@ class SyntheticDataMixin:
 
     def _ratios_now(self) -> list[float]:
         """Of each bank, in this epoch."""
-        settings = self.synth_settings
-        return [ratio_at(ratio, settings.schedule, self.current_epoch, self.num_epochs) for _, ratio in settings.shares]
+        schedule = self.synth_settings.schedule
+        return [ratio_at(ratio, schedule, self.current_epoch, self.num_epochs) for ratio in self._ratios]
 
 
 def _choose_bank(preprocessed: Preprocessed, fold: Fold, name: str | None) -> Path:
