@@ -22,14 +22,13 @@ from conftest import DATASET, TINY_PLANS, run
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from rich.console import Console
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from nnunet_synth.bank.fill import IF_REFUSED
-from nnunet_synth.benchmark import scheduler, task_runner, trainers
+from nnunet_synth.benchmark import scheduler, task_runner
 from nnunet_synth.benchmark.arms import Arm, choose_arms, read_arms
 from nnunet_synth.benchmark.budget import SUFFIX, apply_budget, choose_budget
 from nnunet_synth.benchmark.case_selection import find_subjects
@@ -41,7 +40,7 @@ from nnunet_synth.benchmark.scheduler import Resources, Scheduler, make_executor
 from nnunet_synth.benchmark.scoring import COLUMNS, distance, hausdorff_95, read_rows, score_predictions, write_rows
 from nnunet_synth.benchmark.task_runner import last_error, read_record, run_task
 from nnunet_synth.benchmark.tasks import Task, commands, make_tasks
-from nnunet_synth.benchmark.trainers import nnUNetTrainerElastic, with_fixed_length
+from nnunet_synth.benchmark.trainers import with_fixed_length
 from nnunet_synth.benchmark.workspace import (
     BENCHMARK_TRAINERS,
     generator_folder,
@@ -225,19 +224,19 @@ def test_a_second_process_in_a_folder_is_told_who_works_there(tmp_path):
 
 def test_the_shipped_arms_are_sound():
     arms, default = read_arms()
-    assert set(default) == {"nnunet", "da5", "pair", "image", "oracle", "ensemble"}
+    assert set(default) == {"nnunet", "da5", "cutmix", "pair", "pseudo-cutmix", "oracle", "ensemble"}
     assert len({arm.name for arm in arms}) == len(arms) > 10
     assert [arm.trainer_name for arm in arms[:4]] == [
         "nnUNetTrainer",
         "nnUNetTrainerDA5",
-        "nnUNetTrainerElastic",
+        "nnUNetTrainerSynth",
         "nnUNetTrainerSynth",
     ]
     assert [arm.name for arm in choose_arms(None, ["pair"])] == ["nnunet", "pair"]
 
 
 def test_nnunet_alone_is_nothing_to_compare_with(tmp_path):
-    with pytest.raises(UserError, match=r"only nnunet, and nothing to compare.* --arm: da5, elastic, pair"):
+    with pytest.raises(UserError, match=r"only nnunet, and nothing to compare.* --arm: da5, cutmix, pair"):
         choose_arms(None, ["nnunet"])
     (tmp_path / "arms.toml").write_text("[a]\nbaseline = true")
     with pytest.raises(UserError, match=r"nothing to compare it with. Add an arm to .*arms.toml"):
@@ -307,26 +306,7 @@ def test_without_quick_the_network_is_nnunets_own(preprocessed):
     assert changed == plans["configurations"]["2d"]
 
 
-def test_the_elastic_arm_bends_image_and_mask_together(monkeypatch):
-    monkeypatch.setattr(trainers, "ELASTIC_SHARE", 1.0)
-    settings = ((40, 40), (0.0, 0.0), None, (), False)
-    plain = nnUNetTrainer.get_training_transforms(*settings)
-    elastic = nnUNetTrainerElastic.get_training_transforms(*settings)
-    assert [type(one) for one in plain.transforms] == [type(one) for one in elastic.transforms]
-    spatial = elastic.transforms[0]
-    spatial.p_scaling = 0.0
-    square = torch.zeros(1, 40, 40)
-    square[:, 10:30, 10:30] = 1
-    moved = []
-    for _ in range(20):
-        bent = spatial(image=square.clone(), segmentation=square.to(torch.int16))
-        agreement = ((bent["image"] > 0.5) == (bent["segmentation"] > 0)).float().mean()
-        assert agreement > 0.97
-        moved.append(float(((bent["segmentation"] > 0) != (square > 0)).float().mean()))
-    assert 0.005 < np.mean(moved) < 0.1
-
-
-@pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainerDA5", "nnUNetTrainerElastic", "nnUNetTrainerSynth"])
+@pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainerDA5", "nnUNetTrainerSynth"])
 def test_quick_trainings_take_adamw_whose_rate_falls_as_nnunets_does(preprocessed, name, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", f"{ext_trainer_path(None)}{os.pathsep}{BENCHMARK_TRAINERS}")
     plans = plans_of(design_of(preprocessed), ALONE, preprocessed.plans_manager.plans) | {"continue_training": False}
@@ -347,7 +327,6 @@ def test_quick_trainings_take_adamw_whose_rate_falls_as_nnunets_does(preprocesse
     [
         ("nnUNetTrainer", "nnUNetTrainer"),
         ("nnUNetTrainerDA5", "nnUNetTrainerDA5"),
-        ("nnUNetTrainerElastic", "nnUNetTrainer"),
         ("nnUNetTrainerSynth", "nnUNetTrainer"),
         ("nnUNetTrainerDA5Synth", "nnUNetTrainerDA5"),
     ],

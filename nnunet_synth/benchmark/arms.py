@@ -90,7 +90,9 @@ class Arm(BaseModel):
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if self.baseline and (self.variant or self.unlabelled or self.mix or self.ensemble or self.cutmix):
-            raise ValueError("the baseline is nnU-Net alone: no generator, unlabelled cases, CutMix or ensemble")
+            raise ValueError(
+                "the baseline is nnU-Net alone, without a generator, unlabelled cases, CutMix or an ensemble"
+            )
         if self.unlabelled == GENERATOR and not self.variant:
             raise ValueError("a generator that learns from unlabelled cases needs a variant")
         if (self.variant is not None) + (self.unlabelled not in (None, GENERATOR)) + bool(self.mix) + self.ensemble > 1:

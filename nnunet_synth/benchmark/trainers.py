@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
-import numpy as np
 import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -17,9 +13,6 @@ from nnunet_synth.benchmark.budget import BLOCK, SUFFIX, TrainingLength
 
 SAVES = 4  # checkpoints during a training
 ADAMW_WEIGHT_DECAY = 1e-2  # AdamW's default (Loshchilov & Hutter 2019)
-
-# As masks are deformed for the variant `image` (`stylegan2_cond.data.mask_deformation`); fractions of the patch size.
-ELASTIC_SHARE, ELASTIC_SMOOTHNESS, ELASTIC_REACH = 0.3, (0.1, 0.2), 0.08
 
 
 class FixedLength(nnUNetTrainer):
@@ -59,8 +52,7 @@ class FixedLength(nnUNetTrainer):
         nnU-Net writes the name of the object's class, so the object has the plain class meanwhile.
         """
         own = self.__class__
-        rest = own.__mro__[own.__mro__.index(FixedLength) + 1 :]
-        self.__class__ = next(base for base in rest if base is not nnUNetTrainerElastic)
+        self.__class__ = own.__mro__[own.__mro__.index(FixedLength) + 1]
         try:
             self.save_checkpoint(filename)
         finally:
@@ -71,25 +63,6 @@ class FixedLength(nnUNetTrainer):
         if not self.length.mirroring:
             self.inference_allowed_mirroring_axes = None
         super().perform_actual_validation(save_probabilities)
-
-
-class nnUNetTrainerElastic(nnUNetTrainer):
-    """nnU-Net with elastic deformation of real cases, as a control for images for deformed masks."""
-
-    @staticmethod
-    def get_training_transforms(*args, **kwargs) -> BasicTransform:
-        """nnU-Net's transforms, the spatial one with elastic deformation."""
-        transforms = nnUNetTrainer.get_training_transforms(*args, **kwargs)
-        spatial = next(one for one in transforms.transforms if isinstance(one, SpatialTransform))
-        spatial.p_elastic_deform = ELASTIC_SHARE
-        spatial.elastic_deform_scale = ELASTIC_SMOOTHNESS
-        spatial.elastic_deform_magnitude = _largest_displacement
-        return transforms
-
-
-def _largest_displacement(image: torch.Tensor, dim: int, patch_size: Sequence[int], deformation_scale: float) -> float:
-    """Voxels along one axis."""
-    return np.random.uniform(0, ELASTIC_REACH) * patch_size[dim]  # noqa: NPY002, as the transform samples everything else
 
 
 def with_fixed_length(name: str) -> type[nnUNetTrainer]:
