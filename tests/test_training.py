@@ -192,6 +192,23 @@ def test_a_stop_is_answered_at_once_though_the_step_takes_long(capfd):
         assert "saving" in capfd.readouterr().err
 
 
+def test_steps_take_denormal_numbers_for_0_and_what_comes_after_does_not(fresh_run, preprocessed, monkeypatch):
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU has no such setting")
+    torch.set_flush_denormal(False)
+    fresh_run("denormal")
+    halves = []
+
+    def halving(*given):
+        halves.append(torch.full((4,), 2e-39).mul(0.5).max().item())
+        return take_step(*given)
+
+    monkeypatch.setattr(loop, "take_step", halving)
+    train(run_options(preprocessed, "0", kimg=0.016))
+    assert {*halves} == {0.0}
+    assert torch.full((4,), 2e-39).mul(0.5).max() > 0
+
+
 def test_one_training_at_a_time_works_in_a_run_folder(fresh_run, preprocessed, monkeypatch):
     folder, refused = fresh_run("locked"), []
     plan = (folder / "plan.json").read_text()

@@ -30,7 +30,7 @@ from stylegan2_cond.training.progress_plot import PROGRESS_FILE
 from stylegan2_cond.training.run_logger import PREVIEWS, RunLogger
 from stylegan2_cond.training.run_setup import lead_run, load_or_make_plan
 from stylegan2_cond.training.stability import broken_weights, detect_failure, rollback_message
-from stylegan2_cond.training.state import TrainingState, set_precision
+from stylegan2_cond.training.state import TrainingState, flush_denormals, set_precision
 from stylegan2_cond.training.step import finish_step, take_step
 
 LOG_INTERVAL = 1_000  # images
@@ -84,7 +84,7 @@ def train(options: RunOptions) -> Path:
     """
     device = open_device(process_device(options.device))
     preprocessed, fold = options.open()
-    with distributed_context(device) as distributed:
+    with flush_denormals(), distributed_context(device) as distributed:
         run = options, preprocessed, fold, device, distributed.size
         with lead_run(*run) if distributed.is_main else contextlib.nullcontext():
             distributed.barrier()
