@@ -234,12 +234,7 @@ def plan(
     ] = None,
     cutmix: Annotated[
         float | None,
-        _option(
-            "P",
-            "Probability of CutMix of real and bank patches; if R is 0, of real ones (default: 0; 0.5 for scans).",
-            min=0,
-            max=1,
-        ),
+        _option("P", "Probability of CutMix of real and bank patches; if R is 0, of real ones.", min=0, max=1),
     ] = None,
     plans: Plans = "nnUNetPlans",
     as_json: Json = False,

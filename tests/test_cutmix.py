@@ -29,8 +29,8 @@ def untransformed(image, segmentation):
 
 def mix(probability, kinds, shape=(12, 10), ratios=(0.5,)):
     dataset = Source(ratios)
-    cutmix = CutMix(untransformed, 0)
-    cutmix.watch(dataset, 0.5, probability)
+    cutmix = CutMix(untransformed, probability)
+    cutmix.watch(dataset, 0.5)
     found = []
     for number, kind in enumerate(kinds):
         dataset.source = kind

@@ -85,21 +85,17 @@ def test_the_block_names_one_bank_or_several(block, shares):
 
 
 @pytest.mark.parametrize(
-    ("block", "scans", "filled"),
+    ("block", "scans", "shares"),
     [
-        ({}, False, {"ratio": 0.25, "cutmix": 0}),
-        ({}, True, {"ratio": 0.5, "cutmix": 0.5}),
-        ({"bank": "a", "ratio": 0.1}, True, {"bank": "a", "ratio": 0.1, "cutmix": 0.5}),
-        ({"cutmix": 0}, True, {"ratio": 0.5, "cutmix": 0}),
-        ({"ratio": 0}, True, {"ratio": 0, "cutmix": 0}),
-        ({"ratio": 0, "cutmix": 0.5}, False, {"ratio": 0, "cutmix": 0.5}),
-        ({"banks": [{"name": "a", "ratio": 0.5}]}, True, {"banks": [{"name": "a", "ratio": 0.5}], "cutmix": 0.5}),
+        ({}, False, ((None, 0.25),)),
+        ({"bank": "a"}, True, (("a", 0.5),)),
+        ({"ratio": 0.1}, True, ((None, 0.1),)),
+        ({"ratio": 0}, True, ()),
+        ({"banks": [{"name": "a", "ratio": 0.3}]}, True, (("a", 0.3),)),
     ],
 )
-def test_defaults_are_those_of_the_banks_kind(block, scans, filled):
-    settings = read_settings({"synth": block}, "here").with_defaults(scans)
-    assert settings == read_settings({"synth": filled}, "there")
-    assert settings.with_defaults(not scans) == settings
+def test_the_default_ratio_is_that_of_the_banks_kind(block, scans, shares):
+    assert read_settings({"synth": block}, "here").with_default_ratio(scans).shares == shares
 
 
 @pytest.mark.parametrize(
@@ -129,7 +125,6 @@ def test_a_block_that_contradicts_itself_is_refused(block, told):
         ),
         ({"banks": ["a=0.5"]}, {"banks": [{"name": "a", "ratio": 0.5}], "schedule": "linear"}),
         ({}, {"schedule": "linear"}),
-        ({"banks": ["a"], "cutmix": 0.0}, {"bank": "a", "schedule": "linear", "cutmix": 0}),
     ],
 )
 def test_options_become_the_shortest_block(options, block):

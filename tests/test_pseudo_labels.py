@@ -172,16 +172,14 @@ def test_a_bank_of_scans_is_verified_and_enters_training_as_it_is(copy, data):
         assert all(label[tuple(voxel)] == value for voxel in voxels[:20])
 
 
-@pytest.mark.parametrize(("given", "ratio", "cutmix"), [({}, 0.5, 0.5), ({"ratio": 0.1, "cutmix": 0}, 0.1, 0)])
-def test_half_of_the_draws_are_scans_and_half_are_mixed_unless_told_otherwise(copy, data, given, ratio, cutmix):
+@pytest.mark.parametrize(("given", "ratio"), [({}, 0.5), ({"ratio": 0.1}, 0.1)])
+def test_half_of_the_draws_are_scans_unless_told_otherwise(copy, data, given, ratio):
     fill(copy, data)
     trainer = trainer_with(data, {"bank": "pseudo"} | given)
-    transforms = trainer.get_training_transforms((16, 16), (-1, 1), None, (0, 1), False)
     mixed, _ = trainer.get_tr_and_val_datasets()
     assert mixed.control.ratios.tolist() == [ratio]
-    assert getattr(transforms, "probability", 0) == cutmix
     recorded = TrainingRecord.load(Path(trainer.output_folder) / "synthetic_data.json").uses[0].settings
-    assert (recorded.ratio, recorded.cutmix) == (ratio, cutmix)
+    assert recorded.ratio == ratio
 
 
 def trainer_with(data, block, fold=0):
@@ -624,7 +622,7 @@ def training(monkeypatch, copy):
         torch.manual_seed(len(calls))
         save_model(folder, here, summary=SUMMARY)
         bank = json.loads((here.base / f"{plans}.json").read_text())["configurations"]["2d"]["synth"]["bank"]
-        settings = rounds.make_settings(banks=[bank], ratio=rounds.RATIO, cutmix=0.0)
+        settings = rounds.make_settings(banks=[bank], ratio=rounds.RATIO)
         record_use(folder / "fold_0", trainer, 0, settings, [here.base / "nnUNetPlans_2d_synth/fold_0" / bank])
         return 0
 
@@ -682,12 +680,7 @@ def test_rounds_end_when_labels_settle(copy, data, training, monkeypatch, capsys
 def test_the_training_between_rounds_ends_on_labelled_cases(copy, data, training):
     run_all(copy, data, 2)
     plans = json.loads((data.base / "nnUNetPlans_pseudo.json").read_text())
-    assert plans["configurations"]["2d"]["synth"] == {
-        "bank": "pseudo",
-        "ratio": 0.5,
-        "schedule": "linear",
-        "cutmix": 0,
-    }
+    assert plans["configurations"]["2d"]["synth"] == {"bank": "pseudo", "ratio": 0.5, "schedule": "linear"}
 
 
 def test_agreement_is_the_mean_dice_of_classes(copy, data, training):

@@ -69,7 +69,7 @@ def _summary(use: Use) -> str:
     since = f"From epoch {use.first_epoch} on: " if use.first_epoch else ""
     if not use.banks:
         return f"{since}No synthetic data (ratio 0)."
-    settings = use.settings.with_defaults(scans=False)  # of records that left them out
+    settings = use.settings.with_default_ratio(scans=False)  # of records that left it out
     ratios = [ratio for _, ratio in settings.shares]
     parts = [f"a fraction of {ratio:g} from {_describe(bank)}" for ratio, bank in zip(ratios, use.banks, strict=True)]
     cutmix = f" CutMix between real patches and those of banks: {settings.cutmix:g}." * bool(settings.cutmix)

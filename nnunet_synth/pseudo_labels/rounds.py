@@ -63,7 +63,7 @@ def _train(preprocessed: Preprocessed, fold_name: str, bank: str, device: str, t
     plans = f"{preprocessed.plans_name}_{bank}"
     path = preprocessed.base / f"{plans}.json"
     if not path.exists():
-        write_plans(preprocessed, make_settings(banks=[bank], ratio=RATIO, cutmix=0.0), plans)
+        write_plans(preprocessed, make_settings(banks=[bank], ratio=RATIO), plans)
     name = f"{trainer}__{plans}__{preprocessed.configuration_name}"
     model = Path(nnunet_paths.nnUNet_results) / preprocessed.dataset_name / name
     fold = model / f"fold_{fold_name}"

@@ -29,14 +29,12 @@ class CutMix:
         self.full_ratio = 1.0
         self._last: dict[bool, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def watch(self, dataset: MixedDataset, full_ratio: float, probability: float) -> None:
+    def watch(self, dataset: MixedDataset, full_ratio: float) -> None:
         """Tell kinds apart by the last draw of a dataset, whose ratios have the sum `full_ratio` at their highest."""
-        self.dataset, self.full_ratio, self.probability = dataset, full_ratio, probability
+        self.dataset, self.full_ratio = dataset, full_ratio
 
     def __call__(self, image: torch.Tensor, segmentation: torch.Tensor) -> dict:
         """The transformed patch, perhaps with a box of another one."""
-        if self.probability == 0:
-            return self.transforms(image=image, segmentation=segmentation)
         from_bank, mixed_with_bank, strength = False, False, 1.0
         if self.dataset is not None:
             from_bank = self.dataset.source > 0

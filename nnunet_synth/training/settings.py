@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from stylegan2_cond.data.nnunet_dataset import Preprocessed
 
 BLOCK = "synth"
-OF_SAMPLES = (0.25, 0.0)  # default ratio and CutMix with a bank of generated samples
-OF_SCANS = (0.5, 0.5)  # and with one of scans: what gained most in studies/six_datasets
+RATIO_OF_SAMPLES = 0.25  # default for a bank of generated samples
+RATIO_OF_SCANS = 0.5  # and for one of scans: that of studies/six_datasets
 
 
 class BankShare(BaseModel):
@@ -41,7 +41,6 @@ class SynthSettings(BaseModel):
         schedule: how the ratios change over the epochs; a key of `SCHEDULES`.
         cutmix: probability that a box of a patch is replaced by that of a patch of the other kind, real or from a bank;
             it changes over the epochs as the ratios do. With ratio 0, by that of another real patch, in all epochs.
-            None for the default, which depends on the bank, and is 0 with ratio 0.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,7 +48,7 @@ class SynthSettings(BaseModel):
     ratio: float | None = Field(default=None, ge=0, le=1)
     banks: tuple[BankShare, ...] = ()
     schedule: str = DEFAULT_SCHEDULE
-    cutmix: float | None = Field(default=None, ge=0, le=1)
+    cutmix: float = Field(default=0.0, ge=0, le=1)
 
     @property
     def shares(self) -> tuple[tuple[str | None, float | None], ...]:
@@ -57,17 +56,11 @@ class SynthSettings(BaseModel):
         shares = [(share.name, share.ratio) for share in self.banks] or [(self.bank, self.ratio)]
         return tuple((name, ratio) for name, ratio in shares if ratio != 0)
 
-    def with_defaults(self, scans: bool) -> Self:
-        """The same with the default ratio and CutMix in place of None.
-
-        Args:
-            scans: whether a bank holds scans, not generated samples.
-        """
-        ratio, cutmix = OF_SCANS if scans else OF_SAMPLES
-        given = self.model_dump(exclude_none=True)
-        if self.shares:
-            given = {"cutmix": cutmix} | ({} if self.banks else {"ratio": ratio}) | given
-        return type(self).model_validate({"cutmix": 0.0} | given)
+    def with_default_ratio(self, scans: bool) -> Self:
+        """The same with a ratio, also where it is left to the bank, which holds scans or generated samples."""
+        if self.banks or self.ratio is not None:
+            return self
+        return self.model_copy(update={"ratio": RATIO_OF_SCANS if scans else RATIO_OF_SAMPLES})
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -118,7 +111,7 @@ def make_settings(
         UserError: an unknown schedule, a ratio outside 0 to 1, one of several banks without a ratio, or a bank that is
             not a plain name.
     """
-    content: dict = {"schedule": schedule} | ({} if cutmix is None else {"cutmix": cutmix})
+    content: dict = {"schedule": schedule} | ({"cutmix": cutmix} if cutmix else {})
     if len(banks) <= 1 and "=" not in "".join(banks):
         content |= ({} if ratio is None else {"ratio": ratio}) | ({"bank": banks[0]} if banks else {})
     else:

@@ -71,7 +71,7 @@ class SyntheticDataMixin:
         training, validation = super().get_tr_and_val_datasets()
         settings = self.synth_settings
         if not settings.shares:
-            self._record(settings.with_defaults(scans=False), banks=[])
+            self._record(settings, banks=[])
             return training, validation
         if self.is_cascaded:
             raise UserError(
@@ -94,7 +94,7 @@ class SyntheticDataMixin:
                     f"Fold all: validation cases are also training cases, so validation scores are meaningless. The "
                     f"bank's generator saw {len(record.source.training_cases)} of the {len(fold.training)} cases."
                 )
-        settings = settings.with_defaults(any(isinstance(record.origin, Scans) for record in banks.values()))
+        settings = settings.with_default_ratio(any(isinstance(record.origin, Scans) for record in banks.values()))
         self._ratios = [ratio for _, ratio in settings.shares]
         for (folder, record), ratio in zip(banks.items(), self._ratios, strict=True):
             self.print_to_log_file(
@@ -106,7 +106,7 @@ class SyntheticDataMixin:
         self._control.ratios = self._ratios_now()
         mixed = MixedDataset(training, [self._open_bank(*one) for one in banks.items()], self._control)
         if self._cutmix is not None:
-            self._cutmix.watch(mixed, sum(self._ratios), settings.cutmix)
+            self._cutmix.watch(mixed, sum(self._ratios))
         return mixed, validation
 
     def _open_bank(self, folder: Path, record: BankRecord) -> MixedBank:
@@ -114,12 +114,11 @@ class SyntheticDataMixin:
         return MixedBank(dataset, record, self._margins(record))
 
     def get_training_transforms(self, *args: object, **kwargs: object) -> object:
-        """nnU-Net's transforms of training patches, after CutMix unless the settings rule it out."""
+        """nnU-Net's transforms of training patches, after CutMix if the settings want it."""
         transforms, settings = super().get_training_transforms(*args, **kwargs), self.synth_settings
-        undecided = settings.cutmix is None and settings.shares  # until the banks are known
-        if not (settings.cutmix or undecided):
+        if not settings.cutmix:
             return transforms
-        self._cutmix = CutMix(transforms, settings.cutmix or 0.0)
+        self._cutmix = CutMix(transforms, settings.cutmix)
         return self._cutmix
 
     def _margins(self, record: BankRecord) -> Margins:
