@@ -622,7 +622,7 @@ def training(monkeypatch, copy):
         torch.manual_seed(len(calls))
         save_model(folder, here, summary=SUMMARY)
         bank = json.loads((here.base / f"{plans}.json").read_text())["configurations"]["2d"]["synth"]["bank"]
-        settings = rounds.make_settings(banks=[bank], ratio=rounds.RATIO)
+        settings = rounds.make_settings(banks=[bank], ratio=rounds.RATIO_OF_SCANS)
         record_use(folder / "fold_0", trainer, 0, settings, [here.base / "nnUNetPlans_2d_synth/fold_0" / bank])
         return 0
 

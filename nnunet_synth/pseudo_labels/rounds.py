@@ -12,7 +12,7 @@ from nnunet_synth.launcher import run_training
 from nnunet_synth.pseudo_labels.confidence import TargetClass, dice, target_classes
 from nnunet_synth.pseudo_labels.label import PseudoLabelResult, pseudo_label
 from nnunet_synth.pseudo_labels.request import PseudoLabelRequest
-from nnunet_synth.training.settings import make_settings, write_plans
+from nnunet_synth.training.settings import RATIO_OF_SCANS, make_settings, write_plans
 from stylegan2_cond.data.nnunet_dataset import Preprocessed
 from stylegan2_cond.data.nnunet_folders import CHECKPOINTS
 from stylegan2_cond.data.scans import BankDataset
@@ -20,7 +20,6 @@ from stylegan2_cond.errors import Stopped, UserError
 from stylegan2_cond.folders import keep_log
 from stylegan2_cond.progress_bar import write_line
 
-RATIO = 0.5  # of a training between two rounds; by the default schedule, it ends on labelled cases alone
 SETTLED = 0.98  # mean Dice between the labels of two rounds, from which on another round would change little
 
 
@@ -63,7 +62,7 @@ def _train(preprocessed: Preprocessed, fold_name: str, bank: str, device: str, t
     plans = f"{preprocessed.plans_name}_{bank}"
     path = preprocessed.base / f"{plans}.json"
     if not path.exists():
-        write_plans(preprocessed, make_settings(banks=[bank], ratio=RATIO), plans)
+        write_plans(preprocessed, make_settings(banks=[bank], ratio=RATIO_OF_SCANS), plans)
     name = f"{trainer}__{plans}__{preprocessed.configuration_name}"
     model = Path(nnunet_paths.nnUNet_results) / preprocessed.dataset_name / name
     fold = model / f"fold_{fold_name}"
