@@ -84,6 +84,7 @@ def test_the_control_of_pseudo_labels_differs_in_its_labels_alone():
         ("[a]\nbaseline = true\n[b]\nunlabelled = 'true-labels'\nvariant = 'pair'", "one of variant, unlabelled"),
         ("[a]\nbaseline = true\ncutmix = 0.5", "the baseline is nnU-Net alone"),
         ("[a]\nbaseline = true\n[b]\nensemble = true\ncutmix = 0.5", "an ensemble is not trained"),
+        ("[a]\nbaseline = true\n[b]\ntrainer = 'nnUNetTrainerDA5'\ncutmix = 0.5", "takes neither bank nor cutmix"),
         ("[a]\nbaseline = true\nensemble = true", "the baseline is nnU-Net alone"),
         ("[a]\nbaseline = true\n[b]\nensemble = true\nvariant = 'pair'", "one of variant, unlabelled"),
         (

@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from nnunet_synth.bank.request import GENERATED, REGISTERED
 from nnunet_synth.training.schedule import SCHEDULES
+from nnunet_synth.training.settings import RATIO_OF_SAMPLES
 from stylegan2_cond import MaskVariation
 from stylegan2_cond.errors import UserError
 from stylegan2_cond.io import explain
@@ -70,7 +71,7 @@ class Arm(BaseModel):
     all_teachers: bool = False
     mix: tuple[Arm, ...] = ()
     ensemble: bool = False
-    ratio: float = Field(default=0.25, ge=0, le=1)
+    ratio: float = Field(default=RATIO_OF_SAMPLES, ge=0, le=1)
     schedule: str = "linear"
     cutmix: float = Field(default=0.0, ge=0, le=1)
     samples: int | None = Field(default=None, ge=1)
@@ -107,6 +108,8 @@ class Arm(BaseModel):
             raise ValueError("masks need a generator of images for masks (variant image)")
         if self.trainer.endswith("Synth") and not self.uses_plugin:
             raise ValueError(f"trainer {self.trainer} needs a bank or cutmix: set variant, unlabelled or cutmix")
+        if self.uses_plugin and "Synth" not in self.trainer_name:
+            raise ValueError(f"trainer {self.trainer} takes neither bank nor cutmix: name one with Synth in its name")
         return self
 
     @property

@@ -123,9 +123,11 @@ def plans_of(design: Design, arm: Arm, plans: dict, run: int = 0) -> dict:
     configuration.pop(BLOCK, None)
     if arm.uses_plugin:
         banks = [source.bank for source in arm.sources]
-        ratio = arm.ratio if banks else 0
-        shares, ratio = (banks, ratio) if len(banks) <= 1 else (_equal_shares(banks, ratio), None)
-        settings = make_settings(banks=shares, ratio=ratio, schedule=arm.schedule, cutmix=arm.cutmix)
+        if len(banks) > 1:
+            draws = {"banks": _equal_shares(banks, arm.ratio)}
+        else:
+            draws = {"banks": banks, "ratio": arm.ratio if banks else 0}
+        settings = make_settings(**draws, schedule=arm.schedule, cutmix=arm.cutmix)
         configuration[BLOCK] = settings.model_dump(exclude_none=True)
     return changed
 
